@@ -1,0 +1,3 @@
+//! Floor 2: one member's replication. Events in, effects out.
+
+pub mod operation;

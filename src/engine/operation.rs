@@ -1,0 +1,189 @@
+//! What clients ask of a member and what they are told: plain data, the same for RESP, HTTP, links
+//! and the simulator.
+//!
+//! Every operation carries a `token` that its caller chose; the answer comes as a [`Completion`]
+//! with that token, exactly once, and never before it is true.
+
+use crate::model::merge::CounterError;
+use crate::model::settings::Level;
+use crate::model::{KeyRef, Record, Timestamp};
+
+/// A change of one key.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// What is changed.
+    pub key: KeyRef<'a>,
+    /// How.
+    pub change: Change<'a>,
+    /// How many owners must have it; `None` takes the cluster's setting.
+    pub level: Option<Level>,
+    /// The highest time that this session saw: the stamp will exceed it. 0 for none.
+    pub after: u64,
+}
+
+/// How a key is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Stores a value, with an expiry in milliseconds since the Unix epoch if it has one.
+    Set {
+        /// The value's bytes.
+        value: &'a [u8],
+        /// When it counts as deleted.
+        expiry_ms: Option<u64>,
+    },
+    /// Leaves a tombstone.
+    Delete,
+    /// Adds to a counter.
+    Increment {
+        /// What is added; may be negative.
+        delta: i64,
+    },
+}
+
+/// A read of one key.
+#[derive(Debug, Clone, Copy)]
+pub struct Read<'a> {
+    /// What is read.
+    pub key: KeyRef<'a>,
+    /// How many owners must answer; `None` takes the cluster's setting.
+    pub level: Option<Level>,
+}
+
+/// One page of an ordered listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// The collection.
+    pub collection: String,
+    /// Only keys that begin with this.
+    pub prefix: Vec<u8>,
+    /// Only keys after this one.
+    pub after: Option<Vec<u8>>,
+    /// Keys at most; at least 1, at most [`crate::model::limits::MAX_SCAN_LIMIT`].
+    pub limit: usize,
+}
+
+/// The answer to an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// What the caller named the operation.
+    pub token: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How an operation ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A write met its level.
+    Stored(Stored),
+    /// A read: the record if there is a readable one.
+    Found(Option<Record>),
+    /// A scan.
+    Page(Page),
+    /// It was refused or its fate is unknown; the error says which.
+    Failed(OperationError),
+}
+
+/// A write that met its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// The write's own stamp; of a superseded write the stamp that won.
+    pub timestamp: Timestamp,
+    /// Owners that are known to hold it durably (in the sense of the setting `sync`).
+    pub copies: u16,
+    /// A newer record was met: this write is stored nowhere as the latest.
+    pub superseded: bool,
+    /// After an increment: the number as this member's merge sees it.
+    pub number: Option<i64>,
+}
+
+/// One page of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Readable records in order of their keys.
+    pub records: Vec<Record>,
+    /// Whether keys may follow after the last one (or, if there is none, after `resume`).
+    pub more: bool,
+    /// The key to continue after; set when `more`.
+    pub resume: Option<Vec<u8>>,
+}
+
+/// Why an operation did not complete.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// Nothing was changed: this member belongs to no cluster yet.
+    #[error("this member belongs to no cluster yet; create one with `kith init` or join one with `kith join`")]
+    NoCluster,
+    /// Nothing was changed: the member is starting.
+    #[error("this member is still starting; try again shortly, or ask another member")]
+    Starting,
+    /// Nothing was changed: the member stops.
+    #[error("this member is shutting down; ask another member")]
+    Stopping,
+    /// Nothing was changed: names of system collections are kith's own.
+    #[error("collections that begin with `_system_` can't be written by clients")]
+    SystemCollection,
+    /// Nothing was changed: the value is larger than the setting allows.
+    #[error("the value has {got} bytes; `max_value_bytes` allows {limit}")]
+    ValueTooLarge {
+        /// Its size in bytes.
+        got: usize,
+        /// The setting's value.
+        limit: usize,
+    },
+    /// Nothing was changed: what is there can't be counted on.
+    #[error(transparent)]
+    Counter(#[from] CounterError),
+    /// Nothing was changed: memory for what is not on disk yet is used up.
+    #[error("too much is waiting to be written to disk; try again shortly")]
+    Overloaded,
+    /// Nothing was changed: the disk is full or failing.
+    #[error("this member's storage accepts no writes ({0}); make room or ask another member")]
+    Storage(String),
+    /// Nothing was changed: no owner lives and the room for hints is used up.
+    #[error("no owner of this key can be reached and the room for hints is used up; try again when one is back")]
+    NoRoomForHint,
+    /// Nothing was changed: the level can't be met by the members that are alive.
+    #[error("level `{level}` needs {needed} owners and only {alive} can be reached; use a lower level or try again")]
+    NotEnoughOwners {
+        /// The level that was asked for.
+        level: Level,
+        /// Owners it needs.
+        needed: u16,
+        /// Owners that seem alive.
+        alive: u16,
+    },
+    /// The fate is unknown: the write may or may not be stored, and may still spread.
+    #[error("the level was not met in time: {copies} copies are known; whether the write lasts is unknown, so read before you repeat it")]
+    Unknown {
+        /// Copies that were confirmed.
+        copies: u16,
+    },
+    /// Nothing was read: no owner answered in time.
+    #[error("no owner answered in time; try again")]
+    Unreachable,
+}
+
+impl OperationError {
+    /// The error's name for programs, in snake case.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoCluster => "no_cluster",
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+            Self::SystemCollection => "system_collection",
+            Self::ValueTooLarge { .. } => "value_too_large",
+            Self::Counter(CounterError::NotANumber) => "not_a_number",
+            Self::Counter(CounterError::Overflow) => "overflow",
+            Self::Counter(CounterError::TooManyPairs) => "too_many_pairs",
+            Self::Overloaded => "overloaded",
+            Self::Storage(_) => "storage",
+            Self::NoRoomForHint => "no_room_for_hint",
+            Self::NotEnoughOwners { .. } => "not_enough_owners",
+            Self::Unknown { .. } => "unknown",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
