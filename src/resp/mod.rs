@@ -1,1 +1,1 @@
-//! To come.
+//! Floor 5: the RESP port.
