@@ -433,6 +433,15 @@ impl Record {
         Self(record.bytes.into())
     }
 
+    /// Becomes a copy of `record`, in the same allocation if the length allows.
+    pub fn assign(&mut self, record: RecordRef<'_>) {
+        if self.0.len() == record.bytes.len() {
+            self.0.copy_from_slice(record.bytes);
+        } else {
+            self.0 = record.bytes.into();
+        }
+    }
+
     /// The canonical bytes.
     #[must_use]
     pub fn into_bytes(self) -> Box<[u8]> {
