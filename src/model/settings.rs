@@ -9,10 +9,15 @@
 //! over, what can't be read counts as unset, what is out of bounds is moved to the bound. A change
 //! by a person, on the other hand, is refused with all its faults at once.
 
-use super::limits::{MAX_REPLICATION_FACTOR, MAX_VALUE_BYTES};
+mod table;
+mod unit;
+
+pub use table::DEFINITIONS;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use unit::Unit;
 
 /// How many owners an operation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,169 +155,6 @@ pub struct Definition {
 enum Value {
     Number { unit: Unit, min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64) },
     Choice { names: &'static str, get: fn(&Settings) -> &'static str, set: fn(&mut Settings, &str) -> bool },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    Plain,
-    Milliseconds,
-    Bytes,
-}
-
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const TIB: u64 = 1 << 40;
-
-/// Every setting, in the order in which they are shown.
-pub static DEFINITIONS: [Definition; 12] = [
-    Definition {
-        name: "replication_factor",
-        default: "3",
-        description: "how many members hold each record",
-        managed: false,
-        value: copies(|s| s.replication_factor.into(), |s, copies| s.replication_factor = narrow(copies)),
-    },
-    Definition {
-        name: REPLICATION_FACTOR_IN_FORCE,
-        default: "3",
-        description: "how many members hold each record until a change of the replication factor is carried out",
-        managed: true,
-        value: copies(
-            |s| s.replication_factor_in_force.into(),
-            |s, copies| s.replication_factor_in_force = narrow(copies),
-        ),
-    },
-    Definition {
-        name: "write_level",
-        default: "available",
-        description: "how many owners must confirm a write that does not say",
-        managed: false,
-        value: level(|s| s.write_level.as_str(), |s, text| text.parse().map(|l| s.write_level = l).is_ok()),
-    },
-    Definition {
-        name: "read_level",
-        default: "one",
-        description: "how many owners must answer a read that does not say",
-        managed: false,
-        value: level(|s| s.read_level.as_str(), |s, text| text.parse().map(|l| s.read_level = l).is_ok()),
-    },
-    Definition {
-        name: "write_timeout",
-        default: "1s",
-        description: "how long a write waits for an owner",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Milliseconds,
-            min: 50,
-            max: 60_000,
-            get: |s| s.write_timeout_ms,
-            set: |s, value| s.write_timeout_ms = value,
-        },
-    },
-    Definition {
-        name: "sync",
-        default: "always",
-        description: "when a copy counts: `always` once fsynced, `interval` once written",
-        managed: false,
-        value: Value::Choice {
-            names: "`always` or `interval`",
-            get: |s| s.sync.as_str(),
-            set: |s, text| text.parse().map(|mode| s.sync = mode).is_ok(),
-        },
-    },
-    Definition {
-        name: "sync_interval",
-        default: "1s",
-        description: "how long written records wait for fsync when `sync` is `interval`",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Milliseconds,
-            min: 10,
-            max: 10_000,
-            get: |s| s.sync_interval_ms,
-            set: |s, value| s.sync_interval_ms = value,
-        },
-    },
-    Definition {
-        name: "max_clock_ahead",
-        default: "10s",
-        description: "how far ahead of a member's wall clock another member's stamp may move its clock; \
-                      a member whose clock is off by half of this stops stamping",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Milliseconds,
-            min: 1_000,
-            max: 3_600_000,
-            get: |s| s.max_clock_ahead_ms,
-            set: |s, value| s.max_clock_ahead_ms = value,
-        },
-    },
-    Definition {
-        name: "gossip_interval",
-        default: "500ms",
-        description: "how often a member gossips",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Milliseconds,
-            min: 100,
-            max: 5_000,
-            get: |s| s.gossip_interval_ms,
-            set: |s, value| s.gossip_interval_ms = value,
-        },
-    },
-    Definition {
-        name: "repair_bytes_per_second",
-        default: "16MiB",
-        description: "how fast a member sends repairs and handed-off records",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Bytes,
-            min: 64 * KIB,
-            max: TIB,
-            get: |s| s.repair_bytes_per_second,
-            set: |s, value| s.repair_bytes_per_second = value,
-        },
-    },
-    Definition {
-        name: "hint_bytes",
-        default: "256MiB",
-        description: "room for records that a member keeps for owners that did not confirm them; \
-                      at least twice `max_value_bytes`",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Bytes,
-            min: MIB,
-            max: TIB,
-            get: |s| s.hint_bytes,
-            set: |s, value| s.hint_bytes = value,
-        },
-    },
-    Definition {
-        name: "max_value_bytes",
-        default: "1MiB",
-        description: "the largest value that a client may store",
-        managed: false,
-        value: Value::Number {
-            unit: Unit::Bytes,
-            min: 1,
-            max: MAX_VALUE_BYTES as u64,
-            get: |s| s.max_value_bytes,
-            set: |s, value| s.max_value_bytes = value,
-        },
-    },
-];
-
-const fn copies(get: fn(&Settings) -> u64, set: fn(&mut Settings, u64)) -> Value {
-    Value::Number { unit: Unit::Plain, min: 1, max: MAX_REPLICATION_FACTOR as u64, get, set }
-}
-
-const fn level(get: fn(&Settings) -> &'static str, set: fn(&mut Settings, &str) -> bool) -> Value {
-    Value::Choice { names: "`one`, `available`, `quorum` or `all`", get, set }
-}
-
-/// Numbers come here within their bounds, which fit.
-fn narrow(copies: u64) -> u8 {
-    u8::try_from(copies).unwrap_or(MAX_REPLICATION_FACTOR)
 }
 
 /// Why a change of settings is refused. Nothing was changed.
@@ -553,48 +395,6 @@ impl Settings {
         }
         let head = hasher.finalize().as_bytes().first_chunk().copied();
         u64::from_le_bytes(head.unwrap_or_default())
-    }
-}
-
-impl Unit {
-    /// Suffixes and what they multiply by, largest first; the last is the unit itself.
-    const fn suffixes(self) -> &'static [(&'static str, u64)] {
-        match self {
-            Self::Plain => &[("", 1)],
-            Self::Milliseconds => &[("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)],
-            Self::Bytes => &[("TiB", TIB), ("GiB", 1 << 30), ("MiB", MIB), ("KiB", KIB), ("B", 1)],
-        }
-    }
-
-    const fn expected(self) -> &'static str {
-        match self {
-            Self::Plain => "a whole number",
-            Self::Milliseconds => "a whole number with a unit, such as `500ms`, `10s`, `5m` or `1h`",
-            Self::Bytes => {
-                "a whole number of bytes with or without a unit, such as `4096`, `64KiB` or `16MiB`"
-            }
-        }
-    }
-
-    /// Numbers too large for 64 bits count as the largest one.
-    fn parse(self, text: &str) -> Option<u64> {
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (digits, suffix) = text.split_at_checked(end)?;
-        if digits.is_empty() {
-            return None;
-        }
-        let bare_bytes = self == Self::Bytes && suffix.is_empty();
-        let suffix = if bare_bytes { "B" } else { suffix };
-        let known = self.suffixes().iter().find(|(name, _)| name.eq_ignore_ascii_case(suffix));
-        known.map(|(_, factor)| digits.parse().unwrap_or(u64::MAX).saturating_mul(*factor))
-    }
-
-    /// In the largest unit that divides the number.
-    fn format(self, number: u64) -> String {
-        let fits = |(_, factor): &&(&str, u64)| number != 0 && number.is_multiple_of(*factor);
-        let unit = self.suffixes().iter().find(fits).or(self.suffixes().last());
-        let (suffix, factor) = unit.copied().unwrap_or(("", 1));
-        format!("{}{suffix}", number / factor)
     }
 }
 
