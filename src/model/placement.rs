@@ -195,29 +195,61 @@ fn side(candidates: &[Candidate], without: MemberState, replication_factor: u8) 
     Side { candidates: candidates.collect(), copies: usize::from(replication_factor) }
 }
 
+/// The best candidates so far, highest score first.
+type Ranking = SmallVec<[(u64, Candidate); 8]>;
+
 impl Side {
-    /// The partition's owners in order of preference: each the best of those whose zone is not
-    /// used yet, and once all zones are used, the best of the others.
+    /// The partition's owners in order of preference: the best of each zone, the best zones first;
+    /// and if there are not enough zones, the best of the others.
     fn choose(&self, partition: u16) -> SmallVec<[MemberId; 8]> {
-        let mut chosen: SmallVec<[Candidate; 8]> = SmallVec::new();
-        let scored: Vec<(u64, Candidate)> = self
-            .candidates
-            .iter()
-            .map(|candidate| (score(candidate.member, partition), *candidate))
-            .collect();
-        while chosen.len() < self.copies.min(scored.len()) {
-            let free = scored.iter().filter(|(_, candidate)| !chosen.contains(candidate));
-            let best = free.max_by_key(|(score, candidate)| {
-                let new_zone = chosen.iter().all(|other| other.zone != candidate.zone);
-                (new_zone, *score, candidate.member)
-            });
-            match best {
-                Some((_, candidate)) => chosen.push(*candidate),
-                None => break,
+        let scored =
+            || self.candidates.iter().map(|candidate| (score(candidate.member, partition), *candidate));
+        let mut chosen = Ranking::new();
+        for (score, candidate) in scored() {
+            // Most end here: one pass over all members must stay cheap.
+            if !fits(&chosen, self.copies, score, candidate) {
+                continue;
             }
+            match chosen.iter().position(|(_, other)| other.zone == candidate.zone) {
+                Some(rival)
+                    if chosen.get(rival).is_some_and(|rival| rank(rival) > rank(&(score, candidate))) =>
+                {
+                    continue;
+                }
+                Some(rival) => drop(chosen.remove(rival)),
+                None => {}
+            }
+            insert(&mut chosen, self.copies, score, candidate);
         }
-        chosen.iter().map(|candidate| candidate.member).collect()
+        if chosen.len() < self.copies.min(self.candidates.len()) {
+            let missing = self.copies - chosen.len();
+            let mut others = Ranking::new();
+            for (score, candidate) in scored() {
+                let taken = chosen.iter().any(|(_, other)| other.member == candidate.member);
+                if !taken && fits(&others, missing, score, candidate) {
+                    insert(&mut others, missing, score, candidate);
+                }
+            }
+            chosen.extend(others);
+        }
+        chosen.iter().map(|(_, candidate)| candidate.member).collect()
     }
+}
+
+/// What decides: the score, and for equal scores the id.
+const fn rank((score, candidate): &(u64, Candidate)) -> (u64, MemberId) {
+    (*score, candidate.member)
+}
+
+/// Whether a candidate belongs among the best `length`.
+fn fits(ranking: &Ranking, length: usize, score: u64, candidate: Candidate) -> bool {
+    ranking.len() < length || ranking.last().is_some_and(|worst| rank(worst) < rank(&(score, candidate)))
+}
+
+fn insert(ranking: &mut Ranking, length: usize, score: u64, candidate: Candidate) {
+    let place = ranking.partition_point(|better| rank(better) > rank(&(score, candidate)));
+    ranking.insert(place, (score, candidate));
+    ranking.truncate(length);
 }
 
 /// A member's score for a partition. It decides where data lies and so must never change; two
@@ -311,7 +343,7 @@ mod tests {
             .members()
             .map(|(id, known)| (score(id, partition), id, known.entry.zone.clone()))
             .collect();
-        ranked.sort_by(|left, right| (right.0, right.1).cmp(&(left.0, left.1)));
+        ranked.sort_by_key(|(score, id, _)| std::cmp::Reverse((*score, *id)));
         let mut seen = BTreeSet::new();
         let (first, rest): (Vec<_>, Vec<_>) =
             ranked.into_iter().partition(|(_, _, zone)| zone.is_empty() || seen.insert(zone.clone()));
