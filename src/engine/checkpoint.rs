@@ -110,7 +110,8 @@ impl Engine {
 
     fn begin_checkpoint_when_due(&mut self) {
         let since = self.end() - self.checkpoint.began_at + self.checkpoint.replayed;
-        let due = since >= self.bounds.journal_bytes || self.records.table.dirty() >= self.bounds.dirty_records;
+        let due =
+            since >= self.bounds.journal_bytes || self.records.table.dirty() >= self.bounds.dirty_records;
         let due = due && self.now.mono_us >= self.checkpoint.not_before_us;
         if !(due || self.checkpoint.wanted) || self.storage_problem.is_some() {
             return;

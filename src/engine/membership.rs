@@ -94,7 +94,11 @@ impl Engine {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             if record.collection().starts_with(SYSTEM_PREFIX) {
-                self.clock.observe(record.timestamp().time, self.now.wall_ms, self.settings.max_clock_ahead_ms);
+                self.clock.observe(
+                    record.timestamp().time,
+                    self.now.wall_ms,
+                    self.settings.max_clock_ahead_ms,
+                );
                 self.merge(record, record.key_hash());
             }
         }
@@ -135,7 +139,8 @@ impl Engine {
     fn read_settings(&mut self) -> Settings {
         let ids: Vec<_> = self.records.table.iter_from((SETTINGS.as_bytes(), &[]), false).collect();
         let records = ids.iter().filter_map(|id| self.records.table.record(*id));
-        let live = records.take_while(|record| record.collection() == SETTINGS).filter(|r| r.kind().is_live());
+        let live =
+            records.take_while(|record| record.collection() == SETTINGS).filter(|r| r.kind().is_live());
         let entries = live.filter_map(|record| {
             Some((std::str::from_utf8(record.key()).ok()?, std::str::from_utf8(record.body()).ok()?))
         });
@@ -154,7 +159,8 @@ impl Engine {
             if !set.contains(me) {
                 changed |= std::mem::take(complete);
             } else if !*complete {
-                let from = set.owners.iter().map(|owner| owner.member).filter(|member| *member != me).collect();
+                let from =
+                    set.owners.iter().map(|owner| owner.member).filter(|member| *member != me).collect();
                 self.copying.insert(number, Copying { from, after: 0, asked: false });
             }
         }
@@ -178,8 +184,13 @@ impl Engine {
         self.activate_when_complete();
         let digest = self.placement.digest();
         let mut finished = false;
-        let due: Vec<u16> =
-            self.copying.iter().filter(|(_, copying)| !copying.asked).map(|(at, _)| *at).take(COPIES_AT_ONCE).collect();
+        let due: Vec<u16> = self
+            .copying
+            .iter()
+            .filter(|(_, copying)| !copying.asked)
+            .map(|(at, _)| *at)
+            .take(COPIES_AT_ONCE)
+            .collect();
         for partition in due {
             let Some(copying) = self.copying.get(&partition) else { continue };
             let Some(member) = copying.from.front().copied() else {
@@ -218,14 +229,17 @@ impl Engine {
     fn has_complete_owner(&self, partition: u16) -> bool {
         let digest = self.placement.digest();
         let owners = &self.placement.set(partition).owners;
-        owners.iter().any(|owner| self.peer(owner.member).is_some_and(|peer| peer.is_complete(partition, digest)))
+        owners
+            .iter()
+            .any(|owner| self.peer(owner.member).is_some_and(|peer| peer.is_complete(partition, digest)))
     }
 
     /// An owner that is dead, or new itself, need not be copied from when another one is complete
     /// and not asked yet or asked already.
     fn may_skip(&self, partition: u16, member: MemberId) -> bool {
         let digest = self.placement.digest();
-        let complete = |owner: MemberId| self.peer(owner).is_some_and(|peer| peer.is_complete(partition, digest));
+        let complete =
+            |owner: MemberId| self.peer(owner).is_some_and(|peer| peer.is_complete(partition, digest));
         let dead = self.peer(member).is_some_and(|peer| peer.dead);
         (dead || self.peer(member).is_some_and(Peer::is_reachable) && !complete(member))
             && self.has_complete_owner(partition)
@@ -279,7 +293,10 @@ impl Engine {
             at += 1;
             let Some(record) = self.records.table.record(id) else { continue };
             let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
-            if here && !self.records.table.has(id, UNRESOLVED) && !record.collection().starts_with(SYSTEM_PREFIX) {
+            if here
+                && !self.records.table.has(id, UNRESOLVED)
+                && !record.collection().starts_with(SYSTEM_PREFIX)
+            {
                 records.extend_from_slice(record.bytes());
             }
         }
@@ -288,7 +305,13 @@ impl Engine {
     }
 
     /// A page of a copy arrived.
-    pub(super) fn take_copied(&mut self, partition: u16, member: MemberId, records: &[u8], next: Option<u64>) {
+    pub(super) fn take_copied(
+        &mut self,
+        partition: u16,
+        member: MemberId,
+        records: &[u8],
+        next: Option<u64>,
+    ) {
         let mut rest = records;
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
@@ -334,7 +357,8 @@ impl Engine {
 
     /// Tells one peer, or all, what this member is a complete owner of.
     pub(super) fn tell_complete(&mut self, to: Option<MemberId>) {
-        let notice = Notice::Complete { placement: self.placement.digest(), partitions: self.complete_bits() };
+        let notice =
+            Notice::Complete { placement: self.placement.digest(), partitions: self.complete_bits() };
         let message = Message::Notice(notice);
         let members: Vec<MemberId> = to.map_or_else(|| self.linked().collect(), |member| vec![member]);
         for member in members {

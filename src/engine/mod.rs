@@ -378,7 +378,10 @@ impl Engine {
     /// Whether nothing that was begun waits for anything: a member that stops may go.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.writes.is_empty() && self.requests.is_empty() && self.loads.is_empty() && self.lanes.journal.is_empty()
+        self.writes.is_empty()
+            && self.requests.is_empty()
+            && self.loads.is_empty()
+            && self.lanes.journal.is_empty()
     }
 
     /// The end of the journal, counting what waits in the lane.

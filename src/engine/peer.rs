@@ -284,12 +284,7 @@ impl Link {
 
     /// Whether a frame is due, and what it confirms. Records wait while `hold_records` or while
     /// too many frames are unconfirmed.
-    pub(super) fn due(
-        &mut self,
-        positions: Positions,
-        sync: Sync,
-        hold_records: bool,
-    ) -> Option<Parts> {
+    pub(super) fn due(&mut self, positions: Positions, sync: Sync, hold_records: bool) -> Option<Parts> {
         let (written, fsynced) = self.confirmable(positions);
         let news = match sync {
             Sync::Always => fsynced > self.told_fsynced,

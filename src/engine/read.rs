@@ -5,6 +5,7 @@
 //! newest record to every owner whose answer was older.
 
 use super::Engine;
+use super::Load;
 use super::Mode;
 use super::hints::HintKey;
 use super::operation::{Completion, OperationError, Outcome, Read};
@@ -12,7 +13,6 @@ use super::records::Standing;
 use super::requests::Purpose;
 use super::table::SlotId;
 use super::write::{Job, Origin};
-use super::Load;
 use crate::model::merge::{Merged, merge};
 use crate::model::placement::OwnerSet;
 use crate::model::settings::Level;
@@ -40,7 +40,6 @@ pub enum Local<'a> {
 pub(super) struct Gather {
     token: u64,
     hash: KeyHash,
-    key: HintKey,
     set: Arc<OwnerSet>,
     level: Level,
     /// Take what there is: no owner is complete.
@@ -147,13 +146,19 @@ impl Engine {
         self.lanes.completions.push(Completion { token, outcome: Outcome::Found(record) });
     }
 
-    fn new_gather(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash, level: Level, any: bool) -> GatherId {
+    fn new_gather(
+        &mut self,
+        token: u64,
+        key: KeyRef<'_>,
+        hash: KeyHash,
+        level: Level,
+        any: bool,
+    ) -> GatherId {
         self.requests.last_gather += 1;
         let id = self.requests.last_gather;
         let gather = Gather {
             token,
             hash,
-            key: HintKey::of(key),
             set: Arc::clone(self.placement.set_of(hash, key.is_system())),
             level,
             any,
@@ -275,9 +280,8 @@ impl Engine {
             record.as_ref().is_none_or(|record| !matches!(merge(record.view(), newest), Merged::Present))
         };
         let me = self.identity.member;
-        let owners = gather.answers.iter().filter(|(member, record)| {
-            stale(record) && gather.set.contains(*member)
-        });
+        let owners =
+            gather.answers.iter().filter(|(member, record)| stale(record) && gather.set.contains(*member));
         for (member, _) in owners {
             self.counters.repairs += 1;
             if *member == me {
@@ -294,10 +298,16 @@ impl Engine {
     /// Ends gathers that waited too long, with what they have.
     pub(super) fn expire_gathers(&mut self) {
         let now = self.now.mono_us;
-        let late: Vec<GatherId> =
-            self.requests.gathers.iter().filter(|(_, gather)| gather.deadline_us <= now).map(|(id, _)| *id).collect();
+        let late: Vec<GatherId> = self
+            .requests
+            .gathers
+            .iter()
+            .filter(|(_, gather)| gather.deadline_us <= now)
+            .map(|(id, _)| *id)
+            .collect();
         for id in late {
-            let any = self.requests.gathers.get(&id).is_some_and(|gather| gather.any && !gather.answers.is_empty());
+            let any =
+                self.requests.gathers.get(&id).is_some_and(|gather| gather.any && !gather.answers.is_empty());
             self.finish_gather(id, any);
         }
         self.expire_scans();
@@ -332,7 +342,11 @@ impl Engine {
     pub(super) fn load_then(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
         let waiters = self.loads.waiting.entry(HintKey::of(key)).or_default();
         if waiters.is_empty() {
-            self.lanes.loads.push(Load { hash, collection: key.collection().to_owned(), key: key.key().to_vec() });
+            self.lanes.loads.push(Load {
+                hash,
+                collection: key.collection().to_owned(),
+                key: key.key().to_vec(),
+            });
             self.counters.loads += 1;
         }
         waiters.push(waiter);

@@ -50,7 +50,8 @@ impl Engine {
                 Entry::Life(member, incarnation, life) => self.restore_life(member, incarnation, life),
                 Entry::Complete(bits) => {
                     for (partition, complete) in self.complete.iter_mut().enumerate() {
-                        *complete = bits.get(partition / 8).is_some_and(|byte| byte >> (partition % 8) & 1 == 1);
+                        *complete =
+                            bits.get(partition / 8).is_some_and(|byte| byte >> (partition % 8) & 1 == 1);
                     }
                 }
             }

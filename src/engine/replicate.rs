@@ -141,7 +141,10 @@ impl Engine {
         let end = exception.first.saturating_add(exception.count.into());
         if !matches!(exception.verdict, Verdict::Superseded(_)) {
             let lost = self.peer(member).and_then(|peer| peer.link.as_ref()).map(|link| {
-                link.on_the_way(exception.first..end).filter(|r| !r.hinted).map(|r| r.hash).collect::<Vec<_>>()
+                link.on_the_way(exception.first..end)
+                    .filter(|r| !r.hinted)
+                    .map(|r| r.hash)
+                    .collect::<Vec<_>>()
             });
             for hash in lost.unwrap_or_default() {
                 self.hint_by_hash(member, hash);
@@ -193,7 +196,12 @@ impl Engine {
     }
 
     /// Merges one received record; tells what is to be excepted from its confirmation.
-    fn take_record(&mut self, purpose: Purpose, record: RecordRef<'_>, same_placement: bool) -> Option<Verdict> {
+    fn take_record(
+        &mut self,
+        purpose: Purpose,
+        record: RecordRef<'_>,
+        same_placement: bool,
+    ) -> Option<Verdict> {
         if self.storage_problem.is_some() || self.mode == Mode::NoCluster {
             return Some(Verdict::Storage);
         }
@@ -294,7 +302,13 @@ impl Engine {
     }
 
     /// Sends the record in a slot to a peer, never to be refused.
-    pub(super) fn send_repair(&mut self, member: MemberId, slot: super::table::SlotId, hash: KeyHash, hinted: bool) {
+    pub(super) fn send_repair(
+        &mut self,
+        member: MemberId,
+        slot: super::table::SlotId,
+        hash: KeyHash,
+        hinted: bool,
+    ) {
         let Some(at) = self.peer_index.get(&member).copied() else { return };
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
         if let Some((link, record)) = link.zip(self.records.table.record(slot)) {

@@ -81,7 +81,13 @@ impl Engine {
         true
     }
 
-    pub(super) fn forward_write(&mut self, origin: Origin, stamper: MemberId, write: WriteRequest, give_up_us: u64) {
+    pub(super) fn forward_write(
+        &mut self,
+        origin: Origin,
+        stamper: MemberId,
+        write: WriteRequest,
+        give_up_us: u64,
+    ) {
         let purpose = Purpose::Write(origin, write.clone(), give_up_us);
         if !self.ask(stamper, Request::Write(write.clone()), purpose) {
             self.retry_write(origin, write, give_up_us);
@@ -122,7 +128,9 @@ impl Engine {
                 let records = self.system_records();
                 self.reply(origin, Reply::System { records });
             }
-            Request::Copy { partition, after } => self.copy_for_peer(origin, partition, after, same_placement),
+            Request::Copy { partition, after } => {
+                self.copy_for_peer(origin, partition, after, same_placement)
+            }
         }
     }
 
@@ -179,8 +187,13 @@ impl Engine {
     /// Gives up what passed its deadline, and tries again what waits for that.
     pub(super) fn expire_requests(&mut self) {
         let now = self.now.mono_us;
-        let late: Vec<u64> =
-            self.requests.sent.iter().filter(|(_, sent)| sent.deadline_us <= now).map(|(id, _)| *id).collect();
+        let late: Vec<u64> = self
+            .requests
+            .sent
+            .iter()
+            .filter(|(_, sent)| sent.deadline_us <= now)
+            .map(|(id, _)| *id)
+            .collect();
         for id in late {
             self.give_up(id, false);
         }

@@ -112,7 +112,8 @@ impl Engine {
         for partition in (0..count).filter_map(|partition| u16::try_from(partition).ok()) {
             let mine = all_mine || self.complete.get(usize::from(partition)) == Some(&true);
             let is_complete = |member: &MemberId| {
-                self.peer(*member).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
+                self.peer(*member)
+                    .is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
             };
             let owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
             let member = if mine { Some(me) } else { owners.clone().find(is_complete) };
@@ -184,12 +185,8 @@ impl Engine {
         let exclusive = scan.after.as_deref() == Some(start);
         let (collection, placement) = (scan.collection.as_bytes(), &self.placement);
         let (mut bytes, mut cut_off) = (0, None);
-        let ids: Vec<_> = self
-            .records
-            .table
-            .iter_from((collection, start), exclusive)
-            .take(16 * MAX_SCAN_LIMIT)
-            .collect();
+        let ids: Vec<_> =
+            self.records.table.iter_from((collection, start), exclusive).take(16 * MAX_SCAN_LIMIT).collect();
         let looked_at = ids.len();
         let mut readable = 0;
         for (count, id) in ids.into_iter().enumerate() {
@@ -208,13 +205,17 @@ impl Engine {
                 bytes += if shows { record.bytes().len() } else { 0 };
                 found.insert(key.to_vec(), shows.then(|| Record::copy_of(record)));
             }
-            if readable >= limit || bytes >= MAX_PART_BYTES || count + 1 == 16 * MAX_SCAN_LIMIT && looked_at == count + 1 {
+            if readable >= limit
+                || bytes >= MAX_PART_BYTES
+                || count + 1 == 16 * MAX_SCAN_LIMIT && looked_at == count + 1
+            {
                 cut_off = Some(key.to_vec());
                 break;
             }
         }
         merge_stored(&mut found, stored, scan, cut_off.as_deref(), |record| {
-            has_bit(&scan.partitions, placement.partition_of(record.key_hash())) && record.is_readable(wall_ms)
+            has_bit(&scan.partitions, placement.partition_of(record.key_hash()))
+                && record.is_readable(wall_ms)
         });
         let bound = match (cut_off, stored_resume) {
             (Some(a), Some(b)) => Some(a.min(b.to_vec())),
@@ -230,7 +231,13 @@ impl Engine {
     }
 
     /// A peer's part arrived.
-    pub(super) fn scan_answered(&mut self, id: u64, _member: MemberId, records: &[u8], resume: Option<Vec<u8>>) {
+    pub(super) fn scan_answered(
+        &mut self,
+        id: u64,
+        _member: MemberId,
+        records: &[u8],
+        resume: Option<Vec<u8>>,
+    ) {
         let mut rest = records;
         let mut parsed = Vec::new();
         while !rest.is_empty() {

@@ -13,12 +13,12 @@
 //! sends to the owners of the day what is still pending.
 
 use super::Engine;
+use super::Mode;
 use super::hints::{Added, HintKey};
 use super::journal;
 use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
 use super::records::Standing;
 use super::table::SlotId;
-use super::Mode;
 use crate::model::merge::{CounterError, increment};
 use crate::model::placement::OwnerSet;
 use crate::model::record::append_value;
@@ -132,7 +132,14 @@ impl Engine {
         self.begin_write(self.job(origin, write.key, write.change, level, write.after));
     }
 
-    fn job<'a>(&self, origin: Origin, key: KeyRef<'a>, change: Change<'a>, level: Level, after: u64) -> Job<'a> {
+    fn job<'a>(
+        &self,
+        origin: Origin,
+        key: KeyRef<'a>,
+        change: Change<'a>,
+        level: Level,
+        after: u64,
+    ) -> Job<'a> {
         let give_up_us = self.now.mono_us + 1_000 * self.settings.write_timeout_ms;
         Job { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false }
     }
@@ -240,14 +247,19 @@ impl Engine {
             return Err(OperationError::NoRoomForHint);
         }
         for side in sides(set) {
-            let count = side.iter().filter(|at| set.owners.get(**at).is_some_and(|o| may_have(o.member))).count();
+            let count =
+                side.iter().filter(|at| set.owners.get(**at).is_some_and(|o| may_have(o.member))).count();
             let needed = match level {
                 Level::One | Level::Available => 0,
                 Level::Quorum => side.len() / 2 + 1,
                 Level::All => side.len(),
             };
             if count < needed {
-                return Err(OperationError::NotEnoughOwners { level, needed: short(needed), alive: short(alive) });
+                return Err(OperationError::NotEnoughOwners {
+                    level,
+                    needed: short(needed),
+                    alive: short(alive),
+                });
             }
         }
         Ok(())
@@ -332,7 +344,9 @@ impl Engine {
 
     /// Notes durably that `member` lacks the record in a slot.
     pub(super) fn note_hint(&mut self, member: MemberId, slot: SlotId, hash: KeyHash) {
-        let Some(key) = self.records.table.record(slot).and_then(|record| record.key_ref().ok()) else { return };
+        let Some(key) = self.records.table.record(slot).and_then(|record| record.key_ref().ok()) else {
+            return;
+        };
         let key = HintKey::of(key);
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
             journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
@@ -372,16 +386,21 @@ impl Engine {
             Sync::Always => self.positions.synced,
             Sync::Interval => self.positions.written,
         };
-        let own = own_position >= write.position && self.clock.is_covered(write.timestamp.time.min(self.own_time(write)));
+        let own = own_position >= write.position
+            && self.clock.is_covered(write.timestamp.time.min(self.own_time(write)));
         let late = self.now.mono_us >= write.deadline_us;
         let mut expected: SmallVec<[bool; 8]> = SmallVec::new();
         for (owner, copy) in write.set.owners.iter().zip(&mut write.copies) {
             let peer = self.peer_index.get(&owner.member).and_then(|at| self.peers.get_mut(*at));
-            let confirmed = peer.as_ref().and_then(|peer| peer.link.as_ref()).map_or(0, |link| link.confirmed(sync));
+            let confirmed =
+                peer.as_ref().and_then(|peer| peer.link.as_ref()).map_or(0, |link| link.confirmed(sync));
             if matches!(copy, Copy::Sent(number) if *number <= confirmed) {
                 *copy = Copy::Confirmed;
             }
-            if late && matches!(copy, Copy::Sent(_) | Copy::Lost) && let Some(peer) = peer {
+            if late
+                && matches!(copy, Copy::Sent(_) | Copy::Lost)
+                && let Some(peer) = peer
+            {
                 peer.unresponsive = true;
             }
             let peer = self.peer_index.get(&owner.member).and_then(|at| self.peers.get(*at));
@@ -456,7 +475,12 @@ impl Engine {
     }
 
     /// A peer did not simply store records of its link.
-    pub(super) fn writes_excepted(&mut self, member: MemberId, numbers: std::ops::Range<u64>, verdict: Verdict) {
+    pub(super) fn writes_excepted(
+        &mut self,
+        member: MemberId,
+        numbers: std::ops::Range<u64>,
+        verdict: Verdict,
+    ) {
         for write in &mut self.writes {
             let Some(at) = write.set.position(member) else { continue };
             let Some(copy) = write.copies.get_mut(at) else { continue };
@@ -506,7 +530,8 @@ impl Engine {
         let Some(at) = self.peer_index.get(&member).copied() else { return Copy::Lost };
         let record = self.records.table.record(slot);
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
-        let sent = link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, false));
+        let sent =
+            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, false));
         sent.map_or(Copy::Lost, Copy::Sent)
     }
 
