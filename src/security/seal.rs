@@ -272,3 +272,112 @@ impl fmt::Debug for Opener {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snow::{Builder, HandshakeState};
+
+    fn pair() -> (Sealer, Opener) {
+        let params: snow::params::NoiseParams = "Noise_NN_25519_ChaChaPoly_SHA256".parse().unwrap();
+        let mut a = Builder::new(params.clone()).build_initiator().unwrap();
+        let mut b = Builder::new(params).build_responder().unwrap();
+        let (mut message, mut payload) = ([0; 200], [0; 200]);
+        let length = a.write_message(&[], &mut message).unwrap();
+        b.read_message(&message[..length], &mut payload).unwrap();
+        let length = b.write_message(&[], &mut message).unwrap();
+        a.read_message(&message[..length], &mut payload).unwrap();
+        let cipher = |noise: HandshakeState| Arc::new(noise.into_stateless_transport_mode().unwrap());
+        (Sealer::new(cipher(a), 0), Opener::new(cipher(b), 0))
+    }
+
+    #[test]
+    fn a_frame_of_every_size_around_a_chunks_edge_survives() {
+        let (mut sealer, mut opener) = pair();
+        let edge = CHUNK_BYTES - FRAME_HEAD_BYTES;
+        let sizes =
+            [0, 1, edge - 1, edge, edge + 1, edge + CHUNK_BYTES, edge + CHUNK_BYTES + 1, MAX_FRAME_BYTES];
+        for (kind, size) in (0..).zip(sizes) {
+            let body: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let mut sealed = Vec::new();
+            sealer.seal(kind, &body, &mut sealed).unwrap();
+            assert_eq!(sealed.len(), sealed_bytes(size));
+            assert_eq!(opener.advance(&sealed), Ok(Advance::Frame { consumed: sealed.len() }));
+            assert_eq!(opener.frame(), Some((kind, body.as_slice())));
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_bound_is_not_sealed_and_the_sealer_lives() {
+        let (mut sealer, mut opener) = pair();
+        let mut sealed = Vec::new();
+        let body = vec![0; MAX_FRAME_BYTES + 1];
+        assert_eq!(sealer.seal(0, &body, &mut sealed), Err(SealError::Oversize(body.len())));
+        assert!(sealed.is_empty());
+        sealer.seal(0, b"next", &mut sealed).unwrap();
+        assert!(matches!(opener.advance(&sealed), Ok(Advance::Frame { .. })));
+    }
+
+    #[test]
+    fn an_announced_length_over_the_bound_is_refused_before_room_is_made() {
+        let (mut sealer, mut opener) = pair();
+        let mut first = u32::MAX.to_be_bytes().to_vec();
+        first.resize(CHUNK_BYTES, 0);
+        let mut sealed = Vec::new();
+        sealer.seal_chunk(&first, &mut sealed).unwrap();
+        assert_eq!(opener.advance(&sealed), Err(SealError::Oversize(u32::MAX as usize - 1)));
+        assert!(opener.held_bytes() <= MAX_SEALED_CHUNK_BYTES);
+        assert_eq!(opener.advance(&sealed), Err(SealError::Failed));
+    }
+
+    #[test]
+    fn a_large_announced_length_makes_no_room_before_its_bytes_arrive() {
+        let (mut sealer, mut opener) = pair();
+        let mut sealed = Vec::new();
+        sealer.seal(0, &vec![1; MAX_FRAME_BYTES], &mut sealed).unwrap();
+        let first = &sealed[..MAX_SEALED_CHUNK_BYTES];
+        assert!(matches!(opener.advance(first), Ok(Advance::More { .. })));
+        assert!(opener.held_bytes() <= 2 * MAX_SEALED_CHUNK_BYTES);
+        assert!(opener.is_inside_frame() && opener.frame().is_none());
+    }
+
+    #[test]
+    fn chunks_that_are_not_laid_out_as_agreed_are_refused() {
+        for plain in [
+            vec![0, 0, 0, 0, 7],    // no kind
+            vec![0, 0, 0, 9, 7],    // announces more than it holds although not full
+            vec![0, 0, 0, 1, 7, 7], // holds more than it announces
+        ] {
+            let (mut sealer, mut opener) = pair();
+            let mut sealed = Vec::new();
+            sealer.seal_chunk(&plain, &mut sealed).unwrap();
+            assert_eq!(opener.advance(&sealed), Err(SealError::Malformed));
+            assert_eq!(opener.frame(), None);
+        }
+        let (_, mut opener) = pair();
+        assert_eq!(opener.advance(&[0, 20]), Err(SealError::Malformed), "too short to hold a head");
+    }
+
+    #[test]
+    fn room_for_a_huge_frame_is_given_back_after_quiet_ones() {
+        let (mut sealer, mut opener) = pair();
+        let mut sealed = Vec::new();
+        sealer.seal(0, &vec![1; 4 << 20], &mut sealed).unwrap();
+        for _ in 0..=QUIET_FRAMES {
+            sealer.seal(0, b"small", &mut sealed).unwrap();
+        }
+        let mut rest = sealed.as_slice();
+        while let Ok(Advance::Frame { consumed }) = opener.advance(rest) {
+            rest = &rest[consumed..];
+        }
+        assert!(rest.is_empty());
+        assert!(opener.held_bytes() <= KEPT_BYTES, "{}", opener.held_bytes());
+    }
+
+    #[test]
+    fn the_last_nonce_is_never_used() {
+        let (mut sealer, _) = pair();
+        sealer.nonce = u64::MAX;
+        assert_eq!(sealer.seal(0, b"", &mut Vec::new()), Err(SealError::Exhausted));
+    }
+}
