@@ -206,6 +206,9 @@ mod tests {
         let refused = increment(key(), Some(full.view()), 0, (MemberId(1), 1), 1);
         assert_eq!(refused, Err(CounterError::Overflow));
         let word = Record::value(key(), Timestamp::ZERO, None, b"+1");
-        assert_eq!(increment(key(), Some(word.view()), 0, (MemberId(1), 1), 1), Err(CounterError::NotANumber));
+        assert_eq!(
+            increment(key(), Some(word.view()), 0, (MemberId(1), 1), 1),
+            Err(CounterError::NotANumber)
+        );
     }
 }

@@ -22,9 +22,7 @@
 //! differently at that moment; its mark does change.)
 
 use super::key::{KeyHash, KeyRef};
-use super::limits::{
-    MAX_COLLECTION_BYTES, MAX_COUNTER_PAIRS, MAX_KEY_BYTES, MAX_VALUE_BYTES,
-};
+use super::limits::{MAX_COLLECTION_BYTES, MAX_COUNTER_PAIRS, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use super::timestamp::{MemberId, Timestamp};
 
 /// The format's version, first byte of every record.
@@ -416,9 +414,7 @@ impl Record {
         let expiry = record.expiry_ms();
         let key = record.key_ref().ok()?;
         let (kind, body) = match record.kind() {
-            Kind::Value => {
-                (Kind::ExpiredValue, truncate(blake3::hash(record.body())).to_le_bytes().to_vec())
-            }
+            Kind::Value => (Kind::ExpiredValue, truncate(blake3::hash(record.body())).to_le_bytes().to_vec()),
             Kind::Counter => (Kind::ExpiredCounter, record.base().to_le_bytes().to_vec()),
             Kind::Tombstone | Kind::ExpiredValue | Kind::ExpiredCounter => return None,
         };
@@ -513,7 +509,12 @@ pub(crate) mod tests {
             |(stamp, expiry, kind, pairs, base, epoch)| {
                 let pairs: Vec<_> = pairs
                     .into_iter()
-                    .map(|((m, incarnation), (plus, minus))| Pair { member: MemberId(m), incarnation, plus, minus })
+                    .map(|((m, incarnation), (plus, minus))| Pair {
+                        member: MemberId(m),
+                        incarnation,
+                        plus,
+                        minus,
+                    })
                     .collect();
                 let value = Record::value(key(), stamp, expiry, &base.to_le_bytes());
                 let counter = Record::counter(key(), stamp, epoch, expiry, base, &pairs);
