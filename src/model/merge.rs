@@ -16,6 +16,7 @@ use super::key::KeyRef;
 use super::limits::MAX_COUNTER_PAIRS;
 use super::record::{Kind, Pair, Record, RecordRef};
 use super::timestamp::{MemberId, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
 /// What merging an incoming record into a present one yields.
@@ -90,7 +91,7 @@ fn join_pairs(a: RecordRef<'_>, b: RecordRef<'_>) -> Vec<Pair> {
 }
 
 /// Why an increment was refused. Nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum CounterError {
     /// The value there is no number.
