@@ -1,1 +1,3 @@
-//! To come.
+//! Floor 4: assembles a member, runs its start flow and carries out what its engine decides.
+
+pub mod handle;
