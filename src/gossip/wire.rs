@@ -160,3 +160,6 @@ impl<'a> Rest<'a> {
         self.array(part).map(u16::from_le_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;
