@@ -12,7 +12,7 @@ use std::ops::Bound;
 const OVERHEAD_BYTES: u64 = 64;
 
 /// Collection and key of a hint: the length of the collection's name, then both.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HintKey(Box<[u8]>);
 
 impl HintKey {

@@ -38,7 +38,9 @@ pub(super) enum Entry<'a> {
 #[non_exhaustive]
 pub enum JournalError {
     /// A tag of a newer version.
-    #[error("the journal has an entry of kind {0}, unknown to this version of kith; start the version that wrote it")]
+    #[error(
+        "the journal has an entry of kind {0}, unknown to this version of kith; start the version that wrote it"
+    )]
     UnknownEntry(u8),
     /// An entry ends before its content does.
     #[error("a journal entry is cut off")]

@@ -9,7 +9,7 @@ use super::table::{DIRTY, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::model::merge::{Merged, merge};
-use crate::model::{Kind, KeyHash, KeyRef, Record, RecordRef, Timestamp};
+use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
 
 /// What merging a record into the table did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +101,7 @@ impl Records {
     pub(super) fn time_of(&self, key: KeyRef<'_>, hash: KeyHash) -> u64 {
         let here = self.table.find(key, hash).and_then(|id| self.table.record(id));
         let evicted = self.evicted_of(hash);
-        here.map_or(0, |record| record.timestamp().time)
-            .max(if evicted.count > 0 { evicted.time } else { 0 })
+        here.map_or(0, |record| record.timestamp().time).max(if evicted.count > 0 { evicted.time } else { 0 })
     }
 
     /// Merges a record in. The second value tells that redb must be asked before the key may be

@@ -2,7 +2,10 @@
 //!
 //! Records live in slots; a hash index over the slots finds them by the key's fixed hash, and
 //! [`Order`] keeps key order apart. Nothing iterates over the index for a decision.
-#![expect(clippy::indexing_slicing, reason = "slot ids come from the index or the order, which hold occupied slots only")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "slot ids come from the index or the order, which hold occupied slots only"
+)]
 
 use super::order::{Names, Order};
 use crate::model::{KeyHash, KeyRef, Record, RecordRef};
