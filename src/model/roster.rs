@@ -414,3 +414,218 @@ mod hex_key {
         Some(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(number: u8) -> RosterEntry {
+        RosterEntry {
+            name: format!("member{number}"),
+            public_key: [number; 32],
+            address: "db1.example.net:7400".to_owned(),
+            http_address: "[::1]:7401".to_owned(),
+            zone: String::new(),
+            state: MemberState::Active,
+            admitted: u64::from(number),
+        }
+    }
+
+    fn at(time: u64) -> Timestamp {
+        Timestamp { time, member: MemberId(1) }
+    }
+
+    fn put(roster: &mut Roster, entry: &RosterEntry, time: u64) -> bool {
+        roster.apply(&entry_key(entry.id()), Some(&entry.encode()), at(time))
+    }
+
+    type Change = (Vec<u8>, Option<Vec<u8>>, Timestamp);
+
+    /// One change of one of three members: an entry, a fence, a tombstone, or what can't be read.
+    fn change() -> impl Strategy<Value = (Vec<u8>, Option<Vec<u8>>)> {
+        (0u8..3, 0u8..8, prop::sample::select(vec!["a", "b"])).prop_map(|(number, kind, zone)| {
+            let entry = RosterEntry { zone: zone.to_owned(), ..entry(number) };
+            let removal = Removal { name: entry.name.clone(), reason: zone.to_owned() };
+            let id = entry.id();
+            match kind {
+                0 => (removal_key(id), Some(removal.encode())),
+                1 => (removal_key(id), None),
+                2 => (entry_key(id), None),
+                3 => (entry_key(id), Some(b"{}".to_vec())),
+                4 => (entry_key(id), Some(self::entry(number + 100).encode())),
+                _ => (entry_key(id), Some(entry.encode())),
+            }
+        })
+    }
+
+    fn changes() -> impl Strategy<Value = (Vec<Change>, Vec<Change>)> {
+        let stamped = prop::collection::vec(change(), 0..16).prop_map(|changes| {
+            (1..).zip(changes).map(|(time, (key, value))| (key, value, at(time))).collect::<Vec<_>>()
+        });
+        stamped.prop_flat_map(|changes| (Just(changes.clone()), Just(changes).prop_shuffle()))
+    }
+
+    fn after(changes: &[Change]) -> Roster {
+        let mut roster = Roster::default();
+        for (key, value, timestamp) in changes {
+            let before = (roster.digest(), roster.clone());
+            let changed = roster.apply(key, value.as_deref(), *timestamp);
+            assert_eq!(changed, roster.digest() != before.0);
+            assert!(!roster.apply(key, value.as_deref(), *timestamp), "applying is idempotent");
+        }
+        roster
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_in_which_records_come_leaves_no_trace((changes, shuffled) in changes()) {
+            let (left, right) = (after(&changes), after(&shuffled));
+            prop_assert_eq!(&left, &right);
+            prop_assert_eq!(left.digest(), right.digest());
+        }
+
+        #[test]
+        fn only_the_latest_record_under_each_key_counts((changes, _) in changes()) {
+            let latest: BTreeMap<_, _> =
+                changes.iter().map(|(key, value, at)| (key.clone(), (value.clone(), *at))).collect();
+            let latest: Vec<Change> = latest.into_iter().map(|(key, (value, at))| (key, value, at)).collect();
+            prop_assert_eq!(after(&changes).digest(), after(&latest).digest());
+        }
+
+        #[test]
+        fn no_bytes_from_outside_panic(
+            key in prop::collection::vec(any::<u8>(), 0..40),
+            value in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut roster = Roster::default();
+            roster.apply(&key, Some(&value), at(1));
+            let text = String::from_utf8_lossy(&value);
+            let _ = (RosterEntry::decode(&value), Removal::decode(&value), is_address(&text), is_name(&text));
+            prop_assert!(!roster.apply(&entry_key(MemberId(7)), Some(&value), at(1)));
+        }
+    }
+
+    #[test]
+    fn an_entry_survives_its_json_form_and_fields_of_newer_versions() {
+        let entry = entry(3);
+        assert_eq!(RosterEntry::decode(&entry.encode()), Ok(entry.clone()));
+        let text = String::from_utf8(entry.encode()).unwrap();
+        let newer = text.replacen('{', r#"{"weight":[1,{"x":null}],"#, 1);
+        assert_eq!(RosterEntry::decode(newer.as_bytes()), Ok(entry));
+        assert!(text.contains(r#""state":"active""#) && text.contains(&"03".repeat(32)), "{text}");
+    }
+
+    #[test]
+    fn a_removed_member_stays_removed_whatever_its_entry_says() {
+        let mut roster = Roster::default();
+        let (one, two) = (entry(1), entry(2));
+        assert!(put(&mut roster, &one, 5) && put(&mut roster, &two, 5));
+        let removal = Removal { name: one.name.clone(), reason: "its disk burnt".to_owned() };
+        assert!(roster.apply(&removal_key(one.id()), Some(&removal.encode()), at(1)));
+        assert!(!put(&mut roster, &one, 1_000_000));
+        assert!(roster.is_removed(one.id()) && roster.get(one.id()).is_none());
+        assert_eq!(roster.removal(one.id()), Some(&removal));
+        assert_eq!(roster.len(), 1);
+
+        roster.apply(&removal_key(one.id()), None, at(2_000_000));
+        assert!(!put(&mut roster, &one, 3_000_000), "not even a deleted fence lets it back in");
+        assert_eq!(roster.removed().len(), 1);
+    }
+
+    #[test]
+    fn an_older_entry_does_not_replace_a_newer_one() {
+        let mut roster = Roster::default();
+        let joining = RosterEntry { state: MemberState::Joining, ..entry(1) };
+        assert!(put(&mut roster, &entry(1), 9));
+        assert!(!put(&mut roster, &joining, 8));
+        assert_eq!(roster.get(joining.id()).unwrap().entry.state, MemberState::Active);
+        assert!(roster.apply(&entry_key(joining.id()), None, at(10)));
+        assert!(!put(&mut roster, &entry(1), 9) && roster.is_empty());
+    }
+
+    #[test]
+    fn of_two_members_with_one_name_the_one_admitted_first_holds_it() {
+        let mut roster = Roster::default();
+        let first = RosterEntry { name: "a".to_owned(), admitted: 10, ..entry(1) };
+        let second = RosterEntry { name: "a".to_owned(), admitted: 11, ..entry(2) };
+        put(&mut roster, &second, 11);
+        assert_eq!(roster.holder_of("a"), Some(second.id()));
+        put(&mut roster, &first, 900);
+        assert_eq!(roster.holder_of("a"), Some(first.id()), "a later change of the entry keeps the name");
+        assert_eq!(roster.by_name("b"), None);
+        roster.apply(&removal_key(first.id()), None, at(1));
+        assert_eq!(roster.holder_of("a"), Some(second.id()));
+    }
+
+    #[test]
+    fn an_entry_under_another_members_key_is_no_entry() {
+        let mut roster = Roster::default();
+        assert!(!roster.apply(&entry_key(entry(2).id()), Some(&entry(1).encode()), at(1)));
+        assert!(roster.is_empty());
+    }
+
+    #[test]
+    fn a_key_has_one_spelling() {
+        let mut roster = Roster::default();
+        let one = (0..=255).map(entry).find(|e| e.id().to_string().contains(char::is_alphabetic)).unwrap();
+        for key in [entry_key(one.id()).to_ascii_uppercase(), b"x".to_vec(), b"removed/".to_vec(), vec![]] {
+            assert!(!roster.apply(&key, Some(&one.encode()), at(1)));
+        }
+        assert!(!roster.apply(&removal_key(one.id()).to_ascii_uppercase(), None, at(1)));
+    }
+
+    #[test]
+    fn every_broken_rule_has_its_error() {
+        let broken = |change: fn(&mut RosterEntry)| {
+            let mut entry = entry(1);
+            change(&mut entry);
+            RosterEntry::decode(&entry.encode()).unwrap_err()
+        };
+        assert_eq!(broken(|e| e.name = String::new()), RosterError::Name);
+        assert_eq!(broken(|e| e.name = "x".repeat(64)), RosterError::Name);
+        assert_eq!(broken(|e| e.name = "é".to_owned()), RosterError::Name);
+        assert_eq!(broken(|e| e.zone = "a b".to_owned()), RosterError::Zone);
+        assert_eq!(broken(|e| e.address = "nowhere".to_owned()), RosterError::Address("address"));
+        assert_eq!(broken(|e| e.http_address = "h:0".to_owned()), RosterError::Address("http_address"));
+        assert!(matches!(broken(|e| e.name = "x".repeat(5_000)), RosterError::TooLong(_)));
+        assert!(matches!(RosterEntry::decode(b"[]"), Err(RosterError::Malformed(_))));
+        let text = String::from_utf8(entry(1).encode()).unwrap();
+        for (from, to) in
+            [("active", "asleep"), ("0101", "01"), ("0101", "01é"), ("\"address\"", "\"adress\"")]
+        {
+            assert!(RosterEntry::decode(text.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
+        }
+        let long = Removal { name: "a".to_owned(), reason: "x".repeat(501) };
+        assert_eq!(Removal::decode(&long.encode()), Err(RosterError::Reason));
+    }
+
+    #[test]
+    fn the_largest_entry_fits() {
+        let longest = RosterEntry {
+            name: "x".repeat(63),
+            zone: "z".repeat(63),
+            address: format!("{}:65535", "a".repeat(253)),
+            http_address: format!("{}:65535", "b".repeat(253)),
+            admitted: u64::MAX,
+            ..entry(1)
+        };
+        assert_eq!(RosterEntry::decode(&longest.encode()), Ok(longest));
+        let removal = Removal { name: "x".repeat(63), reason: "\u{1}".repeat(500) };
+        assert_eq!(Removal::decode(&removal.encode()), Ok(removal));
+    }
+
+    #[test]
+    fn addresses_name_a_host_and_a_port() {
+        for good in ["127.0.0.1:1", "[2001:db8::1]:7400", "a:65535", "kith-0.kith_svc.local:7400"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "", ":", ":1", "a", "a:", "a:0", "a:65536", "a:+1", "::1:7400", "[::1]", "[a]:1", "a b:1",
+            "a:1:2",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+        assert!(!is_address(&format!("{}:1", "a".repeat(300))));
+    }
+}

@@ -408,3 +408,214 @@ fn shorten(text: &str) -> String {
     }
     shown.escape_debug().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::MAX_REPLICATION_FACTOR;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn owned(changes: &[(&str, &str)]) -> Vec<(String, String)> {
+        changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn from(entries: &[(&str, &str)]) -> Settings {
+        Settings::from_entries(entries.iter().copied())
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let units = prop::sample::select(vec!["", "ms", "s", "m", "h", "B", "KiB", "MiB", "TiB", "x"]);
+        prop_oneof![
+            ".{0,12}",
+            (any::<u64>(), units.clone()).prop_map(|(number, unit)| format!("{number}{unit}")),
+            (0u64..100_000, units).prop_map(|(number, unit)| format!("{number}{unit}")),
+            prop::sample::select(vec!["one", "available", "quorum", "all", "always", "interval"])
+                .prop_map(str::to_owned),
+        ]
+    }
+
+    fn any_entries() -> impl Strategy<Value = Vec<(String, String)>> {
+        let known: Vec<&str> = DEFINITIONS.iter().map(|known| known.name).chain(["unknown"]).collect();
+        let name = prop::sample::select(known).prop_map(str::to_owned);
+        prop::collection::vec((name, any_text()), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_stored_gives_settings_that_hold_every_bound(entries in any_entries()) {
+            let settings = Settings::from_entries(entries.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+            let records: Vec<_> = settings.records().collect();
+            let stored = Settings::from_entries(records.iter().map(|(n, v)| (*n, v.as_str())));
+            prop_assert_eq!(&stored, &settings);
+            prop_assert_eq!(stored.digest(), settings.digest());
+            let mut again = settings.clone();
+            for (name, value) in &records {
+                let known = Definition::find(name).unwrap();
+                prop_assert_eq!(known.set_checked(&mut again, value), Ok(()));
+            }
+            prop_assert_eq!(&again, &settings);
+            prop_assert!(settings.hint_bytes >= 2 * settings.max_value_bytes);
+        }
+
+        #[test]
+        fn an_accepted_change_takes_effect_as_it_was_checked(changes in any_entries()) {
+            let base = Settings::default();
+            if let Ok(canonical) = base.validate_change(&changes) {
+                prop_assert_eq!(canonical.len(), changes.len());
+                let base: Vec<_> = base.records().collect();
+                let stored = base.iter().map(|(n, v)| (*n, v.as_str()));
+                let stored = stored.chain(canonical.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+                let settings = Settings::from_entries(stored);
+                for (name, value) in &canonical {
+                    prop_assert_eq!(&Definition::find(name).unwrap().text(&settings), value);
+                }
+                prop_assert_eq!(Settings::default().validate_change(&canonical), Ok(canonical));
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_is_canonical_and_within_bounds() {
+        let settings = Settings::default();
+        for known in &DEFINITIONS {
+            assert_eq!(known.set_checked(&mut settings.clone(), known.default), Ok(()), "{}", known.name);
+            assert_eq!(known.text(&settings), known.default, "{}", known.name);
+            assert_eq!(Definition::find(known.name).unwrap().name, known.name);
+        }
+        assert!(settings.entries().iter().all(|entry| entry.is_default && !entry.description.is_empty()));
+        assert_eq!(from(&[]), settings);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_design() {
+        let expected = Settings {
+            replication_factor: 3,
+            replication_factor_in_force: 3,
+            write_level: Level::Available,
+            read_level: Level::One,
+            write_timeout_ms: 1_000,
+            sync: Sync::Always,
+            sync_interval_ms: 1_000,
+            max_clock_ahead_ms: 10_000,
+            gossip_interval_ms: 500,
+            repair_bytes_per_second: 16 << 20,
+            hint_bytes: 256 << 20,
+            max_value_bytes: 1 << 20,
+        };
+        assert_eq!(Settings::default(), expected);
+    }
+
+    #[test]
+    fn all_faults_of_a_change_are_told_at_once() {
+        let changes = owned(&[
+            ("write_timout", "1s"),
+            ("replication_factor", "8"),
+            ("sync", "never"),
+            ("read_level", "one"),
+            ("read_level", "all"),
+            ("replication_factor_in_force", "1"),
+            ("sync_interval", "5"),
+            ("max_value_bytes", "8MiB"),
+            ("hint_bytes", "15MiB"),
+        ]);
+        let errors = Settings::default().validate_change(&changes).unwrap_err();
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "there is no setting `write_timout`; the nearest name is `write_timeout`",
+                "`replication_factor` can't be `8`; it must be from 1 to 7",
+                "`sync` can't be `never`; use `always` or `interval`",
+                "`read_level` is set more than once in one change; give it one value",
+                "`replication_factor_in_force` is kept by kith itself; change `replication_factor` and it follows",
+                "`sync_interval` can't be `5`; use a whole number with a unit, such as `500ms`, `10s`, `5m` or `1h`",
+                "`hint_bytes` (15MiB) must be at least twice `max_value_bytes` (8MiB); change both together",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_change_is_stored_in_canonical_form() {
+        let changes =
+            owned(&[("write_timeout", "2000ms"), ("hint_bytes", "1073741824"), ("sync", "interval")]);
+        let canonical = Settings::default().validate_change(&changes);
+        assert_eq!(
+            canonical,
+            Ok(owned(&[("write_timeout", "2s"), ("hint_bytes", "1GiB"), ("sync", "interval")]))
+        );
+    }
+
+    #[test]
+    fn stored_values_out_of_bounds_are_clamped_and_unreadable_ones_count_as_unset() {
+        let settings = from(&[
+            ("replication_factor", "200"),
+            ("write_timeout", "1ms"),
+            ("gossip_interval", "99999999999999999999999h"),
+            ("write_level", "most"),
+            ("sync_interval", "soon"),
+            ("max_value_bytes", "4MiB"),
+            ("hint_bytes", "1MiB"),
+            ("from_the_future", "yes"),
+        ]);
+        assert_eq!(settings.replication_factor, MAX_REPLICATION_FACTOR);
+        assert_eq!(settings.write_timeout_ms, 50);
+        assert_eq!(settings.gossip_interval_ms, 5_000);
+        assert_eq!(settings.write_level, Level::Available);
+        assert_eq!(settings.sync_interval_ms, 1_000);
+        assert_eq!(settings.hint_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn the_replication_factor_in_force_follows_the_target_unless_it_is_stored() {
+        assert_eq!(from(&[("replication_factor", "5")]).replication_factor_in_force, 5);
+        let stored = from(&[(REPLICATION_FACTOR_IN_FORCE, "2"), ("replication_factor", "5")]);
+        assert_eq!((stored.replication_factor_in_force, stored.replication_factor), (2, 5));
+        let garbled = from(&[(REPLICATION_FACTOR_IN_FORCE, "?"), ("replication_factor", "5")]);
+        assert_eq!(garbled.replication_factor_in_force, 5);
+    }
+
+    #[test]
+    fn the_digest_follows_the_effective_values() {
+        let known = Settings::default().digest();
+        assert_eq!(from(&[("write_timeout", "1000ms"), ("unknown", "1")]).digest(), known);
+        assert_ne!(from(&[("write_timeout", "1001ms")]).digest(), known);
+    }
+
+    #[test]
+    fn numbers_with_units_are_read_and_written() {
+        for (unit, text, number, canonical) in [
+            (Unit::Milliseconds, "90s", 90_000, "90s"),
+            (Unit::Milliseconds, "60s", 60_000, "1m"),
+            (Unit::Milliseconds, "0ms", 0, "0ms"),
+            (Unit::Bytes, "1536kib", 1_572_864, "1536KiB"),
+            (Unit::Bytes, "1000", 1_000, "1000B"),
+            (Unit::Plain, "003", 3, "3"),
+        ] {
+            assert_eq!(unit.parse(text), Some(number), "{text}");
+            assert_eq!(unit.format(number), canonical);
+        }
+        for text in ["", "s", "-1s", "1.5s", "1 s", "1000", "1sec", "１s"] {
+            assert_eq!(Unit::Milliseconds.parse(text), None, "{text}");
+        }
+        assert_eq!(Unit::Plain.parse("3B"), None);
+    }
+
+    #[test]
+    fn levels_and_modes_survive_their_text_form() {
+        for level in Level::ALL {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        for mode in Sync::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        assert!("One".parse::<Level>().is_err() && "".parse::<Sync>().is_err());
+    }
+
+    #[test]
+    fn a_long_or_ugly_text_is_shown_short() {
+        let ugly = format!("\u{1b}[31m{}", "x".repeat(10_000));
+        let error = Settings::default().validate_change(&[(ugly, String::new())]).unwrap_err();
+        let text = error.first().unwrap().to_string();
+        assert!(text.len() < 300 && !text.contains('\u{1b}'), "{text}");
+    }
+}

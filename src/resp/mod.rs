@@ -1,1 +1,116 @@
-//! To come.
+//! Floor 5: the RESP port, for every client that speaks to Redis.
+//!
+//! Each connection is a local task of the data thread that calls this member directly through
+//! [`Local`]. The modules, in the order in which a request passes them: `input` and `parse` find
+//! commands in what was read, `commands` carries them out, `replies` keeps the replies in order,
+//! `reply` encodes them, and `connection` drives it all.
+//!
+//! Left to others: what an operation means (the engine), and who may connect (the node's choice of
+//! address).
+
+mod commands;
+mod connection;
+mod input;
+mod parse;
+mod replies;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::node::local::Local;
+use connection::{Connection, Shared};
+
+/// How long accepting pauses after the system refused to accept (it is out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After how much silence a client's machine is asked whether it still knows the connection.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+
+/// The bounds of a RESP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; further ones are told so and closed.
+    pub connections: usize,
+    /// Bytes of unsent replies at which a connection executes no further command. One reply may
+    /// exceed it.
+    pub output_bytes: usize,
+    /// Operations of one connection that wait for their answer.
+    pub in_flight: usize,
+    /// How long [`serve`] waits for replies when it ends.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 10_000, output_bytes: 1 << 20, in_flight: 1_024, drain: Duration::from_secs(5) }
+    }
+}
+
+/// Serves clients until `shutdown` resolves; runs on the data thread's `LocalSet`.
+///
+/// Then nothing more is accepted or read; what was read is answered, and connections close. Those
+/// that are not done after `limits.drain` are cut.
+pub async fn serve<L: Local>(
+    listener: TcpListener,
+    local: L,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let shared = Rc::new(Shared::default());
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => report(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.len() >= limits.connections => refuse(&stream),
+                Ok((stream, _)) => {
+                    prepare(&stream);
+                    let connection = Connection::new(stream, local.clone(), Rc::clone(&shared), &limits);
+                    connections.spawn_local(connection.run());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a RESP connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    shared.stop();
+    let drained = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if tokio::time::timeout(limits.drain, drained).await.is_err() {
+        tracing::warn!(connections = connections.len(), "RESP connections were cut before they were done");
+    }
+    connections.shutdown().await;
+}
+
+/// Sends small replies at once, and notices clients that vanished. Neither is needed for replies to
+/// be right, so a refusal by the system is no reason to refuse a client.
+fn prepare(stream: &TcpStream) {
+    _ = stream.set_nodelay(true);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+/// The connection is closed in either case.
+fn refuse(stream: &TcpStream) {
+    _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a RESP connection ended by a defect of kith; its client was disconnected");
+    }
+}

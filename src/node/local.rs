@@ -1,0 +1,180 @@
+//! How a local task (a client's connection) uses this member: the trait [`Local`] and the
+//! [`Mailbox`] in which answers arrive.
+//!
+//! Everything here stays on the data thread, so a call is a function call and an answer is a push
+//! onto a queue: no channel, no lock, no allocation per operation. A connection submits operations
+//! under tokens of its own, goes to sleep, and is woken once however many answers came meanwhile.
+//!
+//! Invariants: an answer is pushed exactly once per submitted operation and never before it is
+//! true; [`Local::read`] and [`Local::write`] take effect in the order of the calls.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Waker;
+
+use crate::engine::operation::{Outcome, Read, Write};
+use crate::model::{KeyRef, RecordRef};
+
+/// A cheap handle on this member for tasks of its data thread.
+pub trait Local: Clone + 'static {
+    /// Answers a read at once, if this member may answer it alone and has the record in memory.
+    ///
+    /// Calls `hit` with the record, which is readable at this moment, or with `None` if there
+    /// surely is none, and returns what `hit` returns. `None` without a call of `hit` means that
+    /// the answer needs a load, other members, or a level above `one`: use [`Local::read`] then.
+    /// A write that was submitted before, even if it is not answered yet, is seen.
+    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R>;
+
+    /// Submits a read. `mailbox` gets [`Outcome::Found`] or [`Outcome::Failed`] under `token`,
+    /// possibly before this returns.
+    fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>);
+
+    /// Submits a write. `mailbox` gets [`Outcome::Stored`] or [`Outcome::Failed`] under `token`,
+    /// possibly before this returns. Whatever is needed of `write` is copied during the call.
+    fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>);
+
+    /// Milliseconds since the Unix epoch, as read at the start of this turn.
+    fn wall_ms(&self) -> u64;
+
+    /// What a client may be told about this member.
+    fn info(&self) -> LocalInfo;
+}
+
+/// A member in a few words and numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalInfo {
+    /// The member's name.
+    pub member: String,
+    /// The cluster's name; empty while the member belongs to none.
+    pub cluster: String,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
+    /// Other members that seem alive.
+    pub live_peers: usize,
+    /// Members in the roster, this one included.
+    pub members: usize,
+    /// Copies that the cluster keeps of each record.
+    pub replication_factor: u8,
+    /// Records that this member holds, tombstones included.
+    pub records: u64,
+    /// Bytes of memory that the table of records takes.
+    pub table_bytes: u64,
+}
+
+/// Where the answers to one task's operations arrive. Clones are the same mailbox.
+#[derive(Clone, Default)]
+pub struct Mailbox(Rc<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    answers: RefCell<VecDeque<(u32, Outcome)>>,
+    waker: RefCell<Option<Waker>>,
+    asleep: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Delivers an answer and wakes the owner if it sleeps. Dropped if the owner is gone.
+    pub fn push(&self, token: u32, outcome: Outcome) {
+        if self.0.closed.get() {
+            return;
+        }
+        self.0.answers.borrow_mut().push_back((token, outcome));
+        self.wake();
+    }
+
+    /// Wakes the owner if it sleeps; an owner that runs looks into the mailbox before it sleeps.
+    pub fn wake(&self) {
+        if self.0.asleep.replace(false)
+            && let Some(waker) = self.0.waker.borrow().as_ref()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Called by the owner when it begins to run: pushes need not wake it until it sleeps again.
+    pub fn attend(&self) {
+        self.0.asleep.set(false);
+    }
+
+    /// The oldest answer that was not taken yet.
+    #[must_use]
+    pub fn pop(&self) -> Option<(u32, Outcome)> {
+        self.0.answers.borrow_mut().pop_front()
+    }
+
+    /// Called by the owner before it goes to sleep: the next [`Mailbox::push`] or
+    /// [`Mailbox::wake`] wakes it. Returns false, and arms nothing, if answers are waiting.
+    #[must_use]
+    pub fn sleep(&self, waker: &Waker) -> bool {
+        if !self.0.answers.borrow().is_empty() {
+            return false;
+        }
+        let mut stored = self.0.waker.borrow_mut();
+        if !stored.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *stored = Some(waker.clone());
+        }
+        self.0.asleep.set(true);
+        true
+    }
+
+    /// Called by the owner when it ends: what is there and what still comes is dropped.
+    pub fn close(&self) {
+        self.0.closed.set(true);
+        self.0.answers.borrow_mut().clear();
+        self.0.waker.borrow_mut().take();
+    }
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox").field("answers", &self.0.answers.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn many_answers_wake_the_sleeper_once() {
+        let (mailbox, count) = (Mailbox::new(), Arc::new(Count(AtomicUsize::new(0))));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(mailbox.sleep(&waker));
+        for token in 0..3 {
+            mailbox.push(token, Outcome::Found(None));
+        }
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(!mailbox.sleep(&waker), "there are answers to take first");
+        let tokens: Vec<u32> = std::iter::from_fn(|| mailbox.pop()).map(|(token, _)| token).collect();
+        assert_eq!(tokens, [0, 1, 2]);
+        assert!(mailbox.sleep(&waker));
+    }
+
+    #[test]
+    fn a_closed_mailbox_keeps_nothing() {
+        let mailbox = Mailbox::new();
+        mailbox.push(1, Outcome::Found(None));
+        mailbox.close();
+        mailbox.push(2, Outcome::Found(None));
+        assert!(mailbox.pop().is_none());
+    }
+}

@@ -1,0 +1,260 @@
+//! One client's connection: reads, executes and writes with as few system calls and wake-ups as
+//! there can be.
+//!
+//! One task owns everything and one poll does all that can be done: take the answers that arrived,
+//! execute the complete commands, read until nothing more is there, and send every reply whose turn
+//! has come with one write. It sleeps until the socket can be read or written or an answer arrives.
+//!
+//! Invariants: commands begin in the order in which they were sent; while too much is unsent or
+//! unanswered nothing more is executed, and while a complete command waits nothing more is read, so
+//! a client that does not read its replies stops being read.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::Limits;
+use super::commands::{self, Context, Flow, PROBE, Probe, Progress};
+use super::input::Input;
+use super::replies::Replies;
+use super::reply;
+use crate::engine::operation::Outcome;
+use crate::model::key::DEFAULT;
+use crate::node::local::{Local, Mailbox};
+
+/// Reads of one poll, before other tasks get their turn.
+const READS_PER_POLL: usize = 8;
+/// How long, and for how many reads, a client that was told of its protocol error may go on sending
+/// before the connection is cut: closing at once would let the error be lost.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_READS: usize = 64;
+
+/// What the connections of one port share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    stopping: Cell<bool>,
+    mailboxes: RefCell<BTreeMap<i64, Mailbox>>,
+    last_id: Cell<i64>,
+}
+
+impl Shared {
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.mailboxes.borrow().len()
+    }
+
+    /// Makes every connection end once what it has read is answered.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        for mailbox in self.mailboxes.borrow().values() {
+            mailbox.wake();
+        }
+    }
+}
+
+/// What a connection knows of its client.
+#[derive(Debug)]
+pub struct Client {
+    /// The connection's number, never used twice.
+    pub id: i64,
+    /// The name that the client gave itself.
+    pub name: Vec<u8>,
+    /// The collection that was selected.
+    pub collection: String,
+    /// The highest time that this session has seen.
+    pub seen: u64,
+    /// Whether it asked to end.
+    pub quits: bool,
+    /// Where the command that is held back goes on.
+    pub progress: Progress,
+}
+
+/// A connection and its state.
+pub struct Connection<L> {
+    stream: TcpStream,
+    local: L,
+    shared: Rc<Shared>,
+    mailbox: Mailbox,
+    client: Client,
+    input: Input,
+    replies: Replies,
+    /// Nothing more is read or executed.
+    ending: bool,
+    /// It ends because the client does not speak RESP.
+    broken: bool,
+}
+
+/// Why [`Connection::execute`] came to an end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// More bytes are needed.
+    Input,
+    /// A complete command waits for answers or for replies to leave.
+    Held,
+}
+
+impl<L: Local> Connection<L> {
+    /// Registers a connection; it counts until it is dropped.
+    pub fn new(stream: TcpStream, local: L, shared: Rc<Shared>, limits: &Limits) -> Self {
+        let (mailbox, id) = (Mailbox::new(), shared.last_id.get() + 1);
+        shared.last_id.set(id);
+        shared.mailboxes.borrow_mut().insert(id, mailbox.clone());
+        let client = Client {
+            id,
+            name: Vec::new(),
+            collection: DEFAULT.to_owned(),
+            seen: 0,
+            quits: false,
+            progress: Progress::default(),
+        };
+        Self {
+            stream,
+            local,
+            shared,
+            mailbox,
+            client,
+            input: Input::default(),
+            replies: Replies::new(limits.output_bytes, limits.in_flight),
+            ending: false,
+            broken: false,
+        }
+    }
+
+    /// Serves the client until it leaves, breaks the protocol, or the port closes.
+    pub async fn run(mut self) {
+        let served = poll_fn(|task| self.poll(task)).await;
+        // Errors mean that the client is gone, and nobody is left to be told.
+        if served.is_ok() && self.stream.shutdown().await.is_ok() && self.broken {
+            _ = tokio::time::timeout(LINGER, self.linger()).await;
+        }
+    }
+
+    async fn linger(&mut self) {
+        for _ in 0..LINGER_READS {
+            if !matches!(self.stream.read(self.input.room()).await, Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        self.mailbox.attend();
+        let mut reads = 0;
+        loop {
+            self.collect();
+            let pause = self.execute();
+            self.ending |= self.client.quits || (pause == Pause::Input && self.shared.stopping.get());
+            if pause == Pause::Input && !self.ending && self.read(task)?.is_ready() {
+                reads += 1;
+                if reads < READS_PER_POLL {
+                    continue;
+                }
+                task.waker().wake_by_ref();
+            }
+            self.replies.advance(self.local.wall_ms());
+            let sent = self.send(task)?;
+            if self.ending && self.replies.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if sent && pause == Pause::Held {
+                continue;
+            }
+            if reads >= READS_PER_POLL || self.mailbox.sleep(task.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes the answers that arrived.
+    fn collect(&mut self) {
+        while let Some((token, outcome)) = self.mailbox.pop() {
+            let time = match &outcome {
+                Outcome::Stored(stored) => stored.timestamp.time,
+                Outcome::Found(Some(record)) => record.view().timestamp().time,
+                Outcome::Found(None) | Outcome::Page(_) | Outcome::Failed(_) => 0,
+            };
+            self.client.seen = self.client.seen.max(time);
+            if token == PROBE {
+                self.client.progress.probe = Probe::Answered(match outcome {
+                    Outcome::Failed(error) => Err(error),
+                    Outcome::Found(found) => Ok(found.is_some()),
+                    Outcome::Stored(_) | Outcome::Page(_) => Ok(false),
+                });
+            } else {
+                self.replies.settle(token, outcome);
+            }
+        }
+    }
+
+    /// Executes the commands that are complete.
+    fn execute(&mut self) -> Pause {
+        while !self.ending && !self.client.quits {
+            let arguments = match self.input.command() {
+                Ok(Some(arguments)) => arguments,
+                Ok(None) => return Pause::Input,
+                Err(error) => {
+                    self.replies.ready(|out| reply::protocol_error(out, error));
+                    (self.ending, self.broken) = (true, true);
+                    break;
+                }
+            };
+            if self.replies.is_full() {
+                return Pause::Held;
+            }
+            let mut context = Context {
+                local: &self.local,
+                mailbox: &self.mailbox,
+                shared: &self.shared,
+                client: &mut self.client,
+                replies: &mut self.replies,
+            };
+            // An empty line is no command.
+            if arguments.len() > 0 && commands::execute(&mut context, arguments) == Flow::Held {
+                return Pause::Held;
+            }
+            self.input.consume();
+        }
+        Pause::Input
+    }
+
+    /// Reads once. Ready if something happened: bytes came, or the client's end was seen.
+    fn read(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        let mut room = ReadBuf::new(self.input.room());
+        let polled = Pin::new(&mut self.stream).poll_read(task, &mut room);
+        let bytes = room.filled().len();
+        if let Poll::Ready(Ok(())) = polled {
+            self.input.filled(bytes);
+            self.ending |= bytes == 0;
+        }
+        polled
+    }
+
+    /// Sends what can be sent. True if all of it went and it was not nothing.
+    fn send(&mut self, task: &mut TaskContext<'_>) -> std::io::Result<bool> {
+        let mut sent = false;
+        while !self.replies.output().is_empty() {
+            match Pin::new(&mut self.stream).poll_write(task, self.replies.output()) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(bytes)) => self.replies.sent(bytes),
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+            sent = true;
+        }
+        Ok(sent)
+    }
+}
+
+impl<L> Drop for Connection<L> {
+    fn drop(&mut self) {
+        self.shared.mailboxes.borrow_mut().remove(&self.client.id);
+        self.mailbox.close();
+    }
+}

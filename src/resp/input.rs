@@ -1,0 +1,118 @@
+//! What a client sent and what is not executed yet: one buffer, and the parser that looks into it.
+//!
+//! A connection that never sent anything owns no memory here. The buffer doubles while a large
+//! command arrives (never because one was announced) and goes back to its usual size after it.
+
+use super::parse::{Arguments, Parser, ProtocolError};
+
+/// Bytes of a buffer in normal use.
+const USUAL_BYTES: usize = 16 << 10;
+/// Least room for a read, unless a command's own bytes leave less.
+const LEAST_ROOM: usize = USUAL_BYTES / 4;
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub struct Input {
+    data: Vec<u8>,
+    start: usize,
+    end: usize,
+    parser: Parser,
+    /// Size of the command at `start`, if it is complete.
+    complete: Option<usize>,
+}
+
+impl Input {
+    /// The oldest complete command; the same again until [`Input::consume`].
+    ///
+    /// # Errors
+    /// [`ProtocolError`]: nothing after it can be understood.
+    pub fn command(&mut self) -> Result<Option<Arguments<'_>>, ProtocolError> {
+        if self.complete.is_none() {
+            let unread = self.data.get_mut(self.start..self.end).unwrap_or_default();
+            self.complete = self.parser.parse(unread)?;
+        }
+        let unread = self.data.get(self.start..self.end).unwrap_or_default();
+        Ok(self.complete.map(|_| self.parser.arguments(unread)))
+    }
+
+    /// The command was executed.
+    pub fn consume(&mut self) {
+        self.start += self.complete.take().unwrap_or_default();
+        self.parser.next();
+    }
+
+    /// Room for what comes next; never empty.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.data.len() != USUAL_BYTES {
+                self.data = vec![0; USUAL_BYTES];
+            }
+        }
+        if self.start > 0 && self.data.len() - self.end < LEAST_ROOM {
+            self.data.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.data.len() {
+            self.data.resize(2 * self.data.len(), 0);
+        }
+        self.data.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// `bytes` of the room were filled.
+    pub const fn filled(&mut self, bytes: usize) {
+        self.end += bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(input: &mut Input, mut bytes: &[u8]) -> usize {
+        let mut commands = 0;
+        while !bytes.is_empty() {
+            let room = input.room();
+            let taken = room.len().min(bytes.len()).min(7_000);
+            room[..taken].copy_from_slice(&bytes[..taken]);
+            input.filled(taken);
+            bytes = &bytes[taken..];
+            while input.command().unwrap().is_some() {
+                commands += 1;
+                input.consume();
+            }
+        }
+        commands
+    }
+
+    #[test]
+    fn a_large_command_grows_the_buffer_only_for_itself() {
+        let mut input = Input::default();
+        let mut large = b"PING\r\n*1\r\n$100000\r\n".to_vec();
+        large.resize(large.len() + 100_000, b'x');
+        assert_eq!(feed(&mut input, &large), 1);
+        assert!(input.data.len() > 100_000);
+        assert_eq!(feed(&mut input, b"\r\nPING\r\n"), 2);
+        assert_eq!(input.room().len(), USUAL_BYTES);
+    }
+
+    #[test]
+    fn an_announced_length_takes_no_memory() {
+        let mut input = Input::default();
+        assert_eq!(input.data.capacity(), 0);
+        feed(&mut input, b"*2\r\n$8388608\r\n");
+        assert_eq!(input.data.len(), USUAL_BYTES);
+    }
+
+    #[test]
+    fn commands_across_the_buffers_end_stay_whole() {
+        let mut input = Input::default();
+        let mut stream = Vec::new();
+        for size in 0..300usize {
+            stream.extend_from_slice(format!("*2\r\n$4\r\nECHO\r\n${}\r\n", size * 3).as_bytes());
+            stream.resize(stream.len() + size * 3, b'x');
+            stream.extend_from_slice(b"\r\n");
+        }
+        assert_eq!(feed(&mut input, &stream), 300);
+    }
+}

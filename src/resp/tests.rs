@@ -1,0 +1,583 @@
+//! The port over real sockets, against a member made of a map whose answers come late and in any
+//! order.
+
+use super::*;
+use crate::engine::operation::{Change, OperationError, Outcome, Read, Stored, Write};
+use crate::model::merge::CounterError;
+use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
+use crate::node::local::{LocalInfo, Mailbox};
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, yield_now};
+
+const WALL_MS: u64 = 1_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// Reads are answered at once.
+    Here,
+    /// Reads are carried out some time after they were submitted.
+    Elsewhere,
+}
+
+enum Pending {
+    Answer(Outcome),
+    Read(String, Vec<u8>),
+}
+
+struct State {
+    place: Place,
+    records: BTreeMap<(String, Vec<u8>), Record>,
+    pending: Vec<(Mailbox, u32, Pending)>,
+    held: bool,
+    time: u64,
+    afters: Vec<u64>,
+    hits: usize,
+    refusal: Option<OperationError>,
+    random: u64,
+}
+
+#[derive(Clone)]
+struct Fake(Rc<RefCell<State>>);
+
+impl Fake {
+    fn new(place: Place, random: u64) -> Self {
+        let fake = Self(Rc::new(RefCell::new(State {
+            place,
+            records: BTreeMap::new(),
+            pending: Vec::new(),
+            held: false,
+            time: 100,
+            afters: Vec::new(),
+            hits: 0,
+            refusal: None,
+            random: random | 1,
+        })));
+        tokio::task::spawn_local(fake.clone().answer_in_any_order());
+        fake
+    }
+
+    async fn answer_in_any_order(self) {
+        loop {
+            yield_now().await;
+            let mut state = self.0.borrow_mut();
+            // xorshift: which answers are next, and how many before others run.
+            for _ in 0..state.random % 4 {
+                state.random ^= state.random << 13;
+                state.random ^= state.random >> 7;
+                state.random ^= state.random << 17;
+                if state.pending.is_empty() || state.held {
+                    break;
+                }
+                let index = usize::try_from(state.random).unwrap() % state.pending.len();
+                let (mailbox, token, pending) = state.pending.swap_remove(index);
+                let outcome = match pending {
+                    Pending::Answer(outcome) => outcome,
+                    Pending::Read(collection, key) => {
+                        Outcome::Found(state.records.get(&(collection, key)).cloned())
+                    }
+                };
+                mailbox.push(token, outcome);
+            }
+            state.random = state.random.wrapping_add(0x9E37_79B9_7F4A_7C15) | 1;
+        }
+    }
+}
+
+impl State {
+    fn apply(&mut self, write: Write<'_>) -> Outcome {
+        if let Some(refusal) = &self.refusal {
+            return Outcome::Failed(refusal.clone());
+        }
+        self.time = (self.time + 1).max(write.after + 1);
+        let timestamp = Timestamp { time: self.time, member: MemberId(1) };
+        let name = (write.key.collection().to_owned(), write.key.key().to_vec());
+        let mut number = None;
+        match write.change {
+            Change::Set { value, expiry_ms } => {
+                self.records.insert(name, Record::value(write.key, timestamp, expiry_ms, value));
+            }
+            Change::Delete => _ = self.records.remove(&name),
+            Change::Increment { delta } => {
+                let old = self.records.get(&name).map_or(Some(0), |record| {
+                    std::str::from_utf8(record.view().body()).unwrap().parse().ok()
+                });
+                let Some(old) = old else { return Outcome::Failed(CounterError::NotANumber.into()) };
+                let new: i64 = old + delta;
+                let record = Record::value(write.key, timestamp, None, new.to_string().as_bytes());
+                self.records.insert(name, record);
+                number = Some(new);
+            }
+        }
+        Outcome::Stored(Stored { timestamp, copies: 2, superseded: false, number })
+    }
+}
+
+impl Local for Fake {
+    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
+        let mut state = self.0.borrow_mut();
+        if state.place == Place::Elsewhere {
+            return None;
+        }
+        state.hits += 1;
+        let name = (key.collection().to_owned(), key.key().to_vec());
+        Some(hit(state.records.get(&name).map(Record::view)))
+    }
+
+    fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>) {
+        let mut state = self.0.borrow_mut();
+        let pending = match &state.refusal {
+            Some(refusal) => Pending::Answer(Outcome::Failed(refusal.clone())),
+            None => Pending::Read(read.key.collection().to_owned(), read.key.key().to_vec()),
+        };
+        state.pending.push((mailbox.clone(), token, pending));
+    }
+
+    fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>) {
+        let mut state = self.0.borrow_mut();
+        state.afters.push(write.after);
+        let outcome = state.apply(write);
+        state.pending.push((mailbox.clone(), token, Pending::Answer(outcome)));
+    }
+
+    fn wall_ms(&self) -> u64 {
+        WALL_MS
+    }
+
+    fn info(&self) -> LocalInfo {
+        LocalInfo { member: "one".to_owned(), records: 3, ..LocalInfo::default() }
+    }
+}
+
+struct Port {
+    address: std::net::SocketAddr,
+    fake: Fake,
+    stop: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(place: Place, random: u64, limits: Limits) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, fake) = (listener.local_addr().unwrap(), Fake::new(place, random));
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async { _ = stopped.await };
+        let ended = tokio::task::spawn_local(serve(listener, fake.clone(), limits, shutdown));
+        Self { address, fake, stop, ended }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends `input` over a connection of its own and returns all that comes back.
+    async fn exchange(&self, input: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(input).await.unwrap();
+        stream.shutdown().await.unwrap();
+        rest(&mut stream).await
+    }
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+async fn expect(stream: &mut TcpStream, text: &str) {
+    let mut bytes = vec![0; text.len()];
+    stream.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), text);
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limit = Duration::from_secs(60);
+    LocalSet::new().block_on(&runtime, async { tokio::time::timeout(limit, test).await.unwrap() });
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        yield_now().await;
+    }
+}
+
+#[test]
+fn each_command_answers_as_redis_does() {
+    let cases = [
+        ("PING", "+PONG\r\n"),
+        ("ping hello", "$5\r\nhello\r\n"),
+        ("PING a b", "-ERR wrong number of arguments for 'ping' command\r\n"),
+        ("ECHO \"a b\"", "$3\r\na b\r\n"),
+        ("GET none", "$-1\r\n"),
+        ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
+        ("SET k v", "+OK\r\n"),
+        ("GET k", "$1\r\nv\r\n"),
+        ("SET k v NX", "-ERR syntax error\r\n"),
+        ("SET k v EX 1 PX 1", "-ERR syntax error\r\n"),
+        ("SET k v EX x", "-ERR value is not an integer or out of range\r\n"),
+        ("SET k v EX 0", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k v PX 9223372036854775807", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k v EX 9223372036854776", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k v px 1499", "+OK\r\n"),
+        ("PTTL k", ":1499\r\n"),
+        ("TTL k", ":1\r\n"),
+        ("SET k v EX 2", "+OK\r\n"),
+        ("PTTL k", ":2000\r\n"),
+        ("SET k v EXAT 1001", "+OK\r\n"),
+        ("PTTL k", ":1000\r\n"),
+        ("SET k v PXAT 1000007", "+OK\r\n"),
+        ("PTTL k", ":7\r\n"),
+        ("SET k v", "+OK\r\n"),
+        ("TTL k", ":-1\r\n"),
+        ("TTL none", ":-2\r\n"),
+        ("MSET a 1 b 2", "+OK\r\n"),
+        ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command\r\n"),
+        ("MGET a none b", "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n2\r\n"),
+        ("EXISTS a a none b", ":3\r\n"),
+        ("INCR a", ":2\r\n"),
+        ("DECRBY a 12", ":-10\r\n"),
+        ("INCRBY a +1", "-ERR value is not an integer or out of range\r\n"),
+        ("DECRBY a -9223372036854775808", "-ERR decrement would overflow\r\n"),
+        ("INCR k", "-ERR value is not an integer or out of range\r\n"),
+        ("DEL a a none b", ":2\r\n"),
+        ("UNLINK k", ":1\r\n"),
+        ("SET '' v", "-ERR a key has at least one byte\r\n"),
+        ("MSET k 1 '' 2", "-ERR a key has at least one byte\r\n"),
+        ("EXISTS k", ":0\r\n"),
+        ("SELECT 3", "+OK\r\n"),
+        ("SET k three", "+OK\r\n"),
+        ("SELECT 0", "+OK\r\n"),
+        ("GET k", "$-1\r\n"),
+        ("SELECT 65536", "-ERR DB index is out of range\r\n"),
+        ("SELECT x", "-ERR value is not an integer or out of range\r\n"),
+        ("CONFIG GET save", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"),
+        ("CONFIG GET appendonly", "*2\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n"),
+        ("CONFIG GET nothing", "*0\r\n"),
+        ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command\r\n"),
+        ("CONFIG SET save x", "-ERR unknown subcommand 'SET'. Try CONFIG HELP.\r\n"),
+        ("CLIENT SETNAME me", "+OK\r\n"),
+        ("CLIENT GETNAME", "$2\r\nme\r\n"),
+        (
+            "CLIENT SETNAME 'a b'",
+            "-ERR Client names cannot contain spaces, newlines or special characters.\r\n",
+        ),
+        ("CLIENT SETINFO lib-name x", "+OK\r\n"),
+        ("CLIENT ID", ":1\r\n"),
+        ("COMMAND DOCS", "*0\r\n"),
+        ("COMMAND COUNT", ":22\r\n"),
+        ("HELLO 3", "-NOPROTO unsupported protocol version\r\n"),
+        ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
+        ("HELLO 2 AUTH a b", "-ERR Syntax error in HELLO option 'AUTH'\r\n"),
+        ("FOO a \"b\\r\\nc\"", "-ERR unknown command 'FOO', with args beginning with: 'a' 'b  c' \r\n"),
+        ("QUIT", "+OK\r\n"),
+    ];
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let mut stream = port.connect().await;
+        for (command, reply) in cases {
+            stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+            let mut bytes = vec![0; reply.len()];
+            stream.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(String::from_utf8(bytes).unwrap(), reply, "{command}");
+        }
+        assert_eq!(rest(&mut stream).await, "", "QUIT closes");
+    });
+}
+
+#[test]
+fn info_has_the_sections_that_were_asked_for() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let all = port.exchange(b"INFO\r\n").await;
+        for line in ["# Server", "redis_version:7.0.0", "connected_clients:1", "role:master", "member:one"] {
+            assert!(all.lines().any(|found| found == line), "{line} is missing in {all}");
+        }
+        let one = port.exchange(b"INFO replication\r\n").await;
+        assert!(one.contains("role:master") && !one.contains("# Server"), "{one}");
+    });
+}
+
+#[test]
+fn an_unknown_command_is_quoted_only_in_part() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let long = "x".repeat(300);
+        let reply = port.exchange(format!("{long} {long} {long}\r\n").as_bytes()).await;
+        let part = "x".repeat(128);
+        assert_eq!(reply, format!("-ERR unknown command '{part}', with args beginning with: '{part}' \r\n"));
+    });
+}
+
+#[test]
+fn broken_requests_are_answered_and_cut_off() {
+    let cases: [(&[u8], &str); 5] = [
+        (b"PING\r\n*x\r\n", "+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n"),
+        (b"*1\r\n:4\r\nPING\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
+        (b"*1\r\n$\n", "-ERR Protocol error: invalid bulk length\r\n"),
+        (b"GET 'a\r\nPING\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$8388609\r\nabc", "-ERR Protocol error: invalid bulk length\r\n"),
+    ];
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        for (input, reply) in cases {
+            let mut stream = port.connect().await;
+            stream.write_all(input).await.unwrap();
+            assert_eq!(rest(&mut stream).await, reply);
+        }
+    });
+}
+
+#[test]
+fn each_refusal_of_the_member_has_its_word() {
+    run(async {
+        for place in [Place::Here, Place::Elsewhere] {
+            let port = Port::open(place, 7, Limits::default()).await;
+            port.fake.0.borrow_mut().refusal = Some(OperationError::Starting);
+            let reply = port.exchange(b"SET k v\r\nMSET k 1 l 2\r\nINCR k\r\nPING\r\n").await;
+            let words: Vec<&str> = reply.lines().filter_map(|line| line.split(' ').next()).collect();
+            assert_eq!(words, ["-LOADING", "-LOADING", "-LOADING", "+PONG"]);
+        }
+        let port = Port::open(Place::Elsewhere, 7, Limits::default()).await;
+        port.fake.0.borrow_mut().refusal = Some(OperationError::Unreachable);
+        let reply = port.exchange(b"GET k\r\nDEL k l\r\nEXISTS k\r\nMGET k\r\n").await;
+        let words: Vec<&str> = reply.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(words, ["-CLUSTERDOWN", "-CLUSTERDOWN", "-CLUSTERDOWN", "*1", "-CLUSTERDOWN"]);
+    });
+}
+
+#[test]
+fn a_sessions_writes_follow_what_it_has_seen() {
+    run(async {
+        for place in [Place::Here, Place::Elsewhere] {
+            let port = Port::open(place, 3, Limits::default()).await;
+            {
+                let mut state = port.fake.0.borrow_mut();
+                let key = KeyRef::new("default", b"k").unwrap();
+                let stamp = Timestamp { time: 5_000, member: MemberId(9) };
+                let record = Record::value(key, stamp, None, b"v");
+                state.records.insert(("default".to_owned(), b"k".to_vec()), record);
+            }
+            let mut stream = port.connect().await;
+            for (command, reply) in [
+                ("SET a 1", "+OK\r\n"),
+                ("GET k", "$1\r\nv\r\n"),
+                ("SET a 2", "+OK\r\n"),
+                ("DEL a", ":1\r\n"),
+            ] {
+                stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+                expect(&mut stream, reply).await;
+            }
+            assert_eq!(port.fake.0.borrow().afters, [0, 5_000, 5_001]);
+        }
+    });
+}
+
+#[test]
+fn commands_with_more_keys_than_may_be_in_flight_are_carried_out_whole() {
+    run(async {
+        for place in [Place::Here, Place::Elsewhere] {
+            let limits = Limits { in_flight: 8, ..Limits::default() };
+            let port = Port::open(place, 5, limits).await;
+            let pairs: String = (0..1_000).map(|n| format!(" key{n} {n}")).collect();
+            let names: String = (0..1_000).map(|n| format!(" key{n}")).collect();
+            let values: String =
+                (0..1_000).map(|n: i32| format!("${}\r\n{n}\r\n", n.to_string().len())).collect();
+            let input =
+                format!("MSET{pairs}\r\nEXISTS{names}\r\nMGET{names}\r\nDEL{names}\r\nEXISTS{names}\r\n");
+            let reply = port.exchange(input.as_bytes()).await;
+            assert_eq!(reply, format!("+OK\r\n:1000\r\n*1000\r\n{values}:1000\r\n:0\r\n"));
+        }
+    });
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_read() {
+    const COMMANDS: usize = 2_000;
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let value = "x".repeat(100_000);
+        assert_eq!(
+            port.exchange(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n{value}\r\n").as_bytes()).await,
+            "+OK\r\n"
+        );
+        let (mut reading, mut writing) = port.connect().await.into_split();
+        let writer = tokio::task::spawn_local(async move {
+            writing.write_all("GET k\r\n".repeat(COMMANDS).as_bytes()).await.unwrap();
+            writing
+        });
+        // It stops once the sockets' buffers and its own are full, far from the end.
+        let (mut hits, mut same) = (0, 0);
+        while same < 1_000 {
+            yield_now().await;
+            let now = port.fake.0.borrow().hits;
+            (hits, same) = if now == hits && now > 0 { (now, same + 1) } else { (now, 0) };
+        }
+        assert!(hits < COMMANDS, "{hits} replies of 100 kB were made for a client that reads none");
+        let mut got = 0;
+        let mut buffer = vec![0; 1 << 20];
+        while got < COMMANDS * 100_011 {
+            got += reading.read(&mut buffer).await.unwrap();
+        }
+        assert_eq!(got, COMMANDS * "$100000\r\n\r\n".len() + COMMANDS * value.len());
+        writer.await.unwrap();
+    });
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_so() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits { connections: 1, ..Limits::default() }).await;
+        let mut first = port.connect().await;
+        first.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut first, "+PONG\r\n").await;
+        assert_eq!(rest(&mut port.connect().await).await, "-ERR max number of clients reached\r\n");
+        drop(first);
+        let mut got = Vec::new();
+        while got != b"+OK\r\n" {
+            let mut next = port.connect().await;
+            // Refused connections may be reset at any point.
+            _ = next.write_all(b"QUIT\r\n").await;
+            got.clear();
+            _ = next.read_to_end(&mut got).await;
+        }
+    });
+}
+
+#[test]
+fn a_closing_port_answers_what_it_has_read() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.fake.0.borrow_mut().held = true;
+        let (mut busy, mut idle) = (port.connect().await, port.connect().await);
+        busy.write_all(b"SET k v\r\nGET k\r\nPI").await.unwrap();
+        idle.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut idle, "+PONG\r\n").await;
+        until(|| port.fake.0.borrow().hits == 1).await;
+        port.stop.send(()).unwrap();
+        assert_eq!(rest(&mut idle).await, "");
+        port.fake.0.borrow_mut().held = false;
+        assert_eq!(rest(&mut busy).await, "+OK\r\n$1\r\nv\r\n");
+        port.ended.await.unwrap();
+        assert!(TcpStream::connect(port.address).await.is_err());
+    });
+}
+
+#[test]
+fn a_closing_port_cuts_what_is_not_answered_in_time() {
+    run(async {
+        let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        port.fake.0.borrow_mut().held = true;
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET k v\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        port.stop.send(()).unwrap();
+        port.ended.await.unwrap();
+        assert_eq!(rest(&mut stream).await, "");
+    });
+}
+
+#[test]
+fn answers_for_a_client_that_left_are_dropped() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.fake.0.borrow_mut().held = true;
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET k v\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        // Unsent replies to a socket that was reset end the connection.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        port.fake.0.borrow_mut().held = false;
+        until(|| port.fake.0.borrow().pending.is_empty()).await;
+        assert_eq!(port.exchange(b"GET k\r\n").await, "$1\r\nv\r\n");
+    });
+}
+
+/// What one command does to the simplest store there is.
+fn model(store: &mut BTreeMap<u8, i64>, (kind, key, value): (u8, u8, i16)) -> (String, String) {
+    let found = |store: &BTreeMap<u8, i64>, key: u8| {
+        store.get(&key).map_or("$-1\r\n".to_owned(), |v| format!("${}\r\n{v}\r\n", v.to_string().len()))
+    };
+    let (other, value) = (key ^ 1, i64::from(value));
+    match kind {
+        0 => (format!("GET {key}"), found(store, key)),
+        1 => {
+            store.insert(key, value);
+            (format!("SET {key} {value}"), "+OK\r\n".to_owned())
+        }
+        2 => {
+            let deleted = [key, other].iter().filter(|key| store.remove(key).is_some()).count();
+            (format!("DEL {key} {other}"), format!(":{deleted}\r\n"))
+        }
+        3 => {
+            let total = store.entry(key).or_default();
+            *total += value;
+            (format!("INCRBY {key} {value}"), format!(":{total}\r\n"))
+        }
+        4 => {
+            store.extend([(key, value), (other, 5)]);
+            (format!("MSET {key} {value} {other} 5"), "+OK\r\n".to_owned())
+        }
+        5 => {
+            let (first, second) = (found(store, key), found(store, other));
+            (format!("MGET {key} {other}"), format!("*2\r\n{first}{second}"))
+        }
+        6 => {
+            let count = [key, other].iter().filter(|key| store.contains_key(key)).count();
+            (format!("EXISTS {key} {other}"), format!(":{count}\r\n"))
+        }
+        _ => (format!("ECHO {value}"), format!("${}\r\n{value}\r\n", value.to_string().len())),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_pipeline_is_answered_as_if_its_commands_came_one_by_one(
+        commands in proptest::collection::vec((0u8..8, 0u8..4, any::<i16>()), 1..80),
+        elsewhere: bool,
+        random: u64,
+        piece in 1usize..400,
+        in_flight in 1usize..20,
+    ) {
+        let (mut store, mut input, mut expected) = (BTreeMap::new(), String::new(), String::new());
+        for command in commands {
+            let (request, reply) = model(&mut store, command);
+            input.push_str(&request);
+            input.push_str("\r\n");
+            expected.push_str(&reply);
+        }
+        run(async {
+            let place = if elsewhere { Place::Elsewhere } else { Place::Here };
+            let port = Port::open(place, random, Limits { in_flight, ..Limits::default() }).await;
+            let mut stream = port.connect().await;
+            for part in input.as_bytes().chunks(piece) {
+                stream.write_all(part).await.unwrap();
+                yield_now().await;
+            }
+            stream.shutdown().await.unwrap();
+            assert_eq!(rest(&mut stream).await, expected);
+        });
+    }
+
+    #[test]
+    fn arbitrary_bytes_harm_nobody(inputs in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..600), 1..4)) {
+        run(async {
+            let port = Port::open(Place::Here, 1, Limits::default()).await;
+            for input in inputs {
+                let mut stream = port.connect().await;
+                _ = stream.write_all(&input).await;
+                _ = stream.shutdown().await;
+                _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+            assert_eq!(port.exchange(b"PING\r\n").await, "+PONG\r\n");
+        });
+    }
+}
