@@ -190,10 +190,17 @@ impl Entry {
     /// A record to be stored.
     #[must_use]
     pub fn put(collection: &str, key: &[u8], value: &[u8]) -> Self {
-        let (key, key_base64) = text_or_base64(key);
         let (value, value_base64) = text_or_base64(value);
+        Self { value, value_base64, ..Self::about(Verb::Put, collection, key) }
+    }
+
+    /// An operation on a key, without what it needs beside the key.
+    #[must_use]
+    pub fn about(verb: Verb, collection: &str, key: &[u8]) -> Self {
+        let (key, key_base64) = text_or_base64(key);
         let collection = (collection != DEFAULT).then(|| collection.to_owned());
-        Self { collection, key, key_base64, value, value_base64, ..Self::default() }
+        let op = (verb != Verb::Put).then_some(verb);
+        Self { op, collection, key, key_base64, ..Self::default() }
     }
 
     /// The key's bytes.
