@@ -153,6 +153,12 @@ impl Pulse {
     pub fn beat(&self, mono_us: u64) {
         self.0.fetch_max(mono_us.max(1), Ordering::Relaxed);
     }
+
+    /// When the last beat was, in `Now::mono_us`; 0 for never.
+    #[must_use]
+    pub fn last_us(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The pulses of all links, shared between the data thread and gossip. A link takes its [`Pulse`] once.

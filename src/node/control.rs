@@ -3,15 +3,17 @@
 
 use super::core::{LocalHandle, Shared};
 use super::handle::status::{
-    ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical, PhysicalRow,
-    Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, StartStep, State, Status,
-    StepOutcome, StorageStatus,
+    ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
+    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, StartStep,
+    State, Status, StepOutcome, StorageStatus,
 };
-use super::handle::{Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests};
+use super::handle::{
+    Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
+};
 use super::local::{Local, Mailbox};
 use super::membership;
-use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::engine::Mode;
+use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::gossip::{self, Gossip, Pulses};
 use crate::model::key::SETTINGS;
 use crate::model::placement::OwnerSet;
@@ -54,7 +56,11 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(address: String, http_address: String, to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>) -> Self {
+    pub(super) fn new(
+        address: String,
+        http_address: String,
+        to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
+    ) -> Self {
         Self {
             address,
             http_address,
@@ -94,7 +100,9 @@ impl View {
             return true;
         }
         // A caller's port changes with every try, so its name is what tells it again.
-        self.refusals.retain(|known| known.address != refused.address && (name.is_none() || known.name != refused.name));
+        self.refusals.retain(|known| {
+            known.address != refused.address && (name.is_none() || known.name != refused.name)
+        });
         if self.refusals.len() >= MAX_REFUSALS {
             self.refusals.pop_front();
         }
@@ -201,7 +209,9 @@ fn submit(local: &LocalHandle, mailbox: &Mailbox, token: u32, operation: &Operat
             (Change::Set { value, expiry_ms }, *level, *after)
         }
         Operation::Delete { level, after, .. } => (Change::Delete, *level, *after),
-        Operation::Increment { delta, level, after, .. } => (Change::Increment { delta: *delta }, *level, *after),
+        Operation::Increment { delta, level, after, .. } => {
+            (Change::Increment { delta: *delta }, *level, *after)
+        }
     };
     local.write(mailbox, token, Write { key, change, level, after });
 }
@@ -261,7 +271,9 @@ pub(super) fn status(shared: &Shared) -> Status {
         ));
     }
     if dropped > 0 {
-        warnings.push(format!("{dropped} hints found no room; raise `hint_bytes` or bring the missing members back"));
+        warnings.push(format!(
+            "{dropped} hints found no room; raise `hint_bytes` or bring the missing members back"
+        ));
     }
     Status {
         id: identity.member,
@@ -304,7 +316,8 @@ fn peers(core: &super::core::Core, view: &View) -> Vec<PeerStatus> {
             last_refusal: view.refusal_of(&known.entry.name, &known.entry.address),
         })
         .collect();
-    let known: BTreeSet<String> = peers.iter().flat_map(|peer| [peer.name.clone(), peer.address.clone()]).collect();
+    let known: BTreeSet<String> =
+        peers.iter().flat_map(|peer| [peer.name.clone(), peer.address.clone()]).collect();
     let strangers = view.refusals.iter().filter(|refused| {
         !known.contains(&refused.address) && refused.name.as_ref().is_none_or(|name| !known.contains(name))
     });
@@ -419,7 +432,8 @@ fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlErr
     core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
     let engine = &core.engine;
     let me = engine.identity().member;
-    let wanted = key.and_then(|key| key.key_ref().ok()).map(|key| engine.placement().partition_of(key.hash()));
+    let wanted =
+        key.and_then(|key| key.key_ref().ok()).map(|key| engine.placement().partition_of(key.hash()));
     let names: BTreeMap<MemberId, String> =
         engine.roster().members().map(|(member, known)| (member, known.entry.name.clone())).collect();
     let row = |partition: u16, set: &OwnerSet| {
@@ -469,4 +483,3 @@ fn settings(shared: &Shared) -> Result<Settings, ControlError> {
     });
     Ok(Settings { digest: format!("{:016x}", engine.settings().digest()), entries: rows.collect() })
 }
-

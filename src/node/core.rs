@@ -14,8 +14,7 @@ use super::local::{Local, LocalInfo, Mailbox};
 use crate::config::MemberConfig;
 use crate::engine::operation::{Completion, Read, Scan, Write};
 use crate::engine::{self, CheckpointStep, Engine};
-use crate::gossip::Pulse;
-use crate::model::settings::Sync;
+use crate::model::settings::{Level, Sync};
 use crate::model::{KeyRef, MemberId, RecordRef};
 use crate::protocol::introduction::ClusterFacts;
 use crate::security::Credentials;
@@ -38,7 +37,6 @@ const JOURNAL_RETRY: Duration = Duration::from_millis(500);
 pub(super) struct Outgoing {
     pub(super) link: u64,
     pub(super) writer: LinkWriter,
-    pub(super) pulse: Pulse,
     /// Whether this member dialled.
     pub(super) dialled: bool,
     /// The peer's incarnation and life.
@@ -58,6 +56,7 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<MemberId, Outgoing>,
     pub(super) cluster: Option<ClusterFacts>,
     pub(super) store_records: u64,
+    pub(super) appends: u64,
     pub(super) problems: Vec<String>,
     mailboxes: Vec<Option<Mailbox>>,
     free: Vec<u32>,
@@ -87,7 +86,12 @@ pub(super) struct Shared {
 }
 
 impl Core {
-    pub(super) fn new(engine: Engine, journal: Journal<OsDisk>, disks: Disks, cluster: Option<ClusterFacts>) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        journal: Journal<OsDisk>,
+        disks: Disks,
+        cluster: Option<ClusterFacts>,
+    ) -> Self {
         Self {
             engine,
             journal,
@@ -95,6 +99,7 @@ impl Core {
             links: BTreeMap::new(),
             cluster,
             store_records: 0,
+            appends: 0,
             problems: Vec::new(),
             mailboxes: Vec::new(),
             free: Vec::new(),
@@ -197,6 +202,7 @@ impl Core {
             self.retry_us = 0;
             self.engine.set_storage_problem(None);
         }
+        self.appends += 1;
         self.engine.written();
         let wanted = std::mem::take(&mut self.engine.lanes.sync);
         if wanted || self.engine.settings().sync == Sync::Always {
@@ -245,7 +251,10 @@ impl Core {
             if !self.engine.take_frame(*member, &mut self.frame) {
                 continue;
             }
-            let sent = outgoing.writer.queue(FrameKind::Engine, &self.frame).and_then(|()| outgoing.writer.try_flush());
+            let sent = outgoing
+                .writer
+                .queue(FrameKind::Engine, &self.frame)
+                .and_then(|()| outgoing.writer.try_flush());
             match sent {
                 Ok(true) => {}
                 Ok(false) => wake(&mut outgoing.drain),
@@ -283,8 +292,12 @@ impl Core {
                 let durable = self.disks.durable();
                 self.engine.synced(durable);
             }
-            DiskAnswer::Loaded(load, record, damaged) => self.engine.loaded(&load, record.as_deref(), damaged),
-            DiskAnswer::Range(id, records, resume) => self.engine.range_loaded(id, &records, resume.as_deref()),
+            DiskAnswer::Loaded(load, record, damaged) => {
+                self.engine.loaded(&load, record.as_deref(), damaged)
+            }
+            DiskAnswer::Range(id, records, resume) => {
+                self.engine.range_loaded(id, &records, resume.as_deref())
+            }
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
             DiskAnswer::Committed(records, bytes) => {
                 self.store_records = records;
@@ -444,6 +457,9 @@ impl LocalHandle {
 impl Local for LocalHandle {
     fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
         let core = self.shared.core.borrow();
+        if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
+            return None;
+        }
         match core.engine.read_now(key) {
             engine::Local::Found(record) => Some(hit(Some(record))),
             engine::Local::Missing => Some(hit(None)),

@@ -90,7 +90,8 @@ impl Disks {
                 .spawn(move || sync_loop(&state, &syncer, &sender))
                 .map_err(failed)?
         };
-        let worker = StoreWorker { store, syncer, checkpoint: None, failed: false, segment: 0, answers: sender };
+        let worker =
+            StoreWorker { store, syncer, checkpoint: None, failed: false, segment: 0, answers: sender };
         let store = std::thread::Builder::new()
             .name("kith-store".to_owned())
             .spawn(move || worker.run(&incoming))

@@ -15,7 +15,9 @@ pub enum NodeError {
         source: StorageError,
     },
     /// A port can't be used.
-    #[error("can't listen on {address} for {purpose}: {source}; is another kith running, or is the port taken?")]
+    #[error(
+        "can't listen on {address} for {purpose}: {source}; is another kith running, or is the port taken?"
+    )]
     Listen {
         /// The configured address.
         address: String,
@@ -28,7 +30,9 @@ pub enum NodeError {
     #[error("the cluster secret: {0}")]
     Secret(#[from] crate::security::SecretError),
     /// The identity file can't be used.
-    #[error("the identity in the data directory: {0}; without it this member is a new one: move the directory away and join anew")]
+    #[error(
+        "the identity in the data directory: {0}; without it this member is a new one: move the directory away and join anew"
+    )]
     Identity(#[from] crate::security::IdentityError),
     /// The journal can't be understood.
     #[error(transparent)]

@@ -164,7 +164,7 @@ impl Shared {
             let number = core.next_link();
             let dialled = side == Side::Dialler;
             let outgoing =
-                Outgoing { link: number, writer, pulse: pulse.clone(), dialled, life, drain: None, end: Rc::clone(&end) };
+                Outgoing { link: number, writer, dialled, life, drain: None, end: Rc::clone(&end) };
             core.links.insert(member, outgoing);
             core.engine.link_up(member, number);
             number
@@ -260,7 +260,8 @@ impl Shared {
         while let Some((member, bytes)) = letters.recv().await {
             let mut core = self.core.borrow_mut();
             let Some(outgoing) = core.links.get_mut(&member) else { continue };
-            let sent = outgoing.writer.queue(FrameKind::Gossip, &bytes).and_then(|()| outgoing.writer.try_flush());
+            let sent =
+                outgoing.writer.queue(FrameKind::Gossip, &bytes).and_then(|()| outgoing.writer.try_flush());
             match sent {
                 Ok(true) => {}
                 Ok(false) | Err(LinkError::Full) => wake(&mut outgoing.drain),
@@ -394,7 +395,9 @@ pub(super) async fn next_control(reader: &mut LinkReader) -> Option<Control> {
     let wait = async {
         loop {
             match reader.next().await {
-                Ok(Some(frame)) if frame.kind == FrameKind::Control => return Control::decode(frame.bytes).ok(),
+                Ok(Some(frame)) if frame.kind == FrameKind::Control => {
+                    return Control::decode(frame.bytes).ok();
+                }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return None,
             }

@@ -19,7 +19,7 @@ use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::settings::Settings;
 use crate::model::{MemberId, timestamp};
 use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal};
-use crate::storage::{StorageError, small};
+use crate::storage::{OsDisk, StorageError, small};
 use crate::transport::{self, Link};
 use rand::RngExt as _;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// The small file with the cluster's facts.
-pub(super) const CLUSTER_FILE: &str = "cluster";
+const CLUSTER_FILE: &str = "cluster";
 /// How long a joiner waits between two rounds over its seeds, at most.
 const ROUND: Duration = Duration::from_millis(500);
 
@@ -152,7 +152,7 @@ const fn refusal_code(refusal: &Refusal) -> &'static str {
 
 /// Enters the cluster that let this member in.
 fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), StorageError> {
-    store_cluster(shared, cluster)?;
+    store_cluster(shared, cluster, false)?;
     shared.with(|core| {
         core.engine.set_partition_bits(cluster.partition_bits);
         core.cluster = Some(cluster.clone());
@@ -161,8 +161,21 @@ fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), 
     Ok(())
 }
 
-fn store_cluster(shared: &Shared, cluster: &ClusterFacts) -> Result<(), StorageError> {
-    small::write_atomic(&shared.disk, CLUSTER_FILE, &cluster.encode())
+/// The file's content: whether this member created the cluster, then the cluster's facts.
+fn store_cluster(shared: &Shared, cluster: &ClusterFacts, created: bool) -> Result<(), StorageError> {
+    let mut content = vec![u8::from(created)];
+    content.extend(cluster.encode());
+    small::write_atomic(&shared.disk, CLUSTER_FILE, &content)
+}
+
+/// Reads the cluster that this member belongs to, and whether it created it.
+pub(super) fn load_cluster(disk: &OsDisk) -> Result<Option<(ClusterFacts, bool)>, StorageError> {
+    let Some(content) = small::read(disk, CLUSTER_FILE)? else { return Ok(None) };
+    let parsed = content
+        .split_first()
+        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)));
+    let damaged = || StorageError::damaged(CLUSTER_FILE, "its content makes no sense to this version");
+    parsed.map(Some).ok_or_else(damaged)
 }
 
 /// Creates a cluster with this member as its first.
@@ -176,13 +189,14 @@ pub(super) fn create_cluster(
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         ControlError::InvalidCluster(problems.join("; "))
     })?;
-    let settings = Settings::from_entries(canonical.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let settings =
+        Settings::from_entries(canonical.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let cluster = ClusterFacts {
         id: uuid::Uuid::new_v4().as_u128(),
         name: shared.config.cluster.clone(),
         partition_bits,
     };
-    store_cluster(shared, &cluster).map_err(|error| ControlError::Storage(error.to_string()))?;
+    store_cluster(shared, &cluster, true).map_err(|error| ControlError::Storage(error.to_string()))?;
     plant(shared, &cluster, &settings);
     let id = uuid::Uuid::from_u128(cluster.id);
     tracing::info!(cluster = cluster.name, %id, "cluster created");
@@ -197,7 +211,9 @@ pub(super) fn plant(shared: &Shared, cluster: &ClusterFacts, settings: &Settings
         core.cluster = Some(cluster.clone());
         let member = core.engine.identity().member;
         let mut entries = vec![(ROSTER, entry_key(member), entry.encode())];
-        entries.extend(settings.records().map(|(name, value)| (SETTINGS, name.as_bytes().to_vec(), value.into_bytes())));
+        entries.extend(
+            settings.records().map(|(name, value)| (SETTINGS, name.as_bytes().to_vec(), value.into_bytes())),
+        );
         core.engine.create(&entries);
     });
 }
@@ -223,7 +239,9 @@ pub(super) fn init(shared: &Shared, request: &InitRequest) -> Result<(), Control
             let bits = u8::try_from(count.trailing_zeros()).unwrap_or(u8::MAX);
             if !count.is_power_of_two() || bits > MAX_PARTITION_BITS {
                 let most = 1u32 << MAX_PARTITION_BITS;
-                return Err(ControlError::InvalidCluster(format!("`partitions` is a power of two up to {most}")));
+                return Err(ControlError::InvalidCluster(format!(
+                    "`partitions` is a power of two up to {most}"
+                )));
             }
             bits
         }
@@ -238,7 +256,9 @@ pub(super) fn init(shared: &Shared, request: &InitRequest) -> Result<(), Control
     let changes: Vec<(String, String)> = settings.into_iter().collect();
     let wanted = Settings::default().validate_change(&changes).unwrap_or_default();
     let now = shared.core.borrow().engine.settings().entries();
-    let differs = |(name, value): &(String, String)| now.iter().any(|entry| entry.name == *name && entry.value != *value);
+    let differs = |(name, value): &(String, String)| {
+        now.iter().any(|entry| entry.name == *name && entry.value != *value)
+    };
     match wanted.iter().find(|change| differs(change)) {
         Some((name, _)) => Err(ControlError::OtherContent(format!("`{name}`"))),
         None => Ok(()),
@@ -252,7 +272,9 @@ pub(super) async fn join(shared: &Rc<Shared>, address: String) -> Result<(), Con
     }
     match ask(shared, &address).await {
         Found::Joined => Ok(()),
-        Found::Refused(message, code) => Err(ControlError::Refused { address, code: code.to_owned(), message }),
+        Found::Refused(message, code) => {
+            Err(ControlError::Refused { address, code: code.to_owned(), message })
+        }
         Found::NoCluster(..) => Err(ControlError::Refused {
             address,
             code: "no_cluster".to_owned(),
@@ -355,4 +377,3 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
         }
     });
 }
-

@@ -15,8 +15,9 @@ pub mod handle;
 mod links;
 pub mod local;
 mod membership;
+mod publish;
 mod start;
 
 pub use core::LocalHandle;
 pub use error::NodeError;
-pub use start::{Fronts, Member, run};
+pub use start::{Fronts, SendWork, Shutdown, Work, run};
