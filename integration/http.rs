@@ -143,7 +143,7 @@ async fn serve_handle(handle: Handle) -> Served {
     let (stop, stopped) = oneshot::channel::<()>();
     let metrics = Arc::new(|| "kith_up 1\n".to_owned());
     let shutdown = async move { drop(stopped.await) };
-    let server = tokio::spawn(kith::http::serve(listener, handle, metrics, shutdown));
+    let server = tokio::spawn(kith::http::serve(listener, 64, handle, metrics, shutdown));
     Served { address, client: Client::new([address.to_string()]).unwrap(), stop, server }
 }
 

@@ -24,8 +24,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-/// Connections at a time; more wait in the listener's backlog.
-pub const MAX_CONNECTIONS: usize = 4_096;
 /// How long a connection may take from its start, or from its last answer, to a whole request head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client may take no byte of an answer.
@@ -53,17 +51,19 @@ pub const DEFAULT_LISTING_LIMIT: usize = 1_000;
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Serves HTTP until `shutdown` completes, then takes no new connection and waits for the requests
-/// that were taken in, at most [`DRAIN_TIMEOUT`].
+/// that were taken in, at most [`DRAIN_TIMEOUT`]. At most `connections` clients are connected at a
+/// time; more wait in the listener's backlog.
 ///
 /// # Errors
 /// What the operating system says of the listener.
 pub async fn serve(
     listener: TcpListener,
+    connections: usize,
     handle: Handle,
     metrics: MetricsText,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let listener = connection::BoundedListener::new(listener, MAX_CONNECTIONS);
+    let listener = connection::BoundedListener::new(listener, connections);
     let service = routes::router(handle, metrics).into_make_service_with_connect_info::<connection::Turns>();
     let stopping = Arc::new(Notify::new());
     let stops = Arc::clone(&stopping);
