@@ -1,1 +1,237 @@
-//! To come.
+//! The command line: what people and scripts start.
+//!
+//! `serve` is a member, `dev` is a whole cluster on one machine, `secret` and `check-config` prepare
+//! files, and everything else asks a member over HTTP through [`crate::client`].
+//!
+//! Invariants: results go to standard output and everything else to standard error, so output can be
+//! piped; `--json` prints one JSON document, or one a line; the exit code is 0 when it is done, 1 when it
+//! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
+
+mod cluster;
+mod dev;
+mod error;
+mod files;
+mod import;
+mod keys;
+mod output;
+mod serve;
+
+use crate::client::{Client, DEFAULT_ADDRESS};
+use crate::model::key::DEFAULT;
+use crate::model::settings::Level;
+use crate::node::handle::documents::{TtlError, parse_ttl};
+use clap::{Args, Parser, Subcommand};
+use error::CliError;
+use output::Output;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A key-value store for machines that must stay writable whatever fails.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kith",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+        kith dev                        a cluster of three members on this machine, for trying out\n  \
+        kith put greeting hello         store a value\n  \
+        kith get greeting               read it, from any member: --address 127.0.0.1:7411\n  \
+        kith status                     how a member is\n\n\
+        Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
+)]
+struct Cli {
+    /// HTTP addresses of members; the first that can be reached is asked
+    #[arg(
+        long,
+        short = 'a',
+        global = true,
+        env = "KITH_ADDRESS",
+        default_value = DEFAULT_ADDRESS,
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    address: Vec<String>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a whole cluster on this machine, each member a process, for trying out
+    #[command(after_help = "Example:\n  kith dev --members 5 --data-dir /tmp/try\n\n\
+        Member i listens on 7400 + 10 (i - 1) for members, one higher for HTTP, two higher for RESP.\n\
+        Ctrl-C stops all members; the next start in the same directory finds the data again.")]
+    Dev(dev::DevArgs),
+    /// Run one member until it is told to stop (Ctrl-C, SIGTERM)
+    #[command(
+        after_help = "Example:\n  kith secret > cluster.secret\n  kith serve --config config/member1.toml"
+    )]
+    Serve(serve::ServeArgs),
+    /// Make a good cluster secret and print it
+    #[command(
+        after_help = "Example:\n  (umask 077; kith secret > cluster.secret)   # the same file for every member"
+    )]
+    Secret,
+    /// Check a member's file and show everything that is wrong with it
+    CheckConfig {
+        /// The member's file
+        file: PathBuf,
+    },
+    /// Create a cluster with the asked member as its first
+    #[command(after_help = "Example:\n  kith init --partitions 256 replication_factor=3")]
+    Init(cluster::InitArgs),
+    /// Let the asked member join the cluster of another one
+    #[command(after_help = "Example:\n  kith join 10.0.0.1:7400 --address 10.0.0.2:7401")]
+    Join {
+        /// Where a member of the cluster listens for members
+        #[arg(value_name = "HOST:PORT")]
+        peer: String,
+    },
+    /// Show how a member is: start, clock, storage, hints, links, refusals
+    Status,
+    /// Ask whether a member is ready: exit code 0 if it is, 1 if not
+    Health,
+    /// Show the members of the cluster
+    Members {
+        /// Show what gossip sees instead of what the cluster admitted
+        #[arg(long)]
+        physical: bool,
+    },
+    /// Show who owns a key, or every partition
+    Placement(cluster::PlacementArgs),
+    /// Read a key and print its value as it is
+    #[command(
+        after_help = "Examples:\n  kith get greeting\n  kith get --collection images logo.png > logo.png"
+    )]
+    Get(keys::GetArgs),
+    /// Store a value under a key
+    #[command(
+        after_help = "Examples:\n  kith put greeting hello\n  kith put --ttl 10m session 'a b c'\n  kith put --collection images logo.png - < logo.png"
+    )]
+    Put(keys::PutArgs),
+    /// Delete a key
+    Delete(keys::DeleteArgs),
+    /// List keys and values in order of the keys
+    #[command(after_help = "Example:\n  kith scan --prefix user: --keys --limit 1000")]
+    Scan(keys::ScanArgs),
+    /// Write a whole collection as JSON Lines, which `kith import` reads
+    Export(keys::ExportArgs),
+    /// Store the records of a JSON Lines file
+    #[command(
+        after_help = "Examples:\n  kith import words.jsonl\n  kith export | kith import --address 10.0.0.9:7401 -\n\n\
+        Each line is an object: {\"key\": \"a\", \"value\": \"b\"}, and if wanted \"collection\" and \"ttl\"\n\
+        (seconds, or \"10m\"); bytes that are not UTF-8 go into \"key_base64\" and \"value_base64\".\n\
+        Lines that are wrong or refused are reported by number, and the rest is stored."
+    )]
+    Import(import::ImportArgs),
+    /// Cluster-wide settings
+    #[command(subcommand)]
+    Settings(SettingsCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum SettingsCommand {
+    /// Show the settings in force
+    Show,
+}
+
+/// Which collection.
+#[derive(Debug, Clone, Args)]
+struct CollectionArg {
+    /// The collection
+    #[arg(long, short, default_value = DEFAULT)]
+    collection: String,
+}
+
+/// How many owners.
+#[derive(Debug, Clone, Copy, Args)]
+struct LevelArg {
+    /// How many owners must answer: one, available, quorum or all [default: the cluster's setting]
+    #[arg(long, value_parser = parse_level)]
+    level: Option<Level>,
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    text.parse::<Level>().map_err(|error| error.to_string())
+}
+
+fn parse_ttl_arg(text: &str) -> Result<u64, TtlError> {
+    parse_ttl(text)
+}
+
+/// The bytes of an argument: keys need not be UTF-8.
+fn argument_bytes(argument: &OsString) -> Vec<u8> {
+    std::os::unix::ffi::OsStrExt::as_bytes(argument.as_os_str()).to_vec()
+}
+
+/// Reads the command line, does what it says and gives the process's exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output with code 0, wrong usage to standard error with 2.
+            let code = error.exit_code();
+            return if error.print().is_ok() {
+                ExitCode::from(u8::try_from(code).unwrap_or(2))
+            } else {
+                ExitCode::FAILURE
+            };
+        }
+    };
+    let output = Output { json: cli.json };
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            output.complain(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, output: Output) -> Result<(), CliError> {
+    match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Dev(args) => block_on(dev::run(&args, output)),
+        Command::Secret => files::secret(output),
+        Command::CheckConfig { file } => files::check_config(&file, output),
+        other => {
+            let client = Client::new(cli.address)?;
+            block_on(ask(other, &client, output))
+        }
+    }
+}
+
+async fn ask(command: Command, client: &Client, output: Output) -> Result<(), CliError> {
+    match command {
+        Command::Init(args) => cluster::init(client, &args, output).await,
+        Command::Join { peer } => cluster::join(client, &peer, output).await,
+        Command::Status => cluster::status(client, output).await,
+        Command::Health => cluster::health(client, output).await,
+        Command::Members { physical: false } => cluster::members(client, output).await,
+        Command::Members { physical: true } => cluster::physical(client, output).await,
+        Command::Placement(args) => cluster::placement(client, &args, output).await,
+        Command::Settings(SettingsCommand::Show) => cluster::settings(client, output).await,
+        Command::Get(args) => keys::get(client, &args, output).await,
+        Command::Put(args) => keys::put(client, &args, output).await,
+        Command::Delete(args) => keys::delete(client, &args, output).await,
+        Command::Scan(args) => keys::scan(client, &args, output).await,
+        Command::Export(args) => keys::export(client, &args, output).await,
+        Command::Import(args) => import::run(client, &args, output).await,
+        Command::Serve(_) | Command::Dev(_) | Command::Secret | Command::CheckConfig { .. } => Ok(()),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| CliError::io("can't start", source))?;
+    runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests;

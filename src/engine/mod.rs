@@ -1,3 +1,421 @@
-//! Floor 2: one member's replication. Events in, effects out.
+//! Floor 2: one member's replication, as one state machine. Events in, effects out.
+//!
+//! The engine owns the member's records and all decisions about them, and no file, socket or
+//! clock. Whoever drives it (the data thread, the simulator) calls an event's method for
+//! everything that happens, and once a turn carries out the [`Lanes`]:
+//!
+//! 1. [`Engine::advance`] with the time, then the events of the turn;
+//! 2. [`Engine::end_turn`];
+//! 3. append `lanes.journal` to the journal in one write, then [`Engine::written`];
+//! 4. for every peer [`Engine::take_frame`], sealed and sent;
+//! 5. `lanes.completions` to whoever waits, `lanes.loads` and `lanes.checkpoint` to the storage.
+//!
+//! Invariants: nothing is answered before it is true (a reply waits for its position in the own
+//! journal and in the links of other owners); no own stamp leaves before a durable reservation
+//! covers it; every record in the table is in the journal or in redb.
 
+mod checkpoint;
+mod hints;
+pub mod journal;
+mod membership;
 pub mod operation;
+mod order;
+mod peer;
+mod read;
+mod records;
+mod recovery;
+mod replicate;
+mod requests;
+mod scan;
+mod table;
+mod write;
+
+pub use checkpoint::{CheckpointStep, Replaced};
+pub use membership::NOBODY;
+pub use read::Local;
+pub use recovery::Recovered;
+
+use crate::model::clock::Clock;
+use crate::model::placement::Placement;
+use crate::model::roster::Roster;
+use crate::model::settings::Settings;
+use crate::model::{KeyHash, MemberId, Now};
+use hints::Hints;
+use operation::Completion;
+use peer::Peer;
+use records::Records;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Microseconds between two calls of [`Engine::tick`].
+pub const TICK_US: u64 = 50_000;
+
+/// Who this member is in this life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Derived from the public key.
+    pub member: MemberId,
+    /// How often it was started.
+    pub incarnation: u64,
+    /// Drawn at random at this start.
+    pub life: u64,
+}
+
+/// Bounds of one member; they may differ between members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Memory for records in bytes; beyond it, records that redb holds are evicted.
+    pub table_bytes: usize,
+    /// Bytes in the journal at which a checkpoint starts.
+    pub journal_bytes: u64,
+    /// Records not in redb at which a checkpoint starts.
+    pub dirty_records: usize,
+    /// Bytes that may wait for the disk before writers have to wait.
+    pub unsynced_bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            table_bytes: 1 << 30,
+            journal_bytes: 512 << 20,
+            dirty_records: 4_000_000,
+            unsynced_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Positions in this life's journal, in bytes that were put into [`Lanes::journal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Positions {
+    /// Written: survives a killed process.
+    pub written: u64,
+    /// Fsynced: survives a power cut.
+    pub synced: u64,
+}
+
+/// What the engine wants done. Whoever drives it takes the contents and leaves the lanes empty.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    /// To be appended to the journal in one write, then [`Engine::written`].
+    pub journal: Vec<u8>,
+    /// The journal must begin a new segment before `journal` is appended.
+    pub rotate: bool,
+    /// An fsync is wanted at once, whatever the sync interval.
+    pub sync: bool,
+    /// Answers.
+    pub completions: Vec<Completion>,
+    /// Keys to be loaded from redb; each is answered by [`Engine::loaded`].
+    pub loads: Vec<Load>,
+    /// Ranges to be loaded from redb; each is answered by [`Engine::range_loaded`].
+    pub ranges: Vec<Range>,
+    /// The next step of a checkpoint.
+    pub checkpoint: Option<CheckpointStep>,
+    /// Links that must be closed, and why.
+    pub close: Vec<(MemberId, &'static str)>,
+    /// Roster or settings changed: gossip and the node want to know.
+    pub membership_changed: bool,
+}
+
+/// A key to be loaded from redb.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// The hash of the key.
+    pub hash: KeyHash,
+    /// The collection.
+    pub collection: String,
+    /// The key.
+    pub key: Vec<u8>,
+}
+
+/// A range of keys to be loaded from redb, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// Names the range in the answer.
+    pub id: u64,
+    /// The collection.
+    pub collection: String,
+    /// Only keys that begin with this.
+    pub prefix: Vec<u8>,
+    /// Only keys after this one.
+    pub after: Option<Vec<u8>>,
+    /// Records at most.
+    pub limit: usize,
+}
+
+/// Why no write is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// It belongs to no cluster.
+    NoCluster,
+    /// It starts or joins: peers are served, clients are not.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It finishes what it has begun.
+    Stopping,
+}
+
+/// Numbers that only grow, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the names of the metrics say it")]
+pub struct Counters {
+    pub superseded: u64,
+    pub expired: u64,
+    pub evicted: u64,
+    pub loads: u64,
+    pub loads_damaged: u64,
+    pub hints_sent: u64,
+    pub repairs: u64,
+    pub checkpoints: u64,
+    pub refused_clock: u64,
+    pub refused_placement: u64,
+}
+
+/// One member's replication.
+#[derive(Debug)]
+pub struct Engine {
+    identity: Identity,
+    bounds: Bounds,
+    now: Now,
+    mode: Mode,
+    storage_problem: Option<String>,
+    clock: Clock,
+    may_stamp: bool,
+    clock_offset_ms: i64,
+    reservations: VecDeque<(u64, u64)>,
+    settings: Settings,
+    roster: Roster,
+    placement: Placement,
+    system_changed: bool,
+    complete: Vec<bool>,
+    copying: BTreeMap<u16, membership::Copying>,
+    records: Records,
+    hints: Hints,
+    peers: Vec<Peer>,
+    peer_index: BTreeMap<MemberId, usize>,
+    writes: VecDeque<write::Pending>,
+    spare_writes: VecDeque<write::Pending>,
+    progress: bool,
+    requests: requests::Requests,
+    loads: read::Loads,
+    ranges: scan::Ranges,
+    checkpoint: checkpoint::State,
+    expiry_hand: u32,
+    taken: u64,
+    positions: Positions,
+    counters: Counters,
+    /// What is to be done after this turn.
+    pub lanes: Lanes,
+}
+
+impl Engine {
+    /// An engine without records, that belongs to no cluster. `reserved` is the highest clock
+    /// reservation found in storage; 0 in a new data directory.
+    #[must_use]
+    pub fn new(identity: Identity, bounds: Bounds, partition_bits: u8) -> Self {
+        let (roster, settings) = (Roster::default(), Settings::default());
+        let placement = Placement::compute(partition_bits, &roster, &settings);
+        Self {
+            identity,
+            bounds,
+            now: Now::default(),
+            mode: Mode::NoCluster,
+            storage_problem: None,
+            clock: Clock::after_reservation(identity.member, 0),
+            may_stamp: true,
+            clock_offset_ms: 0,
+            reservations: VecDeque::new(),
+            settings,
+            roster,
+            complete: vec![false; placement.partitions()],
+            placement,
+            system_changed: false,
+            copying: BTreeMap::new(),
+            records: Records::new(partition_bits),
+            hints: Hints::default(),
+            peers: Vec::new(),
+            peer_index: BTreeMap::new(),
+            writes: VecDeque::new(),
+            spare_writes: VecDeque::new(),
+            progress: false,
+            requests: requests::Requests::default(),
+            loads: read::Loads::default(),
+            ranges: scan::Ranges::default(),
+            checkpoint: checkpoint::State::default(),
+            expiry_hand: 0,
+            taken: 0,
+            positions: Positions::default(),
+            counters: Counters::default(),
+            lanes: Lanes::default(),
+        }
+    }
+
+    /// Tells the time. Called at least once at the beginning of each turn.
+    pub fn advance(&mut self, now: Now) {
+        self.now = Now { mono_us: now.mono_us.max(self.now.mono_us), wall_ms: now.wall_ms };
+    }
+
+    /// Ends a turn's events: decides what became true, and completes the lanes.
+    pub fn end_turn(&mut self) {
+        self.refresh_placement();
+        self.step_checkpoint();
+        self.settle_writes();
+    }
+
+    /// `lanes.journal` was appended to the journal with one write, whole.
+    pub fn written(&mut self) {
+        self.taken += self.lanes.journal.len() as u64;
+        self.lanes.journal.clear();
+        self.positions.written = self.taken;
+        self.progress = true;
+        self.settle_writes();
+    }
+
+    /// The journal is fsynced up to `position`, counted in bytes of `lanes.journal` in this life.
+    pub fn synced(&mut self, position: u64) {
+        self.positions.synced = self.positions.synced.max(position.min(self.positions.written));
+        while let Some((_, time)) = self.reservations.front().filter(|(at, _)| *at <= self.positions.synced) {
+            self.clock.reservation_synced(*time);
+            self.reservations.pop_front();
+        }
+        self.progress = true;
+        self.settle_writes();
+    }
+
+    /// Time passed: deadlines, hints, expiry, eviction, copies. Called every [`TICK_US`].
+    pub fn tick(&mut self) {
+        self.progress = true;
+        self.check_clock();
+        self.settle_writes();
+        self.expire_requests();
+        self.send_hints();
+        self.continue_copying();
+        self.sweep();
+    }
+
+    /// Bytes of journal that the disk does not have yet.
+    #[must_use]
+    pub const fn unsynced_bytes(&self) -> u64 {
+        self.end().saturating_sub(self.positions.synced)
+    }
+
+    /// Whether so much waits for the disk that fronts should stop reading from their clients.
+    #[must_use]
+    pub const fn is_congested(&self) -> bool {
+        self.unsynced_bytes() > self.bounds.unsynced_bytes
+    }
+
+    /// The storage takes no writes, or takes them again (`None`).
+    pub fn set_storage_problem(&mut self, problem: Option<String>) {
+        self.storage_problem = problem;
+    }
+
+    /// Why the storage takes no writes.
+    #[must_use]
+    pub fn storage_problem(&self) -> Option<&str> {
+        self.storage_problem.as_deref()
+    }
+
+    /// Sets whether clients are served.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    /// Whether clients are served.
+    #[must_use]
+    pub const fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// Who this member is.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The members and fences.
+    #[must_use]
+    pub const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Who owns what.
+    #[must_use]
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// What the journal has.
+    #[must_use]
+    pub const fn positions(&self) -> Positions {
+        self.positions
+    }
+
+    /// The hybrid clock's time.
+    #[must_use]
+    pub const fn clock_time(&self) -> u64 {
+        self.clock.time()
+    }
+
+    /// The latest time that was told.
+    #[must_use]
+    pub const fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Numbers for metrics.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether nothing that was begun waits for anything: a member that stops may go.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.writes.is_empty()
+            && self.requests.is_empty()
+            && self.loads.is_empty()
+            && self.lanes.journal.is_empty()
+    }
+
+    /// The end of the journal, counting what waits in the lane.
+    const fn end(&self) -> u64 {
+        self.taken + self.lanes.journal.len() as u64
+    }
+
+    /// The peer of an id; made when it is new.
+    fn peer_at(&mut self, member: MemberId) -> usize {
+        if let Some(at) = self.peer_index.get(&member) {
+            return *at;
+        }
+        self.peers.push(Peer::new(member));
+        let at = self.peers.len() - 1;
+        self.peer_index.insert(member, at);
+        at
+    }
+
+    fn peer(&self, member: MemberId) -> Option<&Peer> {
+        self.peer_index.get(&member).and_then(|at| self.peers.get(*at))
+    }
+
+    fn peer_mut(&mut self, member: MemberId) -> Option<&mut Peer> {
+        self.peer_index.get(&member).and_then(|at| self.peers.get_mut(*at))
+    }
+
+    /// Expiry and eviction, a bounded part of the table at a time.
+    fn sweep(&mut self) {
+        const SLOTS: usize = 4_096;
+        let (hand, expired) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
+        self.expiry_hand = hand;
+        self.counters.expired += expired as u64;
+        let committed = self.checkpoint.committed();
+        let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed);
+        self.counters.evicted += evicted as u64;
+    }
+}

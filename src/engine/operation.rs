@@ -113,7 +113,9 @@ pub struct Page {
 #[non_exhaustive]
 pub enum OperationError {
     /// Nothing was changed: this member belongs to no cluster yet.
-    #[error("this member belongs to no cluster yet; create one with `kith init` or join one with `kith join`")]
+    #[error(
+        "this member belongs to no cluster yet; create one with `kith init` or join one with `kith join`"
+    )]
     NoCluster,
     /// Nothing was changed: the member is starting.
     #[error("this member is still starting; try again shortly, or ask another member")]
@@ -142,10 +144,14 @@ pub enum OperationError {
     #[error("this member's storage accepts no writes ({0}); make room or ask another member")]
     Storage(String),
     /// Nothing was changed: no owner lives and the room for hints is used up.
-    #[error("no owner of this key can be reached and the room for hints is used up; try again when one is back")]
+    #[error(
+        "no owner of this key can be reached and the room for hints is used up; try again when one is back"
+    )]
     NoRoomForHint,
     /// Nothing was changed: the level can't be met by the members that are alive.
-    #[error("level `{level}` needs {needed} owners and only {alive} can be reached; use a lower level or try again")]
+    #[error(
+        "level `{level}` needs {needed} owners and only {alive} can be reached; use a lower level or try again"
+    )]
     NotEnoughOwners {
         /// The level that was asked for.
         level: Level,
@@ -155,7 +161,9 @@ pub enum OperationError {
         alive: u16,
     },
     /// The fate is unknown: the write may or may not be stored, and may still spread.
-    #[error("the level was not met in time: {copies} copies are known; whether the write lasts is unknown, so read before you repeat it")]
+    #[error(
+        "the level was not met in time: {copies} copies are known; whether the write lasts is unknown, so read before you repeat it"
+    )]
     Unknown {
         /// Copies that were confirmed.
         copies: u16,

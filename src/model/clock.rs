@@ -56,6 +56,12 @@ impl Clock {
         time <= self.reserved
     }
 
+    /// The highest reservation that was asked for.
+    #[must_use]
+    pub const fn reservation(&self) -> u64 {
+        self.asked
+    }
+
     /// A new reservation to be made durable, when the present one is half used up.
     pub fn wants_reservation(&mut self) -> Option<u64> {
         let half = time_of_ms(RESERVATION_MS / 2);

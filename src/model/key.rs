@@ -86,9 +86,7 @@ impl<'a> KeyRef<'a> {
 /// [`KeyError::Collection`].
 pub fn check_collection(name: &str) -> Result<(), KeyError> {
     let fits = (1..=MAX_COLLECTION_BYTES).contains(&name.len());
-    let plain = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if fits && plain { Ok(()) } else { Err(KeyError::Collection) }
 }
 

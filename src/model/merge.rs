@@ -16,6 +16,7 @@ use super::key::KeyRef;
 use super::limits::MAX_COUNTER_PAIRS;
 use super::record::{Kind, Pair, Record, RecordRef};
 use super::timestamp::{MemberId, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
 /// What merging an incoming record into a present one yields.
@@ -90,7 +91,7 @@ fn join_pairs(a: RecordRef<'_>, b: RecordRef<'_>) -> Vec<Pair> {
 }
 
 /// Why an increment was refused. Nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum CounterError {
     /// The value there is no number.
@@ -206,6 +207,9 @@ mod tests {
         let refused = increment(key(), Some(full.view()), 0, (MemberId(1), 1), 1);
         assert_eq!(refused, Err(CounterError::Overflow));
         let word = Record::value(key(), Timestamp::ZERO, None, b"+1");
-        assert_eq!(increment(key(), Some(word.view()), 0, (MemberId(1), 1), 1), Err(CounterError::NotANumber));
+        assert_eq!(
+            increment(key(), Some(word.view()), 0, (MemberId(1), 1), 1),
+            Err(CounterError::NotANumber)
+        );
     }
 }

@@ -1,1 +1,552 @@
-//! To come.
+//! Placement: which members own which partition.
+//!
+//! Rendezvous hashing (Thaler and Ravishankar, 1998): each member has a score for each partition,
+//! and the highest scores own it, distinct zones first. So placement is a pure function of roster
+//! and settings, there is no table to agree on, and one member's coming or going moves only what it
+//! must.
+//!
+//! Two owner sets per partition say what is changing: *old* (active and leaving members, the
+//! replication factor in force) and *new* (active and joining members, the replication factor to
+//! be). Invariants: the scores never change between versions; liveness plays no part; a higher
+//! replication factor only appends owners. Which owners live, and what is sent to them, is left to
+//! the engine.
+
+use super::key::KeyHash;
+use super::limits::MAX_PARTITION_BITS;
+use super::roster::{MemberState, Roster};
+use super::settings::Settings;
+use super::timestamp::MemberId;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One member that must hold a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The member.
+    pub member: MemberId,
+    /// Whether it is one of the old owners.
+    pub in_old: bool,
+    /// Whether it is one of the new owners.
+    pub in_new: bool,
+}
+
+/// The owners of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnerSet {
+    /// In order of preference: the old owners, then those that are only new.
+    pub owners: SmallVec<[Owner; 4]>,
+}
+
+impl OwnerSet {
+    /// Whether a member is one of the owners.
+    #[must_use]
+    pub fn contains(&self, member: MemberId) -> bool {
+        self.position(member).is_some()
+    }
+
+    /// A member's place in the order of preference.
+    #[must_use]
+    pub fn position(&self, member: MemberId) -> Option<usize> {
+        self.owners.iter().position(|owner| owner.member == member)
+    }
+
+    /// How many old owners there are.
+    #[must_use]
+    pub fn old_len(&self) -> usize {
+        self.owners.iter().filter(|owner| owner.in_old).count()
+    }
+
+    /// How many new owners there are.
+    #[must_use]
+    pub fn new_len(&self) -> usize {
+        self.owners.iter().filter(|owner| owner.in_new).count()
+    }
+
+    /// Whether old and new owners are the same: nothing is moving.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.owners.iter().all(|owner| owner.in_old && owner.in_new)
+    }
+
+    fn of(old: &[MemberId], new: &[MemberId]) -> Self {
+        let first =
+            old.iter().map(|member| Owner { member: *member, in_old: true, in_new: new.contains(member) });
+        let only_new = new.iter().filter(|member| !old.contains(member));
+        let last = only_new.map(|member| Owner { member: *member, in_old: false, in_new: true });
+        Self { owners: first.chain(last).collect() }
+    }
+}
+
+/// The owners of all partitions under one roster and one replication factor.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    partition_bits: u8,
+    digest: u64,
+    sets: Vec<Arc<OwnerSet>>,
+    system: Arc<OwnerSet>,
+    nobody: Arc<OwnerSet>,
+}
+
+impl Placement {
+    /// Computes the owners of `1 << partition_bits` partitions (more bits than
+    /// [`MAX_PARTITION_BITS`] count as that many).
+    ///
+    /// While no member is active or leaving, the new owners stand in for the old; while none is
+    /// active or joining, the old stand in for the new.
+    #[must_use]
+    pub fn compute(partition_bits: u8, roster: &Roster, settings: &Settings) -> Self {
+        let partition_bits = partition_bits.min(MAX_PARTITION_BITS);
+        let candidates = candidates(roster);
+        let old = side(&candidates, MemberState::Joining, settings.replication_factor_in_force);
+        let new = side(&candidates, MemberState::Leaving, settings.replication_factor);
+        let (old, new) = match (old.candidates.is_empty(), new.candidates.is_empty()) {
+            (true, _) => (new.clone(), new),
+            (_, true) => (old.clone(), old),
+            _ => (old, new),
+        };
+        let sets = (0..1u16 << partition_bits).map(|partition| {
+            let first = old.choose(partition);
+            let second = if old == new { first.clone() } else { new.choose(partition) };
+            Arc::new(OwnerSet::of(&first, &second))
+        });
+        let everyone = roster.members().map(|(member, _)| Owner { member, in_old: true, in_new: true });
+        Self {
+            partition_bits,
+            digest: digest(partition_bits, roster, settings),
+            sets: sets.collect(),
+            system: Arc::new(OwnerSet { owners: everyone.collect() }),
+            nobody: Arc::default(),
+        }
+    }
+
+    /// 64 bits over all that placement depends on: members, their states and zones, both
+    /// replication factors, and the number of partitions. Names and addresses play no part.
+    #[must_use]
+    pub const fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The logarithm of the number of partitions.
+    #[must_use]
+    pub const fn partition_bits(&self) -> u8 {
+        self.partition_bits
+    }
+
+    /// The number of partitions.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// The owners of a partition; nobody if there is no such partition.
+    #[must_use]
+    pub fn set(&self, partition: u16) -> &Arc<OwnerSet> {
+        self.sets.get(usize::from(partition)).unwrap_or(&self.nobody)
+    }
+
+    /// The owners of the system collections: every member, by id, whatever its state.
+    #[must_use]
+    pub const fn system(&self) -> &Arc<OwnerSet> {
+        &self.system
+    }
+
+    /// The partition of a key.
+    #[must_use]
+    pub const fn partition_of(&self, hash: KeyHash) -> u16 {
+        hash.partition(self.partition_bits)
+    }
+
+    /// The owners of a key.
+    #[must_use]
+    pub fn set_of(&self, hash: KeyHash, is_system: bool) -> &Arc<OwnerSet> {
+        if is_system { &self.system } else { self.set(self.partition_of(hash)) }
+    }
+}
+
+/// A member that may own partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    member: MemberId,
+    state: MemberState,
+    /// Equal for members that share a zone, and for no others.
+    zone: usize,
+}
+
+fn candidates(roster: &Roster) -> Vec<Candidate> {
+    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+    let numbered = roster.members().enumerate().map(|(number, (member, known))| {
+        let name = known.entry.zone.as_str();
+        let zone = if name.is_empty() { number } else { *zones.entry(name).or_insert(number) };
+        Candidate { member, state: known.entry.state, zone }
+    });
+    numbered.collect()
+}
+
+/// The old or the new side: who may be chosen, and how many are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Side {
+    candidates: Vec<Candidate>,
+    copies: usize,
+}
+
+fn side(candidates: &[Candidate], without: MemberState, replication_factor: u8) -> Side {
+    let candidates = candidates.iter().filter(|candidate| candidate.state != without).copied();
+    Side { candidates: candidates.collect(), copies: usize::from(replication_factor) }
+}
+
+/// The best candidates so far, highest score first.
+type Ranking = SmallVec<[(u64, Candidate); 8]>;
+
+impl Side {
+    /// The partition's owners in order of preference: the best of each zone, the best zones first;
+    /// and if there are not enough zones, the best of the others.
+    fn choose(&self, partition: u16) -> SmallVec<[MemberId; 8]> {
+        let scored =
+            || self.candidates.iter().map(|candidate| (score(candidate.member, partition), *candidate));
+        let mut chosen = Ranking::new();
+        for (score, candidate) in scored() {
+            // Most end here: one pass over all members must stay cheap.
+            if !fits(&chosen, self.copies, score, candidate) {
+                continue;
+            }
+            match chosen.iter().position(|(_, other)| other.zone == candidate.zone) {
+                Some(rival)
+                    if chosen.get(rival).is_some_and(|rival| rank(rival) > rank(&(score, candidate))) =>
+                {
+                    continue;
+                }
+                Some(rival) => drop(chosen.remove(rival)),
+                None => {}
+            }
+            insert(&mut chosen, self.copies, score, candidate);
+        }
+        if chosen.len() < self.copies.min(self.candidates.len()) {
+            let missing = self.copies - chosen.len();
+            let mut others = Ranking::new();
+            for (score, candidate) in scored() {
+                let taken = chosen.iter().any(|(_, other)| other.member == candidate.member);
+                if !taken && fits(&others, missing, score, candidate) {
+                    insert(&mut others, missing, score, candidate);
+                }
+            }
+            chosen.extend(others);
+        }
+        chosen.iter().map(|(_, candidate)| candidate.member).collect()
+    }
+}
+
+/// What decides: the score, and for equal scores the id.
+const fn rank((score, candidate): &(u64, Candidate)) -> (u64, MemberId) {
+    (*score, candidate.member)
+}
+
+/// Whether a candidate belongs among the best `length`.
+fn fits(ranking: &Ranking, length: usize, score: u64, candidate: Candidate) -> bool {
+    ranking.len() < length || ranking.last().is_some_and(|worst| rank(worst) < rank(&(score, candidate)))
+}
+
+fn insert(ranking: &mut Ranking, length: usize, score: u64, candidate: Candidate) {
+    let place = ranking.partition_point(|better| rank(better) > rank(&(score, candidate)));
+    ranking.insert(place, (score, candidate));
+    ranking.truncate(length);
+}
+
+/// A member's score for a partition. It decides where data lies and so must never change; two
+/// rounds of the finalizer of `SplitMix64` (Steele, Lea and Flood, 2014) spread it evenly.
+const fn score(member: MemberId, partition: u16) -> u64 {
+    let step = (partition as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mix(mix(member.0).wrapping_add(step))
+}
+
+const fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+fn digest(partition_bits: u8, roster: &Roster, settings: &Settings) -> u64 {
+    let mut hasher = blake3::Hasher::new_derive_key("kith 2026 placement digest");
+    hasher.update(&[partition_bits, settings.replication_factor_in_force, settings.replication_factor]);
+    for (id, member) in roster.members() {
+        let state = match member.entry.state {
+            MemberState::Joining => 0,
+            MemberState::Active => 1,
+            MemberState::Leaving => 2,
+        };
+        let zone = member.entry.zone.as_bytes();
+        hasher.update(&id.0.to_le_bytes()).update(&[state]);
+        hasher.update(&(zone.len() as u64).to_le_bytes()).update(zone);
+    }
+    let head = hasher.finalize().as_bytes().first_chunk().copied();
+    u64::from_le_bytes(head.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::{MAX_MEMBERS, MAX_REPLICATION_FACTOR};
+    use super::super::roster::{RosterEntry, entry_key, removal_key};
+    use super::super::timestamp::Timestamp;
+    use super::*;
+    use MemberState::{Active, Joining, Leaving};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn entry(number: u16, state: MemberState, zone: &str) -> RosterEntry {
+        let mut public_key = [0; 32];
+        public_key[..2].copy_from_slice(&number.to_le_bytes());
+        RosterEntry {
+            name: format!("member{number}"),
+            public_key,
+            address: "127.0.0.1:7400".to_owned(),
+            http_address: "127.0.0.1:7401".to_owned(),
+            zone: zone.to_owned(),
+            state,
+            admitted: u64::from(number),
+        }
+    }
+
+    fn add(roster: &mut Roster, entry: &RosterEntry) -> MemberId {
+        let id = entry.id();
+        assert!(roster.apply(&entry_key(id), Some(&entry.encode()), Timestamp { time: 1, member: id }));
+        id
+    }
+
+    /// Members 0, 1, 2… in the states and zones given.
+    fn roster(members: &[(MemberState, &str)]) -> Roster {
+        let mut roster = Roster::default();
+        for (number, (state, zone)) in (0..).zip(members) {
+            add(&mut roster, &entry(number, *state, zone));
+        }
+        roster
+    }
+
+    fn id(number: u16) -> MemberId {
+        entry(number, Active, "").id()
+    }
+
+    fn copies(in_force: u8, target: u8) -> Settings {
+        Settings { replication_factor: target, replication_factor_in_force: in_force, ..Settings::default() }
+    }
+
+    fn members(set: &OwnerSet) -> Vec<MemberId> {
+        set.owners.iter().map(|owner| owner.member).collect()
+    }
+
+    fn every_set(placement: &Placement) -> impl Iterator<Item = &OwnerSet> {
+        (0..placement.partitions()).map(|partition| &**placement.set(partition as u16))
+    }
+
+    /// Said otherwise than in `choose`: rank all, take the first of each zone, then the rest.
+    fn reference(roster: &Roster, partition: u16, copies: usize) -> Vec<MemberId> {
+        let mut ranked: Vec<(u64, MemberId, String)> = roster
+            .members()
+            .map(|(id, known)| (score(id, partition), id, known.entry.zone.clone()))
+            .collect();
+        ranked.sort_by_key(|(score, id, _)| std::cmp::Reverse((*score, *id)));
+        let mut seen = BTreeSet::new();
+        let (first, rest): (Vec<_>, Vec<_>) =
+            ranked.into_iter().partition(|(_, _, zone)| zone.is_empty() || seen.insert(zone.clone()));
+        first.into_iter().chain(rest).map(|(_, id, _)| id).take(copies).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn owners_are_distinct_as_many_as_there_can_be_and_in_distinct_zones_first(
+            zones in prop::collection::vec(prop::sample::select(vec!["", "a", "b", "c"]), 0..12),
+            factor in 1..=MAX_REPLICATION_FACTOR,
+        ) {
+            let states: Vec<_> = zones.iter().map(|zone| (Active, *zone)).collect();
+            let roster = roster(&states);
+            let placement = Placement::compute(4, &roster, &copies(factor, factor));
+            let expected = zones.len().min(factor.into());
+            for partition in 0..16 {
+                let owners = members(placement.set(partition));
+                prop_assert_eq!(&owners, &reference(&roster, partition, expected));
+                prop_assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), expected);
+            }
+        }
+
+        #[test]
+        fn a_newcomer_displaces_owners_and_moves_nothing_else(
+            count in 1u16..12,
+            factor in 1..=MAX_REPLICATION_FACTOR,
+        ) {
+            let mut roster = roster(&vec![(Active, ""); count.into()]);
+            let before = Placement::compute(6, &roster, &copies(factor, factor));
+            let newcomer = add(&mut roster, &entry(count, Active, ""));
+            let after = Placement::compute(6, &roster, &copies(factor, factor));
+            for (old, new) in every_set(&before).zip(every_set(&after)) {
+                let (old, new) = (members(old), members(new));
+                let stayed: Vec<_> = new.iter().copied().filter(|owner| *owner != newcomer).collect();
+                prop_assert!(old.starts_with(&stayed));
+                prop_assert!(new.len() >= old.len());
+            }
+        }
+
+        #[test]
+        fn old_and_new_owners_are_those_of_the_rosters_before_and_after(
+            states in prop::collection::vec(prop::sample::select(vec![Joining, Active, Leaving]), 1..10),
+            zones in prop::collection::vec(prop::sample::select(vec!["", "a", "b"]), 10),
+            in_force in 1..=MAX_REPLICATION_FACTOR,
+            target in 1..=MAX_REPLICATION_FACTOR,
+        ) {
+            let side = |without: MemberState| {
+                let mut roster = Roster::default();
+                for (number, (state, zone)) in (0..).zip(states.iter().zip(&zones)) {
+                    if *state != without {
+                        add(&mut roster, &entry(number, *state, zone));
+                    }
+                }
+                roster
+            };
+            let all: Vec<_> = states.iter().copied().zip(zones.iter().copied()).collect();
+            let placement = Placement::compute(3, &roster(&all), &copies(in_force, target));
+            let (before, after) = (side(Joining), side(Leaving));
+            let (before, in_force) = if before.is_empty() { (&after, target) } else { (&before, in_force) };
+            let (after, target) = if after.is_empty() { (before, in_force) } else { (&after, target) };
+            for partition in 0..8 {
+                let set = placement.set(partition);
+                let old: Vec<_> = set.owners.iter().filter(|o| o.in_old).map(|o| o.member).collect();
+                let mut new: Vec<_> = set.owners.iter().filter(|o| o.in_new).map(|o| o.member).collect();
+                prop_assert_eq!(&old, &reference(before, partition, in_force.into()));
+                prop_assert!(members(set).starts_with(&old));
+                let mut expected = reference(after, partition, target.into());
+                prop_assert_eq!(set.is_settled(), old.iter().collect::<BTreeSet<_>>() == expected.iter().collect());
+                new.sort();
+                expected.sort();
+                prop_assert_eq!(new, expected);
+                prop_assert_eq!((set.old_len(), set.new_len()), (old.len(), set.owners.iter().filter(|o| o.in_new).count()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_fourth_member_takes_its_share_and_nothing_else_moves() {
+        let settings = copies(2, 2);
+        let before = Placement::compute(8, &roster(&[(Active, ""); 3]), &settings);
+        let after = Placement::compute(8, &roster(&[(Active, ""); 4]), &settings);
+        let mut moved = 0;
+        for (old, new) in every_set(&before).zip(every_set(&after)) {
+            moved += members(new).iter().filter(|owner| !old.contains(**owner)).count();
+        }
+        // A fair share is 2 of 4 members, so half of 256 partitions with a standard deviation of
+        // 8; had the table been dealt anew, three quarters of 512 copies would be in question.
+        assert!((96..=160).contains(&moved), "{moved} copies moved");
+    }
+
+    #[test]
+    fn every_member_owns_about_as_much() {
+        for (count, factor) in [(3usize, 1u8), (5, 3), (8, 3), (20, 2)] {
+            let placement =
+                Placement::compute(12, &roster(&vec![(Active, ""); count]), &copies(factor, factor));
+            let fair = 4096.0 * f64::from(factor) / count as f64;
+            for number in 0..count {
+                let owned =
+                    every_set(&placement).filter(|set| set.contains(id(number as u16))).count() as f64;
+                let home =
+                    every_set(&placement).filter(|set| set.position(id(number as u16)) == Some(0)).count();
+                assert!((owned / fair - 1.0).abs() < 5.0 / fair.sqrt(), "{owned} for {fair}");
+                let fair_home = 4096.0 / count as f64;
+                assert!(
+                    (home as f64 / fair_home - 1.0).abs() < 5.0 / fair_home.sqrt(),
+                    "{home} for {fair_home}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_higher_replication_factor_appends_owners() {
+        let roster = roster(&[(Active, "a"), (Active, "a"), (Active, "b"), (Active, ""), (Active, "b")]);
+        let placement = Placement::compute(8, &roster, &copies(2, 4));
+        for set in every_set(&placement) {
+            assert_eq!((set.old_len(), set.new_len(), set.owners.len()), (2, 4, 4));
+            assert!(!set.is_settled());
+        }
+    }
+
+    #[test]
+    fn a_removed_member_owns_nothing() {
+        let mut roster = roster(&[(Active, ""); 3]);
+        roster.apply(&removal_key(id(1)), None, Timestamp::ZERO);
+        let placement = Placement::compute(8, &roster, &copies(3, 3));
+        assert!(every_set(&placement).all(|set| !set.contains(id(1)) && set.owners.len() == 2));
+        assert!(!placement.system().contains(id(1)));
+    }
+
+    #[test]
+    fn an_empty_roster_gives_no_owners_and_no_panic() {
+        let placement = Placement::compute(8, &Roster::default(), &Settings::default());
+        assert!(every_set(&placement).all(|set| set.owners.is_empty() && set.is_settled()));
+        assert!(placement.set(256).owners.is_empty());
+        assert_eq!(Placement::compute(255, &Roster::default(), &Settings::default()).partitions(), 4096);
+    }
+
+    #[test]
+    fn system_collections_live_on_every_member() {
+        let roster = roster(&[(Joining, ""), (Active, "a"), (Leaving, "a")]);
+        let placement = Placement::compute(8, &roster, &copies(1, 1));
+        let mut expected = vec![id(0), id(1), id(2)];
+        expected.sort();
+        assert_eq!(members(placement.system()), expected);
+        assert!(placement.system().is_settled());
+        let hash = KeyHash(0xAB00_0000_0000_0000);
+        assert_eq!(placement.set_of(hash, true), placement.system());
+        assert_eq!(placement.set_of(hash, false), placement.set(0xAB));
+    }
+
+    #[test]
+    fn the_digest_follows_what_placement_depends_on_and_nothing_else() {
+        let digest = |members: &[(MemberState, &str)], settings: &Settings, bits| {
+            Placement::compute(bits, &roster(members), settings).digest()
+        };
+        let base = [(Active, "a"), (Active, "")];
+        let settings = copies(2, 2);
+        let known = digest(&base, &settings, 8);
+        let unlike = [
+            digest(&base[..1], &settings, 8),
+            digest(&[(Active, "a"), (Leaving, "")], &settings, 8),
+            digest(&[(Active, "a"), (Joining, "")], &settings, 8),
+            digest(&[(Active, ""), (Active, "a")], &settings, 8),
+            digest(&[(Active, "ab"), (Active, "")], &settings, 8),
+            digest(&base, &copies(2, 3), 8),
+            digest(&base, &copies(3, 2), 8),
+            digest(&base, &settings, 7),
+        ];
+        let distinct: BTreeSet<u64> = unlike.into_iter().chain([known]).collect();
+        assert_eq!(distinct.len(), unlike.len() + 1);
+
+        let mut renamed = roster(&base);
+        let mut other = entry(1, Active, "");
+        other.name = "other".to_owned();
+        other.address = "10.0.0.1:1".to_owned();
+        let stamp = Timestamp { time: 99, member: id(0) };
+        assert!(renamed.apply(&entry_key(id(1)), Some(&other.encode()), stamp));
+        let settings = Settings { write_timeout_ms: 77, ..settings };
+        assert_eq!(Placement::compute(8, &renamed, &settings).digest(), known);
+    }
+
+    #[test]
+    fn scores_never_change_between_versions() {
+        let known = [
+            (0x0000_0000_0000_0000, 0, 0xE220_A839_7B1D_CDAF),
+            (0x0000_0000_0000_0001, 0, 0xBFEF_8030_DDC2_D772),
+            (0x0123_4567_89AB_CDEF, 255, 0x91E6_E455_8F43_E6B4),
+            (0xFFFF_FFFF_FFFF_FFFF, 4095, 0xE190_9508_F5A6_33D4),
+        ];
+        for (member, partition, expected) in known {
+            assert_eq!(score(MemberId(member), partition), expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_cluster_is_placed() {
+        let zones = ["a", "b", "c"];
+        let states: Vec<_> = (0..MAX_MEMBERS).map(|number| (Active, zones[number % 3])).collect();
+        let placement = Placement::compute(8, &roster(&states), &copies(3, MAX_REPLICATION_FACTOR));
+        assert!(every_set(&placement).all(|set| set.owners.len() == 7 && set.old_len() == 3));
+    }
+}

@@ -22,9 +22,7 @@
 //! differently at that moment; its mark does change.)
 
 use super::key::{KeyHash, KeyRef};
-use super::limits::{
-    MAX_COLLECTION_BYTES, MAX_COUNTER_PAIRS, MAX_KEY_BYTES, MAX_VALUE_BYTES,
-};
+use super::limits::{MAX_COLLECTION_BYTES, MAX_COUNTER_PAIRS, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use super::timestamp::{MemberId, Timestamp};
 
 /// The format's version, first byte of every record.
@@ -149,8 +147,8 @@ impl<'a> RecordRef<'a> {
             Kind::Value => epoch == 0,
             Kind::Tombstone => epoch == 0 && !has_expiry && body.is_empty(),
             Kind::ExpiredValue => epoch == 0 && has_expiry && body.len() == 16,
-            Kind::ExpiredCounter => epoch > 0 && has_expiry && body.len() == 8,
-            Kind::Counter => epoch > 0 && counter_shape(body),
+            Kind::ExpiredCounter => epoch == 1 && has_expiry && body.len() == 8,
+            Kind::Counter => (epoch == 1 || epoch == 2 && !has_expiry) && counter_shape(body),
         };
         let unknown_flags = flags & 0b0000_1110 != 0;
         if fits && !unknown_flags { Ok(()) } else { Err(RecordError::Malformed("field for its kind")) }
@@ -191,7 +189,8 @@ impl<'a> RecordRef<'a> {
         u128::from_le_bytes(self.array(1))
     }
 
-    /// How often the base of this counter was extended after an expiry; 0 for all but counters.
+    /// What a counter's base extends: 1 for something live or nothing, 2 for something deleted or
+    /// expired (such a counter has no expiry of its own); 0 for all but counters.
     #[must_use]
     pub fn epoch(self) -> u8 {
         self.byte(18) >> 4
@@ -385,7 +384,8 @@ impl Record {
         Self(out.into_boxed_slice())
     }
 
-    /// A counter. `pairs` are sorted by member and incarnation, at most [`MAX_COUNTER_PAIRS`].
+    /// A counter of epoch 1 or 2, the latter without an expiry. `pairs` are sorted by member and
+    /// incarnation, at most [`MAX_COUNTER_PAIRS`].
     #[must_use]
     pub fn counter(
         key: KeyRef<'_>,
@@ -396,6 +396,7 @@ impl Record {
         pairs: &[Pair],
     ) -> Self {
         debug_assert!(pairs.is_sorted_by_key(|p| (p.member, p.incarnation)));
+        debug_assert!(epoch == 1 || epoch == 2 && expiry_ms.is_none());
         let mut body = Vec::with_capacity(10 + pairs.len() * PAIR_BYTES);
         body.extend_from_slice(&base.to_le_bytes());
         body.extend_from_slice(&u16::try_from(pairs.len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -405,7 +406,7 @@ impl Record {
             }
         }
         let mut out = Vec::new();
-        write_record(&mut out, Kind::Counter, epoch.max(1), key, timestamp, expiry_ms, &[&body]);
+        write_record(&mut out, Kind::Counter, epoch, key, timestamp, expiry_ms, &[&body]);
         Self(out.into_boxed_slice())
     }
 
@@ -416,9 +417,7 @@ impl Record {
         let expiry = record.expiry_ms();
         let key = record.key_ref().ok()?;
         let (kind, body) = match record.kind() {
-            Kind::Value => {
-                (Kind::ExpiredValue, truncate(blake3::hash(record.body())).to_le_bytes().to_vec())
-            }
+            Kind::Value => (Kind::ExpiredValue, truncate(blake3::hash(record.body())).to_le_bytes().to_vec()),
             Kind::Counter => (Kind::ExpiredCounter, record.base().to_le_bytes().to_vec()),
             Kind::Tombstone | Kind::ExpiredValue | Kind::ExpiredCounter => return None,
         };
@@ -432,6 +431,15 @@ impl Record {
     #[must_use]
     pub fn copy_of(record: RecordRef<'_>) -> Self {
         Self(record.bytes.into())
+    }
+
+    /// Becomes a copy of `record`, in the same allocation if the length allows.
+    pub fn assign(&mut self, record: RecordRef<'_>) {
+        if self.0.len() == record.bytes.len() {
+            self.0.copy_from_slice(record.bytes);
+        } else {
+            self.0 = record.bytes.into();
+        }
     }
 
     /// The canonical bytes.
@@ -513,10 +521,16 @@ pub(crate) mod tests {
             |(stamp, expiry, kind, pairs, base, epoch)| {
                 let pairs: Vec<_> = pairs
                     .into_iter()
-                    .map(|((m, incarnation), (plus, minus))| Pair { member: MemberId(m), incarnation, plus, minus })
+                    .map(|((m, incarnation), (plus, minus))| Pair {
+                        member: MemberId(m),
+                        incarnation,
+                        plus,
+                        minus,
+                    })
                     .collect();
                 let value = Record::value(key(), stamp, expiry, &base.to_le_bytes());
-                let counter = Record::counter(key(), stamp, epoch, expiry, base, &pairs);
+                let lasts = expiry.filter(|_| epoch == 1);
+                let counter = Record::counter(key(), stamp, epoch, lasts, base, &pairs);
                 match kind {
                     0 => value,
                     1 => counter,

@@ -1,7 +1,23 @@
-//! Settings: see the list in `docs/ARCHITECTURE.md`.
+//! Settings: the configuration that must be equal on all members.
+//!
+//! One table of definitions names each setting with its default, its bounds and its meaning;
+//! defaults, parsing, checking, clamping and display all follow from it. A setting is stored as one
+//! record of [`super::key::SETTINGS`]: its name, and its value as the text that people write.
+//!
+//! Invariants: every member computes the same effective values from the same records; reading
+//! stored settings never fails. What a newer version wrote and this one does not know is passed
+//! over, what can't be read counts as unset, what is out of bounds is moved to the bound. A change
+//! by a person, on the other hand, is refused with all its faults at once.
+
+mod table;
+mod unit;
+
+pub use table::DEFINITIONS;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
+use unit::Unit;
 
 /// How many owners an operation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,13 +33,589 @@ pub enum Level {
     All,
 }
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Level {
+    /// Every level.
+    pub const ALL: [Self; 4] = [Self::One, Self::Available, Self::Quorum, Self::All];
+
+    /// The level's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::One => "one",
             Self::Available => "available",
             Self::Quorum => "quorum",
             Self::All => "all",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Text that names no level.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a level; use `one`, `available`, `quorum` or `all`", shorten(.0))]
+pub struct UnknownLevel(pub String);
+
+impl FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|level| level.as_str() == text);
+        found.ok_or_else(|| UnknownLevel(text.to_owned()))
+    }
+}
+
+/// When a copy counts as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// Once it is fsynced.
+    Always,
+    /// Once it is written; fsync follows within `sync_interval`.
+    Interval,
+}
+
+impl Sync {
+    /// Both modes.
+    pub const ALL: [Self; 2] = [Self::Always, Self::Interval];
+
+    /// The mode's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Interval => "interval",
+        }
+    }
+}
+
+impl fmt::Display for Sync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Text that names no way to sync.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a way to sync; use `always` or `interval`", shorten(.0))]
+pub struct UnknownSync(pub String);
+
+impl FromStr for Sync {
+    type Err = UnknownSync;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|mode| mode.as_str() == text);
+        found.ok_or_else(|| UnknownSync(text.to_owned()))
+    }
+}
+
+/// The effective settings of a cluster; what each means is in [`DEFINITIONS`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table of definitions says it, for people and for code")]
+pub struct Settings {
+    pub replication_factor: u8,
+    pub replication_factor_in_force: u8,
+    pub write_level: Level,
+    pub read_level: Level,
+    pub write_timeout_ms: u64,
+    pub sync: Sync,
+    pub sync_interval_ms: u64,
+    pub max_clock_ahead_ms: u64,
+    pub gossip_interval_ms: u64,
+    pub repair_bytes_per_second: u64,
+    pub hint_bytes: u64,
+    pub max_value_bytes: u64,
+}
+
+/// The name of the replication factor that the data has, as against the one it shall have. kith
+/// moves it by itself; where it is not stored it equals `replication_factor`, so a cluster's
+/// creation stores it (see [`Settings::records`]).
+pub const REPLICATION_FACTOR_IN_FORCE: &str = "replication_factor_in_force";
+
+/// One setting.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name.
+    pub name: &'static str,
+    /// The value it has when nobody set it, in the form in which people write it.
+    pub default: &'static str,
+    /// What it means, for people.
+    pub description: &'static str,
+    /// Whether kith sets it by itself, and people may not.
+    pub managed: bool,
+    value: Value,
+}
+
+/// How a setting's text and its field belong together.
+#[derive(Debug)]
+enum Value {
+    Number { unit: Unit, min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64) },
+    Choice { names: &'static str, get: fn(&Settings) -> &'static str, set: fn(&mut Settings, &str) -> bool },
+}
+
+/// Why a change of settings is refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingError {
+    /// There is no such setting.
+    #[error("there is no setting `{}`; the nearest name is `{nearest}`", shorten(.name))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The known name that is most like it.
+        nearest: &'static str,
+    },
+    /// kith sets it by itself.
+    #[error("`{0}` is kept by kith itself; change `replication_factor` and it follows")]
+    Managed(&'static str),
+    /// One change names it more than once.
+    #[error("`{0}` is set more than once in one change; give it one value")]
+    Repeated(&'static str),
+    /// The text can't be read.
+    #[error("`{name}` can't be `{}`; use {expected}", shorten(.value))]
+    Unreadable {
+        /// The setting.
+        name: &'static str,
+        /// The text.
+        value: String,
+        /// What fits.
+        expected: &'static str,
+    },
+    /// The value is too low or too high.
+    #[error("`{name}` can't be `{}`; it must be from {min} to {max}", shorten(.value))]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// The text.
+        value: String,
+        /// The lowest value, as text.
+        min: String,
+        /// The highest value, as text.
+        max: String,
+    },
+    /// Two settings don't go together.
+    #[error(
+        "`hint_bytes` ({hint_bytes}) must be at least twice `max_value_bytes` ({max_value_bytes}); change both together"
+    )]
+    HintsTooSmall {
+        /// What `hint_bytes` would be.
+        hint_bytes: String,
+        /// What `max_value_bytes` would be.
+        max_value_bytes: String,
+    },
+}
+
+/// What `kith settings show` says of one setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SettingEntry {
+    /// Its name.
+    pub name: &'static str,
+    /// Its effective value.
+    pub value: String,
+    /// Whether that is what it is when nobody sets it.
+    pub is_default: bool,
+    /// What it means.
+    pub description: &'static str,
+}
+
+impl Definition {
+    /// The definition of a name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        DEFINITIONS.iter().find(|definition| definition.name == name)
+    }
+
+    /// The known name that is most like a text.
+    #[must_use]
+    pub fn nearest(name: &str) -> &'static str {
+        let name: String = name.chars().take(SHOWN_CHARACTERS).collect();
+        let names = DEFINITIONS.iter().filter(|definition| !definition.managed).map(|known| known.name);
+        names.min_by_key(|known| strsim::damerau_levenshtein(&name, known)).unwrap_or_default()
+    }
+
+    /// The value that this setting has, in canonical form.
+    #[must_use]
+    pub fn text(&self, settings: &Settings) -> String {
+        match &self.value {
+            Value::Number { unit, get, .. } => unit.format(get(settings)),
+            Value::Choice { get, .. } => get(settings).to_owned(),
+        }
+    }
+
+    /// Sets the value that the text means, moved to a bound if it is out of bounds.
+    fn set_clamped(&self, settings: &mut Settings, text: &str) -> Result<(), SettingError> {
+        match &self.value {
+            Value::Number { unit, min, max, set, .. } => {
+                let number = unit.parse(text).ok_or_else(|| self.unreadable(text, unit.expected()))?;
+                set(settings, number.clamp(*min, *max));
+                Ok(())
+            }
+            Value::Choice { names, set, .. } => {
+                set(settings, text).then_some(()).ok_or_else(|| self.unreadable(text, names))
+            }
+        }
+    }
+
+    /// Sets the value that the text means, if it is within bounds.
+    fn set_checked(&self, settings: &mut Settings, text: &str) -> Result<(), SettingError> {
+        if let Value::Number { unit, min, max, .. } = &self.value
+            && unit.parse(text).is_some_and(|number| !(*min..=*max).contains(&number))
+        {
+            return Err(SettingError::OutOfRange {
+                name: self.name,
+                value: text.to_owned(),
+                min: unit.format(*min),
+                max: unit.format(*max),
+            });
+        }
+        self.set_clamped(settings, text)
+    }
+
+    fn unreadable(&self, text: &str, expected: &'static str) -> SettingError {
+        SettingError::Unreadable { name: self.name, value: text.to_owned(), expected }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let mut settings = Self {
+            replication_factor: 1,
+            replication_factor_in_force: 1,
+            write_level: Level::All,
+            read_level: Level::All,
+            write_timeout_ms: 0,
+            sync: Sync::Always,
+            sync_interval_ms: 0,
+            max_clock_ahead_ms: 0,
+            gossip_interval_ms: 0,
+            repair_bytes_per_second: 0,
+            hint_bytes: 0,
+            max_value_bytes: 0,
+        };
+        for definition in &DEFINITIONS {
+            let applied = definition.set_checked(&mut settings, definition.default);
+            debug_assert_eq!(applied, Ok(()), "the table's own default");
+        }
+        settings
+    }
+}
+
+impl Settings {
+    /// The effective settings that follow from the stored names and values. Of a name that comes
+    /// twice the later value holds.
+    pub fn from_entries<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut settings = Self::default();
+        let mut in_force_is_stored = false;
+        for (name, value) in entries {
+            let applied = Definition::find(name).map(|known| known.set_clamped(&mut settings, value));
+            in_force_is_stored |= name == REPLICATION_FACTOR_IN_FORCE && applied == Some(Ok(()));
+        }
+        if !in_force_is_stored {
+            settings.replication_factor_in_force = settings.replication_factor;
+        }
+        settings.hint_bytes = settings.hint_bytes.max(settings.least_hint_bytes());
+        settings
+    }
+
+    /// Room for two of the largest values: with less, one could not be kept for an absent owner.
+    const fn least_hint_bytes(&self) -> u64 {
+        self.max_value_bytes.saturating_mul(2)
+    }
+
+    /// Checks a change as a whole and gives its names and values in the form in which they are
+    /// stored.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in order; the change must then not be stored in any part.
+    pub fn validate_change(
+        &self,
+        changes: &[(String, String)],
+    ) -> Result<Vec<(String, String)>, Vec<SettingError>> {
+        let mut changed = self.clone();
+        let mut canonical: Vec<(String, String)> = Vec::new();
+        let mut errors = Vec::new();
+        for (name, value) in changes {
+            match changed.change(name, value) {
+                Ok(known) if canonical.iter().any(|(name, _)| name == known.name) => {
+                    errors.push(SettingError::Repeated(known.name));
+                }
+                Ok(known) => canonical.push((known.name.to_owned(), known.text(&changed))),
+                Err(error) => errors.push(error),
+            }
+        }
+        if changed.hint_bytes < changed.least_hint_bytes() {
+            errors.push(SettingError::HintsTooSmall {
+                hint_bytes: Unit::Bytes.format(changed.hint_bytes),
+                max_value_bytes: Unit::Bytes.format(changed.max_value_bytes),
+            });
+        }
+        if errors.is_empty() { Ok(canonical) } else { Err(errors) }
+    }
+
+    fn change(&mut self, name: &str, value: &str) -> Result<&'static Definition, SettingError> {
+        let Some(known) = Definition::find(name) else {
+            let nearest = Definition::nearest(name);
+            return Err(SettingError::Unknown { name: name.to_owned(), nearest });
+        };
+        if known.managed {
+            return Err(SettingError::Managed(known.name));
+        }
+        known.set_checked(self, value)?;
+        Ok(known)
+    }
+
+    /// Every setting, for people.
+    #[must_use]
+    pub fn entries(&self) -> Vec<SettingEntry> {
+        let default = Self::default();
+        let entry = |known: &'static Definition| SettingEntry {
+            name: known.name,
+            value: known.text(self),
+            is_default: known.text(self) == known.text(&default),
+            description: known.description,
+        };
+        DEFINITIONS.iter().map(entry).collect()
+    }
+
+    /// Every name with its canonical value, as they are stored when a cluster is created.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = (&'static str, String)> + '_ {
+        DEFINITIONS.iter().map(|known| (known.name, known.text(self)))
+    }
+
+    /// 64 bits over the effective values.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hasher = blake3::Hasher::new_derive_key("kith 2026 settings digest");
+        for (name, value) in self.records() {
+            hasher.update(name.as_bytes()).update(b"=").update(value.as_bytes()).update(b"\n");
+        }
+        let head = hasher.finalize().as_bytes().first_chunk().copied();
+        u64::from_le_bytes(head.unwrap_or_default())
+    }
+}
+
+const SHOWN_CHARACTERS: usize = 64;
+
+/// What a person sees of a text from outside: not more than fits on a line.
+fn shorten(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::MAX_REPLICATION_FACTOR;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn owned(changes: &[(&str, &str)]) -> Vec<(String, String)> {
+        changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn from(entries: &[(&str, &str)]) -> Settings {
+        Settings::from_entries(entries.iter().copied())
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let units = prop::sample::select(vec!["", "ms", "s", "m", "h", "B", "KiB", "MiB", "TiB", "x"]);
+        prop_oneof![
+            ".{0,12}",
+            (any::<u64>(), units.clone()).prop_map(|(number, unit)| format!("{number}{unit}")),
+            (0u64..100_000, units).prop_map(|(number, unit)| format!("{number}{unit}")),
+            prop::sample::select(vec!["one", "available", "quorum", "all", "always", "interval"])
+                .prop_map(str::to_owned),
+        ]
+    }
+
+    fn any_entries() -> impl Strategy<Value = Vec<(String, String)>> {
+        let known: Vec<&str> = DEFINITIONS.iter().map(|known| known.name).chain(["unknown"]).collect();
+        let name = prop::sample::select(known).prop_map(str::to_owned);
+        prop::collection::vec((name, any_text()), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_stored_gives_settings_that_hold_every_bound(entries in any_entries()) {
+            let settings = Settings::from_entries(entries.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+            let records: Vec<_> = settings.records().collect();
+            let stored = Settings::from_entries(records.iter().map(|(n, v)| (*n, v.as_str())));
+            prop_assert_eq!(&stored, &settings);
+            prop_assert_eq!(stored.digest(), settings.digest());
+            let mut again = settings.clone();
+            for (name, value) in &records {
+                let known = Definition::find(name).unwrap();
+                prop_assert_eq!(known.set_checked(&mut again, value), Ok(()));
+            }
+            prop_assert_eq!(&again, &settings);
+            prop_assert!(settings.hint_bytes >= 2 * settings.max_value_bytes);
+        }
+
+        #[test]
+        fn an_accepted_change_takes_effect_as_it_was_checked(changes in any_entries()) {
+            let base = Settings::default();
+            if let Ok(canonical) = base.validate_change(&changes) {
+                prop_assert_eq!(canonical.len(), changes.len());
+                let base: Vec<_> = base.records().collect();
+                let stored = base.iter().map(|(n, v)| (*n, v.as_str()));
+                let stored = stored.chain(canonical.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+                let settings = Settings::from_entries(stored);
+                for (name, value) in &canonical {
+                    prop_assert_eq!(&Definition::find(name).unwrap().text(&settings), value);
+                }
+                prop_assert_eq!(Settings::default().validate_change(&canonical), Ok(canonical));
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_is_canonical_and_within_bounds() {
+        let settings = Settings::default();
+        for known in &DEFINITIONS {
+            assert_eq!(known.set_checked(&mut settings.clone(), known.default), Ok(()), "{}", known.name);
+            assert_eq!(known.text(&settings), known.default, "{}", known.name);
+            assert_eq!(Definition::find(known.name).unwrap().name, known.name);
+        }
+        assert!(settings.entries().iter().all(|entry| entry.is_default && !entry.description.is_empty()));
+        assert_eq!(from(&[]), settings);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_design() {
+        let expected = Settings {
+            replication_factor: 3,
+            replication_factor_in_force: 3,
+            write_level: Level::Available,
+            read_level: Level::One,
+            write_timeout_ms: 1_000,
+            sync: Sync::Always,
+            sync_interval_ms: 1_000,
+            max_clock_ahead_ms: 10_000,
+            gossip_interval_ms: 500,
+            repair_bytes_per_second: 16 << 20,
+            hint_bytes: 256 << 20,
+            max_value_bytes: 1 << 20,
+        };
+        assert_eq!(Settings::default(), expected);
+    }
+
+    #[test]
+    fn all_faults_of_a_change_are_told_at_once() {
+        let changes = owned(&[
+            ("write_timout", "1s"),
+            ("replication_factor", "8"),
+            ("sync", "never"),
+            ("read_level", "one"),
+            ("read_level", "all"),
+            ("replication_factor_in_force", "1"),
+            ("sync_interval", "5"),
+            ("max_value_bytes", "8MiB"),
+            ("hint_bytes", "15MiB"),
+        ]);
+        let errors = Settings::default().validate_change(&changes).unwrap_err();
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "there is no setting `write_timout`; the nearest name is `write_timeout`",
+                "`replication_factor` can't be `8`; it must be from 1 to 7",
+                "`sync` can't be `never`; use `always` or `interval`",
+                "`read_level` is set more than once in one change; give it one value",
+                "`replication_factor_in_force` is kept by kith itself; change `replication_factor` and it follows",
+                "`sync_interval` can't be `5`; use a whole number with a unit, such as `500ms`, `10s`, `5m` or `1h`",
+                "`hint_bytes` (15MiB) must be at least twice `max_value_bytes` (8MiB); change both together",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_change_is_stored_in_canonical_form() {
+        let changes =
+            owned(&[("write_timeout", "2000ms"), ("hint_bytes", "1073741824"), ("sync", "interval")]);
+        let canonical = Settings::default().validate_change(&changes);
+        assert_eq!(
+            canonical,
+            Ok(owned(&[("write_timeout", "2s"), ("hint_bytes", "1GiB"), ("sync", "interval")]))
+        );
+    }
+
+    #[test]
+    fn stored_values_out_of_bounds_are_clamped_and_unreadable_ones_count_as_unset() {
+        let settings = from(&[
+            ("replication_factor", "200"),
+            ("write_timeout", "1ms"),
+            ("gossip_interval", "99999999999999999999999h"),
+            ("write_level", "most"),
+            ("sync_interval", "soon"),
+            ("max_value_bytes", "4MiB"),
+            ("hint_bytes", "1MiB"),
+            ("from_the_future", "yes"),
+        ]);
+        assert_eq!(settings.replication_factor, MAX_REPLICATION_FACTOR);
+        assert_eq!(settings.write_timeout_ms, 50);
+        assert_eq!(settings.gossip_interval_ms, 5_000);
+        assert_eq!(settings.write_level, Level::Available);
+        assert_eq!(settings.sync_interval_ms, 1_000);
+        assert_eq!(settings.hint_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn the_replication_factor_in_force_follows_the_target_unless_it_is_stored() {
+        assert_eq!(from(&[("replication_factor", "5")]).replication_factor_in_force, 5);
+        let stored = from(&[(REPLICATION_FACTOR_IN_FORCE, "2"), ("replication_factor", "5")]);
+        assert_eq!((stored.replication_factor_in_force, stored.replication_factor), (2, 5));
+        let garbled = from(&[(REPLICATION_FACTOR_IN_FORCE, "?"), ("replication_factor", "5")]);
+        assert_eq!(garbled.replication_factor_in_force, 5);
+    }
+
+    #[test]
+    fn the_digest_follows_the_effective_values() {
+        let known = Settings::default().digest();
+        assert_eq!(from(&[("write_timeout", "1000ms"), ("unknown", "1")]).digest(), known);
+        assert_ne!(from(&[("write_timeout", "1001ms")]).digest(), known);
+    }
+
+    #[test]
+    fn numbers_with_units_are_read_and_written() {
+        for (unit, text, number, canonical) in [
+            (Unit::Milliseconds, "90s", 90_000, "90s"),
+            (Unit::Milliseconds, "60s", 60_000, "1m"),
+            (Unit::Milliseconds, "0ms", 0, "0ms"),
+            (Unit::Bytes, "1536kib", 1_572_864, "1536KiB"),
+            (Unit::Bytes, "1000", 1_000, "1000B"),
+            (Unit::Plain, "003", 3, "3"),
+        ] {
+            assert_eq!(unit.parse(text), Some(number), "{text}");
+            assert_eq!(unit.format(number), canonical);
+        }
+        for text in ["", "s", "-1s", "1.5s", "1 s", "1000", "1sec", "１s"] {
+            assert_eq!(Unit::Milliseconds.parse(text), None, "{text}");
+        }
+        assert_eq!(Unit::Plain.parse("3B"), None);
+    }
+
+    #[test]
+    fn levels_and_modes_survive_their_text_form() {
+        for level in Level::ALL {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        for mode in Sync::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        assert!("One".parse::<Level>().is_err() && "".parse::<Sync>().is_err());
+    }
+
+    #[test]
+    fn a_long_or_ugly_text_is_shown_short() {
+        let ugly = format!("\u{1b}[31m{}", "x".repeat(10_000));
+        let error = Settings::default().validate_change(&[(ugly, String::new())]).unwrap_err();
+        let text = error.first().unwrap().to_string();
+        assert!(text.len() < 300 && !text.contains('\u{1b}'), "{text}");
     }
 }

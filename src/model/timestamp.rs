@@ -69,10 +69,7 @@ pub struct Timestamp {
 
 impl Timestamp {
     /// Below every stamp that a member gives; the base of a counter that was never set.
-    pub const ZERO: Self = Self {
-        time: 0,
-        member: MemberId(0),
-    };
+    pub const ZERO: Self = Self { time: 0, member: MemberId(0) };
 
     /// The wall-clock part in milliseconds since the Unix epoch.
     #[must_use]
@@ -84,11 +81,7 @@ impl Timestamp {
 /// The least hybrid time of a millisecond; saturates in the year 10889.
 #[must_use]
 pub const fn time_of_ms(wall_ms: u64) -> u64 {
-    if wall_ms > u64::MAX >> 16 {
-        u64::MAX - u16::MAX as u64
-    } else {
-        wall_ms << 16
-    }
+    if wall_ms > u64::MAX >> 16 { u64::MAX - u16::MAX as u64 } else { wall_ms << 16 }
 }
 
 /// `time-member`, both as 16 hexadecimal digits: sorts as text like the timestamps themselves.
@@ -110,12 +103,7 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split_once('-');
         parts
-            .and_then(|(time, member)| {
-                Some(Self {
-                    time: parse_hex(time)?,
-                    member: member.parse().ok()?,
-                })
-            })
+            .and_then(|(time, member)| Some(Self { time: parse_hex(time)?, member: member.parse().ok()? }))
             .ok_or_else(|| NotAnId(text.to_owned(), "a timestamp (time-member, hexadecimal)"))
     }
 }
@@ -134,7 +122,9 @@ mod tests {
 
     #[test]
     fn text_that_is_no_timestamp_is_refused() {
-        for text in ["", "-", "1-2", "zz", "00000000000000010000000000000002", "+000000000000001-0000000000000002"] {
+        for text in
+            ["", "-", "1-2", "zz", "00000000000000010000000000000002", "+000000000000001-0000000000000002"]
+        {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
     }

@@ -1,0 +1,365 @@
+//! HTTP over a real socket, in front of a member that is a map.
+//!
+//! The fake answers the handle's requests as a member of one would, so these tests show what HTTP
+//! and the client make of them, and nothing about replication.
+
+use bytes::Bytes;
+use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
+use kith::model::limits::MAX_VALUE_BYTES;
+use kith::model::{MemberId, Record, Timestamp};
+use kith::node::handle::documents::{Ending, Entry, Verb};
+use kith::node::handle::status::{
+    ClockStatus, HintStatus, InitRequest, Physical, State, Status, StorageStatus,
+};
+use kith::node::handle::{
+    Answer, Control, ControlError, Handle, Operation, OperationError, Page, Request, Requests, Scan, Stored,
+};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A member that keeps records in a map and belongs to a cluster or to none.
+struct FakeMember {
+    records: BTreeMap<(String, Vec<u8>), Record>,
+    time: u64,
+    in_cluster: bool,
+}
+
+impl FakeMember {
+    async fn answer(mut self, mut requests: Requests) {
+        while let Some(request) = requests.recv().await {
+            match request {
+                Request::Operations { operations, reply } => {
+                    let answers = operations.iter().map(|operation| self.carry_out(operation)).collect();
+                    let _ = reply.send(answers);
+                }
+                Request::Scan { scan, reply } => drop(reply.send(Ok(self.page(&scan)))),
+                Request::Control(control) => self.control(control),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, operation: &Operation) -> Result<Answer, OperationError> {
+        if !self.in_cluster {
+            return Err(OperationError::NoCluster);
+        }
+        let place = (operation.key().collection().to_owned(), operation.key().bytes().to_vec());
+        let key = operation.key().key_ref().unwrap();
+        if key.is_system() && !matches!(operation, Operation::Get { .. }) {
+            return Err(OperationError::SystemCollection);
+        }
+        self.time += 1;
+        let after = match operation {
+            Operation::Get { .. } => return Ok(Answer::Found(self.records.get(&place).cloned())),
+            Operation::Put { after, .. }
+            | Operation::Delete { after, .. }
+            | Operation::Increment { after, .. } => *after,
+        };
+        self.time = self.time.max(after + 1);
+        let timestamp = Timestamp { time: self.time, member: MemberId(7) };
+        let number = match operation {
+            Operation::Put { value, ttl_ms, .. } => {
+                let expiry_ms = ttl_ms.map(|ttl| u64::MAX / 2 + ttl);
+                self.records.insert(place, Record::value(key, timestamp, expiry_ms, value));
+                None
+            }
+            Operation::Increment { delta, .. } => Some(*delta),
+            _ => {
+                self.records.remove(&place);
+                None
+            }
+        };
+        Ok(Answer::Stored(Stored { timestamp, copies: 2, superseded: false, number }))
+    }
+
+    fn page(&self, scan: &Scan) -> Page {
+        let mut fitting = self.records.iter().filter(|((collection, key), _)| {
+            *collection == scan.collection
+                && key.starts_with(&scan.prefix)
+                && scan.after.as_ref().is_none_or(|after| key > after)
+        });
+        let page: Vec<_> = fitting.by_ref().take(scan.limit).collect();
+        let more = fitting.next().is_some();
+        let resume = page.last().filter(|_| more).map(|((_, key), _)| key.clone());
+        Page { records: page.into_iter().map(|(_, record)| record.clone()).collect(), more, resume }
+    }
+
+    fn control(&self, control: Control) {
+        match control {
+            Control::Status(reply) => drop(reply.send(self.status())),
+            Control::Physical(reply) => {
+                let _ = reply.send(Physical { seen_by: MemberId(7), members: Vec::new() });
+            }
+            Control::Cluster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
+            Control::Roster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
+            Control::Placement { reply, .. } => drop(reply.send(Err(ControlError::NoCluster))),
+            Control::Settings(reply) => drop(reply.send(Err(ControlError::NoCluster))),
+            Control::Init { request, reply } => {
+                let reason = format!("{:?} partitions", request.partitions);
+                let _ = reply.send(Err(ControlError::InvalidCluster(reason)));
+            }
+            Control::Join { address, reply } => {
+                let reason = "connection refused".to_owned();
+                let _ = reply.send(Err(ControlError::Unreachable { address, reason }));
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            id: MemberId(7),
+            name: "one".to_owned(),
+            cluster: None,
+            state: if self.in_cluster { State::Ready } else { State::NoCluster },
+            start_steps: Vec::new(),
+            version: "0".to_owned(),
+            incarnation: 1,
+            uptime_ms: 0,
+            clock: ClockStatus { offset_ms: 0, may_stamp: true },
+            sync: "always".to_owned(),
+            storage: StorageStatus::default(),
+            hints: HintStatus::default(),
+            peers: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+struct Served {
+    address: SocketAddr,
+    client: Client,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+/// Serves a handle on a port of its own.
+async fn serve_handle(handle: Handle) -> Served {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let metrics = Arc::new(|| "kith_up 1\n".to_owned());
+    let shutdown = async move { drop(stopped.await) };
+    let server = tokio::spawn(kith::http::serve(listener, 64, handle, metrics, shutdown));
+    Served { address, client: Client::new([address.to_string()]).unwrap(), stop, server }
+}
+
+async fn serve(in_cluster: bool) -> Served {
+    let (handle, requests) = Handle::channel();
+    tokio::spawn(FakeMember { records: BTreeMap::new(), time: 0, in_cluster }.answer(requests));
+    serve_handle(handle).await
+}
+
+impl Served {
+    /// Sends text as it is and reads to the end of the connection.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn send(&self, method: &str, path: &str, body: &str) -> String {
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}");
+        self.raw(&format!("{head}\r\n\r\n{body}")).await
+    }
+}
+
+fn assert_has(answer: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(answer.contains(part), "`{part}` is missing in:\n{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_put_under_a_key_of_any_bytes_is_got_listed_and_deleted() {
+    let served = serve(true).await;
+    let keys: [&[u8]; 7] =
+        [b".", b"..", b"a b/c?d&e#f%", b"plain", b"\x00\xff", "ключ".as_bytes(), b"%2e%2e"];
+    for key in keys {
+        let value = Bytes::copy_from_slice(&[key, b" is it"].concat());
+        let outcome = served.client.put("c", key, value.clone(), &WriteOptions::default()).await.unwrap();
+        assert_eq!((outcome.outcome, outcome.copies), (Ending::Stored, Some(2)));
+        let found = served.client.get("c", key, None).await.unwrap().unwrap();
+        assert_eq!((Some(found.timestamp), found.value), (outcome.timestamp, value));
+    }
+    let mut query = ListingQuery { prefix: Vec::new(), after: None, limit: 2, values: false };
+    let mut listed = Vec::new();
+    loop {
+        let page = served.client.list("c", &query).await.unwrap();
+        assert!(page.entries.iter().all(|entry| entry.value.is_none()));
+        listed.extend(page.entries.iter().map(|entry| entry.key_bytes().unwrap().to_vec()));
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    let mut expected = keys.map(<[u8]>::to_vec);
+    expected.sort();
+    assert_eq!(listed, expected);
+    for key in keys {
+        served.client.delete("c", key, &WriteOptions::default()).await.unwrap();
+        assert_eq!(served.client.get("c", key, None).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_change_follows_the_timestamp_that_its_client_saw() {
+    let served = serve(true).await;
+    let seen = Timestamp { time: 1 << 40, member: MemberId(1) }.to_string();
+    let options = WriteOptions { after: Some(seen.clone()), ttl_ms: Some(1_500), ..WriteOptions::default() };
+    let outcome = served.client.put("c", b"k", Bytes::from_static(b"v"), &options).await.unwrap();
+    assert!(outcome.timestamp.unwrap() > seen);
+    let wrong = WriteOptions { after: Some("yesterday".to_owned()), ..WriteOptions::default() };
+    let error = served.client.delete("c", b"k", &wrong).await.unwrap_err().to_string();
+    assert!(error.contains("kith-after"), "{error}");
+}
+
+#[tokio::test]
+async fn headers_tell_the_stamp_and_the_copies() {
+    let served = serve(true).await;
+    let put = served.send("PUT", "/v1/kv/c/k?consistency=all&ttl=10s", "value").await;
+    assert_has(&put, &["200 OK", "kith-timestamp: 00000000", "kith-copies: 2", "kith-superseded: false"]);
+    let get = served.send("GET", "/v1/kv/c/k", "").await;
+    assert_has(&get, &["200 OK", "kith-timestamp: 00000000", "application/octet-stream", "\r\n\r\nvalue"]);
+}
+
+#[tokio::test]
+async fn wrong_requests_are_refused_with_what_is_wrong() {
+    let served = serve(true).await;
+    let cases = [
+        ("GET", "/v1/kv/c/k?consistancy=all", "", "400", "did you mean `consistency`"),
+        ("GET", "/v1/kv/c/k?consistency=most", "", "400", "`most` is not a level"),
+        ("PUT", "/v1/kv/c/k?ttl=-1", "v", "400", "no time to live"),
+        ("GET", "/v1/kv/c/k", "", "404", "not_found"),
+        ("PUT", "/v1/kv/no%20space/k", "v", "400", "bad_key"),
+        ("GET", "/v1/kv/c?limit=0", "", "400", "from 1 to"),
+        ("GET", "/v1/status?all", "", "400", "it has none"),
+        ("GET", "/v1/nothing", "", "404", "GET / lists"),
+        ("POST", "/v1/kv/c/k", "v", "405", "POST is not offered"),
+        ("PUT", "/v1/kv/_system_roster/k", "v", "403", "system_collection"),
+        ("POST", "/v1/cluster/join", "{}", "400", "address"),
+        ("POST", "/v1/cluster/join", r#"{"address":"x:1"}"#, "502", "connection refused"),
+        ("POST", "/v1/cluster/init", r#"{"partition":1}"#, "400", "partitions"),
+        ("GET", "/v1/cluster/placement?collection=c", "", "400", "goes with a `key`"),
+        ("POST", "/v1/batch", "{\"key\":\"a\",\"value\":\"b\"}\n{\"key\":\"a\"}", "400", "line 2: "),
+        ("POST", "/v1/batch", r#"[{"key":"a","op":"drop"}]"#, "400", "unknown variant `drop`"),
+    ];
+    for (method, path, body, status, part) in cases {
+        let answer = served.send(method, path, body).await;
+        assert_has(&answer, &[&format!("HTTP/1.1 {status}"), r#"{"error":""#, part]);
+    }
+    assert_eq!(
+        served.client.get("default", b"a", None).await.unwrap(),
+        None,
+        "a batch is checked as a whole"
+    );
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_refused_before_it_is_sent() {
+    let served = serve(true).await;
+    let length = MAX_VALUE_BYTES + 1;
+    let head = format!(
+        "PUT /v1/kv/c/k HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let answer = served.raw(&head).await;
+    assert_has(&answer, &["HTTP/1.1 413", "too_large", "nothing was changed"]);
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_say_its_length_is_cut_off_at_the_limit() {
+    let served = serve(true).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let head =
+        "PUT /v1/kv/c/k HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
+    let (mut reader, mut writer) = stream.into_split();
+    let sender = tokio::spawn(async move { while writer.write_all(chunk.as_bytes()).await.is_ok() {} });
+    let mut answer = vec![0; 12];
+    reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+    drop(reader);
+    sender.abort();
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_operation_in_order() {
+    let served = serve(true).await;
+    let operations = [
+        Entry::put("c", b"a", b"1"),
+        Entry::about(Verb::Get, "c", b"a"),
+        Entry::about(Verb::Get, "c", b"\xff"),
+        Entry { delta: Some(-4), ..Entry::about(Verb::Increment, "c", b"n") },
+        Entry::about(Verb::Delete, "_system_roster", b"a"),
+    ];
+    let outcomes = served.client.batch(&operations, None).await.unwrap();
+    let endings: Vec<_> = outcomes.iter().map(|outcome| outcome.outcome).collect();
+    let expected = [Ending::Stored, Ending::Found, Ending::NotFound, Ending::Stored, Ending::Failed];
+    assert_eq!(endings, expected);
+    assert_eq!(outcomes[1].value.as_deref(), Some("1"));
+    assert_eq!(outcomes[3].number, Some(-4));
+    assert_eq!(outcomes[4].error.as_deref(), Some("system_collection"));
+    let array = served.send("POST", "/v1/batch", r#"[{"key":"x","value":"y","ttl":5}]"#).await;
+    assert_has(&array, &["200 OK", r#""outcome":"stored""#]);
+}
+
+#[tokio::test]
+async fn before_a_member_belongs_to_a_cluster_it_says_so_and_still_shows_itself() {
+    let served = serve(false).await;
+    let refused = |error: ClientError| match error {
+        ClientError::Refused { status, code, .. } => (status, code),
+        other => panic!("{other}"),
+    };
+    let no_cluster = (409, "no_cluster".to_owned());
+    assert_eq!(refused(served.client.get("c", b"k", None).await.unwrap_err()), no_cluster);
+    assert_eq!(refused(served.client.cluster().await.unwrap_err()), no_cluster);
+    assert_eq!(refused(served.client.roster().await.unwrap_err()), no_cluster);
+    assert_eq!(refused(served.client.placement(Some(("c", b"k"))).await.unwrap_err()), no_cluster);
+    assert_eq!(refused(served.client.settings().await.unwrap_err()), no_cluster);
+    assert_eq!(refused(served.client.ready().await.unwrap_err()).0, 503);
+    assert_eq!(served.client.status().await.unwrap().state, State::NoCluster);
+    assert_eq!(served.client.physical().await.unwrap().seen_by, MemberId(7));
+    let request = InitRequest { partitions: Some(3), ..InitRequest::default() };
+    let error = served.client.init(&request).await.unwrap_err().to_string();
+    assert!(error.contains("Some(3) partitions"), "{error}");
+    assert_has(&served.send("GET", "/metrics", "").await, &["200 OK", "version=0.0.4", "kith_up 1"]);
+    assert_has(&served.send("GET", "/health/live", "").await, &["200 OK"]);
+    assert_has(&served.send("GET", "/", "").await, &["200 OK", "/v1/batch"]);
+}
+
+#[tokio::test]
+async fn a_member_that_ended_is_neither_alive_nor_ready() {
+    let (handle, requests) = Handle::channel();
+    drop(requests);
+    let served = serve_handle(handle).await;
+    for path in ["/health/live", "/health/ready"] {
+        assert_has(&served.send("GET", path, "").await, &["HTTP/1.1 503", "retry-after: 1", "has stopped"]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_taken_in_is_answered_before_the_server_ends() {
+    let (handle, mut requests) = Handle::channel();
+    let served = serve_handle(handle).await;
+    let client = served.client.clone();
+    let put =
+        tokio::spawn(async move { client.put("c", b"k", Bytes::new(), &WriteOptions::default()).await });
+    let Some(Request::Operations { reply, .. }) = requests.recv().await else { panic!("no operation came") };
+    served.stop.send(()).unwrap();
+    // Once the listener is gone, the shutdown is under way.
+    while TcpStream::connect(served.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let stored = Stored { timestamp: Timestamp::ZERO, copies: 1, superseded: true, number: None };
+    reply.send(vec![Ok(Answer::Stored(stored))]).unwrap();
+    assert_eq!(put.await.unwrap().unwrap().outcome, Ending::Superseded);
+    served.server.await.unwrap().unwrap();
+}

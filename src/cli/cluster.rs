@@ -1,0 +1,241 @@
+//! The member and its cluster: init, join, status, health, members, placement, settings.
+
+use super::error::CliError;
+use super::output::{Output, duration, or_dash, size, table};
+use crate::client::Client;
+use crate::model::key::DEFAULT;
+use crate::node::handle::status::{Cluster, InitRequest, Link, Placement, PlacementRow, Status, StepOutcome};
+use clap::Args;
+use serde_json::json;
+use std::ffi::OsString;
+use std::fmt::Write;
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// Slices of the key space, a power of two, fixed for ever [default: what the member's file says]
+    #[arg(long)]
+    partitions: Option<u32>,
+    /// First settings [default: what the member's file says]
+    #[arg(value_name = "NAME=VALUE", value_parser = parse_setting)]
+    settings: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlacementArgs {
+    /// The key [default: every partition]
+    key: Option<OsString>,
+    /// The collection of the key [default: default]
+    #[arg(long, short, requires = "key")]
+    collection: Option<String>,
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE, such as replication_factor=3".to_owned()),
+    }
+}
+
+/// `kith init`
+pub(super) async fn init(client: &Client, args: &InitArgs, output: Output) -> Result<(), CliError> {
+    let mut request = InitRequest { partitions: args.partitions, ..InitRequest::default() };
+    for (name, value) in &args.settings {
+        if request.settings.insert(name.clone(), value.clone()).is_some() {
+            return Err(CliError::Usage(format!("`{name}` is given more than once")));
+        }
+    }
+    let cluster = client.init(&request).await?;
+    show_cluster(&cluster, output)
+}
+
+/// `kith join`
+pub(super) async fn join(client: &Client, peer: &str, output: Output) -> Result<(), CliError> {
+    let cluster = client.join(peer).await?;
+    show_cluster(&cluster, output)
+}
+
+fn show_cluster(cluster: &Cluster, output: Output) -> Result<(), CliError> {
+    output.show(cluster, || {
+        let members = cluster.members.len();
+        format!("member of cluster `{}` ({}), {members} members in all", cluster.name, cluster.id)
+    })
+}
+
+/// `kith health`
+pub(super) async fn health(client: &Client, output: Output) -> Result<(), CliError> {
+    let ready = client.ready().await;
+    if output.json {
+        output.document(&json!({ "ready": ready.is_ok() }))?;
+    }
+    match ready {
+        Ok(()) if output.json => Ok(()),
+        Ok(()) => output.line("ready"),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `kith status`
+pub(super) async fn status(client: &Client, output: Output) -> Result<(), CliError> {
+    let status = client.status().await?;
+    output.show(&status, || describe(&status))
+}
+
+fn describe(status: &Status) -> String {
+    let cluster = status.cluster.as_ref();
+    let cluster = cluster.map_or_else(|| "none yet".to_owned(), |c| format!("{} ({})", c.name, c.id));
+    let storage = &status.storage;
+    let stamps = if status.clock.may_stamp { "" } else { ", too far off to stamp writes" };
+    let facts = [
+        ("member", format!("{} ({})", status.name, status.id)),
+        ("state", status.state.to_string()),
+        ("cluster", cluster),
+        ("version", format!("{}, life {}", status.version, status.incarnation)),
+        ("up for", duration(status.uptime_ms)),
+        ("clock", format!("{:+} ms from the others' median{stamps}", status.clock.offset_ms)),
+        (
+            "storage",
+            format!(
+                "{} records, {} in memory ({}), journal {}, sync {}{}",
+                storage.records,
+                storage.table_records,
+                size(storage.table_bytes),
+                size(storage.journal_bytes),
+                status.sync,
+                if storage.accepts_writes { "" } else { ", takes no writes" },
+            ),
+        ),
+        ("hints", format!("{} ({})", status.hints.pending, size(status.hints.bytes))),
+    ];
+    let mut text = String::new();
+    for (name, fact) in facts {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{name:<9}{fact}");
+    }
+    for warning in status.warnings.iter().chain(&storage.problems) {
+        let _ = writeln!(text, "warning  {warning}");
+    }
+    let _ = writeln!(text, "\n{}", steps_table(status));
+    if !status.peers.is_empty() {
+        let _ = writeln!(text, "\n{}", peers_table(status));
+    }
+    text
+}
+
+fn steps_table(status: &Status) -> String {
+    let rows = status.start_steps.iter().map(|step| {
+        let outcome = match &step.outcome {
+            StepOutcome::Running => "running".to_owned(),
+            StepOutcome::Done => "done".to_owned(),
+            StepOutcome::Failed(reason) => format!("failed: {reason}"),
+        };
+        vec![step.name.clone(), duration(step.duration_ms), outcome]
+    });
+    table(&["START", "TOOK", "OUTCOME"], rows)
+}
+
+fn peers_table(status: &Status) -> String {
+    let rows = status.peers.iter().map(|peer| {
+        let link = match peer.link {
+            Link::Up => "up",
+            Link::Down => "down",
+        };
+        let refusal = peer.last_refusal.clone().unwrap_or_default();
+        vec![peer.name.clone(), peer.address.clone(), link.to_owned(), alive(peer.alive), refusal]
+    });
+    table(&["PEER", "ADDRESS", "LINK", "ALIVE", "LAST REFUSAL"], rows)
+}
+
+fn alive(alive: Option<bool>) -> String {
+    match alive {
+        Some(true) => "alive",
+        Some(false) => "dead",
+        None => "unheard",
+    }
+    .to_owned()
+}
+
+/// `kith members`
+pub(super) async fn members(client: &Client, output: Output) -> Result<(), CliError> {
+    let cluster = client.cluster().await?;
+    output.show(&cluster, || {
+        let rows = cluster.members.iter().map(|member| {
+            vec![
+                format!("{}{}", member.name, if member.this_member { " *" } else { "" }),
+                member.id.to_string(),
+                member.standing.to_string(),
+                alive(member.alive),
+                member.address.clone(),
+                or_dash(member.http_address.as_ref()),
+                or_dash(member.zone.as_ref()),
+                member.partitions.to_string(),
+            ]
+        });
+        let header = ["NAME", "ID", "STANDING", "ALIVE", "MEMBERS AT", "HTTP AT", "ZONE", "PARTITIONS"];
+        let (name, copies, partitions) = (&cluster.name, cluster.replication_factor, cluster.partitions);
+        format!(
+            "cluster {name} ({}), {partitions} partitions, {copies} copies\n\n{}",
+            cluster.id,
+            table(&header, rows)
+        )
+    })
+}
+
+/// `kith members --physical`
+pub(super) async fn physical(client: &Client, output: Output) -> Result<(), CliError> {
+    let seen = client.physical().await?;
+    output.show(&seen, || {
+        let rows = seen.members.iter().map(|member| {
+            let id = member.id.to_string();
+            let life = member.incarnation.to_string();
+            vec![member.name.clone(), id, alive(Some(member.alive)), member.address.clone(), life]
+        });
+        table(&["NAME", "ID", "ALIVE", "MEMBERS AT", "LIFE"], rows)
+    })
+}
+
+/// `kith placement`
+pub(super) async fn placement(client: &Client, args: &PlacementArgs, output: Output) -> Result<(), CliError> {
+    let key = args.key.as_ref().map(super::argument_bytes);
+    let collection = args.collection.as_deref().unwrap_or(DEFAULT);
+    let placement = client.placement(key.as_ref().map(|key| (collection, key.as_slice()))).await?;
+    output.show(&placement, || describe_placement(&placement))
+}
+
+fn describe_placement(placement: &Placement) -> String {
+    let rows = placement
+        .rows
+        .iter()
+        .map(|row| vec![row.partition.to_string(), or_dash(row.home.as_ref()), owners(row)]);
+    let text = table(&["PARTITION", "HOME", "OWNERS"], rows);
+    format!("{text}\n\n? dead  ~ not compared yet  + to come  - to go")
+}
+
+/// Owners in order of preference, with marks for what is not as it should be.
+fn owners(row: &PlacementRow) -> String {
+    let owners = row.owners.iter().map(|owner| {
+        let marks = [
+            (!owner.alive, '?'),
+            (owner.alive && !owner.complete, '~'),
+            (owner.new && !owner.old, '+'),
+            (owner.old && !owner.new, '-'),
+        ];
+        let marks = marks.into_iter().filter_map(|(shown, mark)| shown.then_some(mark));
+        owner.name.chars().chain(marks).collect::<String>()
+    });
+    owners.collect::<Vec<_>>().join(" ")
+}
+
+/// `kith settings show`
+pub(super) async fn settings(client: &Client, output: Output) -> Result<(), CliError> {
+    let settings = client.settings().await?;
+    output.show(&settings, || {
+        let rows = settings.entries.iter().map(|setting| {
+            let mark = if setting.value == setting.default { "" } else { " *" };
+            vec![setting.name.clone(), format!("{}{mark}", setting.value), setting.description.clone()]
+        });
+        format!(
+            "{}\n\n* set to another value than the default",
+            table(&["SETTING", "VALUE", "MEANING"], rows)
+        )
+    })
+}

@@ -1,0 +1,169 @@
+//! `kith dev`: a whole cluster on this machine, each member a process of its own.
+//!
+//! It writes a secret and one file per member into a directory, starts `kith serve` for each, waits
+//! until all are ready, and then watches them. The members are real: own data, own key, sealed
+//! links; only the machine is shared.
+//!
+//! Invariants: a member that ends takes no other with it; no member outlives this process (they stop
+//! at the end of their standard input, which closes with it); what is in the directory is reused, so a
+//! second start finds the data of the first.
+
+mod directory;
+mod member;
+
+use super::error::CliError;
+use super::output::Output;
+use super::serve::signalled;
+use crate::client::Client;
+use clap::Args;
+use directory::Plan;
+use member::Member;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Members at most: more make no better trial on one machine.
+const MAX_MEMBERS: u16 = 9;
+/// How long all members may take to be ready.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How often they are asked.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// How long a member may take to stop before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// How many members
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_MEMBERS)))]
+    members: u16,
+    /// Where secret, configuration, data and logs are kept
+    #[arg(long, default_value = "kith-dev", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+/// `kith dev`
+pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> {
+    let plans = directory::prepare(&args.data_dir, args.members)?;
+    let mut stop = pin!(signalled());
+    let mut members = Vec::new();
+    for plan in plans {
+        match Member::start(plan) {
+            Ok(member) => members.push(member),
+            Err(error) => {
+                stop_all(&mut members, output).await;
+                return Err(error);
+            }
+        }
+    }
+    let ready = tokio::select! {
+        () = &mut stop => Ok(false),
+        ready = all_ready(&mut members) => ready.map(|()| true),
+    };
+    match ready {
+        Ok(true) => {
+            output.line(&introduction(&members, &args.data_dir.display().to_string()))?;
+            tokio::select! {
+                () = &mut stop => {}
+                () = watch(&mut members, output) => {}
+            }
+        }
+        Ok(false) => {}
+        Err(error) => {
+            stop_all(&mut members, output).await;
+            return Err(error);
+        }
+    }
+    output.note("stopping all members");
+    if stop_all(&mut members, output).await {
+        output.note(&format!(
+            "stopped; `kith dev` in the same place goes on with the data in {}",
+            args.data_dir.display()
+        ));
+        return Ok(());
+    }
+    Err(CliError::Failed("not every member stopped in order; their logs say more".to_owned()))
+}
+
+/// Waits until every member serves clients.
+async fn all_ready(members: &mut [Member]) -> Result<(), CliError> {
+    let deadline = Instant::now() + READY_DEADLINE;
+    for index in 0..members.len() {
+        let Some(http) = members.get(index).map(|member| member.plan.http.to_string()) else { break };
+        let client = Client::new([http])?;
+        loop {
+            let answer = match timeout(ASK_PAUSE * 20, client.ready()).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it does not answer".to_owned(),
+            };
+            if let Some(ended) = members.iter_mut().find_map(Member::ended) {
+                return Err(CliError::Failed(ended));
+            }
+            if Instant::now() >= deadline {
+                let member = members.get(index).map(Member::describe).unwrap_or_default();
+                let seconds = READY_DEADLINE.as_secs();
+                return Err(CliError::Failed(format!("{member} was not ready after {seconds} s: {answer}")));
+            }
+            tokio::time::sleep(ASK_PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// Tells of members that end, and comes back when none is left.
+async fn watch(members: &mut Vec<Member>, output: Output) {
+    while !members.is_empty() {
+        tokio::time::sleep(ASK_PAUSE).await;
+        members.retain_mut(|member| match member.ended() {
+            Some(how) => {
+                output.complain(&how);
+                false
+            }
+            None => true,
+        });
+    }
+    output.complain("no member is left");
+}
+
+/// Lets every member stop in order; kills those that don't. Tells whether all did.
+async fn stop_all(members: &mut Vec<Member>, output: Output) -> bool {
+    // All at once first, so that they stop side by side.
+    members.iter_mut().for_each(Member::ask_to_stop);
+    let deadline = Instant::now() + STOP_DEADLINE;
+    let mut orderly = true;
+    for mut member in members.drain(..) {
+        match tokio::time::timeout_at(deadline, member.stopped()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(how)) => {
+                orderly = false;
+                output.complain(&how);
+            }
+            Err(_) => {
+                orderly = false;
+                output.complain(&format!("{} did not stop in time and is killed", member.describe()));
+                member.kill().await;
+            }
+        }
+    }
+    orderly
+}
+
+/// What to try.
+fn introduction(members: &[Member], directory: &str) -> String {
+    let mut text =
+        format!("A cluster of {} members is ready; its files are in {directory}.\n\n", members.len());
+    for member in members {
+        let Plan { name, peers, http, resp, .. } = &member.plan;
+        let pid = member.pid();
+        text.push_str(&format!("  {name}  members {peers}  HTTP {http}  RESP {resp}  pid {pid}\n"));
+    }
+    let (Some(first), Some(last)) = (members.first(), members.last()) else { return text };
+    let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
+    let (one, other, pid) = (first.plan.http, last.plan.http, last.pid());
+    text.push_str(&format!(
+        "\nTry:\n  {kith} put greeting hello --address {one}\n  {kith} get greeting --address {other}\n  \
+         kill -9 {pid}; {kith} get greeting --address {one}\n\nCtrl-C stops them all."
+    ));
+    text
+}

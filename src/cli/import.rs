@@ -1,0 +1,366 @@
+//! `kith import`: a file of records, stored in batches of which several are on their way.
+//!
+//! A line that is wrong or refused is reported by its number and does not stop the rest; what stops
+//! an import is a file that can't be read or a cluster that can't be reached any more. Storing a
+//! record twice changes nothing, so a batch whose fate is unknown is simply sent again.
+
+use super::LevelArg;
+use super::error::CliError;
+use super::output::Output;
+use crate::client::{Client, ClientError, WriteOptions, completed};
+use crate::model::key::DEFAULT;
+use crate::model::settings::Level;
+use crate::node::handle::documents::{Ending, Entry, Ttl, Verb};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::task::JoinSet;
+
+/// Records in a batch.
+const BATCH_RECORDS: usize = 500;
+/// Bytes of lines in a batch.
+const BATCH_BYTES: usize = 1 << 20;
+/// Batches on their way.
+const IN_FLIGHT: usize = 4;
+/// Bytes of the longest line: the largest value, every byte of it escaped, and its company.
+const MAX_LINE_BYTES: usize = 64 << 20;
+/// Bytes read at a time.
+const READ_BYTES: usize = 256 << 10;
+/// How often a batch is tried.
+const ATTEMPTS: u32 = 6;
+/// How long the second attempt waits; each later one waits twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Complaints that are printed; the rest is counted.
+const MAX_COMPLAINTS: usize = 20;
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The file; `-` reads standard input
+    file: PathBuf,
+    #[command(flatten)]
+    level: LevelArg,
+}
+
+/// A record and the line that it stands on.
+type Numbered = (u64, Entry);
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+struct Report {
+    stored: u64,
+    /// Reasons by line.
+    failed: BTreeMap<u64, String>,
+    /// Why it makes no sense to go on.
+    stop: Option<ClientError>,
+}
+
+/// `kith import`
+pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> Result<(), CliError> {
+    let name =
+        if args.file.as_os_str() == "-" { "standard input".into() } else { args.file.display().to_string() };
+    let failed = |source| CliError::io(format!("can't read {name}"), source);
+    let (reader, length): (Box<dyn AsyncBufRead + Unpin>, _) = if args.file.as_os_str() == "-" {
+        (Box::new(BufReader::with_capacity(READ_BYTES, standard_input().map_err(failed)?)), None)
+    } else {
+        let file = tokio::fs::File::open(&args.file).await.map_err(failed)?;
+        let length = file.metadata().await.map_err(failed)?.len();
+        (Box::new(BufReader::with_capacity(READ_BYTES, file)), Some(length))
+    };
+    let mut import = Import::new(client.clone(), args.level.level, output, progress(length, output));
+    let read = import.read_all(reader).await;
+    import.finish().await;
+    read.map_err(failed)?;
+    import.conclude(&name)
+}
+
+/// Standard input as a file: pipes, files and terminals are all read alike.
+fn standard_input() -> std::io::Result<tokio::fs::File> {
+    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(tokio::fs::File::from_std(std::fs::File::from(input)))
+}
+
+/// A bar on a terminal, nothing in a pipe or a log.
+fn progress(length: Option<u64>, output: Output) -> ProgressBar {
+    if output.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match length {
+        Some(length) => {
+            (ProgressBar::new(length), "{bar:40} {binary_bytes}/{binary_total_bytes} {msg} {eta}")
+        }
+        None => (ProgressBar::no_length(), "{spinner} {binary_bytes} {msg}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+struct Import {
+    client: Client,
+    level: Option<Level>,
+    output: Output,
+    progress: ProgressBar,
+    batch: Vec<Numbered>,
+    batch_bytes: usize,
+    running: JoinSet<Report>,
+    stored: u64,
+    failed: u64,
+    stop: Option<ClientError>,
+}
+
+impl Import {
+    fn new(client: Client, level: Option<Level>, output: Output, progress: ProgressBar) -> Self {
+        Self {
+            client,
+            level,
+            output,
+            progress,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            running: JoinSet::new(),
+            stored: 0,
+            failed: 0,
+            stop: None,
+        }
+    }
+
+    /// Sends every line on its way, until the end or until there is no sense in going on.
+    async fn read_all(&mut self, mut reader: impl AsyncBufRead + Unpin) -> std::io::Result<()> {
+        let mut line = Vec::new();
+        for number in 1.. {
+            let taken = read_line(&mut reader, &mut line).await?;
+            if taken == 0 || self.stop.is_some() {
+                break;
+            }
+            self.progress.inc(taken);
+            if line.len() > MAX_LINE_BYTES {
+                self.complain(number, &format!("has more than {MAX_LINE_BYTES} bytes"));
+            } else if !line.trim_ascii().is_empty() {
+                match record_of(&line) {
+                    Ok(entry) => self.add(number, entry, line.len()).await,
+                    Err(reason) => self.complain(number, &reason),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn add(&mut self, number: u64, entry: Entry, bytes: usize) {
+        if self.batch.len() >= BATCH_RECORDS || self.batch_bytes + bytes > BATCH_BYTES {
+            self.send().await;
+        }
+        self.batch.push((number, entry));
+        self.batch_bytes += bytes;
+    }
+
+    /// Sends what was gathered, once there is room for it.
+    async fn send(&mut self) {
+        while self.running.len() >= IN_FLIGHT {
+            self.take_one().await;
+        }
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() && self.stop.is_none() {
+            self.running.spawn(store(self.client.clone(), batch, self.level));
+        } else {
+            self.failed += batch.len() as u64;
+        }
+    }
+
+    async fn take_one(&mut self) {
+        let Some(Ok(report)) = self.running.join_next().await else { return };
+        self.stored += report.stored;
+        self.progress.set_message(format!("{} records", self.stored));
+        for (number, reason) in report.failed {
+            self.complain(number, &reason);
+        }
+        self.stop = self.stop.take().or(report.stop);
+    }
+
+    async fn finish(&mut self) {
+        self.send().await;
+        while !self.running.is_empty() {
+            self.take_one().await;
+        }
+        self.progress.finish_and_clear();
+    }
+
+    fn complain(&mut self, number: u64, reason: &str) {
+        self.failed += 1;
+        let shown = usize::try_from(self.failed).unwrap_or(usize::MAX);
+        if shown <= MAX_COMPLAINTS {
+            let (output, text) = (self.output, format!("line {number}: {reason}"));
+            self.progress.suspend(|| output.complain(&text));
+        } else if shown == MAX_COMPLAINTS + 1 {
+            let output = self.output;
+            self.progress
+                .suspend(|| output.complain("more lines failed; they are only counted from here on"));
+        }
+    }
+
+    fn conclude(self, name: &str) -> Result<(), CliError> {
+        let (stored, failed) = (self.stored, self.failed);
+        self.output.show(&json!({ "stored": stored, "failed": failed }), || {
+            format!("{stored} records stored, {failed} failed")
+        })?;
+        match self.stop {
+            Some(error) => Err(CliError::Failed(format!("the import of {name} was given up: {error}"))),
+            None if failed > 0 => Err(CliError::Failed(format!("{failed} lines of {name} were not stored"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The next line without its end; gives the bytes that were taken, 0 at the end of the input. Of a
+/// line that is too long only so much is kept that this shows.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> std::io::Result<u64> {
+    line.clear();
+    let mut taken = 0;
+    loop {
+        let available = reader.fill_buf().await?;
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let part = available.get(..end.unwrap_or(available.len())).unwrap_or_default();
+        if line.len() <= MAX_LINE_BYTES {
+            line.extend_from_slice(part);
+        }
+        let used = part.len() + usize::from(end.is_some());
+        let at_end = available.is_empty();
+        reader.consume(used);
+        taken += used as u64;
+        if end.is_some() || at_end {
+            return Ok(taken);
+        }
+    }
+}
+
+fn record_of(line: &[u8]) -> Result<Entry, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
+    let entry = Entry::parse(text).map_err(|error| error.to_string())?;
+    if entry.op.is_some_and(|verb| verb != Verb::Put) {
+        return Err("only records can be imported; leave `op` out".to_owned());
+    }
+    // The member would refuse the whole batch for it.
+    entry.operation(None, 0).map_err(|error| error.to_string())?;
+    Ok(entry)
+}
+
+/// Stores a batch, trying again what may succeed later.
+async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -> Report {
+    let mut report = Report::default();
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(FIRST_PAUSE * (1 << (attempt - 1))).await;
+        }
+        let last = attempt + 1 == ATTEMPTS;
+        let (numbers, entries): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let results = match send(&client, &entries, level).await {
+            Ok(results) => results,
+            Err(error) if last || !may_succeed_later(&error) => {
+                report.failed.extend(numbers.into_iter().map(|number| (number, error.to_string())));
+                report.stop = Some(error);
+                return report;
+            }
+            Err(_) => {
+                batch = numbers.into_iter().zip(entries).collect();
+                continue;
+            }
+        };
+        batch = Vec::new();
+        for ((number, entry), result) in numbers.into_iter().zip(entries).zip(results) {
+            match result {
+                Ok(()) => report.stored += 1,
+                Err(error) if !last && may_succeed_later(&error) => batch.push((number, entry)),
+                Err(error) => drop(report.failed.insert(number, error.to_string())),
+            }
+        }
+        if batch.is_empty() {
+            break;
+        }
+    }
+    report
+}
+
+/// One attempt: what became of each record, or why none was heard of.
+async fn send(
+    client: &Client,
+    entries: &[Entry],
+    level: Option<Level>,
+) -> Result<Vec<Result<(), ClientError>>, ClientError> {
+    // A value that fills a batch by itself goes as raw bytes, which need no room for escapes.
+    if let [entry] = entries {
+        let stored = put_raw(client, entry, level).await;
+        return match stored {
+            Err(error @ ClientError::Refused { status: 400..500, .. }) => Ok(vec![Err(error)]),
+            other => other.map(|()| vec![Ok(())]),
+        };
+    }
+    let outcomes = client.batch(entries, level).await?;
+    Ok(outcomes.into_iter().map(|outcome| completed(outcome).map(|_| ())).collect())
+}
+
+async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result<(), ClientError> {
+    let wrong = |error: &dyn std::fmt::Display| ClientError::Refused {
+        status: 400,
+        code: "bad_document".to_owned(),
+        message: error.to_string(),
+    };
+    let key = entry.key_bytes().map_err(|error| wrong(&error))?;
+    let value = entry.value_bytes().map_err(|error| wrong(&error))?;
+    let ttl_ms = entry.ttl.as_ref().map(Ttl::as_ms).transpose().map_err(|error| wrong(&error))?;
+    let options = WriteOptions { level, ttl_ms, after: None };
+    let collection = entry.collection.as_deref().unwrap_or(DEFAULT);
+    let outcome = client.put(collection, &key, value, &options).await?;
+    debug_assert_ne!(outcome.outcome, Ending::Failed, "a put that failed has an error status");
+    Ok(())
+}
+
+/// Whether the same request may be stored a little later.
+fn may_succeed_later(error: &ClientError) -> bool {
+    const PASSING: [&str; 7] = [
+        "overloaded",
+        "unknown",
+        "unreachable",
+        "not_enough_owners",
+        "starting",
+        "timeout",
+        "no_room_for_hint",
+    ];
+    match error {
+        ClientError::Lost { .. } | ClientError::Unreachable { .. } => true,
+        ClientError::Refused { code, .. } => PASSING.contains(&code.as_str()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_cut_at_their_ends_and_counted_whole() {
+        let mut reader = BufReader::with_capacity(3, &b"one\n\ntwo words\nlast"[..]);
+        let mut line = Vec::new();
+        let mut lines = Vec::new();
+        while let taken @ 1.. = read_line(&mut reader, &mut line).await.unwrap() {
+            lines.push((String::from_utf8(line.clone()).unwrap(), taken));
+        }
+        let expected = [("one", 4), ("", 1), ("two words", 10), ("last", 4)];
+        assert_eq!(lines, expected.map(|(text, taken)| (text.to_owned(), taken)));
+    }
+
+    #[test]
+    fn only_records_are_imported() {
+        assert!(record_of(br#"{"key":"a","value":"b","collection":"c","ttl":"1h"}"#).is_ok());
+        assert!(record_of(br#"{"op":"delete","key":"a"}"#).unwrap_err().contains("only records"));
+        assert!(record_of(b"\xff").unwrap_err().contains("UTF-8"));
+        assert!(
+            record_of(br#"{"key":"a","value":"b","collection":"no good"}"#)
+                .unwrap_err()
+                .contains("collection")
+        );
+    }
+}

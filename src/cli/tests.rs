@@ -1,0 +1,82 @@
+//! What the command line takes and what it refuses.
+
+use super::*;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("kith").chain(line.iter().copied()))
+}
+
+fn refused(line: &[&str]) -> (ErrorKind, i32, String) {
+    let error = parse(line).unwrap_err();
+    (error.kind(), error.exit_code(), error.to_string())
+}
+
+#[test]
+fn the_definition_of_the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn without_arguments_it_helps_and_counts_as_wrong_usage() {
+    let (kind, code, help) = refused(&[]);
+    assert_eq!((kind, code), (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, 2));
+    for command in ["dev", "serve", "status", "import", "settings"] {
+        assert!(help.contains(command), "{help}");
+    }
+}
+
+#[test]
+fn asking_for_help_is_no_error() {
+    let (kind, code, help) = refused(&["put", "--help"]);
+    assert_eq!((kind, code), (ErrorKind::DisplayHelp, 0));
+    assert!(help.contains("kith put greeting hello"), "{help}");
+}
+
+#[test]
+fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
+    let cases: [(&[&str], &str); 11] = [
+        (&["gett", "a"], "get"),
+        (&["get"], "<KEY>"),
+        (&["put", "a"], "<VALUE>"),
+        (&["put", "a", "b", "--ttl", "1w"], "time to live"),
+        (&["get", "a", "--level", "most"], "is not a level"),
+        (&["dev", "--members", "0"], "0 is not in 1..=9"),
+        (&["dev", "--members", "10"], "10 is not in 1..=9"),
+        (&["scan", "--limit", "0"], "above 0"),
+        (&["init", "replication_factor"], "NAME=VALUE"),
+        (&["placement", "--collection", "c"], "[KEY]"),
+        (&["serve"], "--config"),
+    ];
+    for (line, part) in cases {
+        let (_, code, text) = refused(line);
+        assert_eq!(code, 2, "{line:?}");
+        assert!(text.contains(part), "{line:?}: {text}");
+    }
+}
+
+#[test]
+fn global_options_stand_anywhere() {
+    for line in
+        [["--json", "get", "a", "--address", "h:1,i:2"], ["get", "a", "--address", "h:1,i:2", "--json"]]
+    {
+        let cli = parse(&line).unwrap();
+        assert!(cli.json);
+        assert_eq!(cli.address, ["h:1", "i:2"]);
+    }
+}
+
+#[test]
+fn a_value_may_look_like_an_option() {
+    let Command::Put(args) = parse(&["put", "temperature", "-5"]).unwrap().command else { panic!() };
+    assert!(format!("{args:?}").contains("\"-5\""), "{args:?}");
+}
+
+#[test]
+fn an_address_that_is_none_is_wrong_usage() {
+    let error: CliError = Client::new(["nowhere"]).unwrap_err().into();
+    assert_eq!(error.exit_code(), 2);
+    let error = CliError::Failed(String::new());
+    assert_eq!(error.exit_code(), 1);
+}

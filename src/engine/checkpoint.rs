@@ -1,0 +1,220 @@
+//! Checkpoints: what changed goes into redb in key order, and the journal before it is dropped.
+//!
+//! A checkpoint begins a new journal segment, whose first entries repeat the small state (hints,
+//! lives, completeness, reservation), and then walks the table once in key order. Every record
+//! that was dirty at its begin is handed out on the way; what changes behind the walk is in the
+//! new segment. Only when redb has committed are the segments before it dropped.
+//!
+//! Invariant: a record is clean only if a *committed* checkpoint holds it.
+
+use super::Engine;
+use super::journal::{self, Entry};
+use super::table::{DIRTY, SHADOW, SlotId, UNRESOLVED};
+use crate::model::KeyHash;
+
+/// Bytes of records in one batch.
+const BATCH_BYTES: usize = 256 << 10;
+/// Slots looked at for one batch.
+const BATCH_SLOTS: usize = 4_096;
+/// Batches that may be under way at a time.
+const BATCHES_AT_ONCE: u32 = 2;
+
+/// A step of a checkpoint, for the storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckpointStep {
+    /// Begin: `rotate` is set in the same turn.
+    Begin,
+    /// Write these records: canonical bytes, sorted by collection and key. Answered by
+    /// [`Engine::checkpoint_batch`].
+    Batch(Vec<u8>),
+    /// Commit, then drop the journal before the segment that was begun. Answered by
+    /// [`Engine::checkpoint_committed`] or [`Engine::checkpoint_failed`].
+    Commit,
+}
+
+/// An older record that redb held before a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// The hash of its key.
+    pub hash: KeyHash,
+    /// Its element.
+    pub element: u128,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    /// Batches are made; the names of the last record that was looked at.
+    Walking(Vec<u8>, Vec<u8>),
+    /// All batches are made.
+    Committing,
+}
+
+/// Where the checkpoint stands.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    phase: Phase,
+    number: u32,
+    committed: u32,
+    /// The journal's end when the last checkpoint began.
+    began_at: u64,
+    /// Bytes of journal from before this life that are still to be covered.
+    replayed: u64,
+    under_way: u32,
+    shadows: Vec<SlotId>,
+    wanted: bool,
+    /// Not before this time in microseconds, after a failure.
+    not_before_us: u64,
+}
+
+impl State {
+    /// Number of the last checkpoint that redb has.
+    pub(super) const fn committed(&self) -> u32 {
+        self.committed
+    }
+
+    pub(super) const fn set_replayed(&mut self, bytes: u64) {
+        self.replayed = bytes;
+    }
+}
+
+impl Engine {
+    /// Asks for a checkpoint, whatever the size of the journal.
+    pub const fn want_checkpoint(&mut self) {
+        self.checkpoint.wanted = true;
+    }
+
+    /// Bytes of journal that no checkpoint covers yet.
+    #[must_use]
+    pub const fn journal_bytes(&self) -> u64 {
+        self.end() - self.checkpoint.began_at + self.checkpoint.replayed
+    }
+
+    /// Whether a checkpoint is under way.
+    #[must_use]
+    pub const fn is_checkpointing(&self) -> bool {
+        !matches!(self.checkpoint.phase, Phase::Idle)
+    }
+
+    /// Whether the checkpoint has a step to make now, without any other event.
+    #[must_use]
+    pub const fn wants_checkpoint_step(&self) -> bool {
+        matches!(self.checkpoint.phase, Phase::Walking(..)) && self.checkpoint.under_way < BATCHES_AT_ONCE
+    }
+
+    /// Makes the next step of the checkpoint that is under way, or begins one when it is due.
+    pub(super) fn step_checkpoint(&mut self) {
+        match std::mem::take(&mut self.checkpoint.phase) {
+            Phase::Idle => self.begin_checkpoint_when_due(),
+            Phase::Walking(collection, key) if self.checkpoint.under_way < BATCHES_AT_ONCE => {
+                self.next_batch(collection, key);
+            }
+            phase => self.checkpoint.phase = phase,
+        }
+    }
+
+    fn begin_checkpoint_when_due(&mut self) {
+        let since = self.end() - self.checkpoint.began_at + self.checkpoint.replayed;
+        let due =
+            since >= self.bounds.journal_bytes || self.records.table.dirty() >= self.bounds.dirty_records;
+        let due = due && self.now.mono_us >= self.checkpoint.not_before_us;
+        if !(due || self.checkpoint.wanted) || self.storage_problem.is_some() {
+            return;
+        }
+        self.checkpoint.wanted = false;
+        self.checkpoint.number += 1;
+        self.checkpoint.began_at = self.end();
+        self.checkpoint.replayed = 0;
+        self.checkpoint.under_way = 0;
+        self.checkpoint.shadows.clear();
+        self.lanes.rotate = true;
+        self.lanes.checkpoint = Some(CheckpointStep::Begin);
+        self.append_snapshot();
+        self.checkpoint.phase = Phase::Walking(Vec::new(), Vec::new());
+    }
+
+    /// The small state, so that the segments before can be dropped.
+    fn append_snapshot(&mut self) {
+        let mut out = std::mem::take(&mut self.lanes.journal);
+        journal::append(&mut out, &Entry::Reservation(self.clock.reservation()));
+        for peer in &self.peers {
+            if let Some((incarnation, life)) = peer.life {
+                journal::append(&mut out, &Entry::Life(peer.member, incarnation, life));
+            }
+        }
+        for (member, key) in self.hints.iter() {
+            journal::append(&mut out, &Entry::Hint(member, key.clone()));
+        }
+        self.lanes.journal = out;
+        self.note_complete();
+    }
+
+    fn next_batch(&mut self, collection: Vec<u8>, key: Vec<u8>) {
+        let start = (&collection[..], &key[..]);
+        let ids: Vec<SlotId> = self.records.table.iter_from(start, true).take(BATCH_SLOTS).collect();
+        let (mut batch, mut last, mut stuck) = (Vec::new(), None, false);
+        for id in &ids {
+            let table = &mut self.records.table;
+            if table.has(*id, DIRTY | UNRESOLVED) {
+                stuck = true;
+                break;
+            }
+            if table.has(*id, DIRTY) {
+                if table.has(*id, SHADOW) {
+                    self.checkpoint.shadows.push(*id);
+                }
+                table.hand_out(*id, self.checkpoint.number);
+                batch.extend_from_slice(table.record(*id).map(|record| record.bytes()).unwrap_or_default());
+            }
+            last = Some(*id);
+            if batch.len() >= BATCH_BYTES {
+                break;
+            }
+        }
+        let names = last.and_then(|id| self.records.table.record(id));
+        let names = names.map(|record| (record.collection_bytes().to_vec(), record.key().to_vec()));
+        let at_end = ids.len() < BATCH_SLOTS && last == ids.last().copied() && !stuck;
+        let (collection, key) = names.unwrap_or((collection, key));
+        self.checkpoint.phase = Phase::Walking(collection, key);
+        if !batch.is_empty() {
+            self.checkpoint.under_way += 1;
+            self.lanes.checkpoint = Some(CheckpointStep::Batch(batch));
+        } else if at_end {
+            self.checkpoint.phase = Phase::Committing;
+            self.lanes.checkpoint = Some(CheckpointStep::Commit);
+        }
+    }
+
+    /// A batch is in redb's transaction; these are the older records that it replaced.
+    pub fn checkpoint_batch(&mut self, replaced: &[Replaced]) {
+        self.checkpoint.under_way = self.checkpoint.under_way.saturating_sub(1);
+        for old in replaced {
+            if let Some(id) = self.records.table.find_hash(old.hash)
+                && self.records.table.has(id, SHADOW)
+            {
+                self.records.unshadow(id, old.element);
+            }
+        }
+    }
+
+    /// Redb has committed.
+    pub fn checkpoint_committed(&mut self) {
+        for id in std::mem::take(&mut self.checkpoint.shadows) {
+            self.records.table.clear_flags(id, SHADOW);
+        }
+        self.checkpoint.committed = self.checkpoint.number;
+        self.checkpoint.phase = Phase::Idle;
+        self.counters.checkpoints += 1;
+    }
+
+    /// Redb could not commit: everything that was handed out is dirty again, and the journal is
+    /// kept. A next checkpoint is tried after a second.
+    pub fn checkpoint_failed(&mut self) {
+        self.records.table.take_back(self.checkpoint.number);
+        self.checkpoint.shadows.clear();
+        self.checkpoint.phase = Phase::Idle;
+        self.checkpoint.wanted = true;
+        self.checkpoint.not_before_us = self.now.mono_us + 1_000_000;
+    }
+}

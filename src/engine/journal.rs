@@ -1,0 +1,190 @@
+//! Entries of the journal: what a member must know again after it was killed.
+//!
+//! Entries follow each other in the bytes of a turn, each a tag and its content. Records stand in
+//! their canonical form. Applying an entry twice, or an old one after a newer one, changes nothing,
+//! so a replay may begin anywhere before the last checkpoint.
+
+use super::hints::HintKey;
+use crate::model::record::RecordError;
+use crate::model::{MemberId, RecordRef};
+
+const RECORD: u8 = 0;
+const RESERVATION: u8 = 1;
+const HINT: u8 = 2;
+const HINT_DONE: u8 = 3;
+const LIFE: u8 = 4;
+const COMPLETE: u8 = 5;
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry<'a> {
+    /// A record that was merged into the table.
+    Record(RecordRef<'a>),
+    /// Stamps up to this time may have been given.
+    Reservation(u64),
+    /// An owner lacks the newest record of a key.
+    Hint(MemberId, HintKey),
+    /// That owner has it.
+    HintDone(MemberId, HintKey),
+    /// The highest incarnation of a peer that was seen, and its life.
+    Life(MemberId, u64, u64),
+    /// The partitions that this member is a complete owner of.
+    Complete(&'a [u8]),
+}
+
+/// Bytes in the journal that no version writes. The frame around them was intact, so this is no
+/// damage but a newer kith or a bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// A tag of a newer version.
+    #[error(
+        "the journal has an entry of kind {0}, unknown to this version of kith; start the version that wrote it"
+    )]
+    UnknownEntry(u8),
+    /// An entry ends before its content does.
+    #[error("a journal entry is cut off")]
+    CutOff,
+    /// A record that does not parse or verify.
+    #[error("the journal has a bad record: {0}")]
+    Record(#[from] RecordError),
+}
+
+/// Begins a record's entry: its canonical bytes follow.
+pub(super) fn begin_record(out: &mut Vec<u8>) {
+    out.push(RECORD);
+}
+
+/// Appends an entry.
+pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
+    match entry {
+        Entry::Record(record) => {
+            out.push(RECORD);
+            out.extend_from_slice(record.bytes());
+        }
+        Entry::Reservation(time) => {
+            out.push(RESERVATION);
+            out.extend_from_slice(&time.to_le_bytes());
+        }
+        Entry::Hint(member, key) => append_hint(out, HINT, *member, key),
+        Entry::HintDone(member, key) => append_hint(out, HINT_DONE, *member, key),
+        Entry::Life(member, incarnation, life) => {
+            out.push(LIFE);
+            for number in [member.0, *incarnation, *life] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        Entry::Complete(partitions) => {
+            out.push(COMPLETE);
+            out.extend_from_slice(&u16::try_from(partitions.len()).unwrap_or(u16::MAX).to_le_bytes());
+            out.extend_from_slice(partitions);
+        }
+    }
+}
+
+fn append_hint(out: &mut Vec<u8>, tag: u8, member: MemberId, key: &HintKey) {
+    out.push(tag);
+    out.extend_from_slice(&member.0.to_le_bytes());
+    out.extend_from_slice(&u16::try_from(key.bytes().len()).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend_from_slice(key.bytes());
+}
+
+/// The entries of a turn's bytes; an error ends them.
+pub(super) fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, JournalError>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let parsed = entry(rest);
+        match parsed {
+            Ok((entry, tail)) => {
+                rest = tail;
+                Some(Ok(entry))
+            }
+            Err(error) => {
+                rest = &[];
+                Some(Err(error))
+            }
+        }
+    })
+}
+
+fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
+    let (tag, rest) = bytes.split_first().ok_or(JournalError::CutOff)?;
+    match *tag {
+        RECORD => {
+            let (record, rest) = RecordRef::parse(rest)?;
+            record.verify()?;
+            Ok((Entry::Record(record), rest))
+        }
+        RESERVATION => {
+            let (time, rest) = number(rest)?;
+            Ok((Entry::Reservation(time), rest))
+        }
+        HINT => hint(rest).map(|(member, key, rest)| (Entry::Hint(member, key), rest)),
+        HINT_DONE => hint(rest).map(|(member, key, rest)| (Entry::HintDone(member, key), rest)),
+        LIFE => {
+            let (member, rest) = number(rest)?;
+            let (incarnation, rest) = number(rest)?;
+            let (life, rest) = number(rest)?;
+            Ok((Entry::Life(MemberId(member), incarnation, life), rest))
+        }
+        COMPLETE => {
+            let (partitions, rest) = sized(rest)?;
+            Ok((Entry::Complete(partitions), rest))
+        }
+        unknown => Err(JournalError::UnknownEntry(unknown)),
+    }
+}
+
+fn number(bytes: &[u8]) -> Result<(u64, &[u8]), JournalError> {
+    let (head, tail) = bytes.split_first_chunk().ok_or(JournalError::CutOff)?;
+    Ok((u64::from_le_bytes(*head), tail))
+}
+
+fn sized(bytes: &[u8]) -> Result<(&[u8], &[u8]), JournalError> {
+    let (length, rest) = bytes.split_first_chunk().ok_or(JournalError::CutOff)?;
+    rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or(JournalError::CutOff)
+}
+
+fn hint(bytes: &[u8]) -> Result<(MemberId, HintKey, &[u8]), JournalError> {
+    let (member, rest) = number(bytes)?;
+    let (key, rest) = sized(rest)?;
+    let key = HintKey::from_bytes(key).ok_or(JournalError::CutOff)?;
+    Ok((MemberId(member), key, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KeyRef, Record, Timestamp};
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_entry_comes_back_as_it_was_written() {
+        let key = KeyRef::new("c", b"k").unwrap();
+        let record = Record::value(key, Timestamp { time: 3, member: MemberId(4) }, None, b"v");
+        let written = [
+            Entry::Record(record.view()),
+            Entry::Reservation(9),
+            Entry::Hint(MemberId(1), HintKey::of(key)),
+            Entry::HintDone(MemberId(1), HintKey::of(key)),
+            Entry::Life(MemberId(1), 2, 3),
+            Entry::Complete(&[1, 2, 3]),
+        ];
+        let mut bytes = Vec::new();
+        for entry in &written {
+            append(&mut bytes, entry);
+        }
+        let read: Vec<_> = entries(&bytes).collect::<Result<_, _>>().unwrap();
+        assert_eq!(read, written);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(entries(&bytes).count() <= bytes.len());
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Membership as the engine sees it: system records, placement, completeness, and the copying that
+//! makes an owner complete.
+//!
+//! Roster and settings are records like any other; merging one of them changes the placement at
+//! the end of the turn. Whoever finds that a peer's placement differs exchanges all system records
+//! with it.
+//!
+//! An owner is *complete* for a partition once it has copied it from every other owner that can be
+//! reached; new writes reach it meanwhile, as it is in the owner set. A joining member that is
+//! complete for all its partitions turns itself active.
+
+use super::Engine;
+use super::journal::{self, Entry};
+use super::operation::Change;
+use super::peer::Peer;
+use super::requests::Purpose;
+use super::table::UNRESOLVED;
+use super::write::Origin;
+use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX};
+use crate::model::placement::Placement;
+use crate::model::roster::{MemberState, RosterEntry, entry_key};
+use crate::model::settings::Settings;
+use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
+use crate::protocol::message::{Failure, Message, Notice, Reply, Request};
+use std::collections::VecDeque;
+
+/// Microseconds between two exchanges of system records with one peer.
+pub(super) const EXCHANGE_US: u64 = 200_000;
+/// Partitions that are copied at a time.
+const COPIES_AT_ONCE: usize = 8;
+/// Bytes of records in one page of a copy.
+const COPY_PAGE_BYTES: usize = 512 << 10;
+/// Slots of the table looked at for one page of a copy.
+const COPY_PAGE_SLOTS: usize = 65_536;
+/// The token of writes that nobody waits for.
+pub const NOBODY: u64 = u64::MAX;
+
+/// A partition that is being copied.
+#[derive(Debug)]
+pub(super) struct Copying {
+    /// Owners that are still to be asked.
+    from: VecDeque<MemberId>,
+    after: u64,
+    asked: bool,
+}
+
+impl Engine {
+    /// Makes this member the first of a new cluster, with these system records: pairs of
+    /// collection, key and value.
+    pub fn create(&mut self, entries: &[(&str, Vec<u8>, Vec<u8>)]) {
+        for (collection, key, value) in entries {
+            if let Ok(key) = KeyRef::new(collection, key) {
+                let timestamp = self.clock.stamp(self.now.wall_ms, 0);
+                let record = Record::value(key, timestamp, None, value);
+                self.merge(record.view(), key.hash());
+            }
+        }
+        if let Some(time) = self.clock.wants_reservation() {
+            journal::append(&mut self.lanes.journal, &Entry::Reservation(time));
+            let end = self.end();
+            self.reservations.push_back((end, time));
+        }
+        self.lanes.sync = true;
+        self.refresh_placement();
+        self.complete.fill(true);
+        self.note_complete();
+    }
+
+    /// Fixes the number of partitions, when the cluster is known that this member belongs to. Only
+    /// for a member that holds nothing but system records.
+    pub fn set_partition_bits(&mut self, partition_bits: u8) {
+        if partition_bits == self.placement.partition_bits() {
+            return;
+        }
+        let system = self.system_records();
+        self.placement = Placement::compute(partition_bits, &self.roster, &self.settings);
+        self.records = super::records::Records::new(partition_bits);
+        self.complete = vec![false; self.placement.partitions()];
+        let mut rest = &system[..];
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            self.records.apply(record, record.key_hash());
+        }
+    }
+
+    /// When a system record was written.
+    #[must_use]
+    pub fn system_timestamp(&self, key: KeyRef<'_>) -> Option<crate::model::Timestamp> {
+        let slot = self.records.table.find(key, key.hash())?;
+        self.records.table.record(slot).map(RecordRef::timestamp)
+    }
+
+    /// Takes system records of the cluster that this member was let into.
+    pub fn welcome(&mut self, records: &[u8]) {
+        self.take_system(records);
+        self.refresh_placement();
+    }
+
+    /// All system records, for a peer or a joiner.
+    #[must_use]
+    pub fn system_records(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let ids: Vec<_> = self.records.table.iter_from((SYSTEM_PREFIX.as_bytes(), &[]), false).collect();
+        for id in ids {
+            match self.records.table.record(id) {
+                Some(record) if record.collection().starts_with(SYSTEM_PREFIX) => {
+                    out.extend_from_slice(record.bytes());
+                }
+                _ => break,
+            }
+        }
+        out
+    }
+
+    /// Merges system records that a peer sent; anything else in there is dropped.
+    pub(super) fn take_system(&mut self, records: &[u8]) {
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            if record.collection().starts_with(SYSTEM_PREFIX) {
+                self.clock.observe(
+                    record.timestamp().time,
+                    self.now.wall_ms,
+                    self.settings.max_clock_ahead_ms,
+                );
+                self.merge(record, record.key_hash());
+            }
+        }
+    }
+
+    /// Looks at a merged record for what the engine itself must know.
+    pub(super) fn note_system(&mut self, record: RecordRef<'_>) {
+        match record.collection() {
+            ROSTER => {
+                let value = record.kind().is_live().then(|| record.body());
+                self.system_changed |= self.roster.apply(record.key(), value, record.timestamp());
+            }
+            SETTINGS => self.system_changed = true,
+            _ => {}
+        }
+    }
+
+    /// Recomputes settings and placement after system records changed.
+    pub(super) fn refresh_placement(&mut self) {
+        if !std::mem::take(&mut self.system_changed) {
+            return;
+        }
+        self.settings = self.read_settings();
+        self.lanes.membership_changed = true;
+        let placement = Placement::compute(self.placement.partition_bits(), &self.roster, &self.settings);
+        if placement.digest() == self.placement.digest() {
+            return;
+        }
+        self.placement = placement;
+        for peer in &mut self.peers {
+            peer.exchange_after_us = 0;
+        }
+        self.rebase_writes();
+        self.plan_copying();
+        self.tell_complete(None);
+    }
+
+    fn read_settings(&mut self) -> Settings {
+        let ids: Vec<_> = self.records.table.iter_from((SETTINGS.as_bytes(), &[]), false).collect();
+        let records = ids.iter().filter_map(|id| self.records.table.record(*id));
+        let live =
+            records.take_while(|record| record.collection() == SETTINGS).filter(|r| r.kind().is_live());
+        let entries = live.filter_map(|record| {
+            Some((std::str::from_utf8(record.key()).ok()?, std::str::from_utf8(record.body()).ok()?))
+        });
+        Settings::from_entries(entries)
+    }
+
+    /// Finds out which partitions this member owns and is not complete for.
+    pub(super) fn plan_copying(&mut self) {
+        let me = self.identity.member;
+        self.copying.clear();
+        let mut changed = false;
+        for partition in 0..self.complete.len() {
+            let Ok(number) = u16::try_from(partition) else { continue };
+            let set = self.placement.set(number);
+            let Some(complete) = self.complete.get_mut(partition) else { continue };
+            if !set.contains(me) {
+                changed |= std::mem::take(complete);
+            } else if !*complete {
+                let from =
+                    set.owners.iter().map(|owner| owner.member).filter(|member| *member != me).collect();
+                self.copying.insert(number, Copying { from, after: 0, asked: false });
+            }
+        }
+        if changed {
+            self.note_complete();
+        }
+    }
+
+    /// This member can't vouch for the partition of a key any more: it is copied anew.
+    pub(super) fn lose_partition(&mut self, hash: KeyHash) {
+        let partition = self.placement.partition_of(hash);
+        if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
+            *complete = false;
+        }
+        self.plan_copying();
+        self.note_complete();
+    }
+
+    /// Asks for the next pages of the partitions that are being copied.
+    pub(super) fn continue_copying(&mut self) {
+        self.activate_when_complete();
+        let digest = self.placement.digest();
+        let mut finished = false;
+        let due: Vec<u16> = self
+            .copying
+            .iter()
+            .filter(|(_, copying)| !copying.asked)
+            .map(|(at, _)| *at)
+            .take(COPIES_AT_ONCE)
+            .collect();
+        for partition in due {
+            let Some(copying) = self.copying.get(&partition) else { continue };
+            let Some(member) = copying.from.front().copied() else {
+                finished = true;
+                self.copying.remove(&partition);
+                if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
+                    *complete = true;
+                }
+                continue;
+            };
+            let after = copying.after;
+            let waits_too = self.peer(member).is_some_and(|peer| !peer.is_complete(partition, digest));
+            let reachable = self.peer(member).is_some_and(Peer::is_reachable);
+            let asked = reachable
+                && !(waits_too && after == 0 && self.has_complete_owner(partition))
+                && self.ask(member, Request::Copy { partition, after }, Purpose::Copy(partition));
+            let dead = self.peer(member).is_some_and(|peer| peer.dead);
+            if let Some(copying) = self.copying.get_mut(&partition) {
+                copying.asked = asked;
+                // An owner that is not complete has nothing that a complete one lacks for good:
+                // what it was told alone, it keeps a hint for.
+                if !asked && (dead || waits_too) && copying.from.len() > 1 {
+                    copying.from.rotate_left(1);
+                }
+            }
+            if !asked && self.may_skip(partition, member) {
+                self.skip_source(partition);
+            }
+        }
+        if finished {
+            self.note_complete();
+            self.tell_complete(None);
+        }
+    }
+
+    fn has_complete_owner(&self, partition: u16) -> bool {
+        let digest = self.placement.digest();
+        let owners = &self.placement.set(partition).owners;
+        owners
+            .iter()
+            .any(|owner| self.peer(owner.member).is_some_and(|peer| peer.is_complete(partition, digest)))
+    }
+
+    /// An owner that is dead, or new itself, need not be copied from when another one is complete
+    /// and not asked yet or asked already.
+    fn may_skip(&self, partition: u16, member: MemberId) -> bool {
+        let digest = self.placement.digest();
+        let complete =
+            |owner: MemberId| self.peer(owner).is_some_and(|peer| peer.is_complete(partition, digest));
+        let dead = self.peer(member).is_some_and(|peer| peer.dead);
+        (dead || self.peer(member).is_some_and(Peer::is_reachable) && !complete(member))
+            && self.has_complete_owner(partition)
+    }
+
+    fn skip_source(&mut self, partition: u16) {
+        if let Some(copying) = self.copying.get_mut(&partition) {
+            copying.from.pop_front();
+            copying.after = 0;
+        }
+    }
+
+    /// A joining member that has everything turns itself active.
+    fn activate_when_complete(&mut self) {
+        let me = self.identity.member;
+        if !self.copying.is_empty() || !self.is_heard() {
+            return;
+        }
+        let Some(member) = self.roster.get(me) else { return };
+        if member.entry.state != MemberState::Joining {
+            return;
+        }
+        let entry = RosterEntry { state: MemberState::Active, ..member.entry.clone() };
+        self.write_roster_entry(me, &entry);
+    }
+
+    /// Whether any other member can be reached: a joiner alone knows nothing.
+    fn is_heard(&self) -> bool {
+        self.peers.iter().any(Peer::is_reachable)
+    }
+
+    /// Writes a member's roster entry.
+    pub fn write_roster_entry(&mut self, member: MemberId, entry: &RosterEntry) {
+        let (key, value) = (entry_key(member), entry.encode());
+        if let Ok(key) = KeyRef::new(ROSTER, &key) {
+            self.write_system(NOBODY, key, Change::Set { value: &value, expiry_ms: None });
+        }
+    }
+
+    /// A peer copies a partition: the next page in the order of the table's slots.
+    pub(super) fn copy_for_peer(&mut self, origin: Origin, partition: u16, after: u64, same_placement: bool) {
+        if !same_placement {
+            return self.reply(origin, Reply::Failed(Failure::Placement));
+        }
+        let start = u32::try_from(after).unwrap_or(u32::MAX);
+        let mut records = Vec::new();
+        let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
+        let mut at = start;
+        while at < slots && records.len() < COPY_PAGE_BYTES && (at - start) < COPY_PAGE_SLOTS as u32 {
+            let id = super::table::SlotId(at);
+            at += 1;
+            let Some(record) = self.records.table.record(id) else { continue };
+            let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
+            if here
+                && !self.records.table.has(id, UNRESOLVED)
+                && !record.collection().starts_with(SYSTEM_PREFIX)
+            {
+                records.extend_from_slice(record.bytes());
+            }
+        }
+        let next = (at < slots).then_some(u64::from(at));
+        self.reply(origin, Reply::Copied { records, next });
+    }
+
+    /// A page of a copy arrived.
+    pub(super) fn take_copied(
+        &mut self,
+        partition: u16,
+        member: MemberId,
+        records: &[u8],
+        next: Option<u64>,
+    ) {
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            self.merge(record, record.key_hash());
+        }
+        if let Some(copying) = self.copying.get_mut(&partition) {
+            copying.asked = false;
+            match next {
+                Some(next) => copying.after = next,
+                None if copying.from.front() == Some(&member) => {
+                    copying.from.pop_front();
+                    copying.after = 0;
+                }
+                None => {}
+            }
+        }
+        self.continue_copying();
+    }
+
+    /// A page of a copy will not come; the owner is asked again later.
+    pub(super) fn copy_failed(&mut self, partition: u16) {
+        if let Some(copying) = self.copying.get_mut(&partition) {
+            copying.asked = false;
+            copying.after = 0;
+        }
+    }
+
+    fn complete_bits(&self) -> Vec<u8> {
+        let mut bits = vec![0u8; self.complete.len().div_ceil(8)];
+        for (partition, _) in self.complete.iter().enumerate().filter(|(_, complete)| **complete) {
+            if let Some(byte) = bits.get_mut(partition / 8) {
+                *byte |= 1 << (partition % 8);
+            }
+        }
+        bits
+    }
+
+    /// Makes completeness durable.
+    pub(super) fn note_complete(&mut self) {
+        let bits = self.complete_bits();
+        journal::append(&mut self.lanes.journal, &Entry::Complete(&bits));
+    }
+
+    /// Tells one peer, or all, what this member is a complete owner of.
+    pub(super) fn tell_complete(&mut self, to: Option<MemberId>) {
+        let notice =
+            Notice::Complete { placement: self.placement.digest(), partitions: self.complete_bits() };
+        let message = Message::Notice(notice);
+        let members: Vec<MemberId> = to.map_or_else(|| self.linked().collect(), |member| vec![member]);
+        for member in members {
+            self.send_message(member, &message);
+        }
+    }
+
+    /// Whether every partition that this member owns is complete.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.copying.is_empty()
+    }
+
+    /// Partitions that this member is a complete owner of.
+    #[must_use]
+    pub fn complete_partitions(&self) -> &[bool] {
+        &self.complete
+    }
+
+    /// Whether a peer said that it is a complete owner of a partition, under this placement.
+    #[must_use]
+    pub fn is_complete_at(&self, member: MemberId, partition: u16) -> bool {
+        if member == self.identity.member {
+            return self.complete.get(usize::from(partition)) == Some(&true);
+        }
+        self.peer(member).is_some_and(|peer| peer.is_complete(partition, self.placement.digest()))
+    }
+
+    /// Checks a peer's life against those seen, and remembers it.
+    ///
+    /// # Errors
+    /// The incarnation that was seen, when this life can't be the latest.
+    pub fn check_life(&mut self, member: MemberId, incarnation: u64, life: u64) -> Result<(), u64> {
+        let at = self.peer_at(member);
+        let Some(peer) = self.peers.get_mut(at) else { return Ok(()) };
+        match peer.life {
+            Some((seen, same)) if incarnation < seen || incarnation == seen && life != same => Err(seen),
+            Some((seen, _)) if incarnation == seen => Ok(()),
+            _ => {
+                peer.life = Some((incarnation, life));
+                journal::append(&mut self.lanes.journal, &Entry::Life(member, incarnation, life));
+                Ok(())
+            }
+        }
+    }
+
+    /// Hints that wait for a member, and all hints: their number, bytes, and how many found no
+    /// room.
+    #[must_use]
+    pub fn hint_counts(&self, member: MemberId) -> (usize, usize, u64, u64) {
+        (self.hints.pending_for(member), self.hints.pending(), self.hints.bytes(), self.hints.dropped())
+    }
+
+    /// Records in memory, their bytes, and those that no checkpoint has.
+    #[must_use]
+    pub fn table_counts(&self) -> (usize, usize, usize) {
+        (self.records.table.len(), self.records.table.bytes(), self.records.table.dirty())
+    }
+
+    /// The roots of the hash trees, partition by partition.
+    pub fn roots(&self) -> impl Iterator<Item = u128> + '_ {
+        self.records.trees.roots()
+    }
+
+    /// A peer's wall clock minus this member's in milliseconds, whether it is believed dead, and
+    /// whether a link is up.
+    #[must_use]
+    pub fn peer_facts(&self, member: MemberId) -> Option<(Option<i64>, bool, bool)> {
+        self.peer(member).map(|peer| (peer.clock_offset_ms, peer.dead, peer.link.is_some()))
+    }
+}

@@ -1,0 +1,310 @@
+//! All records of a member: the table, the hash trees over it, and what is known of records that
+//! only redb holds.
+//!
+//! Invariant: a tree's leaf is the XOR of the elements of all records of that leaf that this
+//! member holds, in the table or in redb, except for unresolved ones (not in it yet) and for
+//! shadowed ones (the older element still in it). Both end when redb's record is seen.
+
+use super::table::{DIRTY, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
+use crate::model::hash_tree::HashTrees;
+use crate::model::limits::LEAVES_PER_PARTITION;
+use crate::model::merge::{Merged, merge};
+use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
+
+/// What merging a record into the table did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// The incoming record is now the key's record, as it came.
+    Stored,
+    /// The key's record is now a join of both.
+    Joined,
+    /// The key's record was the same.
+    Same,
+    /// The key's record is newer, with this stamp.
+    Superseded(Timestamp),
+}
+
+/// What is known of a leaf's records that only redb holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Evicted {
+    /// At most this many.
+    count: u32,
+    /// None of them has a higher time.
+    time: u64,
+}
+
+/// All records of a member.
+#[derive(Debug)]
+pub(super) struct Records {
+    pub(super) table: Table,
+    pub(super) trees: HashTrees,
+    evicted: Vec<Evicted>,
+    partition_bits: u8,
+    hand: u32,
+}
+
+/// Where a key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// In the table, complete.
+    Here(SlotId),
+    /// Surely nowhere.
+    Absent,
+    /// Possibly in redb, which must be asked first.
+    Unknown,
+}
+
+impl Records {
+    pub(super) fn new(partition_bits: u8) -> Self {
+        let leaves = LEAVES_PER_PARTITION << partition_bits;
+        Self {
+            table: Table::default(),
+            trees: HashTrees::new(partition_bits),
+            evicted: vec![Evicted::default(); leaves],
+            partition_bits,
+            hand: 0,
+        }
+    }
+
+    fn evicted(&mut self, hash: KeyHash) -> &mut Evicted {
+        let at = self.leaf_index(hash);
+        // The vector has one entry per value that `leaf_index` can take.
+        #[expect(clippy::indexing_slicing, reason = "sized for every index at construction")]
+        &mut self.evicted[at]
+    }
+
+    const fn leaf_index(&self, hash: KeyHash) -> usize {
+        let bits = self.partition_bits as u32 + LEAVES_PER_PARTITION.trailing_zeros();
+        (hash.0 >> (64 - bits)) as usize
+    }
+
+    fn evicted_of(&self, hash: KeyHash) -> Evicted {
+        self.evicted.get(self.leaf_index(hash)).copied().unwrap_or_default()
+    }
+
+    /// Whether any record is in redb only.
+    pub(super) fn any_evicted(&self) -> bool {
+        self.evicted.iter().any(|leaf| leaf.count > 0)
+    }
+
+    /// Where a key stands.
+    pub(super) fn standing(&self, key: KeyRef<'_>, hash: KeyHash) -> Standing {
+        match self.table.find(key, hash) {
+            Some(id) if self.table.has(id, UNRESOLVED) => Standing::Unknown,
+            Some(id) => Standing::Here(id),
+            None if self.evicted_of(hash).count == 0 => Standing::Absent,
+            None => Standing::Unknown,
+        }
+    }
+
+    /// The highest time that a record of this key may have, as far as memory tells.
+    pub(super) fn time_of(&self, key: KeyRef<'_>, hash: KeyHash) -> u64 {
+        let here = self.table.find(key, hash).and_then(|id| self.table.record(id));
+        let evicted = self.evicted_of(hash);
+        here.map_or(0, |record| record.timestamp().time).max(if evicted.count > 0 { evicted.time } else { 0 })
+    }
+
+    /// Merges a record in. The second value tells that redb must be asked before the key may be
+    /// read: the slot is unresolved.
+    pub(super) fn apply(&mut self, incoming: RecordRef<'_>, hash: KeyHash) -> (SlotId, Applied, bool) {
+        match self.table.find_like(incoming, hash) {
+            Some(id) => {
+                let applied = self.merge_into(id, incoming);
+                (id, applied, false)
+            }
+            None => {
+                let evicted = self.evicted_of(hash);
+                let newer = incoming.kind() != Kind::Counter && incoming.timestamp().time > evicted.time;
+                let (flags, unresolved) = match (evicted.count, newer) {
+                    (0, _) => (0, false),
+                    (_, true) => (SHADOW, false),
+                    (_, false) => (UNRESOLVED, true),
+                };
+                let is_system = incoming.key_ref().is_ok_and(KeyRef::is_system);
+                let system = if is_system { SYSTEM } else { 0 };
+                let id = self.table.insert(hash, Record::copy_of(incoming), DIRTY | flags | system);
+                if !unresolved {
+                    self.trees.toggle(hash, is_system, incoming.element());
+                }
+                (id, Applied::Stored, unresolved)
+            }
+        }
+    }
+
+    fn merge_into(&mut self, id: SlotId, incoming: RecordRef<'_>) -> Applied {
+        let Some(present) = self.table.record(id) else { return Applied::Same };
+        let (before, stamp) = (present.element(), present.timestamp());
+        let merged = merge(present, incoming);
+        let same = present == incoming;
+        match merged {
+            Merged::Present if same => Applied::Same,
+            Merged::Present if stamp > incoming.timestamp() => Applied::Superseded(stamp),
+            Merged::Present => Applied::Same,
+            Merged::Incoming => {
+                self.overwrite(id, before, incoming);
+                Applied::Stored
+            }
+            Merged::Joined(record) => {
+                self.overwrite(id, before, record.view());
+                Applied::Joined
+            }
+        }
+    }
+
+    /// Puts `record` in a slot whose element was `before`.
+    fn overwrite(&mut self, id: SlotId, before: u128, record: RecordRef<'_>) {
+        self.table.replace(id, record);
+        if !self.table.has(id, UNRESOLVED) {
+            let (hash, is_system) = (self.table.hash(id), self.table.has(id, SYSTEM));
+            self.trees.toggle(hash, is_system, before ^ record.element());
+        }
+    }
+
+    /// Takes a record that redb holds, at start. Beyond `table_bytes` it is only accounted for.
+    pub(super) fn restore(&mut self, record: RecordRef<'_>, table_bytes: usize) {
+        let hash = record.key_hash();
+        let is_system = record.key_ref().is_ok_and(KeyRef::is_system);
+        self.trees.toggle(hash, is_system, record.element());
+        if is_system || self.table.bytes() < table_bytes {
+            let flags = if is_system { SYSTEM } else { 0 };
+            self.table.insert(hash, Record::copy_of(record), flags);
+        } else {
+            self.note_evicted(hash, record.timestamp().time);
+        }
+    }
+
+    fn note_evicted(&mut self, hash: KeyHash, time: u64) {
+        let leaf = self.evicted(hash);
+        leaf.count += 1;
+        leaf.time = leaf.time.max(time);
+    }
+
+    /// Takes what redb answered for a key; `None` means that it has nothing.
+    pub(super) fn resolve(&mut self, key: KeyRef<'_>, hash: KeyHash, loaded: Option<RecordRef<'_>>) {
+        match (self.table.find(key, hash), loaded) {
+            (Some(id), loaded) if self.table.has(id, UNRESOLVED) => {
+                if let Some(old) = loaded {
+                    self.forget_evicted(hash);
+                    self.merge_into(id, old);
+                }
+                self.table.clear_flags(id, UNRESOLVED);
+                let element = self.table.record(id).map_or(0, RecordRef::element);
+                self.trees.toggle(hash, false, element ^ loaded.map_or(0, RecordRef::element));
+            }
+            (Some(id), Some(old)) => self.unshadow(id, old.element()),
+            (Some(id), None) => self.table.clear_flags(id, SHADOW),
+            (None, Some(old)) => {
+                self.forget_evicted(hash);
+                self.table.insert(hash, Record::copy_of(old), 0);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Takes the element of the older record that a shadowing slot hid out of its tree.
+    pub(super) fn unshadow(&mut self, id: SlotId, element: u128) {
+        if self.table.has(id, SHADOW) {
+            let hash = self.table.hash(id);
+            self.table.clear_flags(id, SHADOW);
+            self.forget_evicted(hash);
+            self.trees.toggle(hash, false, element);
+        }
+    }
+
+    fn forget_evicted(&mut self, hash: KeyHash) {
+        let leaf = self.evicted(hash);
+        leaf.count = leaf.count.saturating_sub(1);
+    }
+
+    /// Evicts clean records until the table is below `table_bytes`, looking at no more than
+    /// `slots` slots. Returns how many went.
+    pub(super) fn evict(&mut self, table_bytes: usize, slots: usize, committed: u32) -> usize {
+        if self.table.bytes() <= table_bytes {
+            return 0;
+        }
+        let candidates: Vec<SlotId> = self.table.sweep(self.hand, slots).collect();
+        self.hand = self.advance(slots);
+        let mut evicted = 0;
+        for id in candidates {
+            if self.table.bytes() <= table_bytes {
+                break;
+            }
+            if self.table.has(id, SYSTEM) || !self.table.is_clean(id, committed) {
+                continue;
+            }
+            let time = self.table.record(id).map_or(0, |record| record.timestamp().time);
+            let hash = self.table.hash(id);
+            self.note_evicted(hash, time);
+            self.table.remove(id);
+            evicted += 1;
+        }
+        evicted
+    }
+
+    fn advance(&self, slots: usize) -> u32 {
+        let length = self.table.slots().max(1);
+        u32::try_from((self.hand as usize + slots) % length).unwrap_or(0)
+    }
+
+    /// Turns records past their expiry into tombstones, looking at no more than `slots` slots
+    /// from `start` on. Returns where to go on, and how many expired.
+    pub(super) fn expire(&mut self, start: u32, slots: usize, wall_ms: u64) -> (u32, usize) {
+        let due = |record: RecordRef<'_>| record.expiry_ms().is_some_and(|expiry| expiry <= wall_ms);
+        let is_due = |id: &SlotId| {
+            let record = self.table.record(*id);
+            record.is_some_and(|record| record.kind().is_live() && due(record))
+        };
+        let ids: Vec<SlotId> = self.table.sweep(start, slots).filter(is_due).collect();
+        for id in &ids {
+            let gone = self.table.record(*id).and_then(|live| Some((live.element(), Record::expired(live)?)));
+            if let Some((before, gone)) = gone {
+                self.overwrite(*id, before, gone.view());
+            }
+        }
+        let length = self.table.slots().max(1);
+        (u32::try_from((start as usize + slots) % length).unwrap_or(0), ids.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::record::tests::any_record;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The trees must not depend on what was in memory and what was evicted meanwhile.
+        #[test]
+        fn the_tree_is_that_of_the_merged_record_however_it_was_reached(
+            before in prop::option::of(any_record()), steps in prop::collection::vec((any_record(), any::<bool>()), 1..6)
+        ) {
+            let mut plain = Records::new(2);
+            let mut evicting = Records::new(2);
+            if let Some(before) = &before {
+                plain.restore(before.view(), usize::MAX);
+                evicting.restore(before.view(), 0);
+            }
+            for (record, load) in &steps {
+                let hash = record.view().key_hash();
+                plain.apply(record.view(), hash);
+                let (_, _, unresolved) = evicting.apply(record.view(), hash);
+                if unresolved || *load {
+                    let key = record.view().key_ref().unwrap();
+                    evicting.resolve(key, hash, before.as_ref().map(Record::view));
+                }
+            }
+            let key = steps[0].0.view().key_ref().unwrap();
+            let hash = key.hash();
+            if let Some(id) = evicting.table.find(key, hash) && evicting.table.has(id, SHADOW) {
+                evicting.unshadow(id, before.as_ref().map_or(0, |r| r.view().element()));
+            }
+            let of = |records: &Records| {
+                let id = records.table.find(key, hash).unwrap();
+                records.table.record(id).unwrap().bytes().to_vec()
+            };
+            prop_assert_eq!(of(&plain), of(&evicting));
+            prop_assert!(plain.trees.roots().eq(evicting.trees.roots()));
+            prop_assert!(!evicting.any_evicted());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Starting again: from redb's records and the journal's entries to the state before.
+
+use super::Engine;
+use super::hints::Added;
+use super::journal::{self, Entry, JournalError};
+use crate::model::clock::Clock;
+use crate::model::{MemberId, RecordRef};
+
+/// What a start found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// The highest clock reservation of earlier lives: hybrid time.
+    pub reservation: u64,
+}
+
+impl Engine {
+    /// Takes one record that redb holds, verified. Before all of the journal.
+    pub fn restore_record(&mut self, record: RecordRef<'_>) {
+        self.records.restore(record, self.bounds.table_bytes);
+        self.note_system(record);
+    }
+
+    /// Takes one payload of the journal, in the order in which they were appended.
+    ///
+    /// # Errors
+    /// [`JournalError`] when it holds what this version does not know; the start must not go on.
+    pub fn restore_journal(&mut self, payload: &[u8]) -> Result<(), JournalError> {
+        for entry in journal::entries(payload) {
+            match entry? {
+                Entry::Record(record) => {
+                    let hash = record.key_hash();
+                    let (_, _, unresolved) = self.records.apply(record, hash);
+                    if unresolved && let Ok(key) = record.key_ref() {
+                        self.resolve_later(key, hash);
+                    }
+                    self.note_system(record);
+                }
+                Entry::Reservation(time) => {
+                    self.clock = Clock::after_reservation(self.identity.member, self.clock.time().max(time));
+                }
+                Entry::Hint(member, key) => {
+                    let hash = key.key().map(crate::model::KeyRef::hash).unwrap_or_default();
+                    let added = self.hints.add(member, hash, key, u64::MAX);
+                    debug_assert_ne!(added, Added::NoRoom);
+                }
+                Entry::HintDone(member, key) => {
+                    let hash = key.key().map(crate::model::KeyRef::hash).unwrap_or_default();
+                    self.hints.done(member, hash);
+                }
+                Entry::Life(member, incarnation, life) => self.restore_life(member, incarnation, life),
+                Entry::Complete(bits) => {
+                    for (partition, complete) in self.complete.iter_mut().enumerate() {
+                        *complete =
+                            bits.get(partition / 8).is_some_and(|byte| byte >> (partition % 8) & 1 == 1);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_life(&mut self, member: MemberId, incarnation: u64, life: u64) {
+        let at = self.peer_at(member);
+        if let Some(peer) = self.peers.get_mut(at)
+            && peer.life.is_none_or(|(seen, _)| incarnation >= seen)
+        {
+            peer.life = Some((incarnation, life));
+        }
+    }
+
+    /// Ends the restoring. `journal_bytes` is what the journal still holds; `intact` tells that
+    /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
+    pub fn restored(&mut self, journal_bytes: u64, intact: bool) -> Recovered {
+        self.refresh_placement();
+        if !intact {
+            let alone = self.roster.len() <= 1;
+            self.complete.fill(alone);
+        }
+        self.plan_copying();
+        self.checkpoint.set_replayed(journal_bytes);
+        Recovered { reservation: self.clock.time() }
+    }
+}

@@ -1,0 +1,354 @@
+//! Links: frames in, frames out, confirmations, and hints on their way.
+//!
+//! A received record is merged and journalled in the turn that received it; its number is
+//! confirmed with the journal's position. Records that are refused are named as exceptions, in the
+//! same frame as the confirmation that passes them or before it, so a plain confirmation is always
+//! true.
+
+use super::journal::{self, Entry};
+use super::operation::OperationError;
+use super::peer::{Link, OnTheWay};
+use super::records::Applied;
+use super::{Engine, Mode};
+use crate::model::timestamp::time_of_ms;
+use crate::model::{KeyHash, MemberId, RecordRef};
+use crate::protocol::ProtocolError;
+use crate::protocol::frame::{self, Exception, Frame, Header, Messages, Purpose, Records, Verdict};
+use crate::protocol::message::{self, Message, Notice, Request};
+
+/// Hints that are sent to a peer in one go, while nothing else waits for it.
+const HINTS_AT_ONCE: usize = 512;
+/// Bytes of waiting records above which no hints are added.
+const HINTS_WAIT_BYTES: usize = 256 << 10;
+
+impl Engine {
+    /// A link to a member is up; frames of its earlier links are void from now on. `link` was never
+    /// used before.
+    pub fn link_up(&mut self, member: MemberId, link: u64) {
+        self.link_lost(member);
+        let at = self.peer_at(member);
+        if let Some(peer) = self.peers.get_mut(at) {
+            peer.link = Some(Link::new(link));
+            peer.dead = false;
+            peer.unresponsive = false;
+            peer.exchange_after_us = 0;
+        }
+        self.hints.rewind(member);
+        self.exchange_system(member);
+        self.tell_complete(Some(member));
+        self.resend_writes(member);
+        self.progress = true;
+    }
+
+    /// The link is gone. A link that was superseded already changes nothing.
+    pub fn link_down(&mut self, member: MemberId, link: u64) {
+        if self.has_link(member, link) {
+            self.link_lost(member);
+        }
+    }
+
+    /// Liveness says that a member is dead, or alive again.
+    pub fn liveness(&mut self, member: MemberId, alive: bool) {
+        let at = self.peer_at(member);
+        if let Some(peer) = self.peers.get_mut(at) {
+            peer.dead = !alive;
+        }
+        self.progress = true;
+        if !alive {
+            self.requests_lost(member);
+        }
+    }
+
+    pub(super) fn has_link(&self, member: MemberId, link: u64) -> bool {
+        self.peer(member).and_then(|peer| peer.link.as_ref()).is_some_and(|known| known.id == link)
+    }
+
+    fn link_lost(&mut self, member: MemberId) {
+        let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.take()) else { return };
+        for record in link.into_unconfirmed() {
+            if !record.hinted {
+                self.hint_by_hash(member, record.hash);
+            }
+        }
+        self.hints.rewind(member);
+        self.writes_lost(member);
+        self.requests_lost(member);
+    }
+
+    fn hint_by_hash(&mut self, member: MemberId, hash: KeyHash) {
+        // A record that was evicted meanwhile is in redb here; comparing trees repairs the peer.
+        if let Some(slot) = self.records.table.find_hash(hash) {
+            self.note_hint(member, slot, hash);
+        }
+    }
+
+    /// A frame of an authenticated link.
+    ///
+    /// # Errors
+    /// [`ProtocolError`] when the frame makes no sense: the link must be closed. What it carried
+    /// before the senseless part was taken in.
+    pub fn frame(&mut self, member: MemberId, link: u64, bytes: &[u8]) -> Result<(), ProtocolError> {
+        if !self.has_link(member, link) {
+            return Ok(());
+        }
+        let frame = Frame::parse(bytes)?;
+        self.note_header(member, &frame.header);
+        for exception in frame.exceptions() {
+            self.take_exception(member, exception?);
+        }
+        self.take_confirmation(member, &frame.header)?;
+        let same_placement = frame.header.placement == self.placement.digest();
+        self.take_records(member, frame.records, same_placement)?;
+        for bytes in frame.messages() {
+            match message::decode(bytes?)? {
+                Message::Request(id, request) => self.take_request(member, link, id, request, same_placement),
+                Message::Reply(id, reply) => self.take_reply(member, id, reply, same_placement),
+                Message::Notice(Notice::Complete { placement, partitions }) => {
+                    if let Some(peer) = self.peer_mut(member) {
+                        peer.complete = Some((placement, partitions));
+                    }
+                }
+            }
+        }
+        if !same_placement {
+            self.exchange_system(member);
+        }
+        Ok(())
+    }
+
+    fn note_header(&mut self, member: MemberId, header: &Header) {
+        self.clock.observe(header.time, self.now.wall_ms, self.settings.max_clock_ahead_ms);
+        let offset = i64::try_from(header.wall_ms).unwrap_or(i64::MAX).saturating_sub(self.wall_signed());
+        let agrees = header.placement == self.placement.digest();
+        let mut agreed_again = false;
+        if let Some(peer) = self.peer_mut(member) {
+            peer.clock_offset_ms = Some(offset);
+            agreed_again = agrees && peer.exchange_after_us > 0;
+            if agreed_again {
+                peer.exchange_after_us = 0;
+            }
+        }
+        if agreed_again {
+            self.resend_writes(member);
+        }
+    }
+
+    pub(super) fn wall_signed(&self) -> i64 {
+        i64::try_from(self.now.wall_ms).unwrap_or(i64::MAX)
+    }
+
+    fn take_exception(&mut self, member: MemberId, exception: Exception) {
+        let end = exception.first.saturating_add(exception.count.into());
+        if !matches!(exception.verdict, Verdict::Superseded(_)) {
+            let lost = self.peer(member).and_then(|peer| peer.link.as_ref()).map(|link| {
+                link.on_the_way(exception.first..end)
+                    .filter(|r| !r.hinted)
+                    .map(|r| r.hash)
+                    .collect::<Vec<_>>()
+            });
+            for hash in lost.unwrap_or_default() {
+                self.hint_by_hash(member, hash);
+            }
+        }
+        self.writes_excepted(member, exception.first..end, exception.verdict);
+    }
+
+    fn take_confirmation(&mut self, member: MemberId, header: &Header) -> Result<(), ProtocolError> {
+        let sync = self.settings.sync;
+        let Some(at) = self.peer_index.get(&member).copied() else { return Ok(()) };
+        let Some(peer) = self.peers.get_mut(at) else { return Ok(()) };
+        let Some(link) = peer.link.as_mut() else { return Ok(()) };
+        let mut done = Vec::new();
+        let note = |record: OnTheWay| {
+            if record.hinted {
+                done.push(record.hash);
+            }
+        };
+        if link.confirm((header.written, header.fsynced), sync, note)? {
+            peer.unresponsive = false;
+            self.progress = true;
+        }
+        for hash in done {
+            if let Some(key) = self.hints.done(member, hash) {
+                journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_records(
+        &mut self,
+        member: MemberId,
+        records: Records<'_>,
+        same_placement: bool,
+    ) -> Result<(), ProtocolError> {
+        for parsed in records.iter() {
+            let (number, purpose, record) = parsed?;
+            let verdict = self.take_record(purpose, record, same_placement);
+            let position = self.end();
+            let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) else { return Ok(()) };
+            if let Some(verdict) = verdict {
+                link.except(Exception { first: number, count: 1, verdict });
+            }
+            link.mark_received(number, position)?;
+        }
+        Ok(())
+    }
+
+    /// Merges one received record; tells what is to be excepted from its confirmation.
+    fn take_record(
+        &mut self,
+        purpose: Purpose,
+        record: RecordRef<'_>,
+        same_placement: bool,
+    ) -> Option<Verdict> {
+        if self.storage_problem.is_some() || self.mode == Mode::NoCluster {
+            return Some(Verdict::Storage);
+        }
+        let hash = record.key_hash();
+        if purpose == Purpose::Fresh {
+            let bound = self.now.wall_ms.saturating_add(self.settings.max_clock_ahead_ms);
+            if record.timestamp().time > time_of_ms(bound).saturating_add(u16::MAX.into()) {
+                self.counters.refused_clock += 1;
+                return Some(Verdict::ClockAhead);
+            }
+            let is_system = record.collection().starts_with(crate::model::key::SYSTEM_PREFIX);
+            if !same_placement && !is_system {
+                self.counters.refused_placement += 1;
+                return Some(Verdict::Placement);
+            }
+        }
+        match self.merge(record, hash) {
+            Applied::Superseded(winner) if purpose == Purpose::Fresh => Some(Verdict::Superseded(winner)),
+            _ => None,
+        }
+    }
+
+    /// Merges a record into the table and journals what changed.
+    pub(super) fn merge(&mut self, record: RecordRef<'_>, hash: KeyHash) -> Applied {
+        let (slot, applied, unresolved) = self.records.apply(record, hash);
+        match applied {
+            Applied::Stored => {
+                journal::append(&mut self.lanes.journal, &Entry::Record(record));
+                self.note_system(record);
+            }
+            Applied::Joined => {
+                if let Some(joined) = self.records.table.record(slot) {
+                    journal::append(&mut self.lanes.journal, &Entry::Record(joined));
+                }
+            }
+            Applied::Same | Applied::Superseded(_) => {}
+        }
+        if unresolved && let Ok(key) = record.key_ref() {
+            self.resolve_later(key, hash);
+        }
+        applied
+    }
+
+    /// Builds the frame that is due for a peer, if one is. Called at most once a turn for each.
+    pub fn take_frame(&mut self, member: MemberId, out: &mut Vec<u8>) -> bool {
+        let hold = !self.clock.is_covered(self.last_stamp());
+        let (positions, sync) = (self.positions, self.settings.sync);
+        let header = Header {
+            time: self.clock.time(),
+            wall_ms: self.now.wall_ms,
+            placement: self.placement.digest(),
+            written: 0,
+            fsynced: 0,
+        };
+        let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) else { return false };
+        let Some(parts) = link.due(positions, sync, hold) else { return false };
+        let header = Header { written: parts.written, fsynced: parts.fsynced, ..header };
+        let records = Records { first: parts.first, count: parts.records.count, bytes: &parts.records.bytes };
+        let count = u16::try_from(parts.messages.count).unwrap_or(u16::MAX);
+        let messages = Messages { count, bytes: &parts.messages.bytes };
+        frame::encode(out, &header, &parts.exceptions, records, messages);
+        link.recycle(parts);
+        if link.is_overfull() {
+            self.lanes.close.push((member, "it does not read what it is sent"));
+        }
+        true
+    }
+
+    /// Members that a link is up to.
+    pub fn linked(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.member)
+    }
+
+    /// The highest stamp of this member's own.
+    fn last_stamp(&self) -> u64 {
+        if self.reservations.is_empty() { 0 } else { self.clock.time() }
+    }
+
+    /// Sends hints to members that can be reached, while nothing else waits for them.
+    pub(super) fn send_hints(&mut self) {
+        let members: Vec<MemberId> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.link.as_ref().is_some_and(|link| link.waiting_bytes() < HINTS_WAIT_BYTES))
+            .filter(|peer| self.hints.pending_for(peer.member) > 0)
+            .map(|peer| peer.member)
+            .collect();
+        for member in members {
+            for (hash, key) in self.hints.next(member, HINTS_AT_ONCE) {
+                let Some(key) = key.key() else { continue };
+                match self.records.table.find(key, hash) {
+                    Some(slot) => self.send_repair(member, slot, hash, true),
+                    None => self.load_then(key, hash, super::read::Waiter::Hint(member)),
+                }
+                self.counters.hints_sent += 1;
+            }
+        }
+    }
+
+    /// Sends the record in a slot to a peer, never to be refused.
+    pub(super) fn send_repair(
+        &mut self,
+        member: MemberId,
+        slot: super::table::SlotId,
+        hash: KeyHash,
+        hinted: bool,
+    ) {
+        let Some(at) = self.peer_index.get(&member).copied() else { return };
+        let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
+        if let Some((link, record)) = link.zip(self.records.table.record(slot)) {
+            link.push_record(Purpose::Repair, record, hash, hinted);
+        }
+    }
+
+    /// Sends a request to a peer; false when there is no link.
+    pub(super) fn send_request(&mut self, member: MemberId, id: u64, request: Request) -> bool {
+        self.send_message(member, &Message::Request(id, request))
+    }
+
+    pub(super) fn send_message(&mut self, member: MemberId, message: &Message) -> bool {
+        let link = self.peer_mut(member).and_then(|peer| peer.link.as_mut());
+        link.is_some_and(|link| link.push_message(message).is_ok())
+    }
+
+    /// Compares this member's clock with the others': it stamps only while its clock is near the
+    /// median of those that can be reached.
+    pub(super) fn check_clock(&mut self) {
+        let reachable = self.peers.iter().filter(|peer| peer.is_reachable());
+        let mut offsets: Vec<i64> = reachable.filter_map(|peer| peer.clock_offset_ms).collect();
+        offsets.push(0);
+        offsets.sort_unstable();
+        let middle = offsets.len() / 2;
+        let at = |index: usize| offsets.get(index).copied().unwrap_or_default();
+        let median = if offsets.len() % 2 == 1 { at(middle) } else { at(middle - 1).midpoint(at(middle)) };
+        self.clock_offset_ms = median.saturating_neg();
+        self.may_stamp = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+    }
+
+    /// Milliseconds that this member's wall clock is ahead of the median of the members that can
+    /// be reached, and whether it is near enough to stamp.
+    #[must_use]
+    pub const fn clock_health(&self) -> (i64, bool) {
+        (self.clock_offset_ms, self.may_stamp)
+    }
+
+    /// Whether records of clients can be taken at all.
+    pub(super) fn storage_error(&self) -> Option<OperationError> {
+        self.storage_problem.clone().map(OperationError::Storage)
+    }
+}

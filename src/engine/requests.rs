@@ -1,0 +1,273 @@
+//! Requests between members and their answers: ids, deadlines, and what waits for which.
+//!
+//! A request lives until its reply, its deadline, or the end of the link it was sent on. A write
+//! that was handed to a stamper and not answered is of unknown fate; one that surely was not sent
+//! or not done is handed on to the next owner.
+
+use super::Engine;
+use super::membership;
+use super::operation::{OperationError, Stored};
+use super::read::GatherId;
+use super::write::{Job, Origin};
+use crate::model::MemberId;
+use crate::protocol::message::{Failure, Message, Reply, Request, WireChange, WriteRequest};
+use std::collections::BTreeMap;
+
+/// What a request was for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// A client's write, handed to a stamper; looked for until that time in microseconds.
+    Write(Origin, WriteRequest, u64),
+    /// One answer of a read.
+    Read(GatherId),
+    /// One answer of a scan.
+    Scan(u64),
+    /// An exchange of system records.
+    System,
+    /// A page of a partition.
+    Copy(u16),
+}
+
+#[derive(Debug)]
+struct Sent {
+    member: MemberId,
+    deadline_us: u64,
+    purpose: Purpose,
+}
+
+/// A write that surely was not done yet.
+#[derive(Debug)]
+struct Retry {
+    again_us: u64,
+    give_up_us: u64,
+    origin: Origin,
+    write: WriteRequest,
+}
+
+/// Requests that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    sent: BTreeMap<u64, Sent>,
+    last: u64,
+    pub(super) gathers: BTreeMap<u64, super::read::Gather>,
+    pub(super) scans: BTreeMap<u64, super::scan::ScanGather>,
+    /// Writes that no stamper took for now.
+    retries: Vec<Retry>,
+    pub(super) last_gather: u64,
+}
+
+impl Requests {
+    /// Whether no client waits for any of them.
+    pub(super) fn is_empty(&self) -> bool {
+        let waits = |sent: &Sent| matches!(sent.purpose, Purpose::Write(..));
+        self.gathers.is_empty()
+            && self.scans.is_empty()
+            && self.retries.is_empty()
+            && !self.sent.values().any(waits)
+    }
+}
+
+impl Engine {
+    /// Sends a request and remembers what for; false when there is no link.
+    pub(super) fn ask(&mut self, member: MemberId, request: Request, purpose: Purpose) -> bool {
+        self.requests.last += 1;
+        let id = self.requests.last;
+        if !self.send_request(member, id, request) {
+            return false;
+        }
+        // Longer than the time that the peer itself takes to give up.
+        let deadline_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
+        self.requests.sent.insert(id, Sent { member, deadline_us, purpose });
+        true
+    }
+
+    pub(super) fn forward_write(
+        &mut self,
+        origin: Origin,
+        stamper: MemberId,
+        write: WriteRequest,
+        give_up_us: u64,
+    ) {
+        let purpose = Purpose::Write(origin, write.clone(), give_up_us);
+        if !self.ask(stamper, Request::Write(write.clone()), purpose) {
+            self.retry_write(origin, write, give_up_us);
+        }
+    }
+
+    /// Tries a write again shortly.
+    fn retry_write(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64) {
+        let again_us = self.now.mono_us + super::TICK_US;
+        self.requests.retries.push(Retry { again_us, give_up_us, origin, write });
+    }
+
+    /// Sends a reply to a peer, unless the link that asked is gone.
+    pub(super) fn reply(&mut self, origin: Origin, reply: Reply) {
+        if let Origin::Peer { member, link, request } = origin
+            && self.has_link(member, link)
+        {
+            self.send_message(member, &Message::Reply(request, reply));
+        }
+    }
+
+    /// A request arrived.
+    pub(super) fn take_request(
+        &mut self,
+        member: MemberId,
+        link: u64,
+        id: u64,
+        request: Request,
+        same_placement: bool,
+    ) {
+        let origin = Origin::Peer { member, link, request: id };
+        match request {
+            Request::Write(write) => self.write_for_peer(origin, &write, same_placement),
+            Request::Read { collection, key } => self.read_for_peer(origin, &collection, &key),
+            Request::Scan(scan) => self.scan_for_peer(origin, &scan, same_placement),
+            Request::System { records } => {
+                self.take_system(&records);
+                let records = self.system_records();
+                self.reply(origin, Reply::System { records });
+            }
+            Request::Copy { partition, after } => {
+                self.copy_for_peer(origin, partition, after, same_placement)
+            }
+        }
+    }
+
+    /// A reply arrived. One that nobody waits for any more is dropped.
+    pub(super) fn take_reply(&mut self, member: MemberId, id: u64, reply: Reply, same_placement: bool) {
+        match self.requests.sent.get(&id) {
+            Some(sent) if sent.member == member => {}
+            _ => return,
+        }
+        let Some(sent) = self.requests.sent.remove(&id) else { return };
+        match (sent.purpose, reply) {
+            (Purpose::Write(origin, write, give_up_us), reply) => {
+                self.write_answered(origin, write, give_up_us, reply);
+            }
+            (Purpose::Read(gather), Reply::Record(record)) => {
+                self.read_answered(gather, member, record.as_deref());
+            }
+            (Purpose::Read(gather), _) => self.read_failed(gather, member),
+            (Purpose::Scan(scan), Reply::Page { records, resume }) => {
+                self.scan_answered(scan, member, &records, resume);
+            }
+            (Purpose::Scan(scan), _) => self.scan_failed(scan),
+            (Purpose::System, Reply::System { records }) => self.take_system(&records),
+            (Purpose::System, _) => {}
+            (Purpose::Copy(partition), Reply::Copied { records, next }) if same_placement => {
+                self.take_copied(partition, member, &records, next);
+            }
+            (Purpose::Copy(partition), _) => self.copy_failed(partition),
+        }
+    }
+
+    fn write_answered(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64, reply: Reply) {
+        match reply {
+            Reply::Stored { timestamp, copies, superseded, number } => {
+                self.answer(origin, Stored { timestamp, copies, superseded, number });
+            }
+            Reply::Failed(Failure::Placement | Failure::NotReady) => {
+                self.retry_write(origin, write, give_up_us);
+            }
+            Reply::Failed(failure) => self.fail(origin, error_of(failure, write.level)),
+            _ => self.fail(origin, OperationError::Unknown { copies: 0 }),
+        }
+    }
+
+    /// A peer can't answer any more.
+    pub(super) fn requests_lost(&mut self, member: MemberId) {
+        let lost: Vec<u64> =
+            self.requests.sent.iter().filter(|(_, sent)| sent.member == member).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.give_up(id, true);
+        }
+    }
+
+    /// Gives up what passed its deadline, and tries again what waits for that.
+    pub(super) fn expire_requests(&mut self) {
+        let now = self.now.mono_us;
+        let late: Vec<u64> = self
+            .requests
+            .sent
+            .iter()
+            .filter(|(_, sent)| sent.deadline_us <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.give_up(id, false);
+        }
+        let retries = std::mem::take(&mut self.requests.retries);
+        let (due, later) = retries.into_iter().partition(|retry| retry.again_us <= now);
+        self.requests.retries = later;
+        for Retry { give_up_us, origin, write, .. } in due {
+            match Job::of(origin, &write, give_up_us) {
+                Some(job) if now < give_up_us => self.begin_write(job),
+                _ => self.fail(origin, OperationError::Unreachable),
+            }
+        }
+        self.expire_gathers();
+    }
+
+    fn give_up(&mut self, id: u64, link_lost: bool) {
+        let Some(sent) = self.requests.sent.remove(&id) else { return };
+        match sent.purpose {
+            // Done twice, a set or delete is as if done later; a count would count twice.
+            Purpose::Write(origin, write, give_up_us)
+                if link_lost && !matches!(write.change, WireChange::Increment(_)) =>
+            {
+                self.retry_write(origin, write, give_up_us);
+            }
+            Purpose::Write(origin, ..) => self.fail(origin, OperationError::Unknown { copies: 0 }),
+            Purpose::Read(gather) => self.read_failed(gather, sent.member),
+            Purpose::Scan(scan) => self.scan_failed(scan),
+            Purpose::System => {}
+            Purpose::Copy(partition) => self.copy_failed(partition),
+        }
+    }
+
+    /// Sends this member's system records to a peer and takes its own, unless that is under way.
+    pub(super) fn exchange_system(&mut self, member: MemberId) {
+        let now = self.now.mono_us;
+        let Some(peer) = self.peer_mut(member) else { return };
+        if peer.exchange_after_us > now || peer.link.is_none() {
+            return;
+        }
+        peer.exchange_after_us = now + membership::EXCHANGE_US;
+        let records = self.system_records();
+        self.ask(member, Request::System { records }, Purpose::System);
+    }
+}
+
+/// What a peer is told of an error.
+pub(super) fn failure_of(error: OperationError) -> Failure {
+    match error {
+        OperationError::ValueTooLarge { got, limit } => Failure::ValueTooLarge(got as u64, limit as u64),
+        OperationError::Counter(error) => Failure::Counter(error),
+        OperationError::Overloaded | OperationError::NoRoomForHint => Failure::Overloaded,
+        OperationError::Storage(problem) => Failure::Storage(problem),
+        OperationError::NotEnoughOwners { needed, alive, .. } => Failure::NotEnoughOwners(needed, alive),
+        OperationError::Unknown { copies } => Failure::Unknown(copies),
+        OperationError::NoCluster
+        | OperationError::Starting
+        | OperationError::Stopping
+        | OperationError::SystemCollection
+        | OperationError::Unreachable => Failure::NotReady,
+    }
+}
+
+/// What a client is told of a peer's failure.
+fn error_of(failure: Failure, level: crate::model::settings::Level) -> OperationError {
+    match failure {
+        Failure::Placement | Failure::NotReady => OperationError::Unreachable,
+        Failure::Storage(problem) => OperationError::Storage(problem),
+        Failure::Overloaded => OperationError::Overloaded,
+        Failure::ValueTooLarge(got, limit) => OperationError::ValueTooLarge {
+            got: usize::try_from(got).unwrap_or(usize::MAX),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        },
+        Failure::Counter(error) => OperationError::Counter(error),
+        Failure::NotEnoughOwners(needed, alive) => OperationError::NotEnoughOwners { level, needed, alive },
+        Failure::Unknown(copies) => OperationError::Unknown { copies },
+    }
+}

@@ -1,0 +1,606 @@
+//! Writing: from a client's change to the reply that its level is met.
+//!
+//! The front checks, the *stamper* stamps: the front itself if it owns the key and its clock is
+//! right, else the first owner that can be reached, else (no owner lives) the front, which holds
+//! the record as a hint. The stamper journals the record and queues it for every other owner; the
+//! write then waits in [`Pending`] until the copies that are known satisfy its level in both owner
+//! sets, or its deadline passes.
+//!
+//! States of one owner's copy: `Sent(n)` until its link confirms record n; `Lost` when it could
+//! not be sent, the link ended or it was refused (a hint is noted then); `Confirmed`.
+//! The interleaving to fear is a change of placement meanwhile: an owner of the new placement
+//! refuses what was sent under the old one, both members exchange rosters, and `rebase_writes`
+//! sends to the owners of the day what is still pending.
+
+use super::Engine;
+use super::Mode;
+use super::hints::{Added, HintKey};
+use super::journal;
+use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
+use super::records::Standing;
+use super::table::SlotId;
+use crate::model::merge::{CounterError, increment};
+use crate::model::placement::OwnerSet;
+use crate::model::record::append_value;
+use crate::model::settings::{Level, Sync};
+use crate::model::timestamp::time_of_ms;
+use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
+use crate::protocol::frame::{Purpose, Verdict};
+use crate::protocol::message::{Failure, Reply, WireChange, WriteRequest};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// Who waits for a write or read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A client of this member.
+    Client(u64),
+    /// A peer's request on one of its links.
+    Peer {
+        /// The peer.
+        member: MemberId,
+        /// The link.
+        link: u64,
+        /// The request's id.
+        request: u64,
+    },
+}
+
+/// A change on its way to a stamper.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) origin: Origin,
+    pub(super) key: KeyRef<'a>,
+    pub(super) hash: KeyHash,
+    pub(super) change: Change<'a>,
+    pub(super) level: Level,
+    pub(super) after: u64,
+    /// When to stop looking for a stamper, in microseconds.
+    pub(super) give_up_us: u64,
+    /// Redb was asked for the key: the table has what there is.
+    pub(super) is_loaded: bool,
+}
+
+impl<'a> Job<'a> {
+    /// The job of a request; `None` when its names are no good.
+    pub(super) fn of(origin: Origin, request: &'a WriteRequest, give_up_us: u64) -> Option<Self> {
+        let key = KeyRef::new(&request.collection, &request.key).ok()?;
+        let (change, level, after) = (change_of(&request.change), request.level, request.after);
+        Some(Self { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false })
+    }
+
+    fn request(&self) -> WriteRequest {
+        WriteRequest {
+            collection: self.key.collection().to_owned(),
+            key: self.key.key().to_vec(),
+            change: wire_change(self.change),
+            level: self.level,
+            after: self.after,
+        }
+    }
+}
+
+/// What is known of one owner's copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copy {
+    /// This member's own: durable with the journal's position.
+    Own,
+    /// Under way on the peer's present link, by that number.
+    Sent(u64),
+    /// Not under way: a hint is noted.
+    Lost,
+    /// The owner has it durably, or something newer.
+    Confirmed,
+}
+
+/// A write that waits for its level.
+#[derive(Debug)]
+pub(super) struct Pending {
+    origin: Origin,
+    hash: KeyHash,
+    timestamp: Timestamp,
+    /// The journal's position after the own copy.
+    position: u64,
+    deadline_us: u64,
+    level: Level,
+    set: Arc<OwnerSet>,
+    /// What each owner of `set` has, in its order.
+    copies: SmallVec<[Copy; 4]>,
+    superseded: Option<Timestamp>,
+    number: Option<i64>,
+    /// No owner lived: the own copy counts though this member is no owner.
+    held: bool,
+}
+
+/// What a pending write's copies mean for its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    Wait,
+    Met { copies: u16 },
+    Missed { copies: u16 },
+}
+
+impl Engine {
+    /// A client's write. The answer comes under `token`, an [`Outcome::Stored`] or
+    /// [`Outcome::Failed`].
+    pub fn write(&mut self, token: u64, write: Write<'_>) {
+        let origin = Origin::Client(token);
+        if let Err(error) = self.check_write(&write) {
+            return self.fail(origin, error);
+        }
+        let level = write.level.unwrap_or(self.settings.write_level);
+        self.begin_write(self.job(origin, write.key, write.change, level, write.after));
+    }
+
+    fn job<'a>(
+        &self,
+        origin: Origin,
+        key: KeyRef<'a>,
+        change: Change<'a>,
+        level: Level,
+        after: u64,
+    ) -> Job<'a> {
+        let give_up_us = self.now.mono_us + 1_000 * self.settings.write_timeout_ms;
+        Job { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false }
+    }
+
+    /// A write of kith itself to a system collection.
+    pub fn write_system(&mut self, token: u64, key: KeyRef<'_>, change: Change<'_>) {
+        debug_assert!(key.is_system());
+        self.begin_write(self.job(Origin::Client(token), key, change, Level::Available, 0));
+    }
+
+    fn check_write(&self, write: &Write<'_>) -> Result<(), OperationError> {
+        match self.mode {
+            Mode::NoCluster => return Err(OperationError::NoCluster),
+            Mode::Starting => return Err(OperationError::Starting),
+            Mode::Stopping => return Err(OperationError::Stopping),
+            Mode::Serving => {}
+        }
+        if write.key.is_system() {
+            return Err(OperationError::SystemCollection);
+        }
+        self.check_value(write.change)
+    }
+
+    fn check_value(&self, change: Change<'_>) -> Result<(), OperationError> {
+        let limit = usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX);
+        match change {
+            Change::Set { value, .. } if value.len() > limit => {
+                Err(OperationError::ValueTooLarge { got: value.len(), limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A peer asks this member to stamp a client's write.
+    pub(super) fn write_for_peer(&mut self, origin: Origin, request: &WriteRequest, same_placement: bool) {
+        let Some(job) = Job::of(origin, request, 0) else {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        };
+        let owns = self.placement.set_of(job.hash, false).contains(self.identity.member);
+        if !same_placement || !owns {
+            return self.reply(origin, Reply::Failed(Failure::Placement));
+        }
+        let serves = matches!(self.mode, Mode::Starting | Mode::Serving);
+        if !serves || job.key.is_system() {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        }
+        match self.check_value(job.change) {
+            Ok(()) => self.stamp_write(job),
+            Err(error) => self.fail(origin, error),
+        }
+    }
+
+    /// Finds the stamper and hands the write to it.
+    pub(super) fn begin_write(&mut self, job: Job<'_>) {
+        let set = self.placement.set_of(job.hash, job.key.is_system());
+        let me = self.identity.member;
+        if set.contains(me) && self.may_stamp {
+            return self.stamp_write(job);
+        }
+        let is_reachable = |member: MemberId| self.peer(member).is_some_and(super::peer::Peer::is_reachable);
+        let mut others = set.owners.iter().map(|owner| owner.member).filter(|member| *member != me);
+        match others.find(|member| is_reachable(*member)) {
+            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.give_up_us),
+            None => self.stamp_write(job),
+        }
+    }
+
+    /// Stamps a write, journals it, and sends it to the other owners.
+    pub(super) fn stamp_write(&mut self, job: Job<'_>) {
+        if let Err(error) = self.check_stamper(&job) {
+            return self.fail(job.origin, error);
+        }
+        let must_know = matches!(job.change, Change::Increment { .. }) && !job.is_loaded;
+        if must_know && self.records.standing(job.key, job.hash) == Standing::Unknown {
+            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
+            return self.load_then(job.key, job.hash, waiter);
+        }
+        let start = self.lanes.journal.len();
+        journal::begin_record(&mut self.lanes.journal);
+        match self.encode_change(&job) {
+            Ok(number) => {
+                self.replicate_new(&job, start + 1, number);
+                self.reserve_clock();
+            }
+            Err(error) => {
+                self.lanes.journal.truncate(start);
+                self.fail(job.origin, error.into());
+            }
+        }
+    }
+
+    /// Refuses what this member can't stamp or hold now.
+    fn check_stamper(&self, job: &Job<'_>) -> Result<(), OperationError> {
+        if let Some(error) = self.storage_error() {
+            return Err(error);
+        }
+        if self.unsynced_bytes() > 2 * self.bounds.unsynced_bytes {
+            return Err(OperationError::Overloaded);
+        }
+        let set = self.placement.set_of(job.hash, job.key.is_system());
+        let (member, level) = (self.identity.member, job.level);
+        let may_have = |owner: MemberId| owner == member || self.peer(owner).is_none_or(|peer| !peer.dead);
+        let alive = set.owners.iter().filter(|owner| may_have(owner.member)).count();
+        if !set.contains(member) && self.hints.bytes() >= self.settings.hint_bytes {
+            return Err(OperationError::NoRoomForHint);
+        }
+        for side in sides(set) {
+            let count =
+                side.iter().filter(|at| set.owners.get(**at).is_some_and(|o| may_have(o.member))).count();
+            let needed = match level {
+                Level::One | Level::Available => 0,
+                Level::Quorum => side.len() / 2 + 1,
+                Level::All => side.len(),
+            };
+            if count < needed {
+                return Err(OperationError::NotEnoughOwners {
+                    level,
+                    needed: short(needed),
+                    alive: short(alive),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the record of a change to the journal's lane. Returns a counter's number.
+    fn encode_change(&mut self, job: &Job<'_>) -> Result<Option<i64>, CounterError> {
+        let (key, hash) = (job.key, job.hash);
+        if let Change::Increment { delta } = job.change {
+            let present = self.records.table.find(key, hash).and_then(|id| self.records.table.record(id));
+            let life = (self.identity.member, self.identity.incarnation);
+            let record = increment(key, present, self.now.wall_ms, life, delta)?;
+            self.lanes.journal.extend_from_slice(record.view().bytes());
+            return Ok(Some(record.view().total()));
+        }
+        // What a client claims to have seen moves the clock no further than a peer's time may.
+        let bound_ms = self.now.wall_ms.saturating_add(self.settings.max_clock_ahead_ms);
+        let after = job.after.min(time_of_ms(bound_ms)).max(self.records.time_of(key, hash));
+        let timestamp = self.clock.stamp(self.now.wall_ms, after);
+        match job.change {
+            Change::Set { value, expiry_ms } => {
+                append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
+            }
+            Change::Delete | Change::Increment { .. } => {
+                let record = Record::tombstone(key, timestamp);
+                self.lanes.journal.extend_from_slice(record.view().bytes());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
+    /// owners, and lets the write wait for its level.
+    fn replicate_new(&mut self, job: &Job<'_>, start: usize, number: Option<i64>) {
+        let (key, hash) = (job.key, job.hash);
+        let journal = std::mem::take(&mut self.lanes.journal);
+        let record = journal.get(start..).and_then(|bytes| RecordRef::parse(bytes).ok());
+        if let Some((record, _)) = record {
+            let (slot, _, unresolved) = self.records.apply(record, hash);
+            if unresolved {
+                self.resolve_later(key, hash);
+            }
+            self.note_system(record);
+            let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
+            let copies = set.owners.iter().map(|owner| self.send_copy(owner.member, slot, record, hash));
+            let copies: SmallVec<[Copy; 4]> = copies.collect();
+            let held = !set.contains(self.identity.member) && copies.iter().all(|copy| *copy == Copy::Lost);
+            let timeout_us = self.settings.write_timeout_ms * 1_000;
+            self.writes.push_back(Pending {
+                origin: job.origin,
+                hash,
+                timestamp: record.timestamp(),
+                position: self.taken + journal.len() as u64,
+                deadline_us: self.now.mono_us + timeout_us,
+                level: job.level,
+                set,
+                copies,
+                superseded: None,
+                number,
+                held,
+            });
+        }
+        self.lanes.journal = journal;
+    }
+
+    /// Sends a record to one owner, or notes a hint for it.
+    fn send_copy(&mut self, member: MemberId, slot: SlotId, record: RecordRef<'_>, hash: KeyHash) -> Copy {
+        if member == self.identity.member {
+            return Copy::Own;
+        }
+        let at = self.peer_at(member);
+        let link = self.peers.get_mut(at).filter(|peer| !peer.dead).and_then(|peer| peer.link.as_mut());
+        let sent = link.and_then(|link| link.push_record(Purpose::Fresh, record, hash, false));
+        sent.map_or_else(
+            || {
+                self.note_hint(member, slot, hash);
+                Copy::Lost
+            },
+            Copy::Sent,
+        )
+    }
+
+    /// Notes durably that `member` lacks the record in a slot.
+    pub(super) fn note_hint(&mut self, member: MemberId, slot: SlotId, hash: KeyHash) {
+        let Some(key) = self.records.table.record(slot).and_then(|record| record.key_ref().ok()) else {
+            return;
+        };
+        let key = HintKey::of(key);
+        if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
+            journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
+        }
+    }
+
+    /// Reserves the clock's next stretch when it runs out.
+    fn reserve_clock(&mut self) {
+        if let Some(time) = self.clock.wants_reservation() {
+            journal::append(&mut self.lanes.journal, &journal::Entry::Reservation(time));
+            self.reservations.push_back((self.end(), time));
+            self.lanes.sync = true;
+        }
+    }
+
+    /// Answers every pending write whose level is met or whose deadline has passed.
+    pub(super) fn settle_writes(&mut self) {
+        if !std::mem::take(&mut self.progress) || self.writes.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.spare_writes);
+        let mut pending = std::mem::take(&mut self.writes);
+        for mut write in pending.drain(..) {
+            match self.judge(&mut write) {
+                Judgement::Wait => waiting.push_back(write),
+                Judgement::Met { copies } => self.complete_write(&write, copies),
+                Judgement::Missed { copies } => self.fail(write.origin, OperationError::Unknown { copies }),
+            }
+        }
+        self.spare_writes = pending;
+        self.writes = waiting;
+    }
+
+    fn judge(&mut self, write: &mut Pending) -> Judgement {
+        let sync = self.settings.sync;
+        let own_position = match sync {
+            Sync::Always => self.positions.synced,
+            Sync::Interval => self.positions.written,
+        };
+        let own = own_position >= write.position
+            && self.clock.is_covered(write.timestamp.time.min(self.own_time(write)));
+        let late = self.now.mono_us >= write.deadline_us;
+        let mut expected: SmallVec<[bool; 8]> = SmallVec::new();
+        for (owner, copy) in write.set.owners.iter().zip(&mut write.copies) {
+            let peer = self.peer_index.get(&owner.member).and_then(|at| self.peers.get_mut(*at));
+            let confirmed =
+                peer.as_ref().and_then(|peer| peer.link.as_ref()).map_or(0, |link| link.confirmed(sync));
+            if matches!(copy, Copy::Sent(number) if *number <= confirmed) {
+                *copy = Copy::Confirmed;
+            }
+            if late
+                && matches!(copy, Copy::Sent(_) | Copy::Lost)
+                && let Some(peer) = peer
+            {
+                peer.unresponsive = true;
+            }
+            let peer = self.peer_index.get(&owner.member).and_then(|at| self.peers.get(*at));
+            expected.push(*copy == Copy::Own || peer.is_none_or(super::peer::Peer::is_expected));
+        }
+        let has = |at: &usize| match write.copies.get(*at) {
+            Some(Copy::Own) => own,
+            Some(Copy::Confirmed) => true,
+            _ => false,
+        };
+        let all = write.copies.iter().enumerate().filter(|(at, _)| has(at)).count();
+        let copies = short(all + usize::from(write.held && own));
+        let met = sides(&write.set).iter().all(|side| {
+            let have = side.iter().filter(|at| has(at)).count() + usize::from(write.held && own);
+            let hoped = side.iter().filter(|at| has(at) || expected.get(**at) == Some(&true)).count();
+            let needed = match write.level {
+                Level::One => 1,
+                Level::Available => (side.len() / 2 + 1).min(hoped).max(1),
+                Level::Quorum => side.len() / 2 + 1,
+                Level::All => side.len(),
+            };
+            have >= needed
+        });
+        match (met, late) {
+            (true, _) => Judgement::Met { copies },
+            (false, true) => Judgement::Missed { copies },
+            (false, false) => Judgement::Wait,
+        }
+    }
+
+    /// Stamps of this member must be covered by a reservation; those of others (a counter's base)
+    /// need not.
+    fn own_time(&self, write: &Pending) -> u64 {
+        if write.timestamp.member == self.identity.member { u64::MAX } else { 0 }
+    }
+
+    fn complete_write(&mut self, write: &Pending, copies: u16) {
+        self.counters.superseded += u64::from(write.superseded.is_some());
+        let stored = Stored {
+            timestamp: write.superseded.unwrap_or(write.timestamp),
+            copies,
+            superseded: write.superseded.is_some(),
+            number: write.number,
+        };
+        self.answer(write.origin, stored);
+    }
+
+    /// Answers a write that met its level.
+    pub(super) fn answer(&mut self, origin: Origin, stored: Stored) {
+        match origin {
+            Origin::Client(token) => {
+                self.lanes.completions.push(Completion { token, outcome: Outcome::Stored(stored) });
+            }
+            Origin::Peer { .. } => {
+                let Stored { timestamp, copies, superseded, number } = stored;
+                self.reply(origin, Reply::Stored { timestamp, copies, superseded, number });
+            }
+        }
+    }
+
+    /// Answers an operation that was refused or whose fate is unknown.
+    pub(super) fn fail(&mut self, origin: Origin, error: OperationError) {
+        match origin {
+            Origin::Client(token) => {
+                self.lanes.completions.push(Completion { token, outcome: Outcome::Failed(error) });
+            }
+            Origin::Peer { .. } => {
+                let failure = super::requests::failure_of(error);
+                self.reply(origin, Reply::Failed(failure));
+            }
+        }
+    }
+
+    /// A peer did not simply store records of its link.
+    pub(super) fn writes_excepted(
+        &mut self,
+        member: MemberId,
+        numbers: std::ops::Range<u64>,
+        verdict: Verdict,
+    ) {
+        for write in &mut self.writes {
+            let Some(at) = write.set.position(member) else { continue };
+            let Some(copy) = write.copies.get_mut(at) else { continue };
+            if matches!(copy, Copy::Sent(number) if numbers.contains(number)) {
+                match verdict {
+                    Verdict::Superseded(winner) => {
+                        write.superseded = write.superseded.max(Some(winner));
+                    }
+                    Verdict::ClockAhead | Verdict::Placement | Verdict::Storage => *copy = Copy::Lost,
+                }
+            }
+        }
+        self.progress = true;
+    }
+
+    /// A link ended: what it did not confirm is no longer under way.
+    pub(super) fn writes_lost(&mut self, member: MemberId) {
+        for write in &mut self.writes {
+            let at = write.set.position(member);
+            if let Some(copy) = at.and_then(|at| write.copies.get_mut(at))
+                && matches!(copy, Copy::Sent(_))
+            {
+                *copy = Copy::Lost;
+            }
+        }
+        self.progress = true;
+    }
+
+    /// Sends to a peer what pending writes could not send to it before. Called when a link comes
+    /// up and when the peer's placement is found to agree again.
+    pub(super) fn resend_writes(&mut self, member: MemberId) {
+        let mut writes = std::mem::take(&mut self.writes);
+        for write in &mut writes {
+            let at = write.set.position(member);
+            if at.and_then(|at| write.copies.get(at)) == Some(&Copy::Lost) {
+                let copy = self.resend(member, write.hash);
+                if let Some(slot) = at.and_then(|at| write.copies.get_mut(at)) {
+                    *slot = copy;
+                }
+            }
+        }
+        self.writes = writes;
+    }
+
+    fn resend(&mut self, member: MemberId, hash: KeyHash) -> Copy {
+        let Some(slot) = self.records.table.find_hash(hash) else { return Copy::Lost };
+        let Some(at) = self.peer_index.get(&member).copied() else { return Copy::Lost };
+        let record = self.records.table.record(slot);
+        let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
+        let sent =
+            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, false));
+        sent.map_or(Copy::Lost, Copy::Sent)
+    }
+
+    /// The placement changed: pending writes go to the owners of the day.
+    pub(super) fn rebase_writes(&mut self) {
+        let mut writes = std::mem::take(&mut self.writes);
+        for write in &mut writes {
+            let Some(slot) = self.records.table.find_hash(write.hash) else { continue };
+            let Some(key) = self.records.table.record(slot).and_then(|r| r.key_ref().ok()) else { continue };
+            let is_system = key.is_system();
+            let set = Arc::clone(self.placement.set_of(write.hash, is_system));
+            if set == write.set || set.owners.is_empty() {
+                continue;
+            }
+            let copies: SmallVec<[Copy; 4]> = set
+                .owners
+                .iter()
+                .map(|owner| {
+                    let known = write.set.position(owner.member).and_then(|at| write.copies.get(at));
+                    match known {
+                        Some(copy) => *copy,
+                        None if owner.member == self.identity.member => Copy::Own,
+                        None => match self.resend(owner.member, write.hash) {
+                            Copy::Lost => {
+                                self.note_hint(owner.member, slot, write.hash);
+                                Copy::Lost
+                            }
+                            sent => sent,
+                        },
+                    }
+                })
+                .collect();
+            (write.set, write.copies) = (set, copies);
+        }
+        self.writes = writes;
+        self.progress = true;
+    }
+}
+
+/// The positions of the old owners and of the new owners in a set; one side when they are equal.
+fn sides(set: &OwnerSet) -> SmallVec<[SmallVec<[usize; 8]>; 2]> {
+    let side = |fits: fn(&crate::model::placement::Owner) -> bool| {
+        set.owners.iter().enumerate().filter(|(_, owner)| fits(owner)).map(|(at, _)| at).collect()
+    };
+    let mut sides: SmallVec<[SmallVec<[usize; 8]>; 2]> = SmallVec::new();
+    sides.push(side(|owner| owner.in_old));
+    if !set.is_settled() {
+        sides.push(side(|owner| owner.in_new));
+    }
+    sides
+}
+
+fn short(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+fn wire_change(change: Change<'_>) -> WireChange {
+    match change {
+        Change::Set { value, expiry_ms } => WireChange::Set(value.to_vec(), expiry_ms),
+        Change::Delete => WireChange::Delete,
+        Change::Increment { delta } => WireChange::Increment(delta),
+    }
+}
+
+/// The change that came over a link.
+pub(super) fn change_of(change: &WireChange) -> Change<'_> {
+    match change {
+        WireChange::Set(value, expiry_ms) => Change::Set { value, expiry_ms: *expiry_ms },
+        WireChange::Delete => Change::Delete,
+        WireChange::Increment(delta) => Change::Increment { delta: *delta },
+    }
+}

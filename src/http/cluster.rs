@@ -1,0 +1,143 @@
+//! The member and its cluster: status, membership, placement, settings, health and metrics.
+//!
+//! Before the member belongs to a cluster the node answers `no_cluster` to whatever needs one;
+//! what is answered in every state says so below.
+
+use super::failure::Failure;
+use super::query::Query;
+use super::routes::Shared;
+use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
+use crate::model::key::DEFAULT;
+use crate::node::handle::Key;
+use crate::node::handle::status::{
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Roster, Settings, State as MemberState, Status,
+};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// `GET /v1/status`, in every state.
+pub(super) async fn status(State(shared): State<Shared>, uri: Uri) -> Result<Json<Status>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.status().await?))
+}
+
+/// `GET /v1/cluster`
+pub(super) async fn cluster(State(shared): State<Shared>, uri: Uri) -> Result<Json<Cluster>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.cluster().await?))
+}
+
+/// `GET /v1/cluster/physical`, in every state.
+pub(super) async fn physical(State(shared): State<Shared>, uri: Uri) -> Result<Json<Physical>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.physical().await?))
+}
+
+/// `GET /v1/cluster/roster`
+pub(super) async fn roster(State(shared): State<Shared>, uri: Uri) -> Result<Json<Roster>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.roster().await?))
+}
+
+/// `GET /v1/cluster/placement`: of one key, or of every partition.
+pub(super) async fn placement(State(shared): State<Shared>, uri: Uri) -> Result<Json<Placement>, Failure> {
+    let query = Query::parse(&uri, &["collection", "key"])?;
+    let collection = query.text("collection")?;
+    let key = match query.bytes("key") {
+        Some(key) => Some(Key::new(collection.as_deref().unwrap_or(DEFAULT), key.to_vec())?),
+        None if collection.is_some() => {
+            return Err(Failure::bad_request(
+                "`collection` goes with a `key`; partitions hold all collections",
+            ));
+        }
+        None => None,
+    };
+    Ok(Json(shared.handle.placement(key).await?))
+}
+
+/// `GET /v1/settings`
+pub(super) async fn settings(State(shared): State<Shared>, uri: Uri) -> Result<Json<Settings>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.settings().await?))
+}
+
+/// `POST /v1/cluster/init`
+pub(super) async fn init(
+    State(shared): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Cluster>, Failure> {
+    Query::parse(&uri, &[])?;
+    let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
+    // Nothing to say is the usual case.
+    let request: InitRequest =
+        if body.bytes.trim_ascii().is_empty() { InitRequest::default() } else { json(&body.bytes)? };
+    Ok(Json(shared.handle.init(request).await?))
+}
+
+/// `POST /v1/cluster/join`
+pub(super) async fn join(
+    State(shared): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Cluster>, Failure> {
+    Query::parse(&uri, &[])?;
+    let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
+    let request: JoinRequest = json(&body.bytes)?;
+    Ok(Json(shared.handle.join(request.address).await?))
+}
+
+fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            "bad_document",
+            format!("the body is not what it should be: {error}"),
+        )
+    })
+}
+
+/// What a health check that passed is told.
+#[derive(Debug, Serialize)]
+pub(super) struct Health {
+    state: MemberState,
+}
+
+fn unhealthy(code: &str, message: impl Into<String>) -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+}
+
+/// What the member says of itself, if it says anything in time.
+async fn ask(shared: &Shared) -> Result<Status, Failure> {
+    match tokio::time::timeout(HEALTH_TIMEOUT, shared.handle.status()).await {
+        Ok(Ok(status)) => Ok(status),
+        Ok(Err(stopped)) => Err(stopped.into()),
+        Err(_) => Err(unhealthy("stuck", "the member does not answer; see its log")),
+    }
+}
+
+/// `GET /health/live`: whether the process does its work, whatever its cluster does.
+pub(super) async fn live(State(shared): State<Shared>) -> Result<Json<Health>, Failure> {
+    Ok(Json(Health { state: ask(&shared).await?.state }))
+}
+
+/// `GET /health/ready`: whether clients should be sent here.
+pub(super) async fn ready(State(shared): State<Shared>) -> Result<Json<Health>, Failure> {
+    let state = ask(&shared).await?.state;
+    if state == MemberState::Ready {
+        return Ok(Json(Health { state }));
+    }
+    Err(unhealthy("not_ready", format!("the member is {state}; `kith status` shows more")))
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (shared.metrics)())
+}

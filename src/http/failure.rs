@@ -1,0 +1,106 @@
+//! Errors as clients see them: a status, a name for programs and a sentence for people.
+
+use super::query::QueryError;
+use crate::model::key::KeyError;
+use crate::node::handle::documents::{DocumentError, ErrorDocument};
+use crate::node::handle::{ControlError, OperationError, Stopped};
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// Why a request was not answered as it wished.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    code: String,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into() }
+    }
+
+    /// The request itself is wrong.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(super) fn too_large(what: &str, limit: usize) -> Self {
+        let message = format!("{what} has at most {limit} bytes; nothing was changed");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// Adds where in the input the error is.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let document = ErrorDocument { error: self.code, message: self.message };
+        let mut response = (self.status, Json(document)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<OperationError> for Failure {
+    fn from(error: OperationError) -> Self {
+        use OperationError as E;
+        let status = match &error {
+            E::NoCluster | E::Counter(_) => StatusCode::CONFLICT,
+            E::SystemCollection => StatusCode::FORBIDDEN,
+            E::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
+            E::Starting | E::Stopping | E::Overloaded | E::NoRoomForHint | E::NotEnoughOwners { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            E::Unknown { .. } | E::Unreachable => StatusCode::GATEWAY_TIMEOUT,
+        };
+        Self::new(status, error.code(), error.to_string())
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        use ControlError as E;
+        let status = match &error {
+            E::NoCluster | E::OtherCluster { .. } | E::OtherContent(_) => StatusCode::CONFLICT,
+            E::InvalidCluster(_) => StatusCode::BAD_REQUEST,
+            E::Refused { .. } => StatusCode::FORBIDDEN,
+            E::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+            E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
+            E::Starting | E::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.code(), error.to_string())
+    }
+}
+
+impl From<Stopped> for Failure {
+    fn from(error: Stopped) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string())
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_key", error.to_string())
+    }
+}
+
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_document", error.to_string())
+    }
+}
+
+impl From<QueryError> for Failure {
+    fn from(error: QueryError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_parameter", error.to_string())
+    }
+}

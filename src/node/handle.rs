@@ -1,0 +1,502 @@
+//! The door to a member for everything that does not run on its data thread: HTTP, the command
+//! line's server, tests.
+//!
+//! A [`Handle`] is cheap to clone and may be used from any thread. It carries *batches* over one
+//! bounded channel to the data thread and gets one answer per batch back, so the cost of crossing
+//! threads is shared by a batch's operations. A full channel makes callers wait: that is the
+//! member's backpressure towards them.
+//!
+//! Invariants: the answers of a batch are as many as its operations and in their order; a closed
+//! channel or a dropped reply means that the member ended, and nothing else ([`Stopped`]).
+//!
+//! What the answers mean is decided by the engine; how they look as JSON is in [`documents`] and
+//! [`status`].
+
+pub mod documents;
+pub mod status;
+
+use crate::model::key::{KeyError, KeyRef};
+use crate::model::settings::Level;
+use crate::model::{Kind, Record};
+use bytes::Bytes;
+use status::{Cluster, InitRequest, Physical, Placement, Roster, Settings, Status};
+use tokio::sync::{mpsc, oneshot};
+
+pub use crate::engine::operation::{OperationError, Page, Scan, Stored};
+
+/// Requests that may wait for the data thread before callers have to.
+const QUEUED_REQUESTS: usize = 256;
+/// Operations in one batch. What one batch may hold of the data thread's time is bounded by it.
+pub const MAX_BATCH_OPERATIONS: usize = 512;
+
+/// A collection and key, checked when made, with its own memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    collection: String,
+    key: Bytes,
+}
+
+impl Key {
+    /// Checks and keeps both names.
+    ///
+    /// # Errors
+    /// [`KeyError`] tells which rule is broken.
+    pub fn new(collection: impl Into<String>, key: impl Into<Bytes>) -> Result<Self, KeyError> {
+        let (collection, key) = (collection.into(), key.into());
+        KeyRef::new(&collection, &key)?;
+        Ok(Self { collection, key })
+    }
+
+    /// The key as the engine takes it.
+    ///
+    /// # Errors
+    /// Never: both names were checked when this was made.
+    pub fn key_ref(&self) -> Result<KeyRef<'_>, KeyError> {
+        KeyRef::new(&self.collection, &self.key)
+    }
+
+    /// The collection's name.
+    #[must_use]
+    pub fn collection(&self) -> &str {
+        &self.collection
+    }
+
+    /// The key's bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
+        &self.key
+    }
+}
+
+/// What a client asks of one key. A level of `None` takes the cluster's setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of `crate::engine::operation::{Read, Write}`")]
+pub enum Operation {
+    /// Reads a record.
+    Get { key: Key, level: Option<Level> },
+    /// Stores a value; it counts as deleted `ttl_ms` milliseconds after it was taken in.
+    Put { key: Key, value: Bytes, ttl_ms: Option<u64>, level: Option<Level>, after: u64 },
+    /// Leaves a tombstone.
+    Delete { key: Key, level: Option<Level>, after: u64 },
+    /// Adds to a counter.
+    Increment { key: Key, delta: i64, level: Option<Level>, after: u64 },
+}
+
+impl Operation {
+    /// The key that the operation is about.
+    #[must_use]
+    pub const fn key(&self) -> &Key {
+        match self {
+            Self::Get { key, .. }
+            | Self::Put { key, .. }
+            | Self::Delete { key, .. }
+            | Self::Increment { key, .. } => key,
+        }
+    }
+}
+
+/// What one operation came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To a read: the record, if there is a readable one.
+    Found(Option<Record>),
+    /// To a change.
+    Stored(Stored),
+}
+
+/// What a client reads from a record: a value's bytes, a counter's number as decimal text, nothing
+/// from a tombstone.
+#[must_use]
+pub fn readable_bytes(record: &Record) -> Bytes {
+    let view = record.view();
+    match view.kind() {
+        Kind::Value => Bytes::copy_from_slice(view.body()),
+        Kind::Counter => Bytes::from(view.total().to_string()),
+        Kind::Tombstone | Kind::ExpiredValue | Kind::ExpiredCounter => Bytes::new(),
+    }
+}
+
+/// The answers of one batch, in the order of its operations.
+pub type Answers = Vec<Result<Answer, OperationError>>;
+
+/// What arrives at the data thread.
+#[derive(Debug)]
+pub enum Request {
+    /// Operations on keys: at most [`MAX_BATCH_OPERATIONS`], answered together.
+    Operations {
+        /// What is to be done; none waits for another.
+        operations: Vec<Operation>,
+        /// Where the answers go.
+        reply: oneshot::Sender<Answers>,
+    },
+    /// One page of a listing.
+    Scan {
+        /// Which.
+        scan: Scan,
+        /// Where the page goes.
+        reply: oneshot::Sender<Result<Page, OperationError>>,
+    },
+    /// Anything about the member and its cluster rather than about keys.
+    Control(Control),
+}
+
+/// A question about, or a change of, the member and its cluster. Each carries where its answer
+/// goes.
+#[derive(Debug)]
+pub enum Control {
+    /// How the member is; answered in every state.
+    Status(oneshot::Sender<Status>),
+    /// The members that gossip can see; answered in every state.
+    Physical(oneshot::Sender<Physical>),
+    /// The cluster and its members as the roster and liveness have them.
+    Cluster(oneshot::Sender<Result<Cluster, ControlError>>),
+    /// The roster's entries as they are replicated.
+    Roster(oneshot::Sender<Result<Roster, ControlError>>),
+    /// Who owns what.
+    Placement {
+        /// Only the partition of this key; `None` for all partitions.
+        key: Option<Key>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Placement, ControlError>>,
+    },
+    /// The cluster-wide settings in force.
+    Settings(oneshot::Sender<Result<Settings, ControlError>>),
+    /// Creates a cluster with this member as its first.
+    Init {
+        /// What the cluster is to be.
+        request: InitRequest,
+        /// Where the cluster goes once it exists.
+        reply: oneshot::Sender<Result<Cluster, ControlError>>,
+    },
+    /// Joins the cluster of the member that listens for peers at an address.
+    Join {
+        /// `host:port` of its peer port.
+        address: String,
+        /// Where the cluster goes once this member was admitted.
+        reply: oneshot::Sender<Result<Cluster, ControlError>>,
+    },
+}
+
+/// The data thread's end of the channel. It ends when every handle is gone.
+pub type Requests = mpsc::Receiver<Request>;
+
+/// The member has ended, or is ending, without an answer. Of changes that were on their way it is
+/// unknown whether they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this member has stopped; ask another member (whether a change was stored is unknown)")]
+pub struct Stopped;
+
+/// Why a question about the cluster got no answer, or a change of it was refused. Nothing was
+/// changed, except as `Stopping` says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The member belongs to no cluster.
+    #[error(
+        "this member belongs to no cluster yet; create one with `kith init` or join one with `kith join`"
+    )]
+    NoCluster,
+    /// The member is not far enough in its start.
+    #[error("this member is still starting; `kith status` shows the step it is at")]
+    Starting,
+    /// The member ends or has ended; whether a change was made is unknown.
+    #[error("this member is shutting down; ask another member")]
+    Stopping,
+    /// The member belongs to a cluster already, and not to the one that was asked for.
+    #[error(
+        "this member belongs to the cluster `{name}` ({id}) already; only an empty data directory can enter another"
+    )]
+    OtherCluster {
+        /// That cluster's name.
+        name: String,
+        /// Its id.
+        id: String,
+    },
+    /// The same cluster was created before with another content.
+    #[error(
+        "the cluster exists already with other {0}; `kith init` repeats only what was asked the first time"
+    )]
+    OtherContent(String),
+    /// What a new cluster was asked to be is not possible.
+    #[error("a cluster can't be created like this: {0}")]
+    InvalidCluster(String),
+    /// Nobody answered at the address.
+    #[error("no member answered at {address}: {reason}; give the address of its peer port (7400 by default)")]
+    Unreachable {
+        /// Where it was tried.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// A member answered and refused.
+    #[error("{address} refuses this member: {message}")]
+    Refused {
+        /// Who refused.
+        address: String,
+        /// The refusal's name for programs, in snake case.
+        code: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The member's storage failed meanwhile.
+    #[error("this member's storage failed ({0}); see its log")]
+    Storage(String),
+}
+
+impl ControlError {
+    /// The error's name for programs, in snake case.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NoCluster => "no_cluster",
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+            Self::OtherCluster { .. } => "other_cluster",
+            Self::OtherContent(_) => "other_content",
+            Self::InvalidCluster(_) => "invalid_cluster",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Refused { code, .. } => code,
+            Self::Storage(_) => "storage",
+        }
+    }
+}
+
+impl From<Stopped> for ControlError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopping
+    }
+}
+
+/// Asks a member, from any thread. Dropping all handles closes the data thread's [`Requests`].
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Handle {
+    /// A handle and the end that the data thread answers from.
+    #[must_use]
+    pub fn channel() -> (Self, Requests) {
+        let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
+        (Self { requests }, receiver)
+    }
+
+    /// Whether the member has ended: nothing that is asked will be answered.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    /// Carries out operations, none of which waits for another, and gives their answers in order.
+    /// More than [`MAX_BATCH_OPERATIONS`] are carried in several batches, one after the other.
+    ///
+    /// # Errors
+    /// [`Stopped`]. What happened to single operations is in the answers.
+    pub async fn run(&self, operations: Vec<Operation>) -> Result<Answers, Stopped> {
+        let mut answers = Vec::with_capacity(operations.len());
+        let mut operations = operations.into_iter();
+        loop {
+            let batch: Vec<_> = operations.by_ref().take(MAX_BATCH_OPERATIONS).collect();
+            if batch.is_empty() {
+                return Ok(answers);
+            }
+            let expected = batch.len();
+            let part: Answers = self.ask(|reply| Request::Operations { operations: batch, reply }).await?;
+            debug_assert_eq!(part.len(), expected, "each operation is answered once");
+            answers.extend(part);
+        }
+    }
+
+    /// Carries out one operation.
+    ///
+    /// # Errors
+    /// [`OperationError`]; when the member ended, [`OperationError::Stopping`] for a read and
+    /// [`OperationError::Unknown`] for a change.
+    pub async fn run_one(&self, operation: Operation) -> Result<Answer, OperationError> {
+        let lost = match operation {
+            Operation::Get { .. } => OperationError::Stopping,
+            _ => OperationError::Unknown { copies: 0 },
+        };
+        match self.run(vec![operation]).await {
+            Ok(answers) => answers.into_iter().next().unwrap_or(Err(lost)),
+            Err(Stopped) => Err(lost),
+        }
+    }
+
+    /// The record of a key, if there is a readable one.
+    ///
+    /// # Errors
+    /// As [`Self::run_one`].
+    pub async fn get(&self, key: Key, level: Option<Level>) -> Result<Option<Record>, OperationError> {
+        match self.run_one(Operation::Get { key, level }).await? {
+            Answer::Found(record) => Ok(record),
+            Answer::Stored(_) => Ok(None),
+        }
+    }
+
+    /// Stores a value without expiry, at the cluster's level.
+    ///
+    /// # Errors
+    /// As [`Self::run_one`].
+    pub async fn put(&self, key: Key, value: Bytes) -> Result<Stored, OperationError> {
+        self.change(Operation::Put { key, value, ttl_ms: None, level: None, after: 0 }).await
+    }
+
+    /// Deletes a key, at the cluster's level.
+    ///
+    /// # Errors
+    /// As [`Self::run_one`].
+    pub async fn delete(&self, key: Key) -> Result<Stored, OperationError> {
+        self.change(Operation::Delete { key, level: None, after: 0 }).await
+    }
+
+    /// Carries out a change; a read is answered as a change of unknown fate.
+    ///
+    /// # Errors
+    /// As [`Self::run_one`].
+    pub async fn change(&self, operation: Operation) -> Result<Stored, OperationError> {
+        match self.run_one(operation).await? {
+            Answer::Stored(stored) => Ok(stored),
+            Answer::Found(_) => Err(OperationError::Unknown { copies: 0 }),
+        }
+    }
+
+    /// One page of a listing.
+    ///
+    /// # Errors
+    /// [`OperationError`]; [`OperationError::Stopping`] when the member ended.
+    pub async fn scan(&self, scan: Scan) -> Result<Page, OperationError> {
+        self.ask(|reply| Request::Scan { scan, reply }).await.unwrap_or(Err(OperationError::Stopping))
+    }
+
+    /// How the member is.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn status(&self) -> Result<Status, Stopped> {
+        self.ask(|reply| Request::Control(Control::Status(reply))).await
+    }
+
+    /// The members that gossip can see.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn physical(&self) -> Result<Physical, Stopped> {
+        self.ask(|reply| Request::Control(Control::Physical(reply))).await
+    }
+
+    /// The cluster and its members.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn cluster(&self) -> Result<Cluster, ControlError> {
+        self.ask(|reply| Request::Control(Control::Cluster(reply))).await?
+    }
+
+    /// The roster as it is replicated.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn roster(&self) -> Result<Roster, ControlError> {
+        self.ask(|reply| Request::Control(Control::Roster(reply))).await?
+    }
+
+    /// Who owns the partition of a key, or every partition.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn placement(&self, key: Option<Key>) -> Result<Placement, ControlError> {
+        self.ask(|reply| Request::Control(Control::Placement { key, reply })).await?
+    }
+
+    /// The cluster-wide settings in force.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn settings(&self) -> Result<Settings, ControlError> {
+        self.ask(|reply| Request::Control(Control::Settings(reply))).await?
+    }
+
+    /// Creates a cluster; repeating it with the same content changes nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn init(&self, request: InitRequest) -> Result<Cluster, ControlError> {
+        self.ask(|reply| Request::Control(Control::Init { request, reply })).await?
+    }
+
+    /// Joins the cluster of the member whose peer port is at `address`.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn join(&self, address: String) -> Result<Cluster, ControlError> {
+        self.ask(|reply| Request::Control(Control::Join { address, reply })).await?
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    fn key(name: &str) -> Key {
+        Key::new("default", name.to_owned()).unwrap()
+    }
+
+    fn stored(copies: u16) -> Result<Answer, OperationError> {
+        Ok(Answer::Stored(Stored { timestamp: Timestamp::ZERO, copies, superseded: false, number: None }))
+    }
+
+    #[tokio::test]
+    async fn a_long_batch_is_cut_and_its_answers_keep_their_order() {
+        let (handle, mut requests) = Handle::channel();
+        let responder = tokio::spawn(async move {
+            let mut batches = Vec::new();
+            let mut answered = 0;
+            while let Some(Request::Operations { operations, reply }) = requests.recv().await {
+                batches.push(operations.len());
+                let first = answered;
+                answered += u16::try_from(operations.len()).unwrap();
+                reply.send((first..answered).map(stored).collect()).unwrap();
+            }
+            batches
+        });
+        let count = MAX_BATCH_OPERATIONS + 3;
+        let answers = handle.run(vec![Operation::Get { key: key("a"), level: None }; count]).await.unwrap();
+        drop(handle);
+        assert_eq!(responder.await.unwrap(), [MAX_BATCH_OPERATIONS, 3]);
+        let expected: Answers = (0..u16::try_from(count).unwrap()).map(stored).collect();
+        assert_eq!(answers, expected);
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_member_ended_is_of_unknown_fate_and_a_read_is_not() {
+        let (handle, requests) = Handle::channel();
+        drop(requests);
+        assert!(handle.is_stopped());
+        let put = handle.put(key("a"), Bytes::from_static(b"1")).await;
+        assert_eq!(put, Err(OperationError::Unknown { copies: 0 }));
+        assert_eq!(handle.get(key("a"), None).await, Err(OperationError::Stopping));
+        assert_eq!(handle.status().await, Err(Stopped));
+        assert_eq!(handle.cluster().await, Err(ControlError::Stopping));
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_is_dropped_counts_as_stopped() {
+        let (handle, mut requests) = Handle::channel();
+        tokio::spawn(async move { drop(requests.recv().await) });
+        assert_eq!(handle.run(vec![Operation::Get { key: key("a"), level: None }]).await, Err(Stopped));
+    }
+
+    #[test]
+    fn a_key_that_breaks_a_rule_is_never_made() {
+        assert_eq!(Key::new("default", Bytes::new()), Err(KeyError::Empty));
+        assert_eq!(Key::new("no spaces", "k"), Err(KeyError::Collection));
+    }
+}

@@ -1,0 +1,526 @@
+//! The JSON forms of records, operations and their answers, and bytes as text.
+//!
+//! Keys and values are bytes; JSON has only text. A field `key` or `value` holds what is UTF-8 as
+//! it is; what is not goes under `key_base64` or `value_base64` (RFC 4648 §4). A document has
+//! exactly one of the two. One form serves listings, batches, `kith export` and `kith import`, so
+//! what one of them writes another one reads.
+//!
+//! Everything here comes from outside at one of its ends: decoding gives typed errors.
+
+use super::{Answer, Key, Operation, OperationError, Stored, readable_bytes};
+use crate::model::key::{DEFAULT, KeyError};
+use crate::model::settings::Level;
+use crate::model::{Kind, Record};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The longest time to live, about a hundred years; longer ones are mistakes of units.
+pub const MAX_TTL_MS: u64 = 100 * 366 * 86_400_000;
+
+/// An answer that says why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDocument {
+    /// The error's name for programs, in snake case.
+    pub error: String,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+/// Why a document is no operation. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// It is no JSON, or has fields that it must not have.
+    #[error("{0}")]
+    Json(String),
+    /// A field is missing, or given in both forms.
+    #[error("give exactly one of `{0}` (text) and `{0}_base64` (bytes)")]
+    OneOf(&'static str),
+    /// A field does not go with the operation.
+    #[error("`{field}` does not go with `{operation}`")]
+    Stray {
+        /// The field.
+        field: &'static str,
+        /// The operation.
+        operation: &'static str,
+    },
+    /// An increment says by how much.
+    #[error("an increment has a `delta`, a whole number")]
+    NoDelta,
+    /// Text that is not base64.
+    #[error("`{0}_base64` is not base64 (A-Z a-z 0-9 + /, padded with =)")]
+    Base64(&'static str),
+    /// A time to live that can't be read.
+    #[error(transparent)]
+    Ttl(#[from] TtlError),
+    /// A bad collection or key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// Text that is no time to live.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no time to live: write seconds or a number with ms, s, m, h or d, more than 0 and at most 100 years"
+)]
+pub struct TtlError(String);
+
+/// Reads a time to live: whole seconds, or a whole number with a unit. Gives milliseconds.
+///
+/// # Errors
+/// [`TtlError`] when it is not that, 0, or beyond [`MAX_TTL_MS`].
+pub fn parse_ttl(text: &str) -> Result<u64, TtlError> {
+    let error = || TtlError(text.chars().take(40).collect());
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(error)?;
+    let factor = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(error()),
+    };
+    let ttl = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    ttl.filter(|ttl| (1..=MAX_TTL_MS).contains(ttl)).ok_or_else(error)
+}
+
+/// A time to live in JSON: a number of seconds, or text with a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Ttl {
+    /// Seconds.
+    Seconds(u64),
+    /// A number with a unit.
+    Text(String),
+}
+
+impl Ttl {
+    /// What is left of a record's life, as text.
+    #[must_use]
+    pub fn of_ms(ttl_ms: u64) -> Self {
+        Self::Text(format!("{ttl_ms}ms"))
+    }
+
+    /// Milliseconds.
+    ///
+    /// # Errors
+    /// As [`parse_ttl`].
+    pub fn as_ms(&self) -> Result<u64, TtlError> {
+        match self {
+            Self::Seconds(seconds) => parse_ttl(&seconds.to_string()),
+            Self::Text(text) => parse_ttl(text),
+        }
+    }
+}
+
+/// What a line of a batch asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Stores a value; taken when a line names no other, so a file of records is a batch.
+    #[default]
+    Put,
+    /// Deletes a key.
+    Delete,
+    /// Reads a key.
+    Get,
+    /// Adds to a counter.
+    Increment,
+}
+
+/// A record, or an operation on one: a line of a batch, of a listing, of an export.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What to do with it; absent in listings and exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<Verb>,
+    /// The collection; absent for the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// The key, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// The value, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// How long the record lives from now on; absent for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+    /// What an increment adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<i64>,
+    /// The record's timestamp, in listings; ignored in a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<String>,
+}
+
+impl Entry {
+    /// Reads one JSON object.
+    ///
+    /// # Errors
+    /// [`DocumentError::Json`].
+    pub fn parse(json: &str) -> Result<Self, DocumentError> {
+        serde_json::from_str(json).map_err(|error| DocumentError::Json(error.to_string()))
+    }
+
+    /// A record as a listing shows it at `wall_ms`. The collection is left to the caller.
+    #[must_use]
+    pub fn of_record(record: &Record, wall_ms: u64, with_value: bool) -> Self {
+        let view = record.view();
+        let (key, key_base64) = text_or_base64(view.key());
+        let (value, value_base64) = match (with_value, view.kind()) {
+            (false, _) => (None, None),
+            // Only a value's bytes may be something else than text; they are not copied first.
+            (true, Kind::Value) => text_or_base64(view.body()),
+            (true, _) => text_or_base64(&readable_bytes(record)),
+        };
+        let ttl = view.expiry_ms().map(|at| Ttl::of_ms(at.saturating_sub(wall_ms).max(1)));
+        let timestamp = Some(view.timestamp().to_string());
+        Self { key, key_base64, value, value_base64, ttl, timestamp, ..Self::default() }
+    }
+
+    /// A record to be stored.
+    #[must_use]
+    pub fn put(collection: &str, key: &[u8], value: &[u8]) -> Self {
+        let (value, value_base64) = text_or_base64(value);
+        Self { value, value_base64, ..Self::about(Verb::Put, collection, key) }
+    }
+
+    /// An operation on a key, without what it needs beside the key.
+    #[must_use]
+    pub fn about(verb: Verb, collection: &str, key: &[u8]) -> Self {
+        let (key, key_base64) = text_or_base64(key);
+        let collection = (collection != DEFAULT).then(|| collection.to_owned());
+        let op = (verb != Verb::Put).then_some(verb);
+        Self { op, collection, key, key_base64, ..Self::default() }
+    }
+
+    /// The key's bytes.
+    ///
+    /// # Errors
+    /// [`DocumentError::OneOf`], [`DocumentError::Base64`].
+    pub fn key_bytes(&self) -> Result<Bytes, DocumentError> {
+        bytes_of("key", self.key.as_ref(), self.key_base64.as_ref())
+    }
+
+    /// The value's bytes.
+    ///
+    /// # Errors
+    /// [`DocumentError::OneOf`], [`DocumentError::Base64`].
+    pub fn value_bytes(&self) -> Result<Bytes, DocumentError> {
+        bytes_of("value", self.value.as_ref(), self.value_base64.as_ref())
+    }
+
+    /// The operation that this line of a batch asks for.
+    ///
+    /// # Errors
+    /// [`DocumentError`] names the field that is wrong.
+    pub fn operation(&self, level: Option<Level>, after: u64) -> Result<Operation, DocumentError> {
+        let collection = self.collection.as_deref().unwrap_or(DEFAULT);
+        let key = Key::new(collection, self.key_bytes()?)?;
+        let verb = self.op.unwrap_or_default();
+        self.check_strays(verb)?;
+        Ok(match verb {
+            Verb::Put => {
+                let ttl_ms = self.ttl.as_ref().map(Ttl::as_ms).transpose()?;
+                Operation::Put { key, value: self.value_bytes()?, ttl_ms, level, after }
+            }
+            Verb::Delete => Operation::Delete { key, level, after },
+            Verb::Get => Operation::Get { key, level },
+            Verb::Increment => {
+                let delta = self.delta.ok_or(DocumentError::NoDelta)?;
+                Operation::Increment { key, delta, level, after }
+            }
+        })
+    }
+
+    /// What is silently ignored is usually a mistake.
+    fn check_strays(&self, verb: Verb) -> Result<(), DocumentError> {
+        let operation = match verb {
+            Verb::Put => "put",
+            Verb::Delete => "delete",
+            Verb::Get => "get",
+            Verb::Increment => "increment",
+        };
+        let put = verb == Verb::Put;
+        let fields = [
+            ("value", put || (self.value.is_none() && self.value_base64.is_none())),
+            ("ttl", put || self.ttl.is_none()),
+            ("delta", verb == Verb::Increment || self.delta.is_none()),
+        ];
+        match fields.into_iter().find(|(_, fits)| !fits) {
+            Some((field, _)) => Err(DocumentError::Stray { field, operation }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The collection.
+    pub collection: String,
+    /// Records in order of their keys' bytes.
+    pub entries: Vec<Entry>,
+    /// What to give as `after` for the next page, percent-encoded already; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// How an operation ended, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// A change met its level.
+    Stored,
+    /// A change met a newer record, which stays.
+    Superseded,
+    /// A read found a record.
+    Found,
+    /// A read found none.
+    NotFound,
+    /// It did not complete.
+    Failed,
+}
+
+/// What an operation came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How it ended.
+    pub outcome: Ending,
+    /// Of a change its stamp (of a superseded one the stamp that won), of a read the record's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<String>,
+    /// Owners that are known to hold a change durably.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u16>,
+    /// A counter's number after an increment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<i64>,
+    /// The value found, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value found, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// The error's name for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What happened and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Outcome {
+    /// With nothing but its ending.
+    #[must_use]
+    pub const fn new(outcome: Ending) -> Self {
+        Self {
+            outcome,
+            timestamp: None,
+            copies: None,
+            number: None,
+            value: None,
+            value_base64: None,
+            error: None,
+            message: None,
+        }
+    }
+
+    /// Of a change.
+    #[must_use]
+    pub fn of_stored(stored: &Stored) -> Self {
+        let outcome = if stored.superseded { Ending::Superseded } else { Ending::Stored };
+        Self {
+            timestamp: Some(stored.timestamp.to_string()),
+            copies: Some(stored.copies),
+            number: stored.number,
+            ..Self::new(outcome)
+        }
+    }
+
+    /// Of any operation.
+    #[must_use]
+    pub fn of_answer(answer: &Result<Answer, OperationError>) -> Self {
+        match answer {
+            Ok(Answer::Stored(stored)) => Self::of_stored(stored),
+            Ok(Answer::Found(None)) => Self::new(Ending::NotFound),
+            Ok(Answer::Found(Some(record))) => {
+                let (value, value_base64) = text_or_base64(&readable_bytes(record));
+                let timestamp = Some(record.view().timestamp().to_string());
+                Self { timestamp, value, value_base64, ..Self::new(Ending::Found) }
+            }
+            Err(error) => Self {
+                error: Some(error.code().to_owned()),
+                message: Some(error.to_string()),
+                ..Self::new(Ending::Failed)
+            },
+        }
+    }
+
+    /// The bytes that a read found.
+    ///
+    /// # Errors
+    /// [`DocumentError::OneOf`], [`DocumentError::Base64`].
+    pub fn value_bytes(&self) -> Result<Bytes, DocumentError> {
+        bytes_of("value", self.value.as_ref(), self.value_base64.as_ref())
+    }
+}
+
+/// The answer to a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcomes {
+    /// One per operation, in their order.
+    pub results: Vec<Outcome>,
+}
+
+/// Bytes for a pair of fields: as text if they are UTF-8, else as base64.
+#[must_use]
+pub fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(encode_base64(bytes))),
+    }
+}
+
+fn bytes_of(
+    name: &'static str,
+    text: Option<&String>,
+    base64: Option<&String>,
+) -> Result<Bytes, DocumentError> {
+    match (text, base64) {
+        (Some(text), None) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+        (None, Some(base64)) => decode_base64(base64).map(Bytes::from).ok_or(DocumentError::Base64(name)),
+        _ => Err(DocumentError::OneOf(name)),
+    }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Bytes as padded base64.
+#[must_use]
+pub fn encode_base64(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte));
+        let group = group << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let index = (group >> (18 - 6 * place)) as usize & 63;
+            let digit = ALPHABET.get(index).copied().unwrap_or(b'A');
+            out.push(if place > chunk.len() { '=' } else { char::from(digit) });
+        }
+    }
+    out
+}
+
+/// The bytes of padded base64 in its one canonical form; `None` when it is not that.
+#[must_use]
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    let padding = text.len() - digits.len();
+    if !text.len().is_multiple_of(4) || padding > 2 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(digits.len() * 3 / 4);
+    for chunk in digits.as_bytes().chunks(4) {
+        let mut group = 0u32;
+        for digit in chunk {
+            group = group << 6 | u32::try_from(ALPHABET.iter().position(|known| known == digit)?).ok()?;
+        }
+        let group = group << (6 * (4 - chunk.len()));
+        let [_, bytes @ ..] = group.to_be_bytes();
+        let (kept, cut) = bytes.split_at_checked(chunk.len() - 1)?;
+        // Bits that stand for nothing must be zero, else two texts would mean the same bytes.
+        if cut.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        out.extend_from_slice(kept);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KeyRef, MemberId, Timestamp};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_survive_base64(bytes in prop::collection::vec(any::<u8>(), 0..70)) {
+            prop_assert_eq!(decode_base64(&encode_base64(&bytes)), Some(bytes));
+        }
+
+        #[test]
+        fn base64_has_one_form(text in "[A-Za-z0-9+/=]{0,12}") {
+            if let Some(bytes) = decode_base64(&text) {
+                prop_assert_eq!(encode_base64(&bytes), text);
+            }
+        }
+
+        #[test]
+        fn what_a_listing_writes_a_batch_reads(key in prop::collection::vec(any::<u8>(), 1..20),
+                                               value in prop::collection::vec(any::<u8>(), 0..20)) {
+            let stamp = Timestamp { time: 9 << 16, member: MemberId(3) };
+            let record = Record::value(KeyRef::new("c", &key).unwrap(), stamp, Some(5_000), &value);
+            let json = serde_json::to_string(&Entry::of_record(&record, 2_000, true)).unwrap();
+            let operation = Entry::parse(&json).unwrap().operation(None, 0).unwrap();
+            let expected = Operation::Put {
+                key: Key::new(DEFAULT, key).unwrap(),
+                value: value.into(),
+                ttl_ms: Some(3_000),
+                level: None,
+                after: 0,
+            };
+            prop_assert_eq!(operation, expected);
+        }
+    }
+
+    #[test]
+    fn base64_follows_the_standard() {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            assert_eq!(encode_base64(bytes.as_bytes()), text);
+            assert_eq!(decode_base64(text).unwrap(), bytes.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_time_to_live_has_a_unit_and_bounds() {
+        assert_eq!(parse_ttl("10"), Ok(10_000));
+        assert_eq!(parse_ttl("250ms"), Ok(250));
+        assert_eq!(parse_ttl("2d"), Ok(172_800_000));
+        for text in ["", "0", "-1", "1w", "s", "99999999999999999999", "1.5s", "200000d", "1 s"] {
+            assert!(parse_ttl(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_line_names_what_is_wrong_with_it() {
+        let wrong = [
+            (r#"{"key":"a"}"#, "`value`"),
+            (r#"{"value":"a"}"#, "`key`"),
+            (r#"{"key":"a","key_base64":"YQ==","value":"b"}"#, "`key`"),
+            (r#"{"key_base64":"Y","value":"b"}"#, "base64"),
+            (r#"{"key":"a","value":3}"#, "string"),
+            (r#"{"key":"a","valu":"b"}"#, "valu"),
+            (r#"{"op":"delete","key":"a","value":"b"}"#, "does not go with `delete`"),
+            (r#"{"op":"increment","key":"a"}"#, "delta"),
+            (r#"{"key":"a","value":"b","ttl":0}"#, "time to live"),
+            (r#"{"key":"","value":"b"}"#, "at least one byte"),
+            ("nonsense", "expected"),
+        ];
+        for (json, part) in wrong {
+            let error = Entry::parse(json).and_then(|e| e.operation(None, 0)).unwrap_err().to_string();
+            assert!(error.contains(part), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! What a member tells about itself and its cluster, as data that is also JSON.
+//!
+//! The same types are filled by the node, written by HTTP and read by the client, so there is one
+//! list of what can be known and one name for each thing. Ids are text (16 hexadecimal digits),
+//! because JSON numbers lose bits; durations and sizes have their unit in the name. Readers ignore
+//! fields that they don't know, and new fields get a default, so that versions can be mixed.
+
+use crate::model::MemberId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Writes and reads what has a text form as that text.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// How far a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its start flow runs.
+    Starting,
+    /// It is up, knows no cluster, and waits for `init`, `join` or a seed that knows one.
+    NoCluster,
+    /// It was admitted, or looks for a member that admits it, and brings its data up.
+    Joining,
+    /// It serves clients.
+    Ready,
+    /// It takes no new work and ends.
+    Stopping,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::NoCluster => "no_cluster",
+            Self::Joining => "joining",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+        })
+    }
+}
+
+/// A member's answer to "how are you".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its id, which follows from its public key.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// The cluster that it belongs to.
+    pub cluster: Option<ClusterName>,
+    /// How far it is.
+    pub state: State,
+    /// The steps of its start so far, in order.
+    pub start_steps: Vec<StartStep>,
+    /// The version of kith.
+    pub version: String,
+    /// Which of its lives this is; each start raises it.
+    pub incarnation: u64,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Its clock beside the others'.
+    pub clock: ClockStatus,
+    /// The setting `sync`: what counts as durable.
+    pub sync: String,
+    /// Its storage.
+    pub storage: StorageStatus,
+    /// Records that it keeps for owners that did not confirm them.
+    pub hints: HintStatus,
+    /// The members that it knows, itself left out.
+    pub peers: Vec<PeerStatus>,
+    /// What a person should look at, as sentences that say what to do.
+    pub warnings: Vec<String>,
+}
+
+/// Which cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterName {
+    /// The UUID that was made when it was created.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// One step of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartStep {
+    /// What is done.
+    pub name: String,
+    /// How long it took, or takes up to now, in milliseconds.
+    pub duration_ms: u64,
+    /// How it ended, or that it runs.
+    pub outcome: StepOutcome,
+}
+
+/// How a step of a start ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// It runs.
+    Running,
+    /// It is done.
+    Done,
+    /// It failed, with the reason.
+    Failed(String),
+}
+
+/// A member's clock beside the others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// How far its wall clock is ahead of the median of the live members' clocks, in milliseconds;
+    /// negative when it is behind.
+    pub offset_ms: i64,
+    /// Whether it is near enough to the median to give writes their timestamps.
+    pub may_stamp: bool,
+}
+
+/// A member's storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageStatus {
+    /// Bytes in its journals, which a start would replay.
+    pub journal_bytes: u64,
+    /// Records in the table in memory.
+    pub table_records: u64,
+    /// Bytes that they take there.
+    pub table_bytes: u64,
+    /// Records that it holds in all, tombstones included.
+    pub records: u64,
+    /// Whether it takes writes.
+    pub accepts_writes: bool,
+    /// What went wrong and what was done about it: files set aside, a full disk, partitions that
+    /// are being rebuilt.
+    pub problems: Vec<String>,
+}
+
+/// What a member keeps for others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintStatus {
+    /// Records.
+    pub pending: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Whether two members are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// An authenticated link carries frames.
+    Up,
+    /// There is none at the moment.
+    Down,
+}
+
+/// What a member knows of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its id.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens for peers.
+    pub address: String,
+    /// Whether a link to it is up.
+    pub link: Link,
+    /// What failure detection says; absent as long as nothing was heard of it.
+    pub alive: Option<bool>,
+    /// Why the last attempt at a link was refused, by either side; absent once one is up.
+    pub last_refusal: Option<String>,
+}
+
+/// The members that gossip can see: the physical topology.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Physical {
+    /// Who looked.
+    #[serde(with = "as_text")]
+    pub seen_by: MemberId,
+    /// What it saw, itself included, by name.
+    pub members: Vec<PhysicalRow>,
+}
+
+/// One member that gossip can see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhysicalRow {
+    /// Its id.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens for peers.
+    pub address: String,
+    /// Which of its lives.
+    pub incarnation: u64,
+    /// Whether it is thought alive.
+    pub alive: bool,
+}
+
+/// A member's place in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It brings up what it will own.
+    Joining,
+    /// It owns its share.
+    Active,
+    /// It hands over what it owns.
+    Leaving,
+    /// It left.
+    Left,
+    /// It was removed; its key is fenced for good.
+    Removed,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Joining => "joining",
+            Self::Active => "active",
+            Self::Leaving => "leaving",
+            Self::Left => "left",
+            Self::Removed => "removed",
+        })
+    }
+}
+
+/// A cluster and its members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The UUID that was made when it was created.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Slices of the key space.
+    pub partitions: u32,
+    /// Copies of each record.
+    pub replication_factor: u32,
+    /// Equal on members that would place every record alike.
+    pub placement_digest: String,
+    /// The members of the roster, by name; removed ones last.
+    pub members: Vec<MemberRow>,
+}
+
+/// One member of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRow {
+    /// Its id.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens for peers.
+    pub address: String,
+    /// Where it serves HTTP, if that is known.
+    pub http_address: Option<String>,
+    /// Its zone; copies of a record go to distinct zones first.
+    pub zone: Option<String>,
+    /// Its place in the cluster.
+    pub standing: Standing,
+    /// What failure detection says; absent as long as nothing was heard of it.
+    pub alive: Option<bool>,
+    /// Which of its lives was heard of last.
+    pub incarnation: Option<u64>,
+    /// Partitions that it owns.
+    pub partitions: u32,
+    /// Whether it is the member that answers.
+    pub this_member: bool,
+}
+
+/// The replicated list of admitted members: the logical topology.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roster {
+    /// Equal on members that hold the same roster.
+    pub digest: String,
+    /// Its entries, by name.
+    pub entries: Vec<RosterRow>,
+}
+
+/// One entry of the roster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterRow {
+    /// The member's id.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Its pinned public key, 64 hexadecimal digits.
+    pub public_key: String,
+    /// Where it listens for peers.
+    pub address: String,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Its place in the cluster.
+    pub standing: Standing,
+    /// The timestamp of the entry, as text: the later entry wins.
+    pub timestamp: String,
+}
+
+/// Who owns which partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Slices of the key space.
+    pub partitions: u32,
+    /// Equal on members that would place every record alike.
+    pub digest: String,
+    /// The partitions that were asked about, in order.
+    pub rows: Vec<PlacementRow>,
+}
+
+/// Who owns one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementRow {
+    /// Which partition.
+    pub partition: u32,
+    /// Name of the first live owner, if one lives.
+    pub home: Option<String>,
+    /// Its owners, in order of preference.
+    pub owners: Vec<OwnerRow>,
+}
+
+/// One owner of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerRow {
+    /// The owner's id.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Whether it belongs to the set that holds the partition now.
+    pub old: bool,
+    /// Whether it belongs to the set that is to hold it; equal to `old` when nothing is changing.
+    pub new: bool,
+    /// Whether it is thought alive.
+    pub alive: bool,
+    /// Whether it was compared with the other owners and may serve reads, as far as the answering
+    /// member knows.
+    pub complete: bool,
+}
+
+/// The cluster-wide settings in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Equal on members that have the same settings in force.
+    pub digest: String,
+    /// Every setting, by name.
+    pub entries: Vec<SettingRow>,
+}
+
+/// One cluster-wide setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingRow {
+    /// Its name.
+    pub name: String,
+    /// The value in force, as it is written in `kith settings set`.
+    pub value: String,
+    /// The value that a cluster has when nobody set another.
+    pub default: String,
+    /// When it was set: a timestamp as text; absent for a default.
+    pub timestamp: Option<String>,
+    /// What it does, in a sentence.
+    pub description: String,
+}
+
+/// What a new cluster is to be. Whatever is left out comes from the member's own file, else from
+/// the defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitRequest {
+    /// Slices of the key space: a power of two, fixed for the cluster's life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// First settings, by name, as they are written in `kith settings set`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Where a cluster is that this member is to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// `host:port` of the peer port of any of its members.
+    pub address: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_text_in_json_and_comes_back_whole() {
+        let peer = PeerStatus {
+            id: MemberId(u64::MAX - 1),
+            name: "a".to_owned(),
+            address: "127.0.0.1:7400".to_owned(),
+            link: Link::Up,
+            alive: None,
+            last_refusal: None,
+        };
+        let json = serde_json::to_string(&peer).unwrap();
+        assert!(json.contains(r#""id":"fffffffffffffffe""#), "{json}");
+        assert_eq!(serde_json::from_str::<PeerStatus>(&json).unwrap(), peer);
+    }
+
+    #[test]
+    fn an_unknown_field_of_an_init_request_is_refused() {
+        let error = serde_json::from_str::<InitRequest>(r#"{"partition":4}"#).unwrap_err();
+        assert!(error.to_string().contains("partitions"), "{error}");
+    }
+}

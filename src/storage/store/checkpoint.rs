@@ -1,0 +1,200 @@
+//! Writing: one checkpoint is one durable transaction.
+//!
+//! redb takes large sorted batches many times faster than single records, so a checkpoint takes
+//! records as one run of bytes in key order, as often as its caller likes to pause, and becomes
+//! visible and durable at once with its commit. Dropped before, it leaves nothing.
+
+use super::{FACTS, POISONED, RECORDS, Store, TOTALS, Totals, encode_key, from_redb, guarded, intact};
+use crate::model::{KeyHash, KeyRef, RecordRef, Timestamp};
+use crate::storage::disk::Disk;
+use crate::storage::error::StorageError;
+use redb::WriteTransaction;
+use std::sync::Arc;
+
+const WRITING: &str = "writing a checkpoint";
+
+/// What identifies a version of a record: its mark in the hash tree and its stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The record's element.
+    pub element: u128,
+    /// The record's timestamp.
+    pub timestamp: Timestamp,
+}
+
+/// An older version that a checkpoint replaced or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// The hash of its key.
+    pub hash: KeyHash,
+    /// What it was; `None` when it is damaged, so that nobody can tell.
+    pub was: Option<Mark>,
+}
+
+/// A checkpoint that is being written. Dropped without a commit, it changes nothing.
+pub struct Checkpoint {
+    transaction: Option<WriteTransaction>,
+    totals: Totals,
+    key: Vec<u8>,
+    _writing: Arc<()>,
+}
+
+impl<D: Disk> Store<D> {
+    /// Begins a checkpoint. Loads show the state before it until it is committed. Damaged records
+    /// that were found since the last one are removed with it.
+    ///
+    /// # Errors
+    /// [`StorageError::Busy`] while another checkpoint lives; else as [`Store::load`].
+    pub fn begin(&mut self) -> Result<Checkpoint, StorageError> {
+        if Arc::strong_count(&self.writing) > 1 {
+            return Err(StorageError::Busy);
+        }
+        let transaction = match self.begin_write() {
+            Err(StorageError::Poisoned { .. }) => {
+                self.disconnect();
+                self.begin_write()
+            }
+            begun => begun,
+        };
+        let transaction = transaction.inspect_err(|_| self.disconnect())?;
+        let mut checkpoint = Checkpoint {
+            transaction: Some(transaction),
+            totals: self.totals,
+            key: Vec::new(),
+            _writing: Arc::clone(&self.writing),
+        };
+        let damaged = &self.damaged_keys;
+        checkpoint.run(|transaction, _, _| {
+            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
+            for key in damaged {
+                table.remove(&**key).map_err(from_redb(WRITING))?;
+            }
+            Ok(())
+        })?;
+        Ok(checkpoint)
+    }
+
+    fn begin_write(&mut self) -> Result<WriteTransaction, StorageError> {
+        let database = self.database()?;
+        guarded(|| {
+            let mut transaction = database.begin_write().map_err(from_redb(WRITING))?;
+            // Opening after a crash then needn't walk the whole file.
+            transaction.set_quick_repair(true);
+            Ok(transaction)
+        })
+    }
+
+    /// Makes a checkpoint durable and visible. `journal_from` is the first journal segment with
+    /// records that it does not contain; it must have been synced already, because the next start
+    /// will miss it otherwise.
+    ///
+    /// # Errors
+    /// Nothing was changed: the state is the one of the last commit.
+    /// [`StorageError::Full`]: write the checkpoint again when there is space.
+    pub fn commit(&mut self, mut checkpoint: Checkpoint, journal_from: u64) -> Result<(), StorageError> {
+        checkpoint.totals.journal_from = journal_from;
+        let totals = checkpoint.totals;
+        checkpoint.run(|transaction, _, _| write_totals(transaction, totals))?;
+        // The snapshot would keep the pages that this commit frees.
+        self.table = None;
+        let Some(transaction) = checkpoint.transaction.take() else { return Err(POISONED) };
+        let committed = guarded(|| transaction.commit().map_err(from_redb(WRITING)));
+        if let Err(error) = committed {
+            self.disconnect();
+            return Err(error);
+        }
+        self.totals = totals;
+        self.damaged_keys.clear();
+        Ok(())
+    }
+}
+
+impl Checkpoint {
+    /// Puts canonical records, one behind the other and sorted by collection and key, into the
+    /// checkpoint, and appends to `out` what they replace. They are not verified again.
+    ///
+    /// # Errors
+    /// The checkpoint is lost, and nothing was changed. [`StorageError::Full`] may pass by itself.
+    pub fn write_batch(&mut self, records: &[u8], out: &mut Vec<Replaced>) -> Result<(), StorageError> {
+        self.run(|transaction, totals, key| {
+            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
+            let mut rest = records;
+            while !rest.is_empty() {
+                let not_one = |error| StorageError::damaged("a batch of records", format!("{error}"));
+                let (record, after) = RecordRef::parse(rest).map_err(not_one)?;
+                rest = after;
+                encode_key(key, record.collection_bytes(), record.key());
+                let old = table.insert(key.as_slice(), record.bytes()).map_err(from_redb(WRITING))?;
+                match old {
+                    Some(old) => out.push(totals.take(key, old.value(), record.key_hash())),
+                    None => totals.records += 1,
+                }
+                totals.elements ^= record.element();
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a key out of the store, and appends to `out` what was there.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::write_batch`].
+    pub fn remove<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = KeyRef<'k>>,
+        out: &mut Vec<Replaced>,
+    ) -> Result<(), StorageError> {
+        self.run(|transaction, totals, name| {
+            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
+            for key in keys {
+                encode_key(name, key.collection().as_bytes(), key.key());
+                if let Some(old) = table.remove(name.as_slice()).map_err(from_redb(WRITING))? {
+                    out.push(totals.take(name, old.value(), key.hash()));
+                    totals.records = totals.records.saturating_sub(1);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// One step; a failed one ends the transaction, because redb lets nothing follow it.
+    fn run(
+        &mut self,
+        step: impl FnOnce(&WriteTransaction, &mut Totals, &mut Vec<u8>) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let Some(transaction) = &self.transaction else { return Err(POISONED) };
+        let (totals, key) = (&mut self.totals, &mut self.key);
+        let done = guarded(|| step(transaction, totals, key));
+        if done.is_err() {
+            let failed = self.transaction.take();
+            // Aborting touches the disk that just failed.
+            let _ = guarded(|| {
+                drop(failed);
+                Ok(())
+            });
+        }
+        done
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint").field("totals", &self.totals).finish_non_exhaustive()
+    }
+}
+
+impl Totals {
+    /// Takes an old version out of the elements.
+    fn take(&mut self, name: &[u8], old: &[u8], hash: KeyHash) -> Replaced {
+        // Its element left the disk long after it was last verified.
+        let was = intact(name, old).map(|old| Mark { element: old.element(), timestamp: old.timestamp() });
+        self.elements ^= was.map_or(0, |was| was.element);
+        Replaced { hash, was }
+    }
+}
+
+pub(super) fn write_totals(transaction: &WriteTransaction, totals: Totals) -> Result<(), StorageError> {
+    let mut facts = transaction.open_table(FACTS).map_err(from_redb(WRITING))?;
+    facts.insert(TOTALS, totals.encode().as_slice()).map_err(from_redb(WRITING))?;
+    Ok(())
+}
