@@ -278,7 +278,7 @@ fn each_command_answers_as_redis_does() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;
         let mut stream = port.connect().await;
-        for (command, reply) in SESSION {
+        for &(command, reply) in SESSION {
             stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
             let mut bytes = vec![0; reply.len()];
             stream.read_exact(&mut bytes).await.unwrap();
