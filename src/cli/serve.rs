@@ -5,9 +5,15 @@
 //! member never outlives the `kith dev` that started it, however that one ended.
 
 use super::error::CliError;
-use crate::config::MemberConfig;
+use crate::config::{LogFormat, MemberConfig};
+use crate::node::handle::Handle;
+use crate::node::{self, Fronts, LocalHandle, Shutdown};
+use crate::telemetry::{self, Telemetry};
+use crate::{http, resp};
 use clap::Args;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]
@@ -29,8 +35,52 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
 
 /// The one place where the command line hands over to the node.
 fn run_member(config: MemberConfig, stop: impl Future<Output = ()>) -> Result<(), CliError> {
-    drop(stop);
-    Err(CliError::Failed(format!("{} can't be run by this build", config.name)))
+    let format = match config.log_format {
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+    };
+    telemetry::init(format, &config.log_level).map_err(|error| CliError::Failed(error.to_string()))?;
+    let limits = resp::Limits { connections: config.limits.resp_connections, ..resp::Limits::default() };
+    let connections = config.limits.http_connections;
+    let fronts = Fronts {
+        local: Box::new(move |listener, local, shutdown| {
+            Box::pin(serve_resp(listener, local, limits, shutdown))
+        }),
+        shared: Box::new(move |listener, handle, telemetry, shutdown| {
+            Box::pin(serve_http(listener, connections, handle, telemetry, shutdown))
+        }),
+    };
+    node::run(config, fronts, stop).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+async fn serve_resp(listener: TcpListener, local: LocalHandle, limits: resp::Limits, shutdown: Shutdown) {
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => resp::serve(listener, local, limits, ended(shutdown)).await,
+        Err(error) => tracing::error!(%error, "RESP can't be served"),
+    }
+}
+
+async fn serve_http(
+    listener: TcpListener,
+    connections: usize,
+    handle: Handle,
+    telemetry: Telemetry,
+    shutdown: Shutdown,
+) {
+    let metrics: http::MetricsText = Arc::new(move || telemetry.render());
+    let served = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => http::serve(listener, connections, handle, metrics, ended(shutdown)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "HTTP ended");
+    }
+}
+
+/// Completes when the member stops.
+async fn ended(mut shutdown: Shutdown) {
+    // An error means that the node is gone, which is an end too.
+    _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// Completes when the process is asked to stop. Must be awaited within a runtime.
