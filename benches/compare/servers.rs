@@ -37,7 +37,6 @@ impl Process {
     fn start(command: &mut Command, log: PathBuf) -> Result<Self> {
         let file = File::create(&log)?;
         let child = command
-            .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
@@ -118,6 +117,7 @@ impl Redis {
             let data = directory.join(format!("redis-{port}"));
             std::fs::create_dir(&data)?;
             let mut command = Command::new("redis-server");
+            command.stdin(Stdio::null());
             command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
             command.args(["--appendonly", "yes", "--dir"]).arg(&data).arg("--appendfsync");
             command.arg(match fsync {
@@ -178,7 +178,9 @@ impl Kith {
             let file = directory.join(format!("member{index}.toml"));
             std::fs::write(&file, member_config(index, &members, fsync))?;
             let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
-            command.arg("serve").arg("--config").arg(&file);
+            // Members end with their standard input, so also when this program is killed.
+            command.stdin(Stdio::piped());
+            command.args(["serve", "--stop-with-input", "--config"]).arg(&file);
             processes.push(Process::start(&mut command, directory.join(format!("member{index}.log")))?);
         }
         for (process, ports) in processes.iter_mut().zip(&members) {
