@@ -3,6 +3,8 @@
 //! The fake answers the handle's requests as a member of one would, so these tests show what HTTP
 //! and the client make of them, and nothing about replication.
 
+#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test, also in its helpers")]
+
 use bytes::Bytes;
 use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
 use kith::model::limits::MAX_VALUE_BYTES;
