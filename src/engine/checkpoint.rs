@@ -85,6 +85,12 @@ impl Engine {
         self.checkpoint.wanted = true;
     }
 
+    /// Bytes of journal that no checkpoint covers yet.
+    #[must_use]
+    pub const fn journal_bytes(&self) -> u64 {
+        self.end() - self.checkpoint.began_at + self.checkpoint.replayed
+    }
+
     /// Whether a checkpoint is under way.
     #[must_use]
     pub const fn is_checkpointing(&self) -> bool {

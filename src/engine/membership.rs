@@ -66,6 +66,30 @@ impl Engine {
         self.note_complete();
     }
 
+    /// Fixes the number of partitions, when the cluster is known that this member belongs to. Only
+    /// for a member that holds nothing but system records.
+    pub fn set_partition_bits(&mut self, partition_bits: u8) {
+        if partition_bits == self.placement.partition_bits() {
+            return;
+        }
+        let system = self.system_records();
+        self.placement = Placement::compute(partition_bits, &self.roster, &self.settings);
+        self.records = super::records::Records::new(partition_bits);
+        self.complete = vec![false; self.placement.partitions()];
+        let mut rest = &system[..];
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            self.records.apply(record, record.key_hash());
+        }
+    }
+
+    /// When a system record was written.
+    #[must_use]
+    pub fn system_timestamp(&self, key: KeyRef<'_>) -> Option<crate::model::Timestamp> {
+        let slot = self.records.table.find(key, key.hash())?;
+        self.records.table.record(slot).map(RecordRef::timestamp)
+    }
+
     /// Takes system records of the cluster that this member was let into.
     pub fn welcome(&mut self, records: &[u8]) {
         self.take_system(records);

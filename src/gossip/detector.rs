@@ -153,6 +153,12 @@ impl Pulse {
     pub fn beat(&self, mono_us: u64) {
         self.0.fetch_max(mono_us.max(1), Ordering::Relaxed);
     }
+
+    /// When the last beat was, in `Now::mono_us`; 0 for never.
+    #[must_use]
+    pub fn last_us(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The pulses of all links, shared between the data thread and gossip. A link takes its [`Pulse`] once.
@@ -170,11 +176,11 @@ impl Pulses {
         Pulse(Arc::clone(pulses.entry(member).or_default()))
     }
 
-    /// Tells the detector every member's last frame.
-    pub(super) fn feed(&self, detector: &mut Detector) {
+    /// Tells the detector every member's last frame, but `own`: a link to oneself is no other member.
+    pub(super) fn feed(&self, own: MemberId, detector: &mut Detector) {
         for (member, pulse) in self.lock().iter() {
             let at = pulse.load(Ordering::Relaxed);
-            if at > 0 {
+            if at > 0 && *member != own {
                 detector.heard(*member, at);
             }
         }
@@ -291,10 +297,10 @@ mod tests {
         let pulses = Pulses::default();
         let pulse = pulses.of(A);
         let mut detector = Detector::new(SILENCE);
-        pulses.feed(&mut detector);
+        pulses.feed(MemberId(99), &mut detector);
         assert_eq!(detector.standing(A), Standing::Unheard);
         pulse.beat(0);
-        pulses.feed(&mut detector);
+        pulses.feed(MemberId(99), &mut detector);
         assert_eq!(detector.standing(A), Standing::Alive);
     }
 }

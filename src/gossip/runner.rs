@@ -325,7 +325,10 @@ impl Runner {
                 command = self.commands.recv() => match command {
                     None => return Leave::For(Ended::Stopped),
                     // Fails only when chitchat has ended, which the watcher tells.
-                    Some(Command::With(member)) => { let _ = handle.gossip(address_of(member)); }
+                    Some(Command::With(member)) if member != self.config.member => {
+                        let _ = handle.gossip(address_of(member));
+                    }
+                    Some(Command::With(_)) => {}
                     Some(Command::Forget(member)) => self.detector.forget(member),
                 },
                 Ok(()) = self.wanted.changed() => {
@@ -344,11 +347,14 @@ impl Runner {
 
     /// One round: evidence, verdicts, view, and a nudge to members that are heard but not yet live.
     async fn refresh(&mut self, handle: &ChitchatHandle) -> Result<(), String> {
+        if self.transport.is_closed() {
+            return Err(Ended::LinksGone.to_string());
+        }
         let own = self.config.member;
         let lives = handle.with_chitchat(|chitchat| lives(chitchat, own)).await;
         let mono_us = u64::try_from(self.config.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
         judge(&lives, &mut self.detector);
-        self.pulses.feed(&mut self.detector);
+        self.pulses.feed(own, &mut self.detector);
         for (member, standing) in self.detector.observe(mono_us) {
             tracing::info!(%member, ?standing, "a member's standing changed");
         }

@@ -62,9 +62,17 @@ pub(super) struct Life {
 /// Tells the detector chitchat's verdicts: a member is live if any of its lives is, because the heartbeats
 /// of the last one prove as much as those of the next.
 pub(super) fn judge(lives: &[Life], detector: &mut Detector) {
-    let mut verdicts: BTreeMap<MemberId, bool> = detector.members().map(|member| (member, false)).collect();
+    let mut verdicts: BTreeMap<MemberId, bool> = BTreeMap::new();
     for life in lives {
         *verdicts.entry(life.member).or_default() |= life.live;
+    }
+    let gone: Vec<MemberId> = detector.members().filter(|member| !verdicts.contains_key(member)).collect();
+    for member in gone {
+        detector.phi(member, false);
+        // Nobody speaks of it any more, and it never spoke itself.
+        if detector.standing(member) == Standing::Unheard {
+            detector.forget(member);
+        }
     }
     for (member, live) in verdicts {
         detector.phi(member, live);
@@ -130,6 +138,18 @@ mod tests {
     fn a_life_without_readable_facts_hides_nothing() {
         let view = next(&View::default(), vec![life(1, false, Some("old")), life(2, true, None)]);
         assert_eq!(view.members[&A].facts.as_ref().unwrap().name, "old");
+    }
+
+    #[test]
+    fn a_member_of_hearsay_goes_with_the_hearsay_and_a_heard_one_stays() {
+        let mut detector = Detector::new(3_000_000);
+        let heard = MemberId(2);
+        judge(&[life(1, false, Some("m")), Life { member: heard, ..life(1, true, None) }], &mut detector);
+        detector.observe(0);
+        judge(&[], &mut detector);
+        detector.observe(1);
+        assert_eq!(detector.members().collect::<Vec<_>>(), [heard]);
+        assert_eq!(detector.standing(heard), Standing::Dead);
     }
 
     #[test]

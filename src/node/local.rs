@@ -72,6 +72,9 @@ struct Slot {
     waker: RefCell<Option<Waker>>,
     asleep: Cell<bool>,
     closed: Cell<bool>,
+    /// Where the node keeps this mailbox, and how many answers are still to come.
+    place: Cell<Option<u32>>,
+    expected: Cell<u32>,
 }
 
 impl Mailbox {
@@ -81,8 +84,24 @@ impl Mailbox {
         Self::default()
     }
 
+    /// The node's note of where it keeps this mailbox.
+    pub(super) fn place(&self) -> &Cell<Option<u32>> {
+        &self.0.place
+    }
+
+    /// Counts an operation whose answer is still to come.
+    pub(super) fn expect(&self) {
+        self.0.expected.set(self.0.expected.get() + 1);
+    }
+
+    /// Whether the owner is gone and no answer is to come.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.closed.get() && self.0.expected.get() == 0
+    }
+
     /// Delivers an answer and wakes the owner if it sleeps. Dropped if the owner is gone.
     pub fn push(&self, token: u32, outcome: Outcome) {
+        self.0.expected.set(self.0.expected.get().saturating_sub(1));
         if self.0.closed.get() {
             return;
         }

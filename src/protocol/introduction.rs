@@ -110,6 +110,23 @@ pub enum Refusal {
     NotReady(String),
 }
 
+impl ClusterFacts {
+    /// The bytes for a small file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Three plain fields always encode.
+        encode_whole(self).unwrap_or_default()
+    }
+
+    /// Reads what [`ClusterFacts::encode`] gave.
+    ///
+    /// # Errors
+    /// [`ProtocolError`] when the bytes are something else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        decode_whole(bytes)
+    }
+}
+
 impl Introduction {
     /// The bytes that go into the handshake.
     ///

@@ -1,7 +1,7 @@
 //! What both sides say in the clear before they have a key: the hello, and the refusal.
 //!
 //! A hello tells the range of protocol versions, the cluster's name, the role and the ids of the
-//! valid keys. From two hellos both sides compute the same [`Agreement`] or the same kind of
+//! valid keys. From two hellos both sides compute the same agreement or the same kind of
 //! refusal. Magic and protocol range keep their places for ever; what follows them is read only once
 //! the ranges meet, so later versions may change it.
 //!

@@ -19,6 +19,6 @@ pub mod secret;
 pub use handshake::{Credentials, Established, Handshake, HandshakeError, Progress};
 pub use hello::{ProtocolRange, Refusal, Role};
 pub use identity::{Identity, IdentityError};
-pub use limits::{Gate, GateFull, HANDSHAKE_DEADLINE, Permit};
+pub use limits::{Gate, GateFull, HANDSHAKE_DEADLINE, MAX_PENDING_PER_ADDRESS, Permit};
 pub use seal::{Advance, Opener, SealError, Sealer};
 pub use secret::{ClusterKeys, KeyId, Keyring, Secret, SecretError};

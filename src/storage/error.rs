@@ -81,7 +81,9 @@ impl StorageError {
         matches!(self, Self::Full { .. })
     }
 
-    pub(super) fn damaged(what: impl Into<String>, detail: impl Into<String>) -> Self {
+    /// Damage that the caller found.
+    #[must_use]
+    pub fn damaged(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Damaged { what: what.into(), detail: detail.into() }
     }
 }

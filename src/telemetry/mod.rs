@@ -1,1 +1,24 @@
-//! To come.
+//! Floor 3: logs and metrics, for the people who run kith.
+//!
+//! Logs go through `tracing`; [`init`] installs the one subscriber of a process. Metrics live in a
+//! [`Telemetry`] that belongs to one member (never in a global, so several members fit in one process).
+//! Hot paths count in plain integers of their own; about once a second the node copies these into the
+//! totals of a part (such as [`names::JournalTotals`]) and publishes them through handles that were looked up
+//! once.
+//!
+//! Invariants: every name, kind and help text stands in [`names`]; no label holds a key, a value or
+//! anything else that clients choose; nothing grows without bound (upkeep runs regularly, labels come from
+//! fixed lists).
+//!
+//! Left to others: what is counted (engine, storage, transport, …), and serving the text (http).
+
+mod histogram;
+mod labelled;
+mod logs;
+pub mod names;
+mod recorder;
+
+pub use histogram::{BOUNDS_MICROS, Latencies};
+pub use labelled::{HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally};
+pub use logs::{Format, LogError, init};
+pub use recorder::{Metrics, Telemetry, UPKEEP_INTERVAL};

@@ -15,6 +15,7 @@ use crate::security::seal::{MAX_SEALED_CHUNK_BYTES, sealed_bytes};
 use crate::security::{Advance, Opener, Role, SealError, Sealer};
 use std::io;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -216,6 +217,14 @@ impl LinkWriter {
             self.buffer.shrink_to(KEPT_BYTES);
         }
         Ok(true)
+    }
+
+    /// Whether the socket may take more; else `context` is woken when it may.
+    ///
+    /// # Errors
+    /// Every error is final: drop the link.
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.stream.as_ref().poll_write_ready(context).map_err(LinkError::from)
     }
 
     /// Waits until the socket may take more.

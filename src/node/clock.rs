@@ -1,0 +1,29 @@
+//! The one place where a member reads its clocks.
+
+use crate::model::Now;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Both clocks of this machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SystemClock {
+    origin: Instant,
+}
+
+impl SystemClock {
+    pub(super) fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// Where `mono_us` counts from.
+    pub(super) const fn origin(&self) -> Instant {
+        self.origin
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+            mono_us: u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! What a member tells about itself: status, members, placement, settings; and the tasks that
+//! answer a [`Handle`](super::handle::Handle)'s requests on the data thread.
+
+use super::core::{LocalHandle, Shared};
+use super::handle::status::{
+    ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
+    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, StartStep,
+    State, Status, StepOutcome, StorageStatus,
+};
+use super::handle::{
+    Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
+};
+use super::local::{Local, Mailbox};
+use super::membership;
+use crate::engine::Mode;
+use crate::engine::operation::{Change, Outcome, Read, Write};
+use crate::gossip::{self, Gossip, Pulses};
+use crate::model::key::SETTINGS;
+use crate::model::placement::OwnerSet;
+use crate::model::roster::MemberState;
+use crate::model::settings::DEFINITIONS;
+use crate::model::{KeyRef, MemberId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Refusals that are remembered.
+const MAX_REFUSALS: usize = 256;
+
+/// Why there is no link to somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refused {
+    address: String,
+    name: Option<String>,
+    reason: String,
+}
+
+/// The member's state beside its engine.
+#[derive(Debug)]
+pub(super) struct View {
+    /// Where peers reach this member.
+    pub(super) address: String,
+    /// Where its HTTP is reached.
+    pub(super) http_address: String,
+    /// Addresses that turned out to be this member's own.
+    pub(super) own_addresses: BTreeSet<String>,
+    pub(super) pulses: Pulses,
+    pub(super) to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
+    pub(super) gossip: Option<Arc<Gossip>>,
+    pub(super) seen: gossip::View,
+    pub(super) steps: Vec<StartStep>,
+    step_began: Option<Instant>,
+    refusals: VecDeque<Refused>,
+}
+
+impl View {
+    pub(super) fn new(
+        address: String,
+        http_address: String,
+        to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
+    ) -> Self {
+        Self {
+            address,
+            http_address,
+            own_addresses: BTreeSet::new(),
+            pulses: Pulses::default(),
+            to_gossip,
+            gossip: None,
+            seen: gossip::View::default(),
+            steps: Vec::new(),
+            step_began: None,
+            refusals: VecDeque::new(),
+        }
+    }
+
+    /// Begins a named step of the start, which ends the one before it.
+    pub(super) fn begin_step(&mut self, name: &str) {
+        self.end_step(StepOutcome::Done);
+        self.steps.push(StartStep { name: name.to_owned(), duration_ms: 0, outcome: StepOutcome::Running });
+        self.step_began = Some(Instant::now());
+    }
+
+    /// Ends the step that runs.
+    pub(super) fn end_step(&mut self, outcome: StepOutcome) {
+        let Some(began) = self.step_began.take() else { return };
+        if let Some(step) = self.steps.last_mut() {
+            step.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            step.outcome = outcome;
+            tracing::info!(step = step.name, duration_ms = step.duration_ms, "start");
+        }
+    }
+
+    /// Remembers why there is no link; says whether the same was known.
+    pub(super) fn note_refusal(&mut self, address: &str, name: Option<&str>, reason: &str) -> bool {
+        let refused =
+            Refused { address: address.to_owned(), name: name.map(str::to_owned), reason: reason.to_owned() };
+        if self.refusals.contains(&refused) {
+            return true;
+        }
+        // A caller's port changes with every try, so its name is what tells it again.
+        self.refusals.retain(|known| {
+            known.address != refused.address && (name.is_none() || known.name != refused.name)
+        });
+        if self.refusals.len() >= MAX_REFUSALS {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(refused);
+        false
+    }
+
+    /// A link to the member of this name stands.
+    pub(super) fn forget_refusals(&mut self, name: &str) {
+        self.refusals.retain(|refused| refused.name.as_deref() != Some(name));
+    }
+
+    pub(super) fn gossip_with(&self, member: MemberId) {
+        if let Some(gossip) = &self.gossip {
+            gossip.gossip_with(member);
+        }
+    }
+
+    /// When a member's last frame came, in microseconds of this member's clock.
+    pub(super) fn last_heard_us(&self, member: MemberId) -> u64 {
+        self.pulses.of(member).last_us()
+    }
+
+    fn refusal_of(&self, name: &str, address: &str) -> Option<String> {
+        let about = |refused: &&Refused| refused.name.as_deref() == Some(name) || refused.address == address;
+        self.refusals.iter().rev().find(about).map(|refused| refused.reason.clone())
+    }
+}
+
+/// Answers the handle's requests for ever; each operation batch is a task of its own.
+pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) {
+    while let Some(request) = requests.recv().await {
+        let shared = Rc::clone(&shared);
+        match request {
+            Request::Operations { operations, reply } => {
+                tokio::task::spawn_local(async move {
+                    // Whoever asked may be gone; its operations are carried out all the same.
+                    _ = reply.send(run(&LocalHandle { shared }, &operations).await);
+                });
+            }
+            Request::Scan { scan, reply } => {
+                tokio::task::spawn_local(async move {
+                    let mailbox = Mailbox::new();
+                    LocalHandle { shared }.scan(&mailbox, 0, &scan);
+                    let page = match next(&mailbox).await.1 {
+                        Outcome::Page(page) => Ok(page),
+                        Outcome::Failed(error) => Err(error),
+                        Outcome::Stored(_) | Outcome::Found(_) => Err(OperationError::Unreachable),
+                    };
+                    mailbox.close();
+                    _ = reply.send(page);
+                });
+            }
+            Request::Control(control) => answer_control(&shared, control),
+        }
+    }
+}
+
+async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
+    std::future::poll_fn(|context| {
+        mailbox.attend();
+        match mailbox.pop() {
+            Some(answer) => std::task::Poll::Ready(answer),
+            None => {
+                // Nothing was there just now, and nothing comes while this task runs.
+                let _asleep = mailbox.sleep(context.waker());
+                std::task::Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// Carries out a batch of operations and gives their answers in order.
+async fn run(local: &LocalHandle, operations: &[Operation]) -> Answers {
+    let mailbox = Mailbox::new();
+    for (token, operation) in (0u32..).zip(operations) {
+        submit(local, &mailbox, token, operation);
+    }
+    let mut answers: Vec<Option<Result<Answer, OperationError>>> = vec![None; operations.len()];
+    for _ in operations {
+        let (token, outcome) = next(&mailbox).await;
+        let answer = match outcome {
+            Outcome::Stored(stored) => Ok(Answer::Stored(stored)),
+            Outcome::Found(record) => Ok(Answer::Found(record)),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Page(_) => Err(OperationError::Unreachable),
+        };
+        if let Some(slot) = answers.get_mut(token as usize) {
+            *slot = Some(answer);
+        }
+    }
+    mailbox.close();
+    let lost = || Err(OperationError::Unknown { copies: 0 });
+    answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
+}
+
+fn submit(local: &LocalHandle, mailbox: &Mailbox, token: u32, operation: &Operation) {
+    let Ok(key) = operation.key().key_ref() else { return };
+    let (change, level, after) = match operation {
+        Operation::Get { level, .. } => return local.read(mailbox, token, Read { key, level: *level }),
+        Operation::Put { value, ttl_ms, level, after, .. } => {
+            let expiry_ms = ttl_ms.map(|ttl| local.wall_ms().saturating_add(ttl));
+            (Change::Set { value, expiry_ms }, *level, *after)
+        }
+        Operation::Delete { level, after, .. } => (Change::Delete, *level, *after),
+        Operation::Increment { delta, level, after, .. } => {
+            (Change::Increment { delta: *delta }, *level, *after)
+        }
+    };
+    local.write(mailbox, token, Write { key, change, level, after });
+}
+
+fn answer_control(shared: &Rc<Shared>, control: Control) {
+    // A reply that nobody waits for any more is no matter.
+    match control {
+        Control::Status(reply) => _ = reply.send(status(shared)),
+        Control::Physical(reply) => _ = reply.send(physical(shared)),
+        Control::Cluster(reply) => _ = reply.send(cluster(shared)),
+        Control::Roster(reply) => _ = reply.send(roster(shared)),
+        Control::Placement { key, reply } => _ = reply.send(placement(shared, key.as_ref())),
+        Control::Settings(reply) => _ = reply.send(settings(shared)),
+        Control::Init { request, reply } => {
+            let done = membership::init(shared, &request);
+            _ = reply.send(done.and_then(|()| cluster(shared)));
+        }
+        Control::Join { address, reply } => {
+            let shared = Rc::clone(shared);
+            tokio::task::spawn_local(async move {
+                let joined = membership::join(&shared, address).await;
+                _ = reply.send(joined.and_then(|()| cluster(&shared)));
+            });
+        }
+    }
+}
+
+fn state(shared: &Shared) -> State {
+    let core = shared.core.borrow();
+    let me = core.engine.roster().get(core.engine.identity().member);
+    match (core.engine.mode(), me.map(|known| known.entry.state)) {
+        (Mode::Stopping, _) => State::Stopping,
+        _ if core.cluster.is_none() => State::NoCluster,
+        (_, Some(MemberState::Joining)) => State::Joining,
+        (Mode::Serving, _) => State::Ready,
+        (Mode::Starting | Mode::NoCluster, _) => State::Starting,
+    }
+}
+
+fn text_of(id: u128) -> String {
+    uuid::Uuid::from_u128(id).to_string()
+}
+
+pub(super) fn status(shared: &Shared) -> Status {
+    let state = state(shared);
+    let (core, view) = (shared.core.borrow(), shared.view.borrow());
+    let engine = &core.engine;
+    let identity = engine.identity();
+    let (records, bytes, _) = engine.table_counts();
+    let (_, pending, hint_bytes, dropped) = engine.hint_counts(identity.member);
+    let (offset_ms, may_stamp) = engine.clock_health();
+    let problem = engine.storage_problem().map(str::to_owned);
+    let mut warnings: Vec<String> = core.problems.clone();
+    if !may_stamp {
+        warnings.push(format!(
+            "this member's clock is {offset_ms} ms off the others' median, so others stamp its writes; set it (NTP)"
+        ));
+    }
+    if dropped > 0 {
+        warnings.push(format!(
+            "{dropped} hints found no room; raise `hint_bytes` or bring the missing members back"
+        ));
+    }
+    Status {
+        id: identity.member,
+        name: shared.config.name.clone(),
+        cluster: core
+            .cluster
+            .as_ref()
+            .map(|cluster| ClusterName { id: text_of(cluster.id), name: cluster.name.clone() }),
+        state,
+        start_steps: view.steps.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation: identity.incarnation,
+        uptime_ms: shared.clock.now().mono_us / 1_000,
+        clock: ClockStatus { offset_ms, may_stamp },
+        sync: engine.settings().sync.to_string(),
+        storage: StorageStatus {
+            journal_bytes: engine.positions().written,
+            table_records: records as u64,
+            table_bytes: bytes as u64,
+            records: core.store_records,
+            accepts_writes: problem.is_none(),
+            problems: problem.into_iter().collect(),
+        },
+        hints: HintStatus { pending: pending as u64, bytes: hint_bytes },
+        peers: peers(&core, &view),
+        warnings,
+    }
+}
+
+fn peers(core: &super::core::Core, view: &View) -> Vec<PeerStatus> {
+    let me = core.engine.identity().member;
+    let members = core.engine.roster().members().filter(|(member, _)| *member != me);
+    let mut peers: Vec<PeerStatus> = members
+        .map(|(member, known)| PeerStatus {
+            id: member,
+            name: known.entry.name.clone(),
+            address: known.entry.address.clone(),
+            link: if core.links.contains_key(&member) { Link::Up } else { Link::Down },
+            alive: alive(view, member),
+            last_refusal: view.refusal_of(&known.entry.name, &known.entry.address),
+        })
+        .collect();
+    let known: BTreeSet<String> =
+        peers.iter().flat_map(|peer| [peer.name.clone(), peer.address.clone()]).collect();
+    let strangers = view.refusals.iter().filter(|refused| {
+        !known.contains(&refused.address) && refused.name.as_ref().is_none_or(|name| !known.contains(name))
+    });
+    peers.extend(strangers.map(|refused| PeerStatus {
+        id: MemberId(0),
+        name: refused.name.clone().unwrap_or_default(),
+        address: refused.address.clone(),
+        link: Link::Down,
+        alive: None,
+        last_refusal: Some(refused.reason.clone()),
+    }));
+    peers
+}
+
+fn alive(view: &View, member: MemberId) -> Option<bool> {
+    match view.seen.members.get(&member)?.standing {
+        gossip::Standing::Alive => Some(true),
+        gossip::Standing::Dead => Some(false),
+        gossip::Standing::Unheard => None,
+    }
+}
+
+fn physical(shared: &Shared) -> Physical {
+    let (core, view) = (shared.core.borrow(), shared.view.borrow());
+    let identity = core.engine.identity();
+    let mut members = vec![PhysicalRow {
+        id: identity.member,
+        name: shared.config.name.clone(),
+        address: view.address.clone(),
+        incarnation: identity.incarnation,
+        alive: true,
+    }];
+    members.extend(view.seen.members.iter().map(|(member, seen)| {
+        let facts = seen.facts.clone().unwrap_or_default();
+        PhysicalRow {
+            id: *member,
+            name: facts.name,
+            address: facts.address,
+            incarnation: facts.incarnation,
+            alive: seen.alive(),
+        }
+    }));
+    Physical { seen_by: identity.member, members }
+}
+
+fn some_text(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+const fn standing(state: MemberState) -> Standing {
+    match state {
+        MemberState::Joining => Standing::Joining,
+        MemberState::Active => Standing::Active,
+        MemberState::Leaving => Standing::Leaving,
+    }
+}
+
+fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
+    let (core, view) = (shared.core.borrow(), shared.view.borrow());
+    let cluster = core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    let engine = &core.engine;
+    let identity = engine.identity();
+    let owned = |member: MemberId| {
+        let partitions = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
+        let count = partitions.filter(|at| engine.placement().set(*at).contains(member)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    };
+    let rows = engine.roster().members().map(|(member, known)| {
+        let mine = member == identity.member;
+        let facts = view.seen.members.get(&member).and_then(|seen| seen.facts.as_ref());
+        MemberRow {
+            id: member,
+            name: known.entry.name.clone(),
+            address: known.entry.address.clone(),
+            http_address: some_text(&known.entry.http_address),
+            zone: some_text(&known.entry.zone),
+            standing: standing(known.entry.state),
+            alive: if mine { Some(true) } else { alive(&view, member) },
+            incarnation: if mine { Some(identity.incarnation) } else { facts.map(|facts| facts.incarnation) },
+            partitions: owned(member),
+            this_member: mine,
+        }
+    });
+    Ok(Cluster {
+        id: text_of(cluster.id),
+        name: cluster.name.clone(),
+        partitions: u32::try_from(engine.placement().partitions()).unwrap_or(u32::MAX),
+        replication_factor: engine.settings().replication_factor.into(),
+        placement_digest: format!("{:016x}", engine.placement().digest()),
+        members: rows.collect(),
+    })
+}
+
+fn roster(shared: &Shared) -> Result<Roster, ControlError> {
+    let core = shared.core.borrow();
+    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    let roster = core.engine.roster();
+    let entries = roster.members().map(|(member, known)| RosterRow {
+        id: member,
+        name: known.entry.name.clone(),
+        public_key: known.entry.public_key.iter().map(|byte| format!("{byte:02x}")).collect(),
+        address: known.entry.address.clone(),
+        zone: some_text(&known.entry.zone),
+        standing: standing(known.entry.state),
+        timestamp: known.timestamp.to_string(),
+    });
+    Ok(Roster { digest: format!("{:016x}", roster.digest()), entries: entries.collect() })
+}
+
+fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlError> {
+    let (core, view) = (shared.core.borrow(), shared.view.borrow());
+    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    let engine = &core.engine;
+    let me = engine.identity().member;
+    let wanted =
+        key.and_then(|key| key.key_ref().ok()).map(|key| engine.placement().partition_of(key.hash()));
+    let names: BTreeMap<MemberId, String> =
+        engine.roster().members().map(|(member, known)| (member, known.entry.name.clone())).collect();
+    let row = |partition: u16, set: &OwnerSet| {
+        let owners: Vec<OwnerRow> = set
+            .owners
+            .iter()
+            .map(|owner| OwnerRow {
+                id: owner.member,
+                name: names.get(&owner.member).cloned().unwrap_or_default(),
+                old: owner.in_old,
+                new: owner.in_new,
+                alive: owner.member == me || alive(&view, owner.member) != Some(false),
+                complete: engine.is_complete_at(owner.member, partition),
+            })
+            .collect();
+        let home = owners.iter().find(|owner| owner.alive).map(|owner| owner.name.clone());
+        PlacementRow { partition: partition.into(), home, owners }
+    };
+    let partitions = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
+    let rows = partitions.filter(|at| wanted.is_none_or(|wanted| wanted == *at));
+    Ok(Placement {
+        partitions: u32::try_from(engine.placement().partitions()).unwrap_or(u32::MAX),
+        digest: format!("{:016x}", engine.placement().digest()),
+        rows: rows.map(|at| row(at, engine.placement().set(at))).collect(),
+    })
+}
+
+fn settings(shared: &Shared) -> Result<Settings, ControlError> {
+    let core = shared.core.borrow();
+    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    let engine = &core.engine;
+    let stamp = |name: &str| {
+        let key = KeyRef::new(SETTINGS, name.as_bytes()).ok()?;
+        engine.system_timestamp(key).map(|stamp| stamp.to_string())
+    };
+    let entries = engine.settings().entries();
+    let rows = entries.into_iter().map(|entry| SettingRow {
+        name: entry.name.to_owned(),
+        value: entry.value.clone(),
+        default: DEFINITIONS
+            .iter()
+            .find(|definition| definition.name == entry.name)
+            .map(|definition| definition.default.to_owned())
+            .unwrap_or_default(),
+        timestamp: stamp(entry.name),
+        description: entry.description.to_owned(),
+    });
+    Ok(Settings { digest: format!("{:016x}", engine.settings().digest()), entries: rows.collect() })
+}

@@ -1,0 +1,503 @@
+//! The data thread's state and its turn.
+//!
+//! Connections, links and the handle's requests call the engine whenever they have something, and
+//! ask for a flush; the *flusher*, a local task woken once however many asked, ends the turn: one
+//! journal write, at most one frame per peer, answers to their mailboxes. Woken behind everything
+//! that was ready when it was asked for, it makes batches grow with load by itself.
+//!
+//! Invariant: the engine is borrowed only for the length of a call, never across an await.
+
+use super::NodeError;
+use super::clock::SystemClock;
+use super::disks::{DiskAnswer, Disks, StoreJob};
+use super::local::{Local, LocalInfo, Mailbox};
+use crate::config::MemberConfig;
+use crate::engine::operation::{Completion, Read, Scan, Write};
+use crate::engine::{self, CheckpointStep, Engine};
+use crate::model::settings::{Level, Sync};
+use crate::model::{KeyRef, MemberId, RecordRef};
+use crate::protocol::introduction::ClusterFacts;
+use crate::security::Credentials;
+use crate::storage::{Journal, OsDisk, StorageError};
+use crate::transport::{FrameKind, LinkWriter};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A mailbox's number in the upper half of a token.
+const PLACE_BITS: u32 = 32;
+/// How often the flusher may take another turn before it lets other tasks run.
+const JOURNAL_RETRY: Duration = Duration::from_millis(500);
+
+/// The sending side of a link, as the turn uses it.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) link: u64,
+    pub(super) writer: LinkWriter,
+    /// Whether this member dialled.
+    pub(super) dialled: bool,
+    /// The peer's incarnation and life.
+    pub(super) life: (u64, u64),
+    /// Wakes the task that sends what the socket did not take at once.
+    pub(super) drain: Option<Waker>,
+    /// Tells the link's tasks to end.
+    pub(super) end: Rc<Notify>,
+}
+
+/// Everything that the data thread owns.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) engine: Engine,
+    pub(super) journal: Journal<OsDisk>,
+    pub(super) disks: Disks,
+    pub(super) links: BTreeMap<MemberId, Outgoing>,
+    pub(super) cluster: Option<ClusterFacts>,
+    pub(super) store_records: u64,
+    pub(super) appends: u64,
+    pub(super) problems: Vec<String>,
+    mailboxes: Vec<Option<Mailbox>>,
+    free: Vec<u32>,
+    segment: u64,
+    frame: Vec<u8>,
+    last_sync_us: u64,
+    retry_us: u64,
+    last_link: u64,
+}
+
+/// What the data thread's tasks share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) core: RefCell<Core>,
+    pub(super) clock: SystemClock,
+    pub(super) config: MemberConfig,
+    pub(super) credentials: Credentials,
+    pub(super) disk: OsDisk,
+    /// The member's state beside the engine: refusals, steps, what gossip sees.
+    pub(super) view: RefCell<super::control::View>,
+    flush_wanted: Cell<bool>,
+    flusher: RefCell<Option<Waker>>,
+    /// Set once the member must stop, with the reason if it is an error.
+    pub(super) fatal: RefCell<Option<NodeError>>,
+    pub(super) stop: Notify,
+    pub(super) changed: Notify,
+}
+
+impl Core {
+    pub(super) fn new(
+        engine: Engine,
+        journal: Journal<OsDisk>,
+        disks: Disks,
+        cluster: Option<ClusterFacts>,
+    ) -> Self {
+        Self {
+            engine,
+            journal,
+            disks,
+            links: BTreeMap::new(),
+            cluster,
+            store_records: 0,
+            appends: 0,
+            problems: Vec::new(),
+            mailboxes: Vec::new(),
+            free: Vec::new(),
+            segment: 0,
+            frame: Vec::new(),
+            last_sync_us: 0,
+            retry_us: 0,
+            last_link: 0,
+        }
+    }
+
+    /// A number for a new link, never used before in this life.
+    pub(super) const fn next_link(&mut self) -> u64 {
+        self.last_link += 1;
+        self.last_link
+    }
+
+    /// The engine's token for an operation of a mailbox.
+    fn token(&mut self, mailbox: &Mailbox, token: u32) -> u64 {
+        mailbox.expect();
+        let place = match mailbox.place().get() {
+            Some(place) => place,
+            None => {
+                let place = self.free.pop().unwrap_or_else(|| {
+                    self.mailboxes.push(None);
+                    u32::try_from(self.mailboxes.len() - 1).unwrap_or(u32::MAX)
+                });
+                if let Some(slot) = self.mailboxes.get_mut(place as usize) {
+                    *slot = Some(mailbox.clone());
+                }
+                mailbox.place().set(Some(place));
+                place
+            }
+        };
+        u64::from(place) << PLACE_BITS | u64::from(token)
+    }
+
+    fn deliver(&mut self) {
+        for Completion { token, outcome } in self.engine.lanes.completions.drain(..) {
+            if token == engine::NOBODY {
+                if let engine::operation::Outcome::Failed(error) = outcome {
+                    tracing::warn!(%error, "a change of the cluster's own records was not confirmed in time");
+                }
+                continue;
+            }
+            let place = usize::try_from(token >> PLACE_BITS).unwrap_or(usize::MAX);
+            if let Some(Some(mailbox)) = self.mailboxes.get(place) {
+                mailbox.push(u32::try_from(token & u64::from(u32::MAX)).unwrap_or(0), outcome);
+            }
+        }
+    }
+
+    /// Gives up the places of mailboxes whose owners are gone.
+    fn sweep_mailboxes(&mut self) {
+        for (place, slot) in self.mailboxes.iter_mut().enumerate() {
+            if slot.as_ref().is_some_and(Mailbox::is_over) {
+                *slot = None;
+                self.free.push(u32::try_from(place).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// Ends a turn. Says whether another one is due at once.
+    fn turn(&mut self, clock: &SystemClock) -> Result<bool, StorageError> {
+        let now = clock.now();
+        self.engine.advance(now);
+        self.engine.end_turn();
+        self.append(now.mono_us)?;
+        self.carry_out_storage();
+        self.send_frames();
+        self.deliver();
+        Ok(self.engine.wants_checkpoint_step())
+    }
+
+    /// Appends the turn's bytes to the journal in one write.
+    fn append(&mut self, now_us: u64) -> Result<(), StorageError> {
+        if now_us < self.retry_us {
+            return Ok(());
+        }
+        if self.engine.lanes.rotate {
+            match self.journal.rotate() {
+                Ok(segment) => {
+                    self.segment = segment;
+                    self.engine.lanes.rotate = false;
+                }
+                Err(error) if error.is_full() => return self.disk_full(&error, now_us),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.engine.lanes.journal.is_empty() {
+            return Ok(());
+        }
+        match self.journal.append(&self.engine.lanes.journal) {
+            Ok(()) => {}
+            Err(error) if error.is_full() => return self.disk_full(&error, now_us),
+            Err(error) => return Err(error),
+        }
+        if self.retry_us > 0 {
+            tracing::info!("the disk takes writes again");
+            self.retry_us = 0;
+            self.engine.set_storage_problem(None);
+        }
+        self.appends += 1;
+        self.engine.written();
+        let wanted = std::mem::take(&mut self.engine.lanes.sync);
+        if wanted || self.engine.settings().sync == Sync::Always {
+            self.disks.sync();
+            self.last_sync_us = now_us;
+        }
+        Ok(())
+    }
+
+    fn disk_full(&mut self, error: &StorageError, now_us: u64) -> Result<(), StorageError> {
+        if self.retry_us == 0 {
+            tracing::error!(%error, "writes are refused until there is room");
+        }
+        self.retry_us = now_us + u64::try_from(JOURNAL_RETRY.as_micros()).unwrap_or(u64::MAX);
+        self.engine.set_storage_problem(Some(error.to_string()));
+        Ok(())
+    }
+
+    fn carry_out_storage(&mut self) {
+        if !self.engine.lanes.loads.is_empty() {
+            self.disks.ask(StoreJob::Loads(std::mem::take(&mut self.engine.lanes.loads)));
+        }
+        for range in self.engine.lanes.ranges.drain(..) {
+            self.disks.ask(StoreJob::Range(range));
+        }
+        // A segment that could not be begun yet holds its checkpoint back.
+        if self.engine.lanes.rotate {
+            return;
+        }
+        match self.engine.lanes.checkpoint.take() {
+            Some(CheckpointStep::Begin) => self.disks.ask(StoreJob::Begin(self.segment)),
+            Some(CheckpointStep::Batch(records)) => self.disks.ask(StoreJob::Batch(records)),
+            Some(CheckpointStep::Commit) => self.disks.ask(StoreJob::Commit),
+            None => {}
+        }
+    }
+
+    /// Builds, seals and sends at most one frame for each peer.
+    fn send_frames(&mut self) {
+        let mut broken = Vec::new();
+        for (member, outgoing) in &mut self.links {
+            if outgoing.writer.is_blocked() {
+                continue;
+            }
+            self.frame.clear();
+            if !self.engine.take_frame(*member, &mut self.frame) {
+                continue;
+            }
+            let sent = outgoing
+                .writer
+                .queue(FrameKind::Engine, &self.frame)
+                .and_then(|()| outgoing.writer.try_flush());
+            match sent {
+                Ok(true) => {}
+                Ok(false) => wake(&mut outgoing.drain),
+                Err(error) => {
+                    tracing::info!(%member, %error, "link lost");
+                    broken.push(*member);
+                }
+            }
+        }
+        if self.frame.capacity() > 4 << 20 {
+            self.frame = Vec::new();
+        }
+        for (member, reason) in std::mem::take(&mut self.engine.lanes.close) {
+            tracing::warn!(%member, reason, "link given up");
+            broken.push(member);
+        }
+        for member in broken {
+            self.drop_link(member);
+        }
+    }
+
+    /// Ends a link from this side.
+    pub(super) fn drop_link(&mut self, member: MemberId) {
+        if let Some(outgoing) = self.links.remove(&member) {
+            outgoing.end.notify_waiters();
+            outgoing.end.notify_one();
+            self.engine.link_down(member, outgoing.link);
+        }
+    }
+
+    /// Takes an answer of the disk threads. `Err` when the member must stop.
+    pub(super) fn disk_answer(&mut self, answer: DiskAnswer) -> Result<(), StorageError> {
+        match answer {
+            DiskAnswer::Synced => {
+                let durable = self.disks.durable();
+                self.engine.synced(durable);
+            }
+            DiskAnswer::Loaded(load, record, damaged) => {
+                self.engine.loaded(&load, record.as_deref(), damaged)
+            }
+            DiskAnswer::Range(id, records, resume) => {
+                self.engine.range_loaded(id, &records, resume.as_deref())
+            }
+            DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
+            DiskAnswer::Committed(records, bytes) => {
+                self.store_records = records;
+                tracing::info!(records, bytes, "checkpoint done");
+                self.engine.checkpoint_committed();
+            }
+            DiskAnswer::CheckpointFailed(error) => {
+                tracing::error!(%error, "checkpoint failed; the journal is kept and it is tried again");
+                self.engine.checkpoint_failed();
+            }
+            DiskAnswer::Fatal(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// What is due with time.
+    fn tick(&mut self) {
+        self.engine.tick();
+        self.sweep_mailboxes();
+        let now_us = self.engine.now().mono_us;
+        let interval_us = self.engine.settings().sync_interval_ms * 1_000;
+        let waits = self.engine.positions().written > self.engine.positions().synced;
+        if waits && now_us >= self.last_sync_us + interval_us {
+            self.disks.sync();
+            self.last_sync_us = now_us;
+        }
+    }
+}
+
+pub(super) fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        core: Core,
+        clock: SystemClock,
+        config: MemberConfig,
+        credentials: Credentials,
+        disk: OsDisk,
+        view: super::control::View,
+    ) -> Self {
+        Self {
+            core: RefCell::new(core),
+            clock,
+            config,
+            credentials,
+            disk,
+            view: RefCell::new(view),
+            flush_wanted: Cell::new(false),
+            flusher: RefCell::new(None),
+            fatal: RefCell::new(None),
+            stop: Notify::new(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Calls the engine's owner within a turn, and sees to it that the turn ends.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = self.core.borrow_mut();
+        if !self.flush_wanted.replace(true) {
+            core.engine.advance(self.clock.now());
+            wake(&mut self.flusher.borrow_mut());
+        }
+        act(&mut core)
+    }
+
+    /// Stops the member because of an error.
+    pub(super) fn fail(&self, error: NodeError) {
+        self.fatal.borrow_mut().get_or_insert(error);
+        self.stop.notify_one();
+    }
+
+    fn storage_failed(&self, source: StorageError) {
+        let directory = self.config.data_dir.display().to_string();
+        self.fail(NodeError::Storage { directory, source });
+    }
+
+    /// The flusher: ends a turn whenever one was begun.
+    pub(super) async fn flush_turns(self: Rc<Self>) {
+        loop {
+            std::future::poll_fn(|context| {
+                if self.flush_wanted.get() {
+                    return Poll::Ready(());
+                }
+                *self.flusher.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            self.flush_wanted.set(false);
+            let (turned, changed) = {
+                let mut core = self.core.borrow_mut();
+                let turned = core.turn(&self.clock);
+                (turned, std::mem::take(&mut core.engine.lanes.membership_changed))
+            };
+            if changed {
+                self.changed.notify_one();
+            }
+            match turned {
+                Ok(true) => self.flush_wanted.set(true),
+                Ok(false) => {}
+                Err(error) => return self.storage_failed(error),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Housekeeping's clock.
+    pub(super) async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(Duration::from_micros(engine::TICK_US));
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.with(|core| {
+                core.engine.advance(self.clock.now());
+                core.tick();
+            });
+            if !self.core.borrow().disks.are_running() {
+                let ended = "see the log for the reason".to_owned();
+                return self.fail(NodeError::PartEnded("a thread that works on the disk", ended));
+            }
+        }
+    }
+
+    /// Takes the disk threads' answers as they come.
+    pub(super) async fn take_disk_answers(
+        self: Rc<Self>,
+        mut answers: tokio::sync::mpsc::UnboundedReceiver<DiskAnswer>,
+    ) {
+        while let Some(answer) = answers.recv().await {
+            let taken = self.with(|core| core.disk_answer(answer));
+            if let Err(error) = taken {
+                return self.storage_failed(error);
+            }
+        }
+    }
+}
+
+/// The member, for tasks of its data thread.
+#[derive(Debug, Clone)]
+pub struct LocalHandle {
+    pub(super) shared: Rc<Shared>,
+}
+
+impl LocalHandle {
+    /// Submits a scan. `mailbox` gets an outcome under `token`.
+    pub(super) fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token);
+            core.engine.scan(token, scan);
+        });
+    }
+}
+
+impl Local for LocalHandle {
+    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
+        let core = self.shared.core.borrow();
+        if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
+            return None;
+        }
+        match core.engine.read_now(key) {
+            engine::Local::Found(record) => Some(hit(Some(record))),
+            engine::Local::Missing => Some(hit(None)),
+            engine::Local::Elsewhere => None,
+        }
+    }
+
+    fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token);
+            core.engine.read(token, read);
+        });
+    }
+
+    fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token);
+            core.engine.write(token, write);
+        });
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.shared.clock.now().wall_ms
+    }
+
+    fn info(&self) -> LocalInfo {
+        let core = self.shared.core.borrow();
+        let (records, table_bytes, _) = core.engine.table_counts();
+        let now = self.shared.clock.now();
+        LocalInfo {
+            member: self.shared.config.name.clone(),
+            cluster: core.cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default(),
+            uptime_seconds: now.mono_us / 1_000_000,
+            live_peers: core.links.len(),
+            members: core.engine.roster().len(),
+            replication_factor: core.engine.settings().replication_factor,
+            records: records as u64,
+            table_bytes: table_bytes as u64,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The two threads that block on the disk: one syncs the journal, one works on redb.
+//!
+//! Two, because a checkpoint's batches take milliseconds and an acknowledgement waits for nothing
+//! but its fsync. Requests to sync are merged: a sync covers everything that was written when it
+//! began. Answers come back over a channel that wakes the data thread.
+
+use super::NodeError;
+use crate::engine::{Load, Range, Replaced};
+use crate::model::KeyRef;
+use crate::storage::{Checkpoint, Loaded, OsDisk, StorageError, Store, Syncer};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc as answers;
+
+/// Bytes of records in one answer to a range.
+const RANGE_BYTES: usize = 4 << 20;
+
+/// What the store thread is asked to do.
+#[derive(Debug)]
+pub(super) enum StoreJob {
+    /// Load keys.
+    Loads(Vec<Load>),
+    /// Load a range.
+    Range(Range),
+    /// Begin a checkpoint; the journal before this segment is dropped after its commit.
+    Begin(u64),
+    /// Write sorted records into the checkpoint.
+    Batch(Vec<u8>),
+    /// Commit it.
+    Commit,
+}
+
+/// What the threads answer.
+#[derive(Debug)]
+pub(super) enum DiskAnswer {
+    /// The journal is durable up to the position in [`Disks::durable`].
+    Synced,
+    /// A key was loaded: the record, and whether it was damaged.
+    Loaded(Load, Option<Vec<u8>>, bool),
+    /// A range was loaded.
+    Range(u64, Vec<u8>, Option<Vec<u8>>),
+    /// A batch is in the checkpoint.
+    Batch(Vec<Replaced>),
+    /// A checkpoint was committed: records in the store and bytes of its file.
+    Committed(u64, u64),
+    /// A checkpoint was given up.
+    CheckpointFailed(StorageError),
+    /// The journal can't be synced: the member must stop.
+    Fatal(StorageError),
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    sync: bool,
+    stop: bool,
+}
+
+#[derive(Debug, Default)]
+struct SyncState {
+    wanted: Mutex<Wanted>,
+    changed: Condvar,
+    durable: AtomicU64,
+    syncs: AtomicU64,
+}
+
+/// Both threads. Dropping it ends them, after a last sync.
+#[derive(Debug)]
+pub(super) struct Disks {
+    state: Arc<SyncState>,
+    jobs: Option<mpsc::Sender<StoreJob>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Disks {
+    /// Starts both threads.
+    pub(super) fn start(
+        syncer: Syncer<OsDisk>,
+        store: Store<OsDisk>,
+    ) -> Result<(Self, answers::UnboundedReceiver<DiskAnswer>), NodeError> {
+        // As many answers as there were questions, and those are bounded by whoever asks.
+        let (sender, receiver) = answers::unbounded_channel();
+        let state = Arc::new(SyncState::default());
+        let (jobs, incoming) = mpsc::channel();
+        let failed = |source| NodeError::System { what: "a thread", source };
+        let sync = {
+            let (state, syncer, sender) = (Arc::clone(&state), syncer.clone(), sender.clone());
+            std::thread::Builder::new()
+                .name("kith-sync".to_owned())
+                .spawn(move || sync_loop(&state, &syncer, &sender))
+                .map_err(failed)?
+        };
+        let worker =
+            StoreWorker { store, syncer, checkpoint: None, failed: false, segment: 0, answers: sender };
+        let store = std::thread::Builder::new()
+            .name("kith-store".to_owned())
+            .spawn(move || worker.run(&incoming))
+            .map_err(failed)?;
+        Ok((Self { state, jobs: Some(jobs), threads: vec![sync, store] }, receiver))
+    }
+
+    /// Asks for a sync of everything that is written by now.
+    pub(super) fn sync(&self) {
+        let mut wanted = self.state.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut wanted.sync, true) {
+            self.state.changed.notify_one();
+        }
+    }
+
+    /// Everything before this position of the journal is durable.
+    pub(super) fn durable(&self) -> u64 {
+        self.state.durable.load(Ordering::Acquire)
+    }
+
+    /// Syncs that were made.
+    pub(super) fn syncs(&self) -> u64 {
+        self.state.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Hands a job to the store thread.
+    pub(super) fn ask(&self, job: StoreJob) {
+        if let Some(jobs) = &self.jobs {
+            // Fails only when the thread has panicked, which its missing answers tell.
+            _ = jobs.send(job);
+        }
+    }
+
+    /// Whether both threads run.
+    pub(super) fn are_running(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.state.wanted.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.state.changed.notify_one();
+        for thread in self.threads.drain(..) {
+            _ = thread.join();
+        }
+    }
+}
+
+fn sync_loop(state: &SyncState, syncer: &Syncer<OsDisk>, answers: &answers::UnboundedSender<DiskAnswer>) {
+    loop {
+        let stop = {
+            let wanted = state.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = |wanted: &mut Wanted| !wanted.sync && !wanted.stop;
+            let waited = state.changed.wait_while(wanted, idle);
+            let mut wanted = waited.unwrap_or_else(PoisonError::into_inner);
+            wanted.sync = false;
+            wanted.stop
+        };
+        match syncer.sync() {
+            Ok(position) => {
+                state.durable.fetch_max(position, Ordering::AcqRel);
+                state.syncs.fetch_add(1, Ordering::Relaxed);
+                _ = answers.send(DiskAnswer::Synced);
+            }
+            Err(error) => {
+                _ = answers.send(DiskAnswer::Fatal(error));
+                return;
+            }
+        }
+        if stop {
+            return;
+        }
+        if let Err(error) = syncer.prepare() {
+            _ = answers.send(DiskAnswer::Fatal(error));
+            return;
+        }
+    }
+}
+
+struct StoreWorker {
+    store: Store<OsDisk>,
+    syncer: Syncer<OsDisk>,
+    checkpoint: Option<Checkpoint>,
+    /// The checkpoint under way failed; what still comes of it is passed over.
+    failed: bool,
+    segment: u64,
+    answers: answers::UnboundedSender<DiskAnswer>,
+}
+
+impl StoreWorker {
+    fn run(mut self, jobs: &mpsc::Receiver<StoreJob>) {
+        while let Ok(job) = jobs.recv() {
+            let answer = match job {
+                StoreJob::Loads(loads) => {
+                    for load in loads {
+                        let (record, damaged) = self.load(&load);
+                        _ = self.answers.send(DiskAnswer::Loaded(load, record, damaged));
+                    }
+                    continue;
+                }
+                StoreJob::Range(range) => self.range(&range),
+                StoreJob::Begin(segment) => {
+                    (self.segment, self.failed) = (segment, false);
+                    match self.store.begin() {
+                        Ok(checkpoint) => {
+                            self.checkpoint = Some(checkpoint);
+                            continue;
+                        }
+                        Err(error) => self.give_up(error),
+                    }
+                }
+                StoreJob::Batch(_) | StoreJob::Commit if self.failed => continue,
+                StoreJob::Batch(records) => self.batch(&records),
+                StoreJob::Commit => self.commit(),
+            };
+            _ = self.answers.send(answer);
+        }
+    }
+
+    fn load(&mut self, load: &Load) -> (Option<Vec<u8>>, bool) {
+        let Ok(key) = KeyRef::new(&load.collection, &load.key) else { return (None, false) };
+        match self.store.load(key) {
+            Ok(Loaded::Found(record)) => (Some(record.into_bytes().into_vec()), false),
+            Ok(Loaded::Absent) => (None, false),
+            Ok(Loaded::Damaged) => (None, true),
+            Err(error) => {
+                tracing::error!(%error, "a record could not be loaded; it is asked of its other owners");
+                (None, true)
+            }
+        }
+    }
+
+    fn range(&mut self, range: &Range) -> DiskAnswer {
+        let after = range.after.as_deref();
+        match self.store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES) {
+            Ok(page) => DiskAnswer::Range(range.id, page.records, page.next_after),
+            Err(error) => {
+                tracing::error!(%error, "a range could not be loaded; the listing lacks it");
+                DiskAnswer::Range(range.id, Vec::new(), None)
+            }
+        }
+    }
+
+    fn batch(&mut self, records: &[u8]) -> DiskAnswer {
+        let Some(checkpoint) = &mut self.checkpoint else {
+            return self.give_up(StorageError::Poisoned { what: "checkpoint" });
+        };
+        let mut replaced = Vec::new();
+        match checkpoint.write_batch(records, &mut replaced) {
+            Ok(()) => {
+                let known = replaced.iter().filter_map(|old| {
+                    old.was.as_ref().map(|mark| Replaced { hash: old.hash, element: mark.element })
+                });
+                DiskAnswer::Batch(known.collect())
+            }
+            Err(error) => self.give_up(error),
+        }
+    }
+
+    fn commit(&mut self) -> DiskAnswer {
+        let Some(checkpoint) = self.checkpoint.take() else {
+            return self.give_up(StorageError::Poisoned { what: "checkpoint" });
+        };
+        // The new segment repeats the small state, so it must be durable before the old ones go.
+        let done = self
+            .syncer
+            .sync()
+            .and_then(|_| self.store.commit(checkpoint, self.segment))
+            .and_then(|()| self.syncer.drop_before(self.segment));
+        match done {
+            Ok(()) => DiskAnswer::Committed(self.store.records(), self.store.file_bytes().unwrap_or(0)),
+            Err(error) => self.give_up(error),
+        }
+    }
+
+    fn give_up(&mut self, error: StorageError) -> DiskAnswer {
+        (self.checkpoint, self.failed) = (None, true);
+        DiskAnswer::CheckpointFailed(error)
+    }
+}

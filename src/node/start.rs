@@ -1,0 +1,497 @@
+//! The start flow and the end: from a config to a serving member, and back to a directory.
+//!
+//! Config → storage opened and replayed → identity, incarnation → security → ports → join or resume
+//! → recovery → ready. Each step is named, logged with its duration, and shown in status; a failed
+//! step ends the member with what and why.
+
+use super::clock::SystemClock;
+use super::control::{self, View};
+use super::core::{Core, LocalHandle, Shared};
+use super::disks::Disks;
+use super::handle::Handle;
+use super::handle::status::StepOutcome;
+use super::publish;
+use super::{NodeError, membership};
+use crate::config::MemberConfig;
+use crate::engine::{self, Bounds, Engine, Mode};
+use crate::gossip::{self, Gossip, GossipConfig, Wires};
+use crate::model::limits::DEFAULT_PARTITION_BITS;
+use crate::model::roster::MemberState;
+use crate::protocol;
+use crate::security::{
+    ClusterKeys, Credentials, Gate, Identity, Keyring, MAX_PENDING_PER_ADDRESS, ProtocolRange, Secret,
+};
+use crate::storage::disk::lock;
+use crate::storage::{Journal, JournalOptions, OsDisk, StorageError, Store, small};
+use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
+use crate::transport::Acceptor;
+use rand::RngExt as _;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+/// How long a member that stops waits for what it began.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a start waits for its partitions to be complete before it serves without them.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(30);
+/// How often the node looks at its own state.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Room on the disk that the journal leaves for checkpoints, in bytes.
+const RESERVE_BYTES: u64 = 16 << 20;
+/// Bytes of journal that are prepared ahead of appends.
+const AHEAD_BYTES: u64 = 4 << 20;
+
+/// Becomes true when fronts shall end.
+pub type Shutdown = watch::Receiver<bool>;
+/// A front's work.
+pub type Work = Pin<Box<dyn Future<Output = ()>>>;
+/// A front's work on any thread.
+pub type SendWork = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What serves clients. The node owns their ports and tells them when to end; what they speak is
+/// theirs.
+pub struct Fronts {
+    /// Serves on the data thread.
+    pub local: Box<dyn FnOnce(TcpListener, LocalHandle, Shutdown) -> Work>,
+    /// Serves on the third runtime.
+    pub shared: Box<dyn FnOnce(TcpListener, Handle, Telemetry, Shutdown) -> SendWork>,
+}
+
+impl std::fmt::Debug for Fronts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fronts")
+    }
+}
+
+/// Runs one member until it is told to stop. Blocks the calling thread, which becomes the data
+/// thread.
+///
+/// # Errors
+/// [`NodeError`] when it could not start or had to stop. What was acknowledged is on its disk.
+pub fn run(config: MemberConfig, fronts: Fronts) -> Result<(), NodeError> {
+    let system = |what: &'static str| move |source| NodeError::System { what, source };
+    let services = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(4)
+        .thread_name("kith-services")
+        .enable_all()
+        .build()
+        .map_err(system("a runtime"))?;
+    let data = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .map_err(system("a runtime"))?;
+    let local = LocalSet::new();
+    let result = local.block_on(&data, serve(config, fronts, services.handle().clone()));
+    drop(local);
+    services.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, NodeError> {
+    let failed = |source| NodeError::Listen { address: address.to_string(), purpose, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Fills the port that was bound into an advertised address that left it open.
+fn advertised(address: &str, bound: SocketAddr) -> String {
+    match address.rsplit_once(':') {
+        Some((host, "0")) => format!("{host}:{}", bound.port()),
+        _ => address.to_owned(),
+    }
+}
+
+struct Opened {
+    engine: Engine,
+    journal: Journal<OsDisk>,
+    store: Store<OsDisk>,
+    identity: Identity,
+    cluster: Option<(protocol::introduction::ClusterFacts, bool)>,
+    problems: Vec<String>,
+}
+
+/// Opens the data directory and brings the engine to the state that it had.
+fn open(
+    config: &MemberConfig,
+    disk: &OsDisk,
+    clock: &SystemClock,
+    view: &mut View,
+) -> Result<Opened, NodeError> {
+    let directory = config.data_dir.display().to_string();
+    let failed = |source| NodeError::Storage { directory: directory.clone(), source };
+    view.begin_step("identity");
+    let identity = open_identity(disk, &failed)?;
+    let incarnation = next_incarnation(disk).map_err(failed)?;
+    let cluster = membership::load_cluster(disk).map_err(failed)?;
+    let bits = cluster.as_ref().map_or(DEFAULT_PARTITION_BITS, |(cluster, _)| cluster.partition_bits);
+    let who = engine::Identity { member: identity.member_id(), incarnation, life: rand::rng().random() };
+    let bounds = Bounds {
+        table_bytes: usize::try_from(config.memory.table_bytes).unwrap_or(usize::MAX),
+        journal_bytes: config.memory.journal_bytes,
+        ..Bounds::default()
+    };
+    let mut engine = Engine::new(who, bounds, bits);
+    engine.advance(clock.now());
+
+    view.begin_step("records");
+    let wall_ms = clock.now().wall_ms;
+    let cache = usize::try_from(config.memory.store_cache_bytes).unwrap_or(usize::MAX);
+    let (mut store, found) = Store::open(disk, cache, wall_ms).map_err(failed)?;
+    let scan = store.for_each(&mut |record| engine.restore_record(record)).map_err(failed)?;
+    let mut problems = Vec::new();
+    if let Some((name, reason)) = &found.set_aside {
+        problems.push(format!(
+            "the record store was set aside as {name} ({reason}); it is rebuilt from the others"
+        ));
+    }
+    if !scan.complete && !found.created {
+        problems.push(format!(
+            "{} stored records are damaged or gone; they are fetched from the others",
+            scan.damaged
+        ));
+    }
+
+    view.begin_step("journal");
+    let options = JournalOptions {
+        wall_ms,
+        seed: rand::rng().random(),
+        first_needed: found.journal_from,
+        reserve_bytes: RESERVE_BYTES,
+        ahead_bytes: AHEAD_BYTES,
+    };
+    let mut unknown = None;
+    let opened = Journal::open(disk, &options, |payload| {
+        engine.restore_journal(payload).map_err(|error| {
+            unknown = Some(error);
+            StorageError::Poisoned { what: "journal" }
+        })
+    });
+    if let Some(error) = unknown {
+        return Err(error.into());
+    }
+    let (journal, recovery) = opened.map_err(failed)?;
+    if !recovery.is_whole() {
+        let aside = recovery.set_aside.join(", ");
+        problems.push(format!(
+            "the journal's end was cut off or damaged {aside}; what is missing comes from the others"
+        ));
+    }
+    for problem in &problems {
+        tracing::error!("{problem}");
+    }
+    let intact = problems.is_empty();
+    engine.restored(recovery.payload_bytes, intact);
+    Ok(Opened { engine, journal, store, identity, cluster, problems })
+}
+
+fn open_identity(disk: &OsDisk, failed: &impl Fn(StorageError) -> NodeError) -> Result<Identity, NodeError> {
+    const FILE: &str = "identity";
+    if let Some(bytes) = small::read(disk, FILE).map_err(failed)? {
+        return Ok(Identity::from_bytes(&bytes)?);
+    }
+    let identity = Identity::generate(rand::rng().random())?;
+    small::write_atomic(disk, FILE, identity.to_bytes().as_slice()).map_err(failed)?;
+    Ok(identity)
+}
+
+/// Raises the incarnation durably.
+fn next_incarnation(disk: &OsDisk) -> Result<u64, StorageError> {
+    const FILE: &str = "incarnation";
+    let last = small::read(disk, FILE)?.and_then(|bytes| bytes.first_chunk().copied());
+    let incarnation = last.map_or(0, u64::from_le_bytes) + 1;
+    small::write_atomic(disk, FILE, &incarnation.to_le_bytes())?;
+    Ok(incarnation)
+}
+
+fn credentials(config: &MemberConfig, identity: Identity) -> Result<Credentials, NodeError> {
+    let secret = Secret::parse(&String::from_utf8_lossy(config.secret.expose()))?;
+    let keys = ClusterKeys::derive(&secret, &config.cluster)?;
+    let (min, max) = protocol::VERSIONS.into_inner();
+    let protocol = ProtocolRange { min, max };
+    Ok(Credentials { identity, keyring: Keyring::new(keys, None), cluster: config.cluster.clone(), protocol })
+}
+
+async fn serve(
+    config: MemberConfig,
+    fronts: Fronts,
+    services: tokio::runtime::Handle,
+) -> Result<(), NodeError> {
+    let clock = SystemClock::start();
+    let (handle, requests) = Handle::channel();
+    let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
+    let (stop_fronts, shutdown) = watch::channel(false);
+    let (wires, links) = gossip::wires();
+
+    let http = listen(config.listen_http, "HTTP")?;
+    let resp = config.listen_resp.map(|address| listen(address, "RESP")).transpose()?;
+    let gate = Arc::new(Gate::new(config.limits.pending_handshakes, MAX_PENDING_PER_ADDRESS));
+    let (min, max) = protocol::VERSIONS.into_inner();
+    let peers = config.listen_peers.to_string();
+    let unheard = |source| NodeError::Listen { address: peers.clone(), purpose: "members", source };
+    let acceptor = Acceptor::bind(&peers, gate, ProtocolRange { min, max }).await.map_err(unheard)?;
+    let address = advertised(&config.advertise_peers, acceptor.local_address().map_err(unheard)?);
+    let http_address = advertised(&config.advertise_http, http.local_addr().map_err(unheard)?);
+    let mut view = View::new(address, http_address, links.incoming.clone());
+    let mut http_front =
+        Some(services.spawn((fronts.shared)(http, handle, telemetry.clone(), shutdown.clone())));
+
+    view.begin_step("data directory");
+    let directory = config.data_dir.display().to_string();
+    let disk = OsDisk::new(&config.data_dir).map_err(|source| NodeError::Storage {
+        directory: directory.clone(),
+        source: StorageError::from_io("making the data directory", source),
+    })?;
+    let _lock = lock(&disk).map_err(|source| NodeError::Storage { directory: directory.clone(), source })?;
+    let opened = open(&config, &disk, &clock, &mut view)?;
+
+    view.begin_step("security");
+    let credentials = credentials(&config, opened.identity)?;
+    let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;
+    let facts = opened.cluster.as_ref().map(|(facts, _)| facts.clone());
+    let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());
+    core.problems = opened.problems;
+    let shared = Rc::new(Shared::new(core, clock, config, credentials, disk, view));
+
+    shared.view.borrow_mut().begin_step("links");
+    spawn_tasks(&shared, acceptor, links.outgoing, answers, requests, &telemetry);
+    let joined = shared.core.borrow().engine.roster().len() > 0;
+    if let Some((facts, true)) = &opened.cluster
+        && !joined
+    {
+        let settings = crate::model::settings::Settings::from_entries(
+            shared.config.create.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        membership::plant(&shared, facts, &settings);
+    }
+    shared.view.borrow_mut().begin_step("cluster");
+    let seeker = tokio::task::spawn_local({
+        let shared = Rc::clone(&shared);
+        async move { membership::find_cluster(&shared).await }
+    });
+    let watcher = tokio::task::spawn_local(watch_state(Rc::clone(&shared), wires, services));
+    let resp_front = resp.map(|listener| {
+        let local = LocalHandle { shared: Rc::clone(&shared) };
+        tokio::task::spawn_local((fronts.local)(listener, local, shutdown))
+    });
+
+    wait_for_stop(&shared, &mut http_front).await;
+    tracing::info!("stopping");
+    seeker.abort();
+    // Fails only when no front listens any more.
+    _ = stop_fronts.send(true);
+    stop(&shared, http_front, resp_front).await;
+    watcher.abort();
+    let fatal = shared.fatal.borrow_mut().take();
+    fatal.map_or(Ok(()), Err)
+}
+
+fn spawn_tasks(
+    shared: &Rc<Shared>,
+    acceptor: Acceptor,
+    letters: tokio::sync::mpsc::Receiver<(crate::model::MemberId, Vec<u8>)>,
+    answers: tokio::sync::mpsc::UnboundedReceiver<super::disks::DiskAnswer>,
+    requests: super::handle::Requests,
+    telemetry: &Telemetry,
+) {
+    let shared = || Rc::clone(shared);
+    tokio::task::spawn_local(shared().flush_turns());
+    tokio::task::spawn_local(shared().tick());
+    tokio::task::spawn_local(shared().take_disk_answers(answers));
+    tokio::task::spawn_local(shared().accept_links(acceptor));
+    tokio::task::spawn_local(shared().dial_members());
+    tokio::task::spawn_local(shared().carry_gossip(letters));
+    tokio::task::spawn_local(control::answer_requests(shared(), requests));
+    tokio::task::spawn_local(publish::publish_metrics(shared(), telemetry.clone()));
+    let telemetry = telemetry.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(UPKEEP_INTERVAL).await;
+            telemetry.run_upkeep();
+        }
+    });
+}
+
+/// Waits for a signal, an error, or the end of a front that a member can't be without.
+async fn wait_for_stop(shared: &Shared, http: &mut Option<tokio::task::JoinHandle<()>>) {
+    let interrupted = async {
+        let signals = tokio::signal::unix::SignalKind::interrupt();
+        let terminated = tokio::signal::unix::SignalKind::terminate();
+        let both =
+            tokio::signal::unix::signal(signals).ok().zip(tokio::signal::unix::signal(terminated).ok());
+        match both {
+            Some((mut interrupt, mut terminate)) => {
+                tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let http_ended = async {
+        match http {
+            Some(front) => _ = front.await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        () = interrupted => false,
+        () = shared.stop.notified() => false,
+        () = http_ended => true,
+    };
+    if ended {
+        *http = None;
+        shared.fail(NodeError::PartEnded("HTTP", "see the log for the reason".to_owned()));
+    }
+}
+
+/// Lets what was begun end, within a deadline: fronts first, then writes, then the journal.
+async fn stop(
+    shared: &Rc<Shared>,
+    http: Option<tokio::task::JoinHandle<()>>,
+    resp: Option<tokio::task::JoinHandle<()>>,
+) {
+    let ended = async {
+        if let Some(resp) = resp {
+            _ = resp.await;
+        }
+        if let Some(http) = http {
+            _ = http.await;
+        }
+        shared.with(|core| core.engine.set_mode(Mode::Stopping));
+        loop {
+            let done = {
+                let core = shared.core.borrow();
+                let positions = core.engine.positions();
+                if positions.synced < positions.written {
+                    core.disks.sync();
+                }
+                core.engine.is_idle() && positions.synced >= positions.written
+            };
+            if done || shared.fatal.borrow().is_some() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(STOP_DEADLINE, ended).await.is_err() {
+        tracing::warn!("not everything ended in time; what was acknowledged is on the disk");
+    }
+    let mut core = shared.core.borrow_mut();
+    for outgoing in core.links.values_mut() {
+        let goodbye = outgoing.writer.queue(crate::transport::FrameKind::Goodbye, b"the member stops");
+        _ = goodbye.and_then(|()| outgoing.writer.try_flush());
+    }
+}
+
+/// Watches the member's own state: in a cluster → gossip, complete → serving; and tells gossip.
+async fn watch_state(shared: Rc<Shared>, wires: Wires, services: tokio::runtime::Handle) {
+    let mut wires = Some(wires);
+    let mut joined_at = None;
+    let mut told_entry = false;
+    loop {
+        tokio::select! {
+            () = shared.changed.notified() => (),
+            () = tokio::time::sleep(WATCH_INTERVAL) => (),
+        }
+        if !membership::is_member(&shared) {
+            continue;
+        }
+        if let Some(wires) = wires.take()
+            && !start_gossip(&shared, wires, &services)
+        {
+            return;
+        }
+        let began = *joined_at.get_or_insert_with(|| {
+            shared.with(|core| core.engine.set_mode(Mode::Starting));
+            shared.view.borrow_mut().begin_step("recovery");
+            std::time::Instant::now()
+        });
+        serve_when_ready(&shared, began);
+        let serving = *shared.core.borrow().engine.mode() == Mode::Serving;
+        if serving && !std::mem::replace(&mut told_entry, true) {
+            membership::refresh_own_entry(&shared);
+        }
+        publish::tell_gossip(&shared);
+    }
+}
+
+fn serve_when_ready(shared: &Shared, began: std::time::Instant) {
+    let ready = {
+        let core = shared.core.borrow();
+        if *core.engine.mode() != Mode::Starting {
+            return;
+        }
+        let member = core.engine.identity().member;
+        let state = core.engine.roster().get(member).map(|known| known.entry.state);
+        let late = began.elapsed() > RECOVERY_DEADLINE;
+        state.is_some_and(|state| state != MemberState::Joining) && (core.engine.is_complete() || late)
+    };
+    if ready {
+        shared.with(|core| core.engine.set_mode(Mode::Serving));
+        shared.view.borrow_mut().end_step(StepOutcome::Done);
+        tracing::info!("ready");
+    }
+}
+
+/// Starts gossip on the third runtime, and the task that takes what it sees.
+fn start_gossip(shared: &Rc<Shared>, wires: Wires, services: &tokio::runtime::Handle) -> bool {
+    let facts = publish::facts(shared);
+    let cluster = shared.core.borrow().cluster.as_ref().map(|cluster| cluster.id).unwrap_or_default();
+    let member = shared.core.borrow().engine.identity().member;
+    let cluster = uuid::Uuid::from_u128(cluster).to_string();
+    let mut config = GossipConfig::new(member, &cluster, shared.clock.origin(), facts);
+    config.interval = Duration::from_millis(shared.core.borrow().engine.settings().gossip_interval_ms);
+    let spawned = {
+        let _guard = services.enter();
+        Gossip::spawn(config, wires)
+    };
+    let gossip = match spawned {
+        Ok(gossip) => Arc::new(gossip),
+        Err(error) => {
+            shared.fail(NodeError::PartEnded("gossip", error.to_string()));
+            return false;
+        }
+    };
+    let linked: Vec<_> = {
+        let mut view = shared.view.borrow_mut();
+        view.pulses = gossip.pulses();
+        view.gossip = Some(Arc::clone(&gossip));
+        shared.core.borrow().links.keys().copied().collect()
+    };
+    for member in linked {
+        gossip.pulse(member).beat(shared.clock.now().mono_us);
+        gossip.gossip_with(member);
+    }
+    let watcher = Rc::clone(shared);
+    let (mut seen, ended) = (gossip.view(), gossip.ended());
+    tokio::task::spawn_local(async move {
+        let follow = async {
+            while seen.changed().await.is_ok() {
+                let now = seen.borrow_and_update().clone();
+                follow_liveness(&watcher, now);
+            }
+        };
+        let reason = tokio::select! { () = follow => None, reason = ended => Some(reason) };
+        let reason = reason.map_or_else(|| "its view is gone".to_owned(), |reason| reason.to_string());
+        watcher.fail(NodeError::PartEnded("gossip", reason));
+    });
+    true
+}
+
+fn follow_liveness(shared: &Shared, now: gossip::View) {
+    let before = std::mem::replace(&mut shared.view.borrow_mut().seen, now.clone());
+    for (member, seen) in &now.members {
+        let known = before.members.get(member).map(|seen| seen.standing);
+        if known == Some(seen.standing) || seen.standing == gossip::Standing::Unheard {
+            continue;
+        }
+        let alive = seen.alive();
+        tracing::info!(%member, alive, "liveness");
+        shared.with(|core| core.engine.liveness(*member, alive));
+    }
+}

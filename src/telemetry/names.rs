@@ -1,0 +1,302 @@
+//! The one table of metrics: names, kinds, help texts, and the parts that they belong to.
+//!
+//! Each part gives two structs: *totals*, plain numbers that whoever counts fills in (for counters: since
+//! the start), and handles, looked up once, through which they are published. Metrics with labels stand
+//! in [`FAMILIES`]. Units are in the names, as Prometheus has it: `_total`, `_seconds`, `_bytes`.
+
+use super::recorder::Registry;
+use metrics::{Counter, Gauge};
+
+/// What a metric does over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises, from 0 at the start of the process.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Counts samples in buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// What it means, in a sentence.
+    pub help: &'static str,
+}
+
+macro_rules! kind_of {
+    (counter) => {
+        Kind::Counter
+    };
+    (gauge) => {
+        Kind::Gauge
+    };
+}
+macro_rules! number_of {
+    (counter) => {
+        u64
+    };
+    (gauge) => {
+        f64
+    };
+}
+macro_rules! handle_of {
+    (counter) => {
+        Counter
+    };
+    (gauge) => {
+        Gauge
+    };
+}
+macro_rules! publish {
+    (counter, $handle:expr, $number:expr) => {
+        $handle.absolute($number)
+    };
+    (gauge, $handle:expr, $number:expr) => {
+        $handle.set($number)
+    };
+}
+
+macro_rules! parts {
+    ($($(#[doc = $part_doc:literal])+ $part:ident, $totals:ident {
+        $($kind:ident $field:ident = $name:literal, $help:literal;)+
+    })+) => {
+        /// Every metric without labels.
+        pub const PLAIN: &[Metric] = &[
+            $($(Metric { name: $name, kind: kind_of!($kind), help: $help },)+)+
+        ];
+        $(
+            $(#[doc = $part_doc])+
+            ///
+            /// Plain numbers, to be filled in by whoever counts and published about once a second.
+            #[derive(Debug, Clone, Copy, PartialEq, Default)]
+            pub struct $totals {
+                $(#[doc = $help] pub $field: number_of!($kind),)+
+            }
+
+            $(#[doc = $part_doc])+
+            ///
+            /// Handles that were looked up once.
+            #[derive(Debug, Clone)]
+            pub struct $part {
+                $($field: handle_of!($kind),)+
+            }
+
+            impl $part {
+                pub(super) fn register(registry: &Registry) -> Self {
+                    Self { $($field: registry.$kind($name, $help),)+ }
+                }
+
+                /// Publishes the totals of now; a counter that fell back is ignored.
+                pub fn publish(&self, totals: &$totals) {
+                    $(publish!($kind, self.$field, totals.$field);)+
+                }
+            }
+        )+
+    };
+}
+
+parts! {
+    /// The journal: what is appended and synced before anything is acknowledged.
+    Journal, JournalTotals {
+        counter bytes = "kith_journal_bytes_total", "Bytes appended to the journal.";
+        counter appends = "kith_journal_appends_total", "Writes to the journal; one has a turn's records.";
+        counter records = "kith_journal_records_total", "Records appended to the journal.";
+        counter syncs = "kith_journal_syncs_total", "Times that the journal was synced.";
+        gauge sync_busy_seconds = "kith_journal_sync_busy_seconds", "Seconds spent in syncs since the start.";
+        gauge last_sync_seconds = "kith_journal_last_sync_seconds", "Seconds that the last sync took.";
+        gauge size_bytes = "kith_journal_size_bytes", "Bytes of journal that no checkpoint covers yet.";
+        gauge unsynced_bytes = "kith_journal_unsynced_bytes", "Bytes that are written and not synced yet.";
+        counter replayed_records = "kith_journal_replayed_records_total", "Records replayed at the start.";
+        counter waits = "kith_journal_waits_total", "Times that writers waited for room in memory.";
+    }
+
+    /// Checkpoints: moving changed records from the journal into the store.
+    Checkpoint, CheckpointTotals {
+        counter completed = "kith_checkpoints_total", "Checkpoints that were completed.";
+        counter records = "kith_checkpoint_records_total", "Records that checkpoints wrote into the store.";
+        gauge busy_seconds = "kith_checkpoint_busy_seconds", "Seconds spent in checkpoints since the start.";
+        gauge last_seconds = "kith_checkpoint_last_seconds", "Seconds that the last checkpoint took.";
+        gauge running = "kith_checkpoint_running", "1 while a checkpoint runs.";
+    }
+
+    /// The table of records in memory, and the store behind it.
+    Table, TableTotals {
+        gauge records = "kith_table_records", "Records in memory, tombstones included.";
+        gauge bytes = "kith_table_bytes", "Bytes of the records in memory.";
+        gauge dirty_records = "kith_table_dirty_records", "Records in memory that the store does not have yet.";
+        gauge tombstones = "kith_table_tombstones", "Tombstones in memory that are not reclaimed.";
+        counter evictions = "kith_table_evictions_total", "Records evicted because memory was full.";
+        counter loads = "kith_store_loads_total", "Records read from the store because memory had them not.";
+        counter load_misses = "kith_store_load_misses_total", "Keys that the store had not either.";
+        counter corrupt_records = "kith_store_corrupt_records_total", "Records whose checksum was wrong.";
+        gauge store_bytes = "kith_store_bytes", "Bytes of the store's file.";
+        gauge disk_free_bytes = "kith_disk_free_bytes", "Bytes free where the data directory is.";
+    }
+
+    /// Replication: what this member's engine does with its owners.
+    Replication, ReplicationTotals {
+        counter superseded = "kith_superseded_writes_total", "Writes that met a newer record and lost to it.";
+        counter concurrent = "kith_concurrent_writes_lost_total", "Writes that lost to one their writer had not seen.";
+        counter read_repairs = "kith_read_repairs_total", "Owners that were sent a newer record after a read.";
+        counter redirects = "kith_placement_disagreements_total", "Requests answered with roster and settings.";
+        counter stamps_refused = "kith_stamps_refused_total", "Writes refused because their stamp was too far ahead.";
+        counter expired = "kith_expired_records_total", "Records that expired.";
+        counter reclaimed = "kith_reclaimed_tombstones_total", "Tombstones that were reclaimed.";
+        gauge owned_partitions = "kith_owned_partitions", "Partitions that this member owns.";
+        gauge complete_partitions = "kith_complete_partitions", "Owned partitions that it has completed.";
+        gauge waiting_operations = "kith_waiting_operations", "Operations that wait for owners or for a load.";
+    }
+
+    /// Hints: records kept for owners that did not confirm.
+    Hints, HintsTotals {
+        gauge bytes = "kith_hint_bytes", "Bytes of hints that are kept.";
+        gauge pending = "kith_hints_pending", "Hints that are kept.";
+        counter stored = "kith_hints_stored_total", "Hints that were stored.";
+        counter delivered = "kith_hints_delivered_total", "Hints that an owner confirmed.";
+        counter dropped = "kith_hints_dropped_total", "Hints dropped at the bound; anti-entropy repairs them.";
+    }
+
+    /// Anti-entropy and handoff.
+    Repair, RepairTotals {
+        counter rounds = "kith_repair_rounds_total", "Comparisons with a peer.";
+        counter leaves_differing = "kith_repair_leaves_differing_total", "Leaves of hash trees that differed.";
+        counter records_sent = "kith_repair_records_sent_total", "Records sent because a peer lacked them.";
+        counter records_received = "kith_repair_records_received_total", "Records received that this member lacked.";
+        counter bytes_sent = "kith_repair_bytes_sent_total", "Bytes of records sent to repair.";
+    }
+
+    /// Links to other members.
+    Links, LinksTotals {
+        gauge up = "kith_links_up", "Links that are up.";
+        gauge down = "kith_links_down", "Members of the roster without a link.";
+        counter opened = "kith_links_opened_total", "Links that came up.";
+        counter closed = "kith_links_closed_total", "Links that went down.";
+        counter handshakes = "kith_handshakes_total", "Handshakes that succeeded.";
+        gauge pending_handshakes = "kith_handshakes_pending", "Connections whose handshake is not done.";
+        counter frames_sent = "kith_frames_sent_total", "Frames sent to members.";
+        counter frames_received = "kith_frames_received_total", "Frames received from members.";
+        counter bytes_sent = "kith_link_bytes_sent_total", "Sealed bytes sent to members.";
+        counter bytes_received = "kith_link_bytes_received_total", "Sealed bytes received from members.";
+        gauge outbox_bytes = "kith_outbox_bytes", "Bytes that wait in outboxes.";
+        counter outbox_dropped = "kith_outbox_dropped_total", "Messages dropped because an outbox was full.";
+    }
+
+    /// Gossip.
+    Gossip, GossipTotals {
+        gauge members_alive = "kith_gossip_members_alive", "Members that are alive, this one not counted.";
+        gauge members_dead = "kith_gossip_members_dead", "Members that were heard and are dead.";
+        counter sent = "kith_gossip_messages_sent_total", "Gossip messages sent.";
+        counter received = "kith_gossip_messages_received_total", "Gossip messages received and understood.";
+        counter dropped = "kith_gossip_messages_dropped_total", "Gossip messages dropped because a queue was full.";
+        counter refused = "kith_gossip_messages_refused_total", "Gossip messages refused as malformed.";
+        counter restarts = "kith_gossip_restarts_total", "Times that gossip failed and was started again.";
+    }
+
+    /// The clock.
+    Clock, ClockTotals {
+        gauge offset_seconds = "kith_clock_offset_seconds", "Own wall clock minus the median of the live members'.";
+        gauge ahead_seconds = "kith_clock_ahead_seconds", "How far the Lamport clock is ahead of the wall clock.";
+        gauge may_stamp = "kith_clock_may_stamp", "1 while the own clock is near enough to the others' to stamp.";
+    }
+
+    /// RESP.
+    Resp, RespTotals {
+        gauge connections = "kith_resp_connections", "Open RESP connections.";
+        counter accepted = "kith_resp_connections_total", "RESP connections that were accepted.";
+        counter rejected = "kith_resp_connections_rejected_total", "RESP connections refused at the bound.";
+        counter commands = "kith_resp_commands_total", "RESP commands that were answered.";
+        counter errors = "kith_resp_errors_total", "RESP commands that were answered with an error.";
+        counter bytes_received = "kith_resp_bytes_received_total", "Bytes received over RESP.";
+        counter bytes_sent = "kith_resp_bytes_sent_total", "Bytes sent over RESP.";
+    }
+
+    /// The roster as this member has it.
+    Roster, RosterTotals {
+        gauge active = "kith_roster_active_members", "Members that are active.";
+        gauge joining = "kith_roster_joining_members", "Members that are joining.";
+        gauge leaving = "kith_roster_leaving_members", "Members that are leaving.";
+        gauge ready = "kith_ready", "1 once this member serves.";
+        gauge incarnation = "kith_incarnation", "How often this member has started.";
+    }
+}
+
+/// Operations by what was asked and how it ended.
+pub const OPERATIONS: Metric = Metric {
+    name: "kith_operations_total",
+    kind: Kind::Counter,
+    help: "Operations of clients that were answered, by what was asked and how it ended.",
+};
+/// How long operations took.
+pub const OPERATION_SECONDS: Metric = Metric {
+    name: "kith_operation_seconds",
+    kind: Kind::Histogram,
+    help: "Seconds from receiving an operation to its answer.",
+};
+/// Handshakes that failed.
+pub const HANDSHAKES_REJECTED: Metric = Metric {
+    name: "kith_handshakes_rejected_total",
+    kind: Kind::Counter,
+    help: "Handshakes that were refused or failed, by reason.",
+};
+/// Errors of the disk.
+pub const STORAGE_ERRORS: Metric = Metric {
+    name: "kith_storage_errors_total",
+    kind: Kind::Counter,
+    help: "Errors of the disk, by what was being done.",
+};
+/// HTTP requests.
+pub const HTTP_REQUESTS: Metric = Metric {
+    name: "kith_http_requests_total",
+    kind: Kind::Counter,
+    help: "HTTP requests that were answered, by route and status code.",
+};
+/// How long HTTP requests took.
+pub const HTTP_SECONDS: Metric = Metric {
+    name: "kith_http_request_seconds",
+    kind: Kind::Histogram,
+    help: "Seconds from receiving an HTTP request to its answer, by route.",
+};
+/// What runs.
+pub const INFO: Metric =
+    Metric { name: "kith_info", kind: Kind::Gauge, help: "Always 1; its labels say which version runs." };
+/// How long it has been running.
+pub const UPTIME: Metric =
+    Metric { name: "kith_uptime_seconds", kind: Kind::Gauge, help: "Seconds since this process started." };
+
+/// Every metric that has labels or is published apart from the parts.
+pub const FAMILIES: &[Metric] = &[
+    OPERATIONS,
+    OPERATION_SECONDS,
+    HANDSHAKES_REJECTED,
+    STORAGE_ERRORS,
+    HTTP_REQUESTS,
+    HTTP_SECONDS,
+    INFO,
+    UPTIME,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions() {
+        let mut names = BTreeSet::new();
+        for metric in PLAIN.iter().chain(FAMILIES) {
+            assert!(names.insert(metric.name), "{} stands twice", metric.name);
+            assert!(metric.name.starts_with("kith_"), "{}", metric.name);
+            let counter = metric.name.ends_with("_total");
+            assert_eq!(counter, metric.kind == Kind::Counter, "{}", metric.name);
+            assert!(metric.help.ends_with('.') && metric.help.len() > 10, "{}", metric.name);
+            let fits = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(metric.name.chars().all(fits), "{}", metric.name);
+        }
+    }
+}
