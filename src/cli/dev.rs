@@ -4,8 +4,8 @@
 //! until all are ready, and then watches them. The members are real: own data, own key, sealed
 //! links; only the machine is shared.
 //!
-//! Invariants: a member that ends takes no other with it; all members end with this process, unless
-//! it is itself killed; what is in the directory is reused, so a
+//! Invariants: a member that ends takes no other with it; no member outlives this process (they stop
+//! at the end of their standard input, which closes with it); what is in the directory is reused, so a
 //! second start finds the data of the first.
 
 mod directory;
@@ -13,6 +13,7 @@ mod member;
 
 use super::error::CliError;
 use super::output::Output;
+use super::serve::signalled;
 use crate::client::Client;
 use clap::Args;
 use directory::Plan;
@@ -20,7 +21,6 @@ use member::Member;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
 /// Members at most: more make no better trial on one machine.
@@ -45,7 +45,7 @@ pub(super) struct DevArgs {
 /// `kith dev`
 pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> {
     let plans = directory::prepare(&args.data_dir, args.members)?;
-    let mut stop = pin!(signalled()?);
+    let mut stop = pin!(signalled());
     let mut members = Vec::new();
     for plan in plans {
         match Member::start(plan) {
@@ -83,21 +83,6 @@ pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> 
         return Ok(());
     }
     Err(CliError::Failed("not every member stopped in order; their logs say more".to_owned()))
-}
-
-/// Completes at Ctrl-C, when asked to end, and when the terminal goes away.
-fn signalled() -> Result<impl Future<Output = ()>, CliError> {
-    let listen = |kind| signal(kind).map_err(|error| CliError::io("can't listen for signals", error));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
 }
 
 /// Waits until every member serves clients.
@@ -144,9 +129,7 @@ async fn watch(members: &mut Vec<Member>, output: Output) {
 /// Lets every member stop in order; kills those that don't. Tells whether all did.
 async fn stop_all(members: &mut Vec<Member>, output: Output) -> bool {
     // All at once first, so that they stop side by side.
-    for member in members.iter() {
-        member.ask_to_stop().await;
-    }
+    members.iter_mut().for_each(Member::ask_to_stop);
     let deadline = Instant::now() + STOP_DEADLINE;
     let mut orderly = true;
     for mut member in members.drain(..) {

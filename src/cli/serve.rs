@@ -1,77 +1,118 @@
 //! `kith serve`: one member, until it is told to stop.
 //!
-//! The file is read and the log begun here, and the doors are handed to the node, which opens their
-//! ports, runs the member and tells them when to end.
+//! The file is read here; everything after that is [`crate::node`]'s. A member stops in order on
+//! SIGINT and SIGTERM, and, when a parent process asked for it, at the end of standard input: so a
+//! member never outlives the `kith dev` that started it, however that one ended.
 
 use super::error::CliError;
 use crate::config::{LogFormat, MemberConfig};
 use crate::node::handle::Handle;
-use crate::node::{Fronts, LocalHandle, SendWork, Shutdown, Work};
-use crate::telemetry::{Format, Telemetry};
-use crate::{http, resp, telemetry};
+use crate::node::{self, Fronts, LocalHandle, Shutdown};
+use crate::telemetry::{self, Telemetry};
+use crate::{http, resp};
 use clap::Args;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// The member's file; `kith check-config` shows what is wrong with one
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
+    /// Stop also at the end of standard input, for programs that start members
+    #[arg(long, hide_short_help = true)]
+    pub(super) stop_with_input: bool,
 }
 
 /// `kith serve`
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let config = MemberConfig::load(&args.config)?;
     let format = match config.log_format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
     };
     telemetry::init(format, &config.log_level).map_err(|error| CliError::Failed(error.to_string()))?;
     let fronts = fronts(&config);
-    crate::node::run(config, fronts).map_err(|error| CliError::Failed(error.to_string()))
+    let stop = stop_requested(args.stop_with_input);
+    node::run(config, fronts, stop).map_err(|error| CliError::Failed(error.to_string()))
 }
 
-/// The doors that clients come through.
+/// The doors that clients come through; the node opens their ports and tells them when to end.
 fn fronts(config: &MemberConfig) -> Fronts {
-    let connections = config.limits.http_connections;
     let limits = resp::Limits { connections: config.limits.resp_connections, ..resp::Limits::default() };
+    let connections = config.limits.http_connections;
     Fronts {
-        local: Box::new(move |listener, local, shutdown| serve_resp(listener, local, limits, shutdown)),
+        local: Box::new(move |listener, local, shutdown| {
+            Box::pin(serve_resp(listener, local, limits, shutdown))
+        }),
         shared: Box::new(move |listener, handle, telemetry, shutdown| {
-            serve_http(listener, connections, handle, telemetry, shutdown)
+            Box::pin(serve_http(listener, connections, handle, telemetry, shutdown))
         }),
     }
 }
 
-fn serve_resp(listener: TcpListener, local: LocalHandle, limits: resp::Limits, shutdown: Shutdown) -> Work {
-    Box::pin(async move {
-        match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => resp::serve(listener, local, limits, ended(shutdown)).await,
-            Err(error) => tracing::error!(%error, "RESP can't be served"),
-        }
-    })
+async fn serve_resp(listener: TcpListener, local: LocalHandle, limits: resp::Limits, shutdown: Shutdown) {
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => resp::serve(listener, local, limits, ended(shutdown)).await,
+        Err(error) => tracing::error!(%error, "RESP can't be served"),
+    }
 }
 
-fn serve_http(
+async fn serve_http(
     listener: TcpListener,
     connections: usize,
     handle: Handle,
     telemetry: Telemetry,
     shutdown: Shutdown,
-) -> SendWork {
-    Box::pin(async move {
-        let served = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => http::serve(listener, connections, handle, telemetry, ended(shutdown)).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = served {
-            tracing::error!(%error, "HTTP can't be served");
-        }
-    })
+) {
+    let served = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => http::serve(listener, connections, handle, telemetry, ended(shutdown)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "HTTP ended");
+    }
 }
 
-/// Completes when the doors shall close, also when the node is gone without having said so.
+/// Completes when the member stops.
 async fn ended(mut shutdown: Shutdown) {
-    _ = shutdown.wait_for(|stopping| *stopping).await;
+    // An error means that the node is gone, which is an end too.
+    _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Completes when the process is asked to stop. Must be awaited within a runtime.
+async fn stop_requested(with_input: bool) {
+    let input = async { if with_input { input_ended().await } else { std::future::pending().await } };
+    tokio::select! {
+        () = input => {}
+        () = signalled() => {}
+    }
+}
+
+/// Completes at the end of standard input.
+async fn input_ended() {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: nothing can take back a read that waits, and a process that stops for
+    // another reason must not wait for it.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(ended);
+    });
+    let _ = end.await;
+}
+
+/// Completes at SIGINT or SIGTERM.
+pub(super) async fn signalled() {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    match (interrupt, terminate) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // Without handlers the signals end the process at once, which loses nothing that was acknowledged.
+        _ => std::future::pending().await,
+    }
 }

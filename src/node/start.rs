@@ -67,12 +67,12 @@ impl std::fmt::Debug for Fronts {
     }
 }
 
-/// Runs one member until it is told to stop. Blocks the calling thread, which becomes the data
+/// Runs one member until `stop` completes. Blocks the calling thread, which becomes the data
 /// thread.
 ///
 /// # Errors
 /// [`NodeError`] when it could not start or had to stop. What was acknowledged is on its disk.
-pub fn run(config: MemberConfig, fronts: Fronts) -> Result<(), NodeError> {
+pub fn run(config: MemberConfig, fronts: Fronts, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     let system = |what: &'static str| move |source| NodeError::System { what, source };
     let services = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -87,7 +87,7 @@ pub fn run(config: MemberConfig, fronts: Fronts) -> Result<(), NodeError> {
         .build()
         .map_err(system("a runtime"))?;
     let local = LocalSet::new();
-    let result = local.block_on(&data, serve(config, fronts, services.handle().clone()));
+    let result = local.block_on(&data, serve(config, fronts, services.handle().clone(), stop));
     drop(local);
     services.shutdown_timeout(Duration::from_secs(1));
     result
@@ -222,6 +222,7 @@ async fn serve(
     config: MemberConfig,
     fronts: Fronts,
     services: tokio::runtime::Handle,
+    stop_wanted: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
@@ -281,7 +282,7 @@ async fn serve(
         tokio::task::spawn_local((fronts.local)(listener, local, shutdown))
     });
 
-    wait_for_stop(&shared, &mut http_front).await;
+    wait_for_stop(&shared, stop_wanted, &mut http_front).await;
     tracing::info!("stopping");
     seeker.abort();
     // Fails only when no front listens any more.
@@ -318,20 +319,12 @@ fn spawn_tasks(
     });
 }
 
-/// Waits for a signal, an error, or the end of a front that a member can't be without.
-async fn wait_for_stop(shared: &Shared, http: &mut Option<tokio::task::JoinHandle<()>>) {
-    let interrupted = async {
-        let signals = tokio::signal::unix::SignalKind::interrupt();
-        let terminated = tokio::signal::unix::SignalKind::terminate();
-        let both =
-            tokio::signal::unix::signal(signals).ok().zip(tokio::signal::unix::signal(terminated).ok());
-        match both {
-            Some((mut interrupt, mut terminate)) => {
-                tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
-            }
-            None => std::future::pending().await,
-        }
-    };
+/// Waits for the wish to stop, an error, or the end of a front that a member can't be without.
+async fn wait_for_stop(
+    shared: &Shared,
+    wanted: impl Future<Output = ()>,
+    http: &mut Option<tokio::task::JoinHandle<()>>,
+) {
     let http_ended = async {
         match http {
             Some(front) => _ = front.await,
@@ -339,7 +332,7 @@ async fn wait_for_stop(shared: &Shared, http: &mut Option<tokio::task::JoinHandl
         }
     };
     let ended = tokio::select! {
-        () = interrupted => false,
+        () = wanted => false,
         () = shared.stop.notified() => false,
         () = http_ended => true,
     };

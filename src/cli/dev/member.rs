@@ -27,13 +27,13 @@ impl Member {
         let failed = |error| CliError::io(format!("can't start {}", plan.name), error);
         let log = OpenOptions::new().create(true).append(true).open(&plan.log).map_err(failed)?;
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.arg("serve").arg("--config").arg(&plan.config);
+        command.arg("serve").arg("--stop-with-input").arg("--config").arg(&plan.config);
         // What is set for a member of one's own must not change these.
         for key in KEYS {
             command.env_remove(key.variable());
         }
         // In a group of its own, so that Ctrl-C reaches it through this process only.
-        command.process_group(0).stdin(Stdio::null()).kill_on_drop(true);
+        command.process_group(0).stdin(Stdio::piped()).kill_on_drop(true);
         command.stdout(log.try_clone().map_err(failed)?).stderr(log);
         let child = command.spawn().map_err(failed)?;
         let pid = child.id().unwrap_or_default();
@@ -54,15 +54,9 @@ impl Member {
         Some(self.story(status))
     }
 
-    /// Sends SIGTERM, at which it stops in order.
-    pub(super) async fn ask_to_stop(&self) {
-        // Not reaped yet, so the id is still its own. The shell's `kill` is there on every machine.
-        if self.child.id().is_some() {
-            let mut kill = Command::new("/bin/sh");
-            kill.args(["-c", "kill -TERM \"$1\"", "sh"]).arg(self.pid.to_string());
-            // One that could not be asked is killed when its time is over.
-            let _ = kill.stdin(Stdio::null()).stderr(Stdio::null()).status().await;
-        }
+    /// Closes its standard input, at which it stops.
+    pub(super) fn ask_to_stop(&mut self) {
+        self.child.stdin = None;
     }
 
     /// Waits until it ended; an error tells that it did so out of order.

@@ -7,13 +7,16 @@
 //! - A record that fails its checksum, or lies under another key than its own, is reported and never
 //!   handed out.
 //! - Each checkpoint stores how many records there are and the XOR of their elements, so that the
-//!   scan at start notices records that are gone without a trace.
-//! - A file that can't be opened is set aside under a telling name and a fresh one begun. redb's
-//!   panics become errors.
+//!   scan at start notices records that are gone without a trace; it also has redb check its pages,
+//!   because one bad bit in an inner page can hide good records from lookups.
+//! - A store in which that finds damage is copied, as far as it is whole, and set aside under a
+//!   telling name; one that can't be opened is set aside and a fresh one begun. redb's panics become
+//!   errors.
 //! - After a failed write redb refuses everything until it is reopened; that happens by itself, and
 //!   what was committed is still there.
 
 mod checkpoint;
+mod rebuild;
 mod scan;
 
 pub use checkpoint::{Checkpoint, Mark, Replaced};
@@ -26,12 +29,13 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The file's name.
 pub const STORE_FILE: &str = "records.redb";
 /// Damaged records that are remembered until the next checkpoint removes them; the others are found
 /// again at the next start.
-const MAX_DAMAGED_KEYS: usize = 65_536;
+const MAX_DAMAGED_KEYS: usize = 4_096;
 const OPENING: &str = "opening the record store";
 const READING: &str = "reading the record store";
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
@@ -43,7 +47,10 @@ const POISONED: StorageError = StorageError::Poisoned { what: "record store" };
 pub struct Store<D: Disk> {
     disk: D,
     cache_bytes: usize,
+    wall_ms: u64,
     database: Option<Database>,
+    /// Set while redb checks the file: what it would repair must stay as it is.
+    sealed: Arc<AtomicBool>,
     /// A snapshot, opened when it is first needed after a commit.
     table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     totals: Totals,
@@ -90,6 +97,11 @@ impl Totals {
     const BYTES: usize = 33;
     const FORMAT: u8 = 1;
 
+    fn add(&mut self, record: RecordRef<'_>) {
+        self.records += 1;
+        self.elements ^= record.element();
+    }
+
     fn encode(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::BYTES + 8);
         out.push(Self::FORMAT);
@@ -135,7 +147,9 @@ impl<D: Disk> Store<D> {
         let mut store = Self {
             disk: disk.clone(),
             cache_bytes,
+            wall_ms,
             database: None,
+            sealed: Arc::new(AtomicBool::new(false)),
             table: None,
             totals: Totals::default(),
             damaged_keys: Vec::new(),
@@ -143,10 +157,11 @@ impl<D: Disk> Store<D> {
             key: Vec::new(),
         };
         let mut recovery = StoreRecovery::default();
+        store.finish_rebuild()?;
         match store.connect() {
             Ok(created) => recovery.created = created,
             Err(StorageError::Damaged { detail, .. }) => {
-                let aside = store.set_aside(wall_ms)?;
+                let aside = store.set_aside()?;
                 recovery.set_aside = Some((aside, detail));
                 recovery.created = store.connect()?;
             }
@@ -156,23 +171,11 @@ impl<D: Disk> Store<D> {
         Ok((store, recovery))
     }
 
-    /// Gives up a store whose damage goes deeper than single records: sets it aside and begins a
-    /// fresh one. Whatever it held must come from the journal's and the peers' records.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    pub fn abandon(mut self, wall_ms: u64) -> Result<(Self, StoreRecovery), StorageError> {
-        self.disconnect();
-        let aside = self.set_aside(wall_ms)?;
-        let (store, mut recovery) = Self::open(&self.disk, self.cache_bytes, wall_ms)?;
-        recovery.set_aside = Some((aside, "it was given up".to_owned()));
-        Ok((store, recovery))
-    }
-
     /// The record under one key, verified.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] when redb itself is; `Io` when the disk fails. Nothing is changed.
+    /// [`StorageError::Damaged`] when redb itself is, see [`Store::rebuild`]; `Io` when the disk
+    /// fails. Nothing is changed.
     pub fn load(&mut self, key: KeyRef<'_>) -> Result<Loaded, StorageError> {
         let mut name = std::mem::take(&mut self.key);
         encode_key(&mut name, key.collection().as_bytes(), key.key());
@@ -214,14 +217,8 @@ impl<D: Disk> Store<D> {
             Err(error) => return Err(failed(error)),
         };
         let file = self.disk.open(STORE_FILE, true).map_err(failed)?;
-        let cache_bytes = self.cache_bytes;
-        let (database, totals) = guarded(|| {
-            let mut builder = Database::builder();
-            builder.set_cache_size(cache_bytes);
-            let database = builder.create_with_backend(Backend(file)).map_err(from_redb(OPENING))?;
-            let totals = read_totals(&database)?;
-            Ok((database, totals))
-        })?;
+        let backend = Backend { file, sealed: Arc::clone(&self.sealed) };
+        let (database, totals) = open_database(backend, self.cache_bytes)?;
         if fresh {
             self.disk.sync_dir().map_err(failed)?;
         }
@@ -235,8 +232,8 @@ impl<D: Disk> Store<D> {
         let _ = catch_unwind(AssertUnwindSafe(|| drop((table, database))));
     }
 
-    fn set_aside(&self, wall_ms: u64) -> Result<String, StorageError> {
-        let aside = format!("{STORE_FILE}.damaged-{wall_ms}");
+    fn set_aside(&self) -> Result<String, StorageError> {
+        let aside = format!("{STORE_FILE}.damaged-{}", self.wall_ms);
         let moved = self.disk.rename(STORE_FILE, &aside).and_then(|()| self.disk.sync_dir());
         moved.map_err(|error| StorageError::from_io("setting the record store aside", error))?;
         Ok(aside)
@@ -312,6 +309,19 @@ impl<D: Disk> std::fmt::Debug for Store<D> {
 
 type RecordsTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
+fn open_database<F: File>(
+    backend: Backend<F>,
+    cache_bytes: usize,
+) -> Result<(Database, Totals), StorageError> {
+    guarded(|| {
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes);
+        let database = builder.create_with_backend(backend).map_err(from_redb(OPENING))?;
+        let totals = read_totals(&database)?;
+        Ok((database, totals))
+    })
+}
+
 /// What the last commit stored, making the tables where there are none.
 fn read_totals(database: &Database) -> Result<Totals, StorageError> {
     let transaction = database.begin_read().map_err(from_redb(OPENING))?;
@@ -381,26 +391,36 @@ fn from_redb<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> Storage
 
 /// Lets redb work on a file of the port.
 #[derive(Debug)]
-struct Backend<F>(F);
+struct Backend<F> {
+    file: F,
+    /// While set, writes are let fall.
+    sealed: Arc<AtomicBool>,
+}
+
+impl<F> Backend<F> {
+    fn unless_sealed(&self, change: impl FnOnce(&F) -> io::Result<()>) -> io::Result<()> {
+        if self.sealed.load(Ordering::Acquire) { Ok(()) } else { change(&self.file) }
+    }
+}
 
 impl<F: File> redb::StorageBackend for Backend<F> {
     fn len(&self) -> io::Result<u64> {
-        self.0.length()
+        self.file.length()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.file.read(offset, out)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.unless_sealed(|file| file.set_len(length))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.unless_sealed(File::sync_data)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write(offset, bytes)
+        self.unless_sealed(|file| file.write(offset, bytes))
     }
 }

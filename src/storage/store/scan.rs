@@ -1,22 +1,25 @@
 //! Reading many records: all of them at a start, pages of them for listings.
 
-use super::{Disk, MAX_DAMAGED_KEYS, READING, Store, Totals, from_redb, intact};
+use super::{Disk, READING, RecordsTable, Store, Totals, from_redb, guarded, intact};
 use crate::model::RecordRef;
 use crate::storage::error::StorageError;
 use redb::ReadableTable;
 use std::ops::Bound;
 
 /// What the scan at a start found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Scan {
-    /// Records that are whole.
+    /// Records that are whole, and were shown.
     pub records: u64,
-    /// Records that are not what was written; the next checkpoint removes them.
+    /// Records that are not what was written. They are not in the store any more.
     pub damaged: u64,
     /// The whole records are exactly those that the last checkpoint left. If not, some are damaged
     /// or gone: what this member holds is incomplete.
     pub complete: bool,
+    /// The name under which the store was set aside because of damage. The store that takes its
+    /// place holds what was whole.
+    pub set_aside: Option<String>,
 }
 
 /// Some records in key order.
@@ -35,44 +38,28 @@ pub struct Page {
 }
 
 impl<D: Disk> Store<D> {
-    /// Shows every whole record, in order of collection and key.
+    /// Shows every whole record, in order of collection and key, and looks for damage everywhere
+    /// else. A store that has any is rebuilt at once.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`]: redb can't be read to its end, see [`Store::abandon`].
+    /// `Io` and `Full` as the disk has it. Some records may have been shown.
     pub fn for_each(&mut self, show: &mut dyn FnMut(RecordRef<'_>)) -> Result<Scan, StorageError> {
-        let (mut scan, mut totals, mut damaged_keys) = (Scan::default(), Totals::default(), Vec::new());
-        let mut begun = false;
-        self.with_table(|table| {
-            // No record may be shown twice, so this can't be tried again.
-            if std::mem::replace(&mut begun, true) {
-                return Err(super::POISONED);
-            }
-            let mut last = Vec::new();
-            for entry in table.iter().map_err(from_redb(READING))? {
-                let (name, bytes) = entry.map_err(from_redb(READING))?;
-                let name = name.value();
-                // Out of order, no lookup would find it.
-                let record = intact(name, bytes.value()).filter(|_| last.as_slice() < name);
-                let Some(record) = record else {
-                    scan.damaged += 1;
-                    if damaged_keys.len() < MAX_DAMAGED_KEYS {
-                        damaged_keys.push(Box::<[u8]>::from(name));
-                    }
-                    continue;
-                };
-                last.clear();
-                last.extend_from_slice(name);
-                totals.records += 1;
-                totals.elements ^= record.element();
+        let (mut scan, mut totals) = (Scan::default(), Totals::default());
+        let opened = readable(self.with_table(|_| Ok(())))?;
+        let to_its_end = match &self.table {
+            Some(table) if opened.is_some() => visit_all(table, &mut scan.damaged, &mut |_, record| {
+                totals.add(record);
                 show(record);
-            }
-            Ok(())
-        })?;
+                Ok(())
+            })?,
+            _ => false,
+        };
         scan.records = totals.records;
-        scan.complete = (totals.records, totals.elements) == (self.totals.records, self.totals.elements);
-        // From here on the totals speak of what is really there.
-        (self.totals.records, self.totals.elements) = (totals.records, totals.elements);
-        self.damaged_keys = damaged_keys;
+        scan.complete =
+            to_its_end && (totals.records, totals.elements) == (self.totals.records, self.totals.elements);
+        if !scan.complete || scan.damaged > 0 || !self.is_sound()? {
+            scan.set_aside = Some(self.rebuild()?);
+        }
         Ok(scan)
     }
 
@@ -131,5 +118,42 @@ impl<D: Disk> Store<D> {
             self.remember_damaged(&key);
         }
         Ok(page)
+    }
+}
+
+/// Visits every whole record in key order and counts the others; tells whether reading came to the
+/// table's end.
+pub(super) fn visit_all(
+    table: &RecordsTable,
+    damaged: &mut u64,
+    visit: &mut dyn FnMut(&[u8], RecordRef<'_>) -> Result<(), StorageError>,
+) -> Result<bool, StorageError> {
+    let Some(mut entries) = readable(guarded(|| table.iter().map_err(from_redb(READING))))? else {
+        return Ok(false);
+    };
+    let mut last = Vec::new();
+    loop {
+        let next = guarded(|| entries.next().transpose().map_err(from_redb(READING)));
+        let Some(next) = readable(next)? else { return Ok(false) };
+        let Some((name, bytes)) = next else { return Ok(true) };
+        let parts = readable(guarded(|| Ok((name.value(), bytes.value()))))?;
+        // Out of order, no lookup would find it.
+        let whole = parts.filter(|(name, _)| last.as_slice() < *name);
+        let Some((name, record)) = whole.and_then(|(name, bytes)| Some((name, intact(name, bytes)?))) else {
+            *damaged += 1;
+            continue;
+        };
+        last.clear();
+        last.extend_from_slice(name);
+        visit(name, record)?;
+    }
+}
+
+/// Damage becomes `None`.
+fn readable<T>(read: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(StorageError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -1,0 +1,656 @@
+//! Storage on disks that lose, tear, corrupt, lie and fill up.
+//!
+//! Each test states what must hold whatever the disk does: what was synced is there, what is damaged
+//! is noticed and never served, what can be repeated says so.
+
+#[path = "support/disk.rs"]
+mod disk;
+
+use disk::{Operation, SimDisk, pick};
+use kith::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
+use kith::storage::disk::lock;
+use kith::storage::{
+    Disk, Journal, JournalOptions, Loaded, OsDisk, Recovery, StorageError, Store, StoreRecovery, Syncer,
+    small,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+const CACHE: usize = 1 << 20;
+const FIRST: &str = "journal-000001.log";
+const OPTIONS: JournalOptions =
+    JournalOptions { wall_ms: 1_234, seed: 99, first_needed: 0, reserve_bytes: 0, ahead_bytes: 0 };
+
+fn open_journal<D: Disk>(disk: &D, options: JournalOptions) -> (Journal<D>, Recovery, Vec<Vec<u8>>) {
+    try_open_journal(disk, options).unwrap()
+}
+
+type Opened<D> = (Journal<D>, Recovery, Vec<Vec<u8>>);
+
+fn try_open_journal<D: Disk>(disk: &D, options: JournalOptions) -> Result<Opened<D>, StorageError> {
+    let mut payloads = Vec::new();
+    let (journal, recovery) = Journal::open(disk, &options, |payload| {
+        payloads.push(payload.to_vec());
+        Ok(())
+    })?;
+    Ok((journal, recovery, payloads))
+}
+
+/// Payloads of different lengths that differ in every byte.
+fn payload(number: u8) -> Vec<u8> {
+    vec![number; 20 + usize::from(number) * 37]
+}
+
+fn key(number: u32) -> Vec<u8> {
+    format!("key-{number:05}").into_bytes()
+}
+
+fn number_of(key: &[u8]) -> u32 {
+    std::str::from_utf8(&key[4..]).unwrap().parse().unwrap()
+}
+
+fn record(number: u32, time: u64) -> Record {
+    let key = key(number);
+    let value = [&time.to_le_bytes()[..], &[number as u8; 80]].concat();
+    let stamp = Timestamp { time, member: MemberId(1) };
+    Record::value(KeyRef::new("default", &key).unwrap(), stamp, None, &value)
+}
+
+fn bytes_of(records: impl IntoIterator<Item = Record>) -> Vec<u8> {
+    records.into_iter().flat_map(|record| record.into_bytes().into_vec()).collect()
+}
+
+/// One checkpoint with these records.
+fn checkpoint<D: Disk>(store: &mut Store<D>, records: &[u8], journal_from: u64) -> Result<(), StorageError> {
+    let mut checkpoint = store.begin()?;
+    checkpoint.write_batch(records, &mut Vec::new())?;
+    store.commit(checkpoint, journal_from)
+}
+
+#[test]
+fn what_was_appended_is_replayed_in_order_across_segments_and_lives() {
+    let disk = SimDisk::new(1);
+    let mut expected = Vec::new();
+    for life in 0..3u8 {
+        let options = JournalOptions { seed: u64::from(life), ahead_bytes: 4_096, ..OPTIONS };
+        let (mut journal, recovery, replayed) = open_journal(&disk, options);
+        assert_eq!(replayed, expected);
+        assert!(recovery.is_whole() && recovery.set_aside.is_empty());
+        for number in 0..4 {
+            journal.append(&payload(life * 10 + number)).unwrap();
+            expected.push(payload(life * 10 + number));
+            if number == 1 {
+                journal.syncer().prepare().unwrap();
+                journal.rotate().unwrap();
+            }
+        }
+        let appended: usize = expected.iter().rev().take(4).map(Vec::len).sum();
+        assert_eq!(journal.position(), appended as u64);
+        assert_eq!(journal.syncer().sync().unwrap(), journal.position());
+        disk.crash();
+    }
+}
+
+#[test]
+fn a_journal_cut_at_any_byte_opens_with_every_whole_frame() {
+    let disk = SimDisk::new(2);
+    let (mut journal, ..) = open_journal(&disk, OPTIONS);
+    let mut ends = vec![journal.segment_bytes()];
+    for number in 0..4 {
+        journal.append(&payload(number)).unwrap();
+        ends.push(journal.segment_bytes());
+    }
+    let whole = disk.content(FIRST);
+    for length in 0..whole.len() {
+        for garbage in [false, true] {
+            let mut bytes = whole[..length].to_vec();
+            if garbage {
+                bytes.extend([0xA5; 30]);
+            }
+            let copy = SimDisk::new(3);
+            copy.set_content(FIRST, &bytes);
+            let (journal, recovery, replayed) = open_journal(&copy, OPTIONS);
+            let expected = ends.iter().skip(1).filter(|end| **end <= length as u64).count();
+            assert_eq!(replayed, (0..expected as u8).map(payload).collect::<Vec<_>>(), "cut at {length}");
+            let at_an_end = length == 0 || ends.contains(&(length as u64));
+            // Before the first frame ends, the second copy of the segment's header may be cut.
+            if length as u64 >= ends[0] || length == 0 {
+                assert_eq!(recovery.torn_tail, !at_an_end || garbage, "cut at {length}");
+            }
+            assert!(!recovery.damaged);
+            drop(journal);
+            let (_, again, replayed_again) = open_journal(&copy, JournalOptions { seed: 5, ..OPTIONS });
+            assert_eq!(replayed_again, replayed);
+            assert!(again.is_whole(), "reported once only, cut at {length}: {again:?}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_journal_is_noticed_and_never_replayed() {
+    let disk = SimDisk::new(4);
+    let (mut journal, ..) = open_journal(&disk, OPTIONS);
+    for number in 0..4 {
+        journal.append(&payload(number)).unwrap();
+        journal.syncer().sync().unwrap();
+    }
+    let last = journal.segment_bytes() as usize - payload(3).len() - 40;
+    let length = disk.content(FIRST).len();
+    for bit in (0..length * 8).step_by(5) {
+        let copy = disk.copy(6);
+        copy.flip_bit(FIRST, bit);
+        let (_, recovery, replayed) = open_journal(&copy, OPTIONS);
+        assert!(replayed.iter().all(|found| (0..4).any(|number| payload(number) == *found)));
+        if bit / 8 < 1_024 {
+            assert_eq!(replayed.len(), 4, "one of two headers is enough");
+        } else if bit / 8 < last {
+            assert_eq!(replayed.len(), 3);
+            assert!(recovery.damaged, "bit {bit}");
+            assert_eq!(recovery.set_aside, ["journal-000001.damaged-1234-frame"]);
+            assert!(copy.names().contains(&recovery.set_aside[0]));
+        } else {
+            assert_eq!(replayed.len(), 3);
+            assert!(recovery.torn_tail, "nothing later proves that it had been durable");
+        }
+        let (_, again, replayed_again) = open_journal(&copy, JournalOptions { seed: 7, ..OPTIONS });
+        assert_eq!(replayed_again, replayed, "what was whole is kept");
+        assert!(again.is_whole(), "reported once only");
+    }
+}
+
+#[test]
+fn a_value_that_looks_like_a_frame_is_not_taken_for_one() {
+    let disk = SimDisk::new(5);
+    let (mut journal, ..) = open_journal(&disk, OPTIONS);
+    journal.append(&payload(1)).unwrap();
+    let frame = disk.content(FIRST)[1_024..].to_vec();
+    let other = SimDisk::new(5);
+    let (mut journal, ..) = open_journal(&other, JournalOptions { seed: 100, ..OPTIONS });
+    journal.append(&frame).unwrap();
+    other.flip_bit(FIRST, 1_024 * 8);
+    let (_, recovery, replayed) = open_journal(&other, OPTIONS);
+    assert!(replayed.is_empty() && recovery.torn_tail);
+}
+
+#[test]
+fn lost_files_are_noticed() {
+    let disk = SimDisk::new(8);
+    let (mut journal, ..) = open_journal(&disk, OPTIONS);
+    for number in 0..3 {
+        journal.append(&payload(number)).unwrap();
+        journal.rotate().unwrap();
+    }
+    journal.syncer().sync().unwrap();
+    let lose = |name: &str, first_needed| {
+        let copy = disk.copy(1);
+        copy.remove(name).unwrap();
+        open_journal(&copy, JournalOptions { first_needed, ..OPTIONS }).1
+    };
+    assert_eq!(lose(FIRST, 0).missing_segments, 1);
+    assert_eq!(lose(FIRST, 2).missing_segments, 0, "the store has it");
+    assert_eq!(lose("journal-000002.log", 1).missing_segments, 1);
+    let empty = SimDisk::new(1);
+    assert_eq!(open_journal(&empty, JournalOptions { first_needed: 7, ..OPTIONS }).1.missing_segments, 1);
+    assert_eq!(empty.names(), ["journal-000008.log"]);
+}
+
+#[test]
+fn a_failed_sync_or_write_stops_the_journal() {
+    for operation in [Operation::Sync, Operation::Write] {
+        let disk = SimDisk::new(9);
+        let (mut journal, ..) = open_journal(&disk, OPTIONS);
+        journal.append(&payload(1)).unwrap();
+        let syncer = journal.syncer();
+        assert_eq!(syncer.sync().unwrap(), payload(1).len() as u64);
+        disk.fail_next(operation, io::ErrorKind::Other);
+        let failed = journal.append(&payload(2)).and_then(|()| syncer.sync().map(drop));
+        assert!(matches!(failed, Err(StorageError::Io { .. })));
+        assert!(matches!(journal.append(&payload(3)), Err(StorageError::Poisoned { .. })));
+        assert!(matches!(journal.rotate(), Err(StorageError::Poisoned { .. })));
+        assert!(matches!(syncer.sync(), Err(StorageError::Poisoned { .. })));
+        disk.crash();
+        assert_eq!(open_journal(&disk, OPTIONS).2[0], payload(1));
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_typed_error_and_appends_resume_when_there_is_space() {
+    for reserve_bytes in [0, 500] {
+        let disk = SimDisk::new(10);
+        let options = JournalOptions { reserve_bytes, ahead_bytes: 1_000, ..OPTIONS };
+        let (mut journal, ..) = open_journal(&disk, options);
+        let syncer: Syncer<_> = journal.syncer();
+        disk.set_capacity(4_000);
+        let mut expected = Vec::new();
+        loop {
+            match journal.append(&payload(7)) {
+                Ok(()) => expected.push(payload(7)),
+                Err(error) => break assert!(error.is_full(), "{error}"),
+            }
+            syncer.sync().unwrap();
+            syncer.prepare().unwrap();
+        }
+        assert!(expected.len() > 2);
+        assert!(disk.free_space().unwrap() >= reserve_bytes, "the reserve is left alone");
+        assert!(journal.append(&payload(7)).unwrap_err().is_full());
+        assert_eq!(syncer.sync().unwrap(), journal.position());
+        let copy = disk.copy(1);
+        copy.set_capacity(u64::MAX);
+        copy.crash();
+        assert_eq!(open_journal(&copy, OPTIONS).2, expected);
+        disk.set_capacity(10_000);
+        journal.append(&payload(8)).unwrap();
+        expected.push(payload(8));
+        syncer.sync().unwrap();
+        disk.set_capacity(u64::MAX);
+        disk.crash();
+        let (_, recovery, replayed) = open_journal(&disk, OPTIONS);
+        assert_eq!(replayed, expected);
+        assert!(recovery.is_whole());
+    }
+}
+
+#[test]
+fn a_small_file_has_the_old_or_the_new_content_wherever_the_power_fails() {
+    for count in 1..12 {
+        for seed in 0..20 {
+            let disk = SimDisk::new(seed);
+            small::write_atomic(&disk, "identity", b"old").unwrap();
+            disk.crash_after(count);
+            let written = small::write_atomic(&disk, "identity", &[7; 3_000]).is_ok();
+            disk.crash();
+            let found = small::read(&disk, "identity").unwrap().unwrap();
+            assert!(found == [7; 3_000] || (found == b"old" && !written));
+            small::write_atomic(&disk, "identity", b"next").unwrap();
+        }
+    }
+}
+
+/// A member's storage as the node drives it, and what it may say to others.
+struct Member {
+    disk: SimDisk,
+    /// The newest stamp of each key that was synced.
+    synced: BTreeMap<u32, u64>,
+    clock: u64,
+    random: u64,
+}
+
+struct Opening {
+    journal: Journal<SimDisk>,
+    store: Store<SimDisk>,
+    found: BTreeMap<Vec<u8>, u64>,
+    whole: bool,
+}
+
+impl Member {
+    fn new(seed: u64) -> Self {
+        Self { disk: SimDisk::new(seed), synced: BTreeMap::new(), clock: 1, random: seed }
+    }
+
+    fn open(&mut self) -> Result<Opening, StorageError> {
+        let mut found = BTreeMap::new();
+        let mut see = |record: RecordRef<'_>| {
+            let newest = found.entry(record.key().to_vec()).or_insert(0);
+            *newest = record.timestamp().time.max(*newest);
+        };
+        let (mut store, store_recovery) = Store::open(&self.disk, CACHE, self.clock)?;
+        let scan = store.for_each(&mut see)?;
+        let options = JournalOptions {
+            seed: pick(&mut self.random, u64::MAX),
+            first_needed: store_recovery.journal_from,
+            ahead_bytes: 3_000,
+            ..OPTIONS
+        };
+        let (journal, recovery) = Journal::open(&self.disk, &options, |payload| {
+            let mut rest = payload;
+            while !rest.is_empty() {
+                let (record, after) = RecordRef::parse(rest).unwrap();
+                record.verify().unwrap();
+                see(record);
+                rest = after;
+            }
+            Ok(())
+        })?;
+        let whole =
+            scan.complete && scan.set_aside.is_none() && !recovery.damaged && recovery.missing_segments == 0;
+        let whole = whole && store_recovery.set_aside.is_none() && recovery.set_aside.is_empty();
+        Ok(Opening { journal, store, found, whole })
+    }
+
+    /// Turns, syncs, and every few turns a checkpoint, until something fails.
+    fn work(&mut self, turns: u32, opening: &mut Opening) -> Result<(), StorageError> {
+        let (journal, store) = (&mut opening.journal, &mut opening.store);
+        let syncer = journal.syncer();
+        // What was replayed is not in the store yet, and leaves the journal with the next checkpoint.
+        let mut dirty: BTreeMap<u32, u64> =
+            opening.found.iter().map(|(key, time)| (number_of(key), *time)).collect();
+        let mut unsynced = BTreeMap::new();
+        for turn in 0..turns {
+            let mut batch = Vec::new();
+            for _ in 0..1 + pick(&mut self.random, 6) {
+                let number = pick(&mut self.random, 40) as u32;
+                self.clock += 1;
+                batch.push(record(number, self.clock));
+                unsynced.insert(number, self.clock);
+                dirty.insert(number, self.clock);
+            }
+            journal.append(&bytes_of(batch))?;
+            if turn % 3 == 2 {
+                assert_eq!(syncer.sync()?, journal.position());
+                self.synced.append(&mut unsynced);
+                syncer.prepare()?;
+            }
+            if turn % 7 == 6 {
+                let segment = journal.rotate()?;
+                syncer.sync()?;
+                self.synced.append(&mut unsynced);
+                let records =
+                    bytes_of(std::mem::take(&mut dirty).into_iter().map(|(n, time)| record(n, time)));
+                checkpoint(store, &records, segment)?;
+                syncer.drop_before(segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn assert_synced_is_there(&self, opening: &Opening, context: &str) {
+        for (number, time) in &self.synced {
+            let found = opening.found.get(&key(*number)).copied().unwrap_or_default();
+            assert!(found >= *time, "key {number}: synced {time}, found {found}, {context}");
+        }
+    }
+}
+
+#[test]
+fn what_was_synced_is_there_wherever_the_power_fails() {
+    let mut total = 0;
+    for count in 1.. {
+        let mut member = Member::new(count);
+        let mut opening = member.open().unwrap();
+        member.disk.crash_after(count);
+        let done = member.work(16, &mut opening);
+        let finished = !member.disk.is_off();
+        assert_eq!(done.is_ok(), finished, "only the power fails: {done:?}");
+        drop(opening);
+        // The power also fails while the damage is being looked at.
+        for round in 0..3 {
+            member.disk.crash();
+            member.disk.crash_after(1 + (count + round * 5) % 23);
+            drop(member.open());
+        }
+        member.disk.crash();
+        let mut opening = member.open().unwrap();
+        member.assert_synced_is_there(&opening, &format!("power failed at change {count}"));
+        assert!(opening.whole, "an honest disk is never called damaged, change {count}");
+        member.work(4, &mut opening).unwrap();
+        total = count;
+        if finished {
+            break;
+        }
+    }
+    assert!(total > 60, "{total} changes");
+}
+
+#[test]
+fn a_disk_that_fails_now_and_then_loses_nothing_that_was_synced() {
+    for seed in 0..60 {
+        let mut member = Member::new(seed);
+        for life in 0..4 {
+            member.disk.set_errors_per_mille([0, 10, 100][(seed % 3) as usize]);
+            if let Ok(mut opening) = member.open() {
+                member.assert_synced_is_there(&opening, &format!("seed {seed}, life {life}"));
+                let _ = member.work(12, &mut opening);
+            }
+            member.disk.set_errors_per_mille(0);
+            member.disk.crash();
+        }
+        let opening = member.open().unwrap();
+        member.assert_synced_is_there(&opening, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn a_disk_that_lies_about_syncs_is_found_out_or_did_no_harm() {
+    let mut found_out = 0;
+    for seed in 0..60 {
+        let mut member = Member::new(seed);
+        let mut opening = member.open().unwrap();
+        member.work(9, &mut opening).unwrap();
+        member.disk.set_lying_fsync(true);
+        member.work(12, &mut opening).unwrap();
+        drop(opening);
+        member.disk.crash();
+        member.disk.set_lying_fsync(false);
+        // Nothing wrong is ever shown (`open` verifies), whatever is left.
+        match member.open() {
+            Ok(opening) => found_out += u32::from(!opening.whole),
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    assert!(found_out > 0);
+}
+
+fn filled_store(disk: &SimDisk, records: u32) -> Store<SimDisk> {
+    let (mut store, recovery) = Store::open(disk, CACHE, 1).unwrap();
+    assert!(recovery.created);
+    checkpoint(&mut store, &bytes_of((0..records).map(|number| record(number, 5))), 3).unwrap();
+    store
+}
+
+#[test]
+fn a_checkpoint_tells_what_it_replaced_and_is_there_after_a_crash() {
+    let disk = SimDisk::new(11);
+    let mut store = filled_store(&disk, 100);
+    let mut writing = store.begin().unwrap();
+    assert!(matches!(store.begin(), Err(StorageError::Busy)));
+    let mut replaced = Vec::new();
+    writing.write_batch(&bytes_of([record(7, 6), record(200, 6)]), &mut replaced).unwrap();
+    writing.remove([KeyRef::new("default", &key(8)).unwrap()], &mut replaced).unwrap();
+    let old: Vec<Record> = vec![record(7, 5), record(8, 5)];
+    for (replaced, old) in replaced.iter().zip(&old) {
+        let was = replaced.was.unwrap();
+        let (hash, old) = (replaced.hash, old.view());
+        assert_eq!((hash, was.element, was.timestamp), (old.key_hash(), old.element(), old.timestamp()));
+    }
+    assert_eq!(replaced.len(), 2);
+    let load = |store: &mut Store<SimDisk>, number| {
+        store.load(KeyRef::new("default", &key(number)).unwrap()).unwrap()
+    };
+    assert_eq!(load(&mut store, 7), Loaded::Found(record(7, 5)), "loads go on, and show the last commit");
+    store.commit(writing, 9).unwrap();
+    assert_eq!(load(&mut store, 7), Loaded::Found(record(7, 6)));
+    assert_eq!(load(&mut store, 8), Loaded::Absent);
+    drop(store.begin().unwrap());
+    disk.crash();
+    drop(store);
+    let (mut store, recovery): (_, StoreRecovery) = Store::open(&disk, CACHE, 1).unwrap();
+    assert_eq!((recovery.records, recovery.journal_from, recovery.created), (100, 9, false));
+    let mut count = 0;
+    let scan = store.for_each(&mut |_| count += 1).unwrap();
+    assert_eq!((count, scan.records, scan.damaged, scan.complete), (100, 100, 0, true));
+}
+
+#[test]
+fn pages_of_a_range_join_to_the_whole_range() {
+    let disk = SimDisk::new(12);
+    let mut store = filled_store(&disk, 50);
+    let other = Record::value(KeyRef::new("zebra", b"key-1").unwrap(), Timestamp::ZERO, None, b"");
+    let mut writing = store.begin().unwrap();
+    writing.write_batch(other.view().bytes(), &mut Vec::new()).unwrap();
+    store.commit(writing, 3).unwrap();
+    for (limit_records, limit_bytes) in [(7, usize::MAX), (1_000, 500), (1, 1), (1_000, usize::MAX)] {
+        let (mut all, mut after) = (Vec::new(), None::<Vec<u8>>);
+        loop {
+            let page =
+                store.range("default", b"key-0000", after.as_deref(), limit_records, limit_bytes).unwrap();
+            assert!(page.count <= limit_records);
+            all.extend(page.records);
+            after = page.next_after;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(all, bytes_of((0..10).map(|number| record(number, 5))));
+    }
+    assert_eq!(store.range("default", b"", None, 1_000, usize::MAX).unwrap().count, 50);
+    assert_eq!(store.range("zebra", b"", None, 9, 9).unwrap().count, 1);
+    assert_eq!(store.range("none", b"", None, 9, 9).unwrap().count, 0);
+}
+
+#[test]
+fn a_flipped_bit_in_the_store_is_noticed_and_never_served() {
+    let disk = SimDisk::new(13);
+    drop(filled_store(&disk, 400));
+    let length = disk.content("records.redb").len();
+    let mut random = 7;
+    let mut outcomes = [0u32; 3];
+    for _ in 0..400 {
+        let copy = disk.copy(1);
+        let bit = pick(&mut random, length as u64 * 8) as usize;
+        copy.flip_bit("records.redb", bit);
+        let (mut store, recovery) = Store::open(&copy, CACHE, 77).unwrap();
+        if let Some((name, _)) = recovery.set_aside {
+            assert_eq!(name, "records.redb.damaged-77");
+            assert!(copy.names().contains(&name) && recovery.created && store.records() == 0);
+            outcomes[0] += 1;
+            continue;
+        }
+        let mut shown = 0;
+        let scan = store.for_each(&mut |found| {
+            shown += 1;
+            assert_eq!(found.bytes(), record(number_of(found.key()), 5).view().bytes());
+        });
+        let scan = scan.unwrap();
+        assert!(!scan.complete || shown == 400, "bit {bit}: {shown} records pass for all");
+        assert!(scan.damaged == 0 || !scan.complete);
+        outcomes[if scan.set_aside.is_some() { 1 } else { 2 }] += 1;
+        for number in 0..400 {
+            match store.load(KeyRef::new("default", &key(number)).unwrap()) {
+                Ok(Loaded::Found(found)) => assert_eq!(found, record(number, 5)),
+                Ok(Loaded::Absent) => assert!(!scan.complete, "bit {bit}: {number} is gone without a word"),
+                other => panic!("bit {bit}: {other:?} although the store was checked"),
+            }
+        }
+    }
+    assert!(outcomes[1] > 0 && outcomes[2] > 0, "{outcomes:?}");
+}
+
+/// A store of 20 records of which number 11 is damaged.
+fn damaged_store(seed: u64) -> (SimDisk, Store<SimDisk>) {
+    let disk = SimDisk::new(seed);
+    drop(filled_store(&disk, 20));
+    let content = disk.content("records.redb");
+    let body = record(11, 5).view().body().to_vec();
+    let at = content.windows(body.len()).position(|part| part == body).unwrap();
+    disk.flip_bit("records.redb", at * 8);
+    let store = Store::open(&disk, CACHE, 70).unwrap().0;
+    (disk, store)
+}
+
+#[test]
+fn a_damaged_record_that_is_met_at_work_is_removed_by_the_next_checkpoint() {
+    let (_disk, mut store) = damaged_store(14);
+    let name = key(11);
+    let damaged = KeyRef::new("default", &name).unwrap();
+    assert_eq!(store.load(damaged).unwrap(), Loaded::Damaged);
+    let page = store.range("default", b"", None, 100, usize::MAX).unwrap();
+    assert_eq!((page.count, page.damaged), (19, 1));
+    checkpoint(&mut store, &bytes_of([record(0, 6)]), 4).unwrap();
+    assert_eq!(store.load(damaged).unwrap(), Loaded::Absent);
+    let page = store.range("default", b"", None, 100, usize::MAX).unwrap();
+    assert_eq!((page.count, page.damaged), (19, 0));
+}
+
+#[test]
+fn a_store_with_damage_is_rebuilt_from_what_is_whole() {
+    let (disk, mut store) = damaged_store(17);
+    let mut shown = 0;
+    let scan = store.for_each(&mut |_| shown += 1).unwrap();
+    assert_eq!((shown, scan.records, scan.damaged, scan.complete), (19, 19, 1, false));
+    assert_eq!(scan.set_aside.unwrap(), "records.redb.damaged-70");
+    assert_eq!(disk.names(), ["records.redb", "records.redb.damaged-70"]);
+    disk.crash();
+    drop(store);
+    let (mut store, recovery) = Store::open(&disk, CACHE, 71).unwrap();
+    assert_eq!((recovery.records, recovery.journal_from), (19, 3));
+    let scan = store.for_each(&mut |_| {}).unwrap();
+    assert_eq!((scan.records, scan.damaged, scan.complete, scan.set_aside), (19, 0, true, None));
+}
+
+#[test]
+fn a_rebuilding_that_the_power_interrupts_loses_nothing() {
+    for count in 1.. {
+        let (disk, mut store) = damaged_store(count);
+        let before = disk.operations();
+        disk.crash_after(count);
+        let done = store.for_each(&mut |_| {}).is_ok();
+        drop(store);
+        let finished = done && !disk.is_off();
+        disk.crash();
+        let (mut store, _) = Store::open(&disk, CACHE, 72).unwrap();
+        assert_eq!(store.for_each(&mut |_| {}).unwrap().records, 19, "power failed at change {count}");
+        if finished {
+            assert!(disk.operations() - before > 10);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_no_store_is_set_aside_and_reported() {
+    let disk = SimDisk::new(15);
+    drop(filled_store(&disk, 100));
+    let content = disk.content("records.redb");
+    let halves =
+        [content[..content.len() / 2].to_vec(), [vec![0; 8_192], content[8_192..].to_vec()].concat()];
+    for bytes in [b"not a database".to_vec(), vec![0; 100_000], content[..100].to_vec()].iter().chain(&halves)
+    {
+        let copy = SimDisk::new(1);
+        copy.set_content("records.redb", bytes);
+        let (mut store, recovery) = Store::open(&copy, CACHE, 5).unwrap();
+        let (aside, _) = recovery.set_aside.unwrap();
+        assert_eq!(copy.content(&aside).len(), bytes.len().max(copy.content(&aside).len()));
+        checkpoint(&mut store, &bytes_of([record(1, 1)]), 1).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_on_a_full_disk_fails_cleanly_and_succeeds_when_there_is_space() {
+    let disk = SimDisk::new(16);
+    let mut store = filled_store(&disk, 100);
+    let many = bytes_of((0..20_000).map(|number| record(number, 9)));
+    disk.set_capacity(disk.used() + 100_000);
+    for _ in 0..3 {
+        let failed = checkpoint(&mut store, &many, 4).unwrap_err();
+        assert!(failed.is_full(), "{failed}");
+        let name = key(5);
+        let loaded = store.load(KeyRef::new("default", &name).unwrap()).unwrap();
+        assert_eq!(loaded, Loaded::Found(record(5, 5)), "reads go on");
+    }
+    disk.set_capacity(u64::MAX);
+    checkpoint(&mut store, &many, 4).unwrap();
+    assert_eq!(store.records(), 20_000);
+    disk.crash();
+    drop(store);
+    assert_eq!(Store::open(&disk, CACHE, 1).unwrap().1.records, 20_000);
+}
+
+const CHILD: &str = "KITH_TEST_LOCKED_DIRECTORY";
+
+#[test]
+fn a_second_process_is_kept_out_of_a_data_directory() {
+    if let Some(directory) = std::env::var_os(CHILD) {
+        let refused = lock(&OsDisk::new(directory).unwrap()).unwrap_err();
+        assert!(refused.to_string().contains("another kith uses this data directory"));
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let disk = OsDisk::new(place.path()).unwrap();
+    let _held = lock(&disk).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_second_process_is_kept_out_of_a_data_directory"])
+        .env(CHILD, place.path())
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
