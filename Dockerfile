@@ -5,9 +5,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 # The dependencies by themselves, so that a change of kith builds kith only.
-RUN mkdir -p src integration benches examples \
-    && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
-    && sed -i '/^\[\[test\]\]/,$d;/^\[\[bench\]\]/,$d' Cargo.toml \
+RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+    && awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml > reduced && mv reduced Cargo.toml \
     && cargo build --release --locked --bin kith
 COPY . .
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin kith
@@ -17,7 +16,8 @@ RUN useradd --system --uid 7400 --no-create-home kith \
     && install -d -o kith -g kith -m 700 /var/lib/kith
 COPY --from=build /build/target/release/kith /usr/local/bin/kith
 USER kith
-# Inside a container the addresses of the machine are not known; ports are chosen when it is run.
+# Inside a container the machine's address is not known: tell each member KITH_ADVERTISE_PEERS=HOST:7400, or
+# write it into its file.
 ENV KITH_DATA_DIR=/var/lib/kith \
     KITH_LISTEN_PEERS=0.0.0.0:7400 \
     KITH_LISTEN_HTTP=0.0.0.0:7401 \
