@@ -326,7 +326,9 @@ impl Engine {
                 held,
             });
         }
-        self.lanes.journal = journal;
+        // Hints were noted meanwhile: they follow the record.
+        let hints = std::mem::replace(&mut self.lanes.journal, journal);
+        self.lanes.journal.extend_from_slice(&hints);
     }
 
     /// Sends a record to one owner, or notes a hint for it.
