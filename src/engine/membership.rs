@@ -442,6 +442,14 @@ impl Engine {
         (self.records.table.len(), self.records.table.bytes(), self.records.table.dirty())
     }
 
+    /// The record of a key in memory as it is, tombstones included; redb may hold an older one, or
+    /// one to be merged with it. For checks of what a member holds: readers use
+    /// [`Engine::read_now`].
+    #[must_use]
+    pub fn peek(&self, key: KeyRef<'_>) -> Option<RecordRef<'_>> {
+        self.records.table.find(key, key.hash()).and_then(|id| self.records.table.record(id))
+    }
+
     /// The roots of the hash trees, partition by partition.
     pub fn roots(&self) -> impl Iterator<Item = u128> + '_ {
         self.records.trees.roots()
