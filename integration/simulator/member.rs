@@ -625,22 +625,22 @@ impl World {
         let index = self.random.index(self.members.len());
         match fault {
             Fault::Kill | Fault::PowerCut => {
-                let downtime = self.random.delay(3 * SECOND);
+                let downtime = self.random.duration(3 * SECOND);
                 self.crash(index, fault == Fault::PowerCut, downtime);
             }
             Fault::Pause => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.members[index].paused_until = self.now + time;
                 self.note("pause", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
             }
             Fault::Clock => self.clock_fault(index),
             Fault::DiskFull => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.members[index].full_until = self.now + time;
                 self.note("full", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
             }
             Fault::DiskSlow => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.members[index].slow_until = self.now + time;
                 self.note("slow", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
             }
@@ -708,6 +708,8 @@ impl World {
             let member = &mut self.members[index];
             (member.paused_until, member.full_until, member.slow_until) = (self.now, 0, 0);
             member.clock.frozen_ms = None;
+            member.has_turn = false;
+            self.wake(index);
         }
     }
 
