@@ -63,6 +63,7 @@ impl Engine {
         self.lanes.sync = true;
         self.refresh_placement();
         self.complete.fill(true);
+        self.plan_copying();
         self.note_complete();
     }
 
