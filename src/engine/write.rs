@@ -46,6 +46,16 @@ pub(super) enum Origin {
     },
 }
 
+/// How far the search for a stamper got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// When to stop looking, in microseconds.
+    pub(super) give_up_us: u64,
+    /// A stamper that did not answer may have stored it: no later refusal says that nothing was
+    /// changed.
+    pub(super) in_doubt: bool,
+}
+
 /// A change on its way to a stamper.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -55,18 +65,17 @@ pub(super) struct Job<'a> {
     pub(super) change: Change<'a>,
     pub(super) level: Level,
     pub(super) after: u64,
-    /// When to stop looking for a stamper, in microseconds.
-    pub(super) give_up_us: u64,
+    pub(super) attempt: Attempt,
     /// Redb was asked for the key: the table has what there is.
     pub(super) is_loaded: bool,
 }
 
 impl<'a> Job<'a> {
     /// The job of a request; `None` when its names are no good.
-    pub(super) fn of(origin: Origin, request: &'a WriteRequest, give_up_us: u64) -> Option<Self> {
+    pub(super) fn of(origin: Origin, request: &'a WriteRequest, attempt: Attempt) -> Option<Self> {
         let key = KeyRef::new(&request.collection, &request.key).ok()?;
         let (change, level, after) = (change_of(&request.change), request.level, request.after);
-        Some(Self { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false })
+        Some(Self { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false })
     }
 
     fn request(&self) -> WriteRequest {
@@ -141,7 +150,8 @@ impl Engine {
         after: u64,
     ) -> Job<'a> {
         let give_up_us = self.now.mono_us + 1_000 * self.settings.write_timeout_ms;
-        Job { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false }
+        let attempt = Attempt { give_up_us, in_doubt: false };
+        Job { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false }
     }
 
     /// A write of kith itself to a system collection.
@@ -175,7 +185,8 @@ impl Engine {
 
     /// A peer asks this member to stamp a client's write.
     pub(super) fn write_for_peer(&mut self, origin: Origin, request: &WriteRequest, same_placement: bool) {
-        let Some(job) = Job::of(origin, request, 0) else {
+        let attempt = Attempt { give_up_us: 0, in_doubt: false };
+        let Some(job) = Job::of(origin, request, attempt) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
         let owns = self.placement.set_of(job.hash, false).contains(self.identity.member);
@@ -202,7 +213,7 @@ impl Engine {
         let is_reachable = |member: MemberId| self.peer(member).is_some_and(super::peer::Peer::is_reachable);
         let mut others = set.owners.iter().map(|owner| owner.member).filter(|member| *member != me);
         match others.find(|member| is_reachable(*member)) {
-            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.give_up_us),
+            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.attempt),
             None => self.stamp_write(job),
         }
     }
@@ -210,11 +221,11 @@ impl Engine {
     /// Stamps a write, journals it, and sends it to the other owners.
     pub(super) fn stamp_write(&mut self, job: Job<'_>) {
         if let Err(error) = self.check_stamper(&job) {
-            return self.fail(job.origin, error);
+            return self.fail_attempt(job.origin, job.attempt, error);
         }
         let must_know = matches!(job.change, Change::Increment { .. }) && !job.is_loaded;
         if must_know && self.records.standing(job.key, job.hash) == Standing::Unknown {
-            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
+            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.attempt);
             return self.load_then(job.key, job.hash, waiter);
         }
         let start = self.lanes.journal.len();
@@ -226,7 +237,7 @@ impl Engine {
             }
             Err(error) => {
                 self.lanes.journal.truncate(start);
-                self.fail(job.origin, error.into());
+                self.fail_attempt(job.origin, job.attempt, error.into());
             }
         }
     }
@@ -472,6 +483,12 @@ impl Engine {
                 self.reply(origin, Reply::Failed(failure));
             }
         }
+    }
+
+    /// Answers a write that this attempt did not do.
+    pub(super) fn fail_attempt(&mut self, origin: Origin, attempt: Attempt, error: OperationError) {
+        let error = if attempt.in_doubt { OperationError::Unknown { copies: 0 } } else { error };
+        self.fail(origin, error);
     }
 
     /// A peer did not simply store records of its link.
