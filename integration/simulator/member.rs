@@ -13,7 +13,7 @@ use kith::protocol::frame::Frame;
 use std::collections::BTreeMap;
 
 /// The wall clock's reading when the world begins, in milliseconds.
-const EPOCH_MS: u64 = 1_800_000_000_000;
+pub const EPOCH_MS: u64 = 1_800_000_000_000;
 /// A start serves after this time even if it is not complete.
 const RECOVERY: u64 = 10 * SECOND;
 /// A day in milliseconds.
@@ -157,6 +157,11 @@ impl Member {
 
     pub const fn is_paused(&self, now: u64) -> bool {
         self.paused_until > now
+    }
+
+    /// What its wall clock shows, right or wrong.
+    pub fn wall_ms(&self, now: u64) -> u64 {
+        self.clock.read(now)
     }
 
     /// Whether it never was up.

@@ -117,7 +117,7 @@ impl Engine {
     }
 
     fn note_header(&mut self, member: MemberId, header: &Header) {
-        self.clock.observe(header.time, self.now.wall_ms, self.settings.max_clock_ahead_ms);
+        self.clock.observe(header.time, self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
         let offset = i64::try_from(header.wall_ms).unwrap_or(i64::MAX).saturating_sub(self.wall_signed());
         let agrees = header.placement == self.placement.digest();
         let mut agreed_again = false;
@@ -207,7 +207,7 @@ impl Engine {
         }
         let hash = record.key_hash();
         if purpose == Purpose::Fresh {
-            let bound = self.now.wall_ms.saturating_add(self.settings.max_clock_ahead_ms);
+            let bound = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
             if record.timestamp().time > time_of_ms(bound).saturating_add(u16::MAX.into()) {
                 self.counters.refused_clock += 1;
                 return Some(Verdict::ClockAhead);
@@ -338,6 +338,13 @@ impl Engine {
         let median = if offsets.len() % 2 == 1 { at(middle) } else { at(middle - 1).midpoint(at(middle)) };
         self.clock_offset_ms = median.saturating_neg();
         self.may_stamp = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+    }
+
+    /// The time of day that foreign times are measured against: the own wall clock, or the median
+    /// of those that can be reached if the own one is behind it. A member whose clock is behind
+    /// would else refuse what healthy ones stamp, and stamp below what sessions have seen there.
+    pub(super) fn believed_wall_ms(&self) -> u64 {
+        self.now.wall_ms.saturating_add_signed(self.clock_offset_ms.min(0).saturating_neg())
     }
 
     /// Milliseconds that this member's wall clock is ahead of the median of the members that can

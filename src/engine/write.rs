@@ -287,7 +287,7 @@ impl Engine {
             return Ok(Some(record.view().total()));
         }
         // What a client claims to have seen moves the clock no further than a peer's time may.
-        let bound_ms = self.now.wall_ms.saturating_add(self.settings.max_clock_ahead_ms);
+        let bound_ms = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
         let after = job.after.min(time_of_ms(bound_ms)).max(self.records.time_of(key, hash));
         let timestamp = self.clock.stamp(self.now.wall_ms, after);
         match job.change {
