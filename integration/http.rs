@@ -3,6 +3,8 @@
 //! The fake answers the handle's requests as a member of one would, so these tests show what HTTP
 //! and the client make of them, and nothing about replication.
 
+#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test, also in its helpers")]
+
 use bytes::Bytes;
 use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
 use kith::model::limits::MAX_VALUE_BYTES;
@@ -14,9 +16,9 @@ use kith::node::handle::status::{
 use kith::node::handle::{
     Answer, Control, ControlError, Handle, Operation, OperationError, Page, Request, Requests, Scan, Stored,
 };
+use kith::telemetry::Telemetry;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -141,9 +143,9 @@ async fn serve_handle(handle: Handle) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let metrics = Arc::new(|| "kith_up 1\n".to_owned());
+    let telemetry = Telemetry::new("0");
     let shutdown = async move { drop(stopped.await) };
-    let server = tokio::spawn(kith::http::serve(listener, 64, handle, metrics, shutdown));
+    let server = tokio::spawn(kith::http::serve(listener, 64, handle, telemetry, shutdown));
     Served { address, client: Client::new([address.to_string()]).unwrap(), stop, server }
 }
 
@@ -330,7 +332,14 @@ async fn before_a_member_belongs_to_a_cluster_it_says_so_and_still_shows_itself(
     let request = InitRequest { partitions: Some(3), ..InitRequest::default() };
     let error = served.client.init(&request).await.unwrap_err().to_string();
     assert!(error.contains("Some(3) partitions"), "{error}");
-    assert_has(&served.send("GET", "/metrics", "").await, &["200 OK", "version=0.0.4", "kith_up 1"]);
+    assert_has(
+        &served.send("GET", "/metrics", "").await,
+        &[
+            "200 OK",
+            "version=0.0.4",
+            "\nkith_http_requests_total{route=\"/v1/kv/{collection}/{key}\",code=\"409\"} 1",
+        ],
+    );
     assert_has(&served.send("GET", "/health/live", "").await, &["200 OK"]);
     assert_has(&served.send("GET", "/", "").await, &["200 OK", "/v1/batch"]);
 }

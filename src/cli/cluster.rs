@@ -62,16 +62,14 @@ fn show_cluster(cluster: &Cluster, output: Output) -> Result<(), CliError> {
 }
 
 /// `kith health`
-pub(super) async fn health(client: &Client, output: Output) -> Result<(), CliError> {
-    let ready = client.ready().await;
+pub(super) async fn health(client: &Client, live: bool, output: Output) -> Result<(), CliError> {
+    let (name, answer) = if live { ("alive", client.live().await) } else { ("ready", client.ready().await) };
     if output.json {
-        output.document(&json!({ "ready": ready.is_ok() }))?;
+        output.document(&json!({ name: answer.is_ok() }))?;
+    } else if answer.is_ok() {
+        output.line(name)?;
     }
-    match ready {
-        Ok(()) if output.json => Ok(()),
-        Ok(()) => output.line("ready"),
-        Err(error) => Err(error.into()),
-    }
+    Ok(answer?)
 }
 
 /// `kith status`

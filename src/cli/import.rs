@@ -10,7 +10,7 @@ use super::output::Output;
 use crate::client::{Client, ClientError, WriteOptions, completed};
 use crate::model::key::DEFAULT;
 use crate::model::settings::Level;
-use crate::node::handle::documents::{Ending, Entry, Ttl, Verb};
+use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -54,6 +54,8 @@ type Numbered = (u64, Entry);
 #[derive(Debug, Default)]
 struct Report {
     stored: u64,
+    /// Records under whose key a newer one was found, which stays.
+    superseded: u64,
     /// Reasons by line.
     failed: BTreeMap<u64, String>,
     /// Why it makes no sense to go on.
@@ -108,6 +110,7 @@ struct Import {
     batch_bytes: usize,
     running: JoinSet<Report>,
     stored: u64,
+    superseded: u64,
     failed: u64,
     stop: Option<ClientError>,
 }
@@ -123,6 +126,7 @@ impl Import {
             batch_bytes: 0,
             running: JoinSet::new(),
             stored: 0,
+            superseded: 0,
             failed: 0,
             stop: None,
         }
@@ -174,6 +178,7 @@ impl Import {
     async fn take_one(&mut self) {
         let Some(Ok(report)) = self.running.join_next().await else { return };
         self.stored += report.stored;
+        self.superseded += report.superseded;
         self.progress.set_message(format!("{} records", self.stored));
         for (number, reason) in report.failed {
             self.complain(number, &reason);
@@ -203,9 +208,13 @@ impl Import {
     }
 
     fn conclude(self, name: &str) -> Result<(), CliError> {
-        let (stored, failed) = (self.stored, self.failed);
-        self.output.show(&json!({ "stored": stored, "failed": failed }), || {
-            format!("{stored} records stored, {failed} failed")
+        let Self { stored, superseded, failed, .. } = self;
+        let document = json!({ "stored": stored, "superseded": superseded, "failed": failed });
+        self.output.show(&document, || match superseded {
+            0 => format!("{stored} records stored, {failed} failed"),
+            _ => format!(
+                "{stored} records stored, {failed} failed, {superseded} found newer ones in their places"
+            ),
         })?;
         match self.stop {
             Some(error) => Err(CliError::Failed(format!("the import of {name} was given up: {error}"))),
@@ -272,7 +281,8 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
         batch = Vec::new();
         for ((number, entry), result) in numbers.into_iter().zip(entries).zip(results) {
             match result {
-                Ok(()) => report.stored += 1,
+                Ok(outcome) if outcome.outcome == Ending::Superseded => report.superseded += 1,
+                Ok(_) => report.stored += 1,
                 Err(error) if !last && may_succeed_later(&error) => batch.push((number, entry)),
                 Err(error) => drop(report.failed.insert(number, error.to_string())),
             }
@@ -289,20 +299,20 @@ async fn send(
     client: &Client,
     entries: &[Entry],
     level: Option<Level>,
-) -> Result<Vec<Result<(), ClientError>>, ClientError> {
+) -> Result<Vec<Result<Outcome, ClientError>>, ClientError> {
     // A value that fills a batch by itself goes as raw bytes, which need no room for escapes.
     if let [entry] = entries {
         let stored = put_raw(client, entry, level).await;
         return match stored {
             Err(error @ ClientError::Refused { status: 400..500, .. }) => Ok(vec![Err(error)]),
-            other => other.map(|()| vec![Ok(())]),
+            other => other.map(|outcome| vec![Ok(outcome)]),
         };
     }
     let outcomes = client.batch(entries, level).await?;
-    Ok(outcomes.into_iter().map(|outcome| completed(outcome).map(|_| ())).collect())
+    Ok(outcomes.into_iter().map(completed).collect())
 }
 
-async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result<(), ClientError> {
+async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result<Outcome, ClientError> {
     let wrong = |error: &dyn std::fmt::Display| ClientError::Refused {
         status: 400,
         code: "bad_document".to_owned(),
@@ -313,9 +323,7 @@ async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result
     let ttl_ms = entry.ttl.as_ref().map(Ttl::as_ms).transpose().map_err(|error| wrong(&error))?;
     let options = WriteOptions { level, ttl_ms, after: None };
     let collection = entry.collection.as_deref().unwrap_or(DEFAULT);
-    let outcome = client.put(collection, &key, value, &options).await?;
-    debug_assert_ne!(outcome.outcome, Ending::Failed, "a put that failed has an error status");
-    Ok(())
+    client.put(collection, &key, value, &options).await
 }
 
 /// Whether the same request may be stored a little later.

@@ -171,7 +171,7 @@ pub(super) async fn scan(client: &Client, args: &ScanArgs, output: Output) -> Re
         }
     }
     if !pages.at_end {
-        output.note(&format!("there are more than {} keys; --limit shows more of them", args.limit));
+        output.note("there are more keys; --limit shows more of them");
     }
     Ok(())
 }

@@ -94,7 +94,11 @@ enum Command {
     /// Show how a member is: start, clock, storage, hints, links, refusals
     Status,
     /// Ask whether a member is ready: exit code 0 if it is, 1 if not
-    Health,
+    Health {
+        /// Ask only whether it is alive, whatever its cluster does
+        #[arg(long)]
+        live: bool,
+    },
     /// Show the members of the cluster
     Members {
         /// Show what gossip sees instead of what the cluster admitted
@@ -212,7 +216,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Result<(), Cl
         Command::Init(args) => cluster::init(client, &args, output).await,
         Command::Join { peer } => cluster::join(client, &peer, output).await,
         Command::Status => cluster::status(client, output).await,
-        Command::Health => cluster::health(client, output).await,
+        Command::Health { live } => cluster::health(client, live, output).await,
         Command::Members { physical: false } => cluster::members(client, output).await,
         Command::Members { physical: true } => cluster::physical(client, output).await,
         Command::Placement(args) => cluster::placement(client, &args, output).await,

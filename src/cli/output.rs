@@ -62,6 +62,9 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     for row in rows {
         table.add_row(row);
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     let lines = table.to_string();
     let trimmed: Vec<&str> = lines.lines().map(str::trim_end).collect();
     trimmed.join("\n")
@@ -143,6 +146,6 @@ mod tests {
             [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), String::new()]],
         );
         assert!(text.lines().all(|line| line == line.trim_end()), "{text:?}");
-        assert_eq!(text.lines().count(), 3);
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["NAME  X", "a     1", "long"]);
     }
 }

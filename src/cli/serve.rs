@@ -13,7 +13,6 @@ use crate::{http, resp};
 use clap::Args;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]
@@ -29,28 +28,28 @@ pub(super) struct ServeArgs {
 /// `kith serve`
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let config = MemberConfig::load(&args.config)?;
-    let stop = stop_requested(args.stop_with_input);
-    run_member(config, stop)
-}
-
-/// The one place where the command line hands over to the node.
-fn run_member(config: MemberConfig, stop: impl Future<Output = ()>) -> Result<(), CliError> {
     let format = match config.log_format {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
     };
     telemetry::init(format, &config.log_level).map_err(|error| CliError::Failed(error.to_string()))?;
+    let fronts = fronts(&config);
+    let stop = stop_requested(args.stop_with_input);
+    node::run(config, fronts, stop).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// The doors that clients come through; the node opens their ports and tells them when to end.
+fn fronts(config: &MemberConfig) -> Fronts {
     let limits = resp::Limits { connections: config.limits.resp_connections, ..resp::Limits::default() };
     let connections = config.limits.http_connections;
-    let fronts = Fronts {
+    Fronts {
         local: Box::new(move |listener, local, shutdown| {
             Box::pin(serve_resp(listener, local, limits, shutdown))
         }),
         shared: Box::new(move |listener, handle, telemetry, shutdown| {
             Box::pin(serve_http(listener, connections, handle, telemetry, shutdown))
         }),
-    };
-    node::run(config, fronts, stop).map_err(|error| CliError::Failed(error.to_string()))
+    }
 }
 
 async fn serve_resp(listener: TcpListener, local: LocalHandle, limits: resp::Limits, shutdown: Shutdown) {
@@ -67,9 +66,8 @@ async fn serve_http(
     telemetry: Telemetry,
     shutdown: Shutdown,
 ) {
-    let metrics: http::MetricsText = Arc::new(move || telemetry.render());
     let served = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => http::serve(listener, connections, handle, metrics, ended(shutdown)).await,
+        Ok(listener) => http::serve(listener, connections, handle, telemetry, ended(shutdown)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {

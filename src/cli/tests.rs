@@ -46,7 +46,7 @@ fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
         (&["dev", "--members", "10"], "10 is not in 1..=9"),
         (&["scan", "--limit", "0"], "above 0"),
         (&["init", "replication_factor"], "NAME=VALUE"),
-        (&["placement", "--collection", "c"], "[KEY]"),
+        (&["placement", "--collection", "c"], "<KEY>"),
         (&["serve"], "--config"),
     ];
     for (line, part) in cases {

@@ -294,6 +294,14 @@ impl Client {
         self.ask(Method::GET, "/health/ready", &[], Bytes::new()).await.map(|_| ())
     }
 
+    /// Whether the member's process does its work, whatever its cluster does.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a member that does not is [`ClientError::Refused`] with status 503.
+    pub async fn live(&self) -> Result<(), ClientError> {
+        self.ask(Method::GET, "/health/live", &[], Bytes::new()).await.map(|_| ())
+    }
+
     /// The cluster and its members.
     ///
     /// # Errors

@@ -57,6 +57,11 @@ impl Peer {
         }
     }
 
+    /// The highest record of the present link that counts as a copy; 0 without a link.
+    pub(super) fn confirmed(&self, sync: Sync) -> u64 {
+        self.link.as_ref().map_or(0, |link| link.confirmed(sync))
+    }
+
     /// Whether it can be asked now.
     pub(super) const fn is_reachable(&self) -> bool {
         self.link.is_some() && !self.dead

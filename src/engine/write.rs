@@ -6,7 +6,7 @@
 //! write then waits in [`Pending`] until the copies that are known satisfy its level in both owner
 //! sets, or its deadline passes.
 //!
-//! States of one owner's copy: `Sent(n)` until its link confirms record n; `Lost` when it could
+//! States of one owner's copy: `Sent` until its link confirms the record's number; `Lost` when it could
 //! not be sent, the link ended or it was refused (a hint is noted then); `Confirmed`.
 //! The interleaving to fear is a change of placement meanwhile: an owner of the new placement
 //! refuses what was sent under the old one, both members exchange rosters, and `rebase_writes`
@@ -17,6 +17,7 @@ use super::Mode;
 use super::hints::{Added, HintKey};
 use super::journal;
 use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
+use super::peer::Peer;
 use super::records::Standing;
 use super::table::SlotId;
 use crate::model::merge::{CounterError, increment};
@@ -94,8 +95,8 @@ impl<'a> Job<'a> {
 pub(super) enum Copy {
     /// This member's own: durable with the journal's position.
     Own,
-    /// Under way on the peer's present link, by that number.
-    Sent(u64),
+    /// Under way on the present link of the peer at that place, by that number.
+    Sent(usize, u64),
     /// Not under way: a hint is noted.
     Lost,
     /// The owner has it durably, or something newer.
@@ -113,6 +114,8 @@ pub(super) struct Pending {
     deadline_us: u64,
     level: Level,
     set: Arc<OwnerSet>,
+    /// Old and new owners are the same.
+    is_settled: bool,
     /// What each owner of `set` has, in its order.
     copies: SmallVec<[Copy; 4]>,
     superseded: Option<Timestamp>,
@@ -210,7 +213,7 @@ impl Engine {
         if set.contains(me) && self.may_stamp {
             return self.stamp_write(job);
         }
-        let is_reachable = |member: MemberId| self.peer(member).is_some_and(super::peer::Peer::is_reachable);
+        let is_reachable = |member: MemberId| self.peer(member).is_some_and(Peer::is_reachable);
         let mut others = set.owners.iter().map(|owner| owner.member).filter(|member| *member != me);
         match others.find(|member| is_reachable(*member)) {
             Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.attempt),
@@ -326,6 +329,7 @@ impl Engine {
                 position: self.taken + journal.len() as u64,
                 deadline_us: self.now.mono_us + timeout_us,
                 level: job.level,
+                is_settled: set.is_settled(),
                 set,
                 copies,
                 superseded: None,
@@ -333,7 +337,9 @@ impl Engine {
                 held,
             });
         }
-        self.lanes.journal = journal;
+        // Hints were noted meanwhile: they follow the record.
+        let hints = std::mem::replace(&mut self.lanes.journal, journal);
+        self.lanes.journal.extend_from_slice(&hints);
     }
 
     /// Sends a record to one owner, or notes a hint for it.
@@ -344,13 +350,13 @@ impl Engine {
         let at = self.peer_at(member);
         let link = self.peers.get_mut(at).filter(|peer| !peer.dead).and_then(|peer| peer.link.as_mut());
         let sent = link.and_then(|link| link.push_record(Purpose::Fresh, record, hash, false));
-        sent.map_or_else(
-            || {
+        match sent {
+            Some(number) => Copy::Sent(at, number),
+            None => {
                 self.note_hint(member, slot, hash);
                 Copy::Lost
-            },
-            Copy::Sent,
-        )
+            }
+        }
     }
 
     /// Notes durably that `member` lacks the record in a slot.
@@ -378,10 +384,11 @@ impl Engine {
         if !std::mem::take(&mut self.progress) || self.writes.is_empty() {
             return;
         }
+        let all_expected = self.peers.iter().all(Peer::is_expected);
         let mut waiting = std::mem::take(&mut self.spare_writes);
         let mut pending = std::mem::take(&mut self.writes);
         for mut write in pending.drain(..) {
-            match self.judge(&mut write) {
+            match self.judge(&mut write, all_expected) {
                 Judgement::Wait => waiting.push_back(write),
                 Judgement::Met { copies } => self.complete_write(&write, copies),
                 Judgement::Missed { copies } => self.fail(write.origin, OperationError::Unknown { copies }),
@@ -391,39 +398,64 @@ impl Engine {
         self.writes = waiting;
     }
 
-    fn judge(&mut self, write: &mut Pending) -> Judgement {
+    /// The common case in a few comparisons: this runs for every pending write in every turn.
+    fn judge(&mut self, write: &mut Pending, all_expected: bool) -> Judgement {
         let sync = self.settings.sync;
-        let own_position = match sync {
+        let own = self.has_own_copy(write);
+        let mut copies = usize::from(write.held && own);
+        for copy in &mut write.copies {
+            if let Copy::Sent(peer, number) = *copy
+                && self.peers.get(peer).is_some_and(|peer| number <= peer.confirmed(sync))
+            {
+                *copy = Copy::Confirmed;
+            }
+            copies += usize::from(*copy == Copy::Confirmed || *copy == Copy::Own && own);
+        }
+        let late = self.now.mono_us >= write.deadline_us;
+        if write.is_settled {
+            let owners = write.copies.len();
+            let needed = match write.level {
+                Level::One => 1,
+                Level::Available | Level::Quorum => owners / 2 + 1,
+                Level::All => owners,
+            };
+            if copies >= needed {
+                return Judgement::Met { copies: short(copies) };
+            }
+            if !late && (all_expected || write.level != Level::Available) {
+                return Judgement::Wait;
+            }
+        }
+        self.judge_closely(write, own, copies, late)
+    }
+
+    fn has_own_copy(&self, write: &Pending) -> bool {
+        let position = match self.settings.sync {
             Sync::Always => self.positions.synced,
             Sync::Interval => self.positions.written,
         };
-        let own = own_position >= write.position
-            && self.clock.is_covered(write.timestamp.time.min(self.own_time(write)));
-        let late = self.now.mono_us >= write.deadline_us;
+        position >= write.position && self.clock.is_covered(write.timestamp.time.min(self.own_time(write)))
+    }
+
+    /// Owners of both sides, and owners that need not be waited for.
+    fn judge_closely(&mut self, write: &Pending, own: bool, copies: usize, late: bool) -> Judgement {
         let mut expected: SmallVec<[bool; 8]> = SmallVec::new();
-        for (owner, copy) in write.set.owners.iter().zip(&mut write.copies) {
-            let peer = self.peer_index.get(&owner.member).and_then(|at| self.peers.get_mut(*at));
-            let confirmed =
-                peer.as_ref().and_then(|peer| peer.link.as_ref()).map_or(0, |link| link.confirmed(sync));
-            if matches!(copy, Copy::Sent(number) if *number <= confirmed) {
-                *copy = Copy::Confirmed;
-            }
+        for (owner, copy) in write.set.owners.iter().zip(&write.copies) {
+            let peer = self.peer_mut(owner.member);
             if late
-                && matches!(copy, Copy::Sent(_) | Copy::Lost)
+                && matches!(copy, Copy::Sent(..) | Copy::Lost)
                 && let Some(peer) = peer
             {
                 peer.unresponsive = true;
             }
-            let peer = self.peer_index.get(&owner.member).and_then(|at| self.peers.get(*at));
-            expected.push(*copy == Copy::Own || peer.is_none_or(super::peer::Peer::is_expected));
+            expected.push(*copy == Copy::Own || self.peer(owner.member).is_none_or(Peer::is_expected));
         }
         let has = |at: &usize| match write.copies.get(*at) {
             Some(Copy::Own) => own,
             Some(Copy::Confirmed) => true,
             _ => false,
         };
-        let all = write.copies.iter().enumerate().filter(|(at, _)| has(at)).count();
-        let copies = short(all + usize::from(write.held && own));
+        let copies = short(copies);
         let met = sides(&write.set).iter().all(|side| {
             let have = side.iter().filter(|at| has(at)).count() + usize::from(write.held && own);
             let hoped = side.iter().filter(|at| has(at) || expected.get(**at) == Some(&true)).count();
@@ -501,7 +533,7 @@ impl Engine {
         for write in &mut self.writes {
             let Some(at) = write.set.position(member) else { continue };
             let Some(copy) = write.copies.get_mut(at) else { continue };
-            if matches!(copy, Copy::Sent(number) if numbers.contains(number)) {
+            if matches!(copy, Copy::Sent(_, number) if numbers.contains(number)) {
                 match verdict {
                     Verdict::Superseded(winner) => {
                         write.superseded = write.superseded.max(Some(winner));
@@ -518,7 +550,7 @@ impl Engine {
         for write in &mut self.writes {
             let at = write.set.position(member);
             if let Some(copy) = at.and_then(|at| write.copies.get_mut(at))
-                && matches!(copy, Copy::Sent(_))
+                && matches!(copy, Copy::Sent(..))
             {
                 *copy = Copy::Lost;
             }
@@ -549,7 +581,7 @@ impl Engine {
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
         let sent =
             link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, false));
-        sent.map_or(Copy::Lost, Copy::Sent)
+        sent.map_or(Copy::Lost, |number| Copy::Sent(at, number))
     }
 
     /// The placement changed: pending writes go to the owners of the day.
@@ -581,6 +613,7 @@ impl Engine {
                     }
                 })
                 .collect();
+            write.is_settled = set.is_settled();
             (write.set, write.copies) = (set, copies);
         }
         self.writes = writes;

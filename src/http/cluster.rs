@@ -139,5 +139,5 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Result<Json<Health>, 
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (shared.metrics)())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.telemetry.render())
 }

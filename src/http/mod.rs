@@ -17,6 +17,7 @@ mod query;
 mod routes;
 
 use crate::node::handle::Handle;
+use crate::telemetry::Telemetry;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -47,9 +48,6 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keys in a page of a listing that does not say.
 pub const DEFAULT_LISTING_LIMIT: usize = 1_000;
 
-/// Gives the text of `/metrics`, in Prometheus' format.
-pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
-
 /// Serves HTTP until `shutdown` completes, then takes no new connection and waits for the requests
 /// that were taken in, at most [`DRAIN_TIMEOUT`]. At most `connections` clients are connected at a
 /// time; more wait in the listener's backlog.
@@ -60,11 +58,12 @@ pub async fn serve(
     listener: TcpListener,
     connections: usize,
     handle: Handle,
-    metrics: MetricsText,
+    telemetry: Telemetry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let listener = connection::BoundedListener::new(listener, connections);
-    let service = routes::router(handle, metrics).into_make_service_with_connect_info::<connection::Turns>();
+    let service =
+        routes::router(handle, telemetry).into_make_service_with_connect_info::<connection::Turns>();
     let stopping = Arc::new(Notify::new());
     let stops = Arc::clone(&stopping);
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {

@@ -3,8 +3,9 @@
 use super::body::BodyRoom;
 use super::connection::Turns;
 use super::failure::Failure;
-use super::{MAX_BODY_BYTES_IN_MEMORY, MetricsText, REQUEST_TIMEOUT, cluster, kv};
+use super::{MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, cluster, kv};
 use crate::node::handle::Handle;
+use crate::telemetry::Telemetry;
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
@@ -17,7 +18,7 @@ use std::time::Instant;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) handle: Handle,
-    pub(super) metrics: MetricsText,
+    pub(super) telemetry: Telemetry,
     pub(super) bodies: BodyRoom,
 }
 
@@ -46,8 +47,9 @@ Errors are {\"error\": \"code\", \"message\": \"what happened and what to do\"}.
 ";
 
 /// All routes, over one handle.
-pub(super) fn router(handle: Handle, metrics: MetricsText) -> Router {
-    let shared = Shared { handle, metrics, bodies: BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY) };
+pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
+    let shared =
+        Shared { handle, telemetry: telemetry.clone(), bodies: BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY) };
     Router::new()
         .route("/", get(async || INDEX))
         .route("/v1/kv/{collection}", get(kv::list))
@@ -68,7 +70,7 @@ pub(super) fn router(handle: Handle, metrics: MetricsText) -> Router {
         .method_not_allowed_fallback(no_method)
         // Each handler states its own limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(HttpMetrics::register(), attend))
+        .layer(middleware::from_fn_with_state(telemetry, attend))
         .with_state(shared)
 }
 
@@ -87,45 +89,39 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no_method", message)
 }
 
-/// Looked up once, used for every request.
-#[derive(Clone)]
-struct HttpMetrics {
-    /// Answers by the first digit of their status, from 1.
-    answers: [metrics::Counter; 5],
-    seconds: metrics::Histogram,
-}
-
-impl HttpMetrics {
-    fn register() -> Self {
-        metrics::describe_counter!("kith_http_requests_total", "HTTP requests that were answered");
-        metrics::describe_histogram!(
-            "kith_http_request_seconds",
-            metrics::Unit::Seconds,
-            "Time from a request's head to its answer"
-        );
-        let answers = ["1xx", "2xx", "3xx", "4xx", "5xx"]
-            .map(|class| metrics::counter!("kith_http_requests_total", "status" => class));
-        Self { answers, seconds: metrics::histogram!("kith_http_request_seconds") }
-    }
-
-    fn count(&self, status: StatusCode, began: Instant) {
-        let class = usize::from(status.as_u16() / 100);
-        if let Some(answers) = class.checked_sub(1).and_then(|class| self.answers.get(class)) {
-            answers.increment(1);
-        }
-        self.seconds.record(began.elapsed());
+/// The pattern of the route that a path takes, as metrics name it; never what a client sent.
+fn route_of(path: &str) -> &'static str {
+    const EXACT: [&str; 13] = [
+        "/",
+        "/v1/batch",
+        "/v1/status",
+        "/v1/cluster",
+        "/v1/cluster/physical",
+        "/v1/cluster/roster",
+        "/v1/cluster/placement",
+        "/v1/cluster/init",
+        "/v1/cluster/join",
+        "/v1/settings",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    ];
+    match path.strip_prefix("/v1/kv/") {
+        Some(names) if names.contains('/') => "/v1/kv/{collection}/{key}",
+        Some(_) => "/v1/kv/{collection}",
+        None => EXACT.into_iter().find(|exact| *exact == path).unwrap_or("other"),
     }
 }
 
 /// Bounds a request's time and counts it.
 async fn attend(
-    State(metrics): State<HttpMetrics>,
+    State(telemetry): State<Telemetry>,
     ConnectInfo(turns): ConnectInfo<Turns>,
     request: Request,
     next: Next,
 ) -> Response {
     turns.begin();
-    let began = Instant::now();
+    let (began, route) = (Instant::now(), route_of(request.uri().path()));
     let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Failure::new(
@@ -135,7 +131,8 @@ async fn attend(
         )
         .into_response(),
     };
-    metrics.count(response.status(), began);
+    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    telemetry.metrics().http.record(route, response.status().as_u16(), micros);
     turns.end();
     response
 }

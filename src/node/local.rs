@@ -23,7 +23,8 @@ pub trait Local: Clone + 'static {
     /// Calls `hit` with the record, which is readable at this moment, or with `None` if there
     /// surely is none, and returns what `hit` returns. `None` without a call of `hit` means that
     /// the answer needs a load, other members, or a level above `one`: use [`Local::read`] then.
-    /// A write that was submitted before, even if it is not answered yet, is seen.
+    /// A write that was submitted before, even if it is not answered yet, is seen. `hit` must not use this
+    /// handle: the table may be borrowed meanwhile.
     fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R>;
 
     /// Submits a read. `mailbox` gets [`Outcome::Found`] or [`Outcome::Failed`] under `token`,

@@ -207,10 +207,10 @@ impl<L: Local> Context<'_, L> {
             Ok(key) => key,
             Err(error) => return self.error(&error.to_string()),
         };
-        let (local, replies) = (self.local, &mut *self.replies);
-        let hit = local.get_now(key, |found| {
+        let (wall_ms, replies) = (self.local.wall_ms(), &mut *self.replies);
+        let hit = self.local.get_now(key, |found| {
             note(seen, found);
-            replies.ready(|out| reply.encode(out, found, local.wall_ms()));
+            replies.ready(|out| reply.encode(out, found, wall_ms));
         });
         if hit.is_none() {
             if self.replies.awaits_writes() {
