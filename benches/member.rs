@@ -3,6 +3,11 @@
 //! `cargo bench --bench member` prints a table; figures next to a limit measured in the same run
 //! where there is one. Everything that it starts it ends by itself; data is in a temporary
 //! directory.
+#![expect(
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a program that prints its measurements; a panic ends it"
+)]
 
 use kith::engine::operation::{Change, Write};
 use kith::engine::{Bounds, Engine, Identity, Local, Mode};
