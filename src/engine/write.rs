@@ -120,7 +120,7 @@ pub(super) struct Pending {
     copies: SmallVec<[Copy; 4]>,
     superseded: Option<Timestamp>,
     number: Option<i64>,
-    /// No owner lived: the own copy counts though this member is no owner.
+    /// No owner could be reached: the own copy counts though this member is no owner, if none lives.
     held: bool,
 }
 
@@ -402,7 +402,7 @@ impl Engine {
     fn judge(&mut self, write: &mut Pending, all_expected: bool) -> Judgement {
         let sync = self.settings.sync;
         let own = self.has_own_copy(write);
-        let mut copies = usize::from(write.held && own);
+        let mut copies = 0;
         for copy in &mut write.copies {
             if let Copy::Sent(peer, number) = *copy
                 && self.peers.get(peer).is_some_and(|peer| number <= peer.confirmed(sync))
@@ -412,7 +412,7 @@ impl Engine {
             copies += usize::from(*copy == Copy::Confirmed || *copy == Copy::Own && own);
         }
         let late = self.now.mono_us >= write.deadline_us;
-        if write.is_settled {
+        if write.is_settled && !write.held {
             let owners = write.copies.len();
             let needed = match write.level {
                 Level::One => 1,
@@ -455,9 +455,15 @@ impl Engine {
             Some(Copy::Confirmed) => true,
             _ => false,
         };
-        let copies = short(copies);
+        // A hint counts only while no owner lives, and never for a level that names owners.
+        let held = write.held
+            && own
+            && copies == 0
+            && matches!(write.level, Level::One | Level::Available)
+            && !expected.contains(&true);
+        let copies = short(copies + usize::from(held));
         let met = sides(&write.set).iter().all(|side| {
-            let have = side.iter().filter(|at| has(at)).count() + usize::from(write.held && own);
+            let have = side.iter().filter(|at| has(at)).count() + usize::from(held);
             let hoped = side.iter().filter(|at| has(at) || expected.get(**at) == Some(&true)).count();
             let needed = match write.level {
                 Level::One => 1,
