@@ -289,7 +289,7 @@ impl Engine {
             } else if let Some(at) = self.peer_index.get(member).copied() {
                 let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
                 if let Some(link) = link {
-                    link.push_record(crate::protocol::frame::Purpose::Repair, newest, gather.hash, false);
+                    link.push_record(crate::protocol::frame::Purpose::Repair, newest, gather.hash, None);
                 }
             }
         }
@@ -400,7 +400,7 @@ impl Engine {
             }
             Waiter::Hint(member) => {
                 if let Some(slot) = slot {
-                    self.send_repair(member, slot, hash, true);
+                    self.send_hint(member, slot, hash);
                 }
             }
         }

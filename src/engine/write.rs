@@ -349,7 +349,7 @@ impl Engine {
         }
         let at = self.peer_at(member);
         let link = self.peers.get_mut(at).filter(|peer| !peer.dead).and_then(|peer| peer.link.as_mut());
-        let sent = link.and_then(|link| link.push_record(Purpose::Fresh, record, hash, false));
+        let sent = link.and_then(|link| link.push_record(Purpose::Fresh, record, hash, None));
         match sent {
             Some(number) => Copy::Sent(at, number),
             None => {
@@ -586,7 +586,7 @@ impl Engine {
         let record = self.records.table.record(slot);
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
         let sent =
-            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, false));
+            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, None));
         sent.map_or(Copy::Lost, |number| Copy::Sent(at, number))
     }
 
