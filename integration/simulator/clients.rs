@@ -1,13 +1,14 @@
 //! Clients and what they know: of each operation whether it was acknowledged, refused, or is in
 //! doubt. What they are told is checked against that at once; the rest is checked at the end.
 
-use crate::member::Input;
+use crate::member::{EPOCH_MS, Input};
 use crate::plan::{MS, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 use kith::engine::operation::{Change, Completion, OperationError, Outcome, Page, Read, Scan, Stored, Write};
 use kith::engine::{Engine, Local, NOBODY};
 use kith::model::settings::Level;
+use kith::model::timestamp::time_of_ms;
 use kith::model::{KeyRef, Kind, RecordRef, Timestamp};
 use std::collections::BTreeMap;
 
@@ -162,7 +163,7 @@ impl World {
     }
 
     fn expiry(&mut self) -> u64 {
-        1_800_000_000_000 + self.now / MS + self.random.between(200, 8_000)
+        EPOCH_MS + self.now / MS + self.random.between(200, 8_000)
     }
 
     /// Hands an operation to a front.
@@ -324,6 +325,18 @@ impl World {
         }
     }
 
+    /// Whether a stamp must exceed what its session has seen. Not if that is itself the stamp of a
+    /// clock that was far ahead; nor if the stamper's clock is behind and it sees too few others to
+    /// know.
+    fn must_follow(&self, after: u64, stamp: Timestamp) -> bool {
+        let ahead_ms = self.plan.settings.max_clock_ahead_ms;
+        let now_ms = EPOCH_MS + self.now / MS;
+        let Some(stamper) = self.members.iter().find(|member| member.id == stamp.member) else { return true };
+        let is_behind = stamper.wall_ms(self.now) + ahead_ms / 2 < now_ms;
+        let sees = stamper.engine().map_or(0, |engine| engine.linked().count());
+        after <= time_of_ms(now_ms + ahead_ms / 2) && !(is_behind && sees <= self.members.len() / 2)
+    }
+
     fn check_stored(&mut self, token: u64, operation: &Operation, stored: Stored) {
         let (key, stamp) = (operation.key, stored.timestamp);
         if matches!(operation.action, Action::Get | Action::Scan) {
@@ -334,7 +347,7 @@ impl World {
         }
         self.saw(operation, stamp.time);
         let old = stamp.time <= operation.after;
-        if old && !stored.superseded {
+        if old && !stored.superseded && self.must_follow(operation.after, stamp) {
             let text = format!("{token} got {stamp}, though the session had seen {:x}", operation.after);
             return self.violate("a session's write follows what it has seen", Some(key), text);
         }

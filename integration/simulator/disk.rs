@@ -185,9 +185,4 @@ impl Disk {
     pub fn stored(&self, collection: &str, key: &[u8]) -> Option<&[u8]> {
         self.store.get(&(collection.as_bytes().to_vec(), key.to_vec())).map(Vec::as_slice)
     }
-
-    /// All that the store holds.
-    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
-        self.store.values().map(Vec::as_slice)
-    }
 }

@@ -42,7 +42,9 @@ const FEW: u64 = 40;
 /// Every so many seeds one is run twice.
 const TWICE_EVERY: u64 = 16;
 /// Lines of the trace that a failure shows.
-const LAST_LINES: usize = 40;
+const LAST_LINES: usize = 30;
+/// Writes of the key that a failure shows.
+const LAST_WRITES: usize = 12;
 
 struct Arguments {
     from: u64,
@@ -103,12 +105,13 @@ fn explain(seed: u64, violation: &Violation) -> String {
     let mut lines: Vec<&String> = world.lines().iter().collect();
     if let Some(key) = violation.key.map(|key| &world.clients.keys[key]) {
         text += &format!("  history of {}:\n", key.name);
-        for (id, operation) in
-            key.operations.iter().filter_map(|id| Some((*id, world.clients.operations.get(id)?)))
-        {
-            if !matches!(operation.action, clients::Action::Get | clients::Action::Scan) {
-                text += &format!("    {}\n", operation.line(id));
-            }
+        let operations =
+            key.operations.iter().filter_map(|id| Some((*id, world.clients.operations.get(id)?)));
+        let is_write =
+            |action: clients::Action| !matches!(action, clients::Action::Get | clients::Action::Scan);
+        let writes: Vec<_> = operations.filter(|(_, operation)| is_write(operation.action)).collect();
+        for (id, operation) in writes.iter().skip(writes.len().saturating_sub(LAST_WRITES)) {
+            text += &format!("    {}\n", operation.line(*id));
         }
         lines.retain(|line| line.contains(&key.name));
     }

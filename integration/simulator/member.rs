@@ -13,7 +13,7 @@ use kith::protocol::frame::Frame;
 use std::collections::BTreeMap;
 
 /// The wall clock's reading when the world begins, in milliseconds.
-const EPOCH_MS: u64 = 1_800_000_000_000;
+pub const EPOCH_MS: u64 = 1_800_000_000_000;
 /// A start serves after this time even if it is not complete.
 const RECOVERY: u64 = 10 * SECOND;
 /// A day in milliseconds.
@@ -157,6 +157,11 @@ impl Member {
 
     pub const fn is_paused(&self, now: u64) -> bool {
         self.paused_until > now
+    }
+
+    /// What its wall clock shows, right or wrong.
+    pub fn wall_ms(&self, now: u64) -> u64 {
+        self.clock.read(now)
     }
 
     /// Whether it never was up.
@@ -625,22 +630,22 @@ impl World {
         let index = self.random.index(self.members.len());
         match fault {
             Fault::Kill | Fault::PowerCut => {
-                let downtime = self.random.delay(3 * SECOND);
+                let downtime = self.random.duration(3 * SECOND);
                 self.crash(index, fault == Fault::PowerCut, downtime);
             }
             Fault::Pause => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.members[index].paused_until = self.now + time;
                 self.note("pause", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
             }
             Fault::Clock => self.clock_fault(index),
             Fault::DiskFull => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.members[index].full_until = self.now + time;
                 self.note("full", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
             }
             Fault::DiskSlow => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.members[index].slow_until = self.now + time;
                 self.note("slow", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
             }
@@ -708,6 +713,8 @@ impl World {
             let member = &mut self.members[index];
             (member.paused_until, member.full_until, member.slow_until) = (self.now, 0, 0);
             member.clock.frozen_ms = None;
+            member.has_turn = false;
+            self.wake(index);
         }
     }
 

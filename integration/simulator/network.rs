@@ -229,7 +229,7 @@ impl World {
             Fault::Reset => self.break_link(one, other),
             Fault::Duplicate => self.replace_link(one, other),
             Fault::OneWay => {
-                let time = self.random.delay(2 * SECOND);
+                let time = self.random.duration(2 * SECOND);
                 self.cut(one, other, time);
             }
             Fault::Flap => {

@@ -60,6 +60,12 @@ impl Random {
         if list.is_empty() { None } else { list.get(self.index(list.len())).copied() }
     }
 
+    /// How long something lasts: up to three times what is usual.
+    pub fn duration(&mut self, usual: u64) -> u64 {
+        let most = if self.chance(200) { 3 * usual } else { usual };
+        self.between(usual / 100, most)
+    }
+
     /// Mostly short, sometimes up to a hundred times as long: how delays are in life.
     pub fn delay(&mut self, usual: u64) -> u64 {
         let factor = if self.chance(20) { 100 } else { 4 };

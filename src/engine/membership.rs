@@ -63,6 +63,7 @@ impl Engine {
         self.lanes.sync = true;
         self.refresh_placement();
         self.complete.fill(true);
+        self.plan_copying();
         self.note_complete();
     }
 
@@ -118,11 +119,8 @@ impl Engine {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             if record.collection().starts_with(SYSTEM_PREFIX) {
-                self.clock.observe(
-                    record.timestamp().time,
-                    self.now.wall_ms,
-                    self.settings.max_clock_ahead_ms,
-                );
+                let (wall_ms, ahead_ms) = (self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
+                self.clock.observe(record.timestamp().time, wall_ms, ahead_ms);
                 self.merge(record, record.key_hash());
             }
         }
