@@ -2,7 +2,7 @@
 //! compared with what the clients know.
 
 use crate::clients::{Action, State};
-use crate::plan::{Fault, MS, SECOND};
+use crate::plan::{MS, SECOND};
 use crate::world::World;
 use kith::engine::Engine;
 use kith::model::hash_tree::HashTrees;
@@ -90,7 +90,8 @@ impl World {
     /// with records on their way, an evicted record) until trees are compared by the members
     /// themselves.
     fn repair_all(&mut self) {
-        let level = if self.plan.knows(Fault::Lost) { Level::Quorum } else { Level::All };
+        let is_lost = self.members.iter().any(|member| member.lost);
+        let level = if is_lost { Level::Quorum } else { Level::All };
         let mut left: Vec<usize> = (0..self.clients.keys.len()).collect();
         for _ in 0..20 {
             let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
