@@ -48,6 +48,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Microseconds between two calls of [`Engine::tick`].
 pub const TICK_US: u64 = 50_000;
+/// Milliseconds by which the wall clock leaves the monotonic one in one turn when it was set.
+const CLOCK_JUMP_MS: u64 = 250;
 
 /// Who this member is in this life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +254,13 @@ impl Engine {
 
     /// Tells the time. Called at least once at the beginning of each turn.
     pub fn advance(&mut self, now: Now) {
-        self.now = Now { mono_us: now.mono_us.max(self.now.mono_us), wall_ms: now.wall_ms };
+        let before = self.now;
+        self.now = Now { mono_us: now.mono_us.max(before.mono_us), wall_ms: now.wall_ms };
+        let passed_ms = (self.now.mono_us - before.mono_us) / 1_000;
+        let expected_ms = before.wall_ms.saturating_add(passed_ms);
+        if before != Now::default() && expected_ms.abs_diff(now.wall_ms) > CLOCK_JUMP_MS {
+            self.clock_jumped(expected_ms);
+        }
     }
 
     /// Ends a turn's events: decides what became true, and completes the lanes.

@@ -344,6 +344,16 @@ impl Engine {
         self.may_stamp = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
     }
 
+    /// The wall clock was set: what is known of the others' clocks is known relative to it.
+    pub(super) fn clock_jumped(&mut self, expected_ms: u64) {
+        let expected = i64::try_from(expected_ms).unwrap_or(i64::MAX);
+        let jump = self.wall_signed().saturating_sub(expected);
+        for offset in self.peers.iter_mut().filter_map(|peer| peer.clock_offset_ms.as_mut()) {
+            *offset = offset.saturating_sub(jump);
+        }
+        self.check_clock();
+    }
+
     /// The time of day that foreign times are measured against: the own wall clock, or the median
     /// of those that can be reached if the own one is behind it. A member whose clock is behind
     /// would else refuse what healthy ones stamp, and stamp below what sessions have seen there.

@@ -157,10 +157,12 @@ impl Engine {
         Job { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false }
     }
 
-    /// A write of kith itself to a system collection.
+    /// A write of kith itself to a system collection. Every member owns those, so this one stamps,
+    /// whatever its clock: what it wrote it must be able to show at once, to a member that it lets
+    /// in.
     pub fn write_system(&mut self, token: u64, key: KeyRef<'_>, change: Change<'_>) {
         debug_assert!(key.is_system());
-        self.begin_write(self.job(Origin::Client(token), key, change, Level::Available, 0));
+        self.stamp_write(self.job(Origin::Client(token), key, change, Level::Available, 0));
     }
 
     fn check_write(&self, write: &Write<'_>) -> Result<(), OperationError> {
