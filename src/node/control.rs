@@ -137,10 +137,19 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
     while let Some(request) = requests.recv().await {
         let shared = Rc::clone(&shared);
         match request {
-            Request::Operations { operations, reply } => {
+            Request::Operations { operations, mut reply } => {
                 tokio::task::spawn_local(async move {
-                    // Whoever asked may be gone; its operations are carried out all the same.
-                    _ = reply.send(run(&LocalHandle { shared }, &operations).await);
+                    let local = LocalHandle { shared };
+                    // Who gives up before anything was begun asks for nothing any more. Later, operations are
+                    // carried out whether somebody waits for them or not.
+                    if operations.iter().any(is_change) {
+                        tokio::select! {
+                            biased;
+                            () = relieved(&local) => {}
+                            () = reply.closed() => return,
+                        }
+                    }
+                    _ = reply.send(run(&local, &operations).await);
                 });
             }
             Request::Scan { scan, reply } => {
@@ -176,10 +185,36 @@ async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
     .await
 }
 
+const fn is_change(operation: &Operation) -> bool {
+    !matches!(operation, Operation::Get { .. })
+}
+
+/// Waits while too much waits for the disk.
+async fn relieved(local: &impl Local) {
+    if !local.is_congested() {
+        return;
+    }
+    let mailbox = Mailbox::new();
+    std::future::poll_fn(|context| {
+        mailbox.attend();
+        if !local.is_congested() {
+            return std::task::Poll::Ready(());
+        }
+        local.wake_when_relieved(&mailbox);
+        // No answers come here, so it always falls asleep.
+        let _asleep = mailbox.sleep(context.waker());
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
 /// Carries out a batch of operations and gives their answers in order.
 async fn run(local: &LocalHandle, operations: &[Operation]) -> Answers {
     let mailbox = Mailbox::new();
     for (token, operation) in (0u32..).zip(operations) {
+        if is_change(operation) {
+            relieved(local).await;
+        }
         submit(local, &mailbox, token, operation);
     }
     let mut answers: Vec<Option<Result<Answer, OperationError>>> = vec![None; operations.len()];

@@ -40,6 +40,44 @@ pub trait Local: Clone + 'static {
 
     /// What a client may be told about this member.
     fn info(&self) -> LocalInfo;
+
+    /// Whether so much waits for the disk that no further operation should be submitted.
+    fn is_congested(&self) -> bool;
+
+    /// Wakes the owner of `mailbox` (as [`Mailbox::wake`] does) once that is over. To be called when
+    /// [`Local::is_congested`] said yes, each time before the owner goes to sleep.
+    fn wake_when_relieved(&self, mailbox: &Mailbox);
+
+    /// Where the RESP port counts what it does.
+    fn resp_counts(&self) -> Rc<RespCounts>;
+}
+
+/// What a RESP port has done since the start; published with the member's metrics.
+#[derive(Debug, Default)]
+pub struct RespCounts {
+    /// Connections that are open.
+    pub connections: Cell<u64>,
+    /// Connections that were accepted.
+    pub accepted: Cell<u64>,
+    /// Connections that were refused at the bound.
+    pub rejected: Cell<u64>,
+    /// Commands that were carried out or refused.
+    pub commands: Cell<u64>,
+    /// Errors among the replies.
+    pub errors: Cell<u64>,
+    /// Bytes that were received.
+    pub bytes_received: Cell<u64>,
+    /// Bytes that were sent.
+    pub bytes_sent: Cell<u64>,
+}
+
+/// An operation whose answer is timed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timed {
+    /// The engine's token for it.
+    pub(super) token: u64,
+    /// When it was submitted, in microseconds of the member's clock.
+    pub(super) since_us: u64,
 }
 
 /// A member in a few words and numbers.
@@ -76,6 +114,10 @@ struct Slot {
     /// Where the node keeps this mailbox, and how many answers are still to come.
     place: Cell<Option<u32>>,
     expected: Cell<u32>,
+    /// The one of its operations whose answer is timed.
+    timed: Cell<Option<Timed>>,
+    /// Whether the node will wake it when the disk has caught up.
+    waits: Cell<bool>,
 }
 
 impl Mailbox {
@@ -88,6 +130,21 @@ impl Mailbox {
     /// The node's note of where it keeps this mailbox.
     pub(super) fn place(&self) -> &Cell<Option<u32>> {
         &self.0.place
+    }
+
+    /// The operation whose answer is timed.
+    pub(super) fn timed(&self) -> &Cell<Option<Timed>> {
+        &self.0.timed
+    }
+
+    /// The node's note that it will wake the owner when the disk has caught up.
+    pub(super) fn waits(&self) -> &Cell<bool> {
+        &self.0.waits
+    }
+
+    /// Answers that are still to come.
+    pub(super) fn expected(&self) -> u32 {
+        self.0.expected.get()
     }
 
     /// Counts an operation whose answer is still to come.
