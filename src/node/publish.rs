@@ -365,7 +365,7 @@ fn publish_engine(core: &Core, metrics: &Metrics) {
         pending: gauge_of_count(pending),
         stored: counters.hints_stored,
         delivered: counters.hints_delivered,
-        dropped: dropped as u64,
+        dropped,
     });
     let (offset_ms, may_stamp) = engine.clock_health();
     let offset = gauge(offset_ms.unsigned_abs()) / 1_000.0;
@@ -441,7 +441,7 @@ mod tests {
     use crate::config::MemberConfig;
     use crate::model::{MemberId, Timestamp};
     use crate::node::handle::status::State;
-    use crate::node::handle::{Handle, Key};
+    use crate::node::handle::{Handle, Key, Operation};
     use crate::node::{Fronts, Shutdown};
     use crate::telemetry::tests::{parse, value};
     use std::net::SocketAddr;
@@ -600,6 +600,16 @@ mod tests {
         ] {
             let value = value(&families, series);
             assert!(value >= least, "{series} is {value}, expected at least {least}");
+        }
+        let value_of_1_mib = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        let put = |key: u8| {
+            let key = Key::new("default", vec![key]).unwrap();
+            Operation::Put { key, value: value_of_1_mib.clone(), ttl_ms: None, level: None, after: 0 }
+        };
+        let answers = handle.run((0..80).map(put).collect()).await.unwrap();
+        assert!(answers.iter().all(Result::is_ok), "more than may wait for the disk was not refused");
+        while value(&parse(&telemetry.render()), "kith_journal_waits_total") < 1.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         stop.send(()).unwrap();
         tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
