@@ -1,7 +1,7 @@
 //! What a member tells about itself: status, members, placement, settings; and the tasks that
 //! answer a [`Handle`](super::handle::Handle)'s requests on the data thread.
 
-use super::core::{LocalHandle, Shared};
+use super::core::Shared;
 use super::handle::status::{
     ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
     PhysicalRow, Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, StartStep,
@@ -10,7 +10,7 @@ use super::handle::status::{
 use super::handle::{
     Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
 };
-use super::local::{Local, Mailbox};
+use super::local::{Local, LocalHandle, Mailbox, relieved};
 use super::membership;
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Outcome, Read, Write};
@@ -187,25 +187,6 @@ async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
 
 const fn is_change(operation: &Operation) -> bool {
     !matches!(operation, Operation::Get { .. })
-}
-
-/// Waits while too much waits for the disk.
-async fn relieved(local: &impl Local) {
-    if !local.is_congested() {
-        return;
-    }
-    let mailbox = Mailbox::new();
-    std::future::poll_fn(|context| {
-        mailbox.attend();
-        if !local.is_congested() {
-            return std::task::Poll::Ready(());
-        }
-        local.wake_when_relieved(&mailbox);
-        // No answers come here, so it always falls asleep.
-        let _asleep = mailbox.sleep(context.waker());
-        std::task::Poll::Pending
-    })
-    .await;
 }
 
 /// Carries out a batch of operations and gives their answers in order.

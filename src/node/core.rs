@@ -10,13 +10,13 @@
 use super::NodeError;
 use super::clock::SystemClock;
 use super::disks::{DiskAnswer, Disks, StoreJob};
-use super::local::{Local, LocalInfo, Mailbox, RespCounts};
+use super::local::{Mailbox, RespCounts};
 use super::publish::{Asked, Counts};
 use crate::config::MemberConfig;
-use crate::engine::operation::{Completion, Read, Scan, Write};
+use crate::engine::operation::Completion;
 use crate::engine::{self, CheckpointStep, Engine};
-use crate::model::settings::{Level, Sync};
-use crate::model::{KeyRef, MemberId, RecordRef};
+use crate::model::MemberId;
+use crate::model::settings::Sync;
 use crate::protocol::introduction::ClusterFacts;
 use crate::security::Credentials;
 use crate::storage::{Journal, OsDisk, StorageError};
@@ -30,10 +30,12 @@ use tokio::sync::Notify;
 
 /// A mailbox's number in the upper half of a token.
 const PLACE_BITS: u32 = 32;
-/// How often the flusher may take another turn before it lets other tasks run.
+/// How long the journal waits after the disk was full.
 const JOURNAL_RETRY: Duration = Duration::from_millis(500);
+/// A turn's bytes are appended before its end from this size on: together with what one more event
+/// brings (a largest frame) they must fit into one write of the journal.
+const EARLY_APPEND_BYTES: usize = 16 << 20;
 
-/// The sending side of a link, as the turn uses it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) link: u64,
@@ -123,7 +125,7 @@ impl Core {
     }
 
     /// The engine's token for an operation of a mailbox.
-    fn token(&mut self, mailbox: &Mailbox, token: u32, asked: Asked) -> u64 {
+    pub(super) fn token(&mut self, mailbox: &Mailbox, token: u32, asked: Asked) -> u64 {
         mailbox.expect();
         let place = match mailbox.place().get() {
             Some(place) => place,
@@ -150,11 +152,11 @@ impl Core {
     }
 
     /// Whether clients should wait for the disk. While it takes nothing at all they are told so instead.
-    fn is_congested(&self) -> bool {
+    pub(super) fn is_congested(&self) -> bool {
         self.engine.is_congested() && self.engine.storage_problem().is_none()
     }
 
-    fn wake_when_relieved(&mut self, mailbox: &Mailbox) {
+    pub(super) fn wake_when_relieved(&mut self, mailbox: &Mailbox) {
         if !mailbox.waits().replace(true) {
             self.counts.journal.waits += 1;
             self.waiting.push(mailbox.clone());
@@ -416,7 +418,14 @@ impl Shared {
             core.engine.advance(self.clock.now());
             wake(&mut self.flusher.borrow_mut());
         }
-        act(&mut core)
+        let done = act(&mut core);
+        if core.engine.lanes.journal.len() >= EARLY_APPEND_BYTES {
+            let now_us = core.engine.now().mono_us;
+            if let Err(error) = core.append(now_us) {
+                self.storage_failed(error);
+            }
+        }
+        done
     }
 
     /// Stops the member because of an error.
@@ -486,88 +495,6 @@ impl Shared {
             if let Err(error) = taken {
                 return self.storage_failed(error);
             }
-        }
-    }
-}
-
-/// The member, for tasks of its data thread.
-#[derive(Debug, Clone)]
-pub struct LocalHandle {
-    pub(super) shared: Rc<Shared>,
-}
-
-impl LocalHandle {
-    /// Submits a scan. `mailbox` gets an outcome under `token`.
-    pub(super) fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token, Asked::Scan);
-            core.engine.scan(token, scan);
-        });
-    }
-}
-
-impl Local for LocalHandle {
-    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
-        let core = self.shared.core.borrow();
-        if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
-            return None;
-        }
-        match core.engine.read_now(key) {
-            engine::Local::Found(record) => {
-                core.counts.found_at_once();
-                Some(hit(Some(record)))
-            }
-            engine::Local::Missing => {
-                core.counts.missing_at_once();
-                Some(hit(None))
-            }
-            engine::Local::Elsewhere => None,
-        }
-    }
-
-    fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token, Asked::Get);
-            core.engine.read(token, read);
-        });
-    }
-
-    fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token, Asked::of(&write.change));
-            core.engine.write(token, write);
-        });
-    }
-
-    fn wall_ms(&self) -> u64 {
-        self.shared.clock.now().wall_ms
-    }
-
-    fn is_congested(&self) -> bool {
-        self.shared.core.borrow().is_congested()
-    }
-
-    fn wake_when_relieved(&self, mailbox: &Mailbox) {
-        self.shared.core.borrow_mut().wake_when_relieved(mailbox);
-    }
-
-    fn resp_counts(&self) -> Rc<RespCounts> {
-        Rc::clone(&self.shared.resp)
-    }
-
-    fn info(&self) -> LocalInfo {
-        let core = self.shared.core.borrow();
-        let (records, table_bytes, _) = core.engine.table_counts();
-        let now = self.shared.clock.now();
-        LocalInfo {
-            member: self.shared.config.name.clone(),
-            cluster: core.cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default(),
-            uptime_seconds: now.mono_us / 1_000_000,
-            live_peers: core.links.len(),
-            members: core.engine.roster().len(),
-            replication_factor: core.engine.settings().replication_factor,
-            records: records as u64,
-            table_bytes: table_bytes as u64,
         }
     }
 }
