@@ -366,6 +366,7 @@ impl Engine {
             self.counters.loads_damaged += 1;
             self.lose_partition(hash);
         }
+        self.counters.load_misses += u64::from(record.is_none() && !damaged);
         let record = record.and_then(|bytes| RecordRef::parse(bytes).ok()).map(|(record, _)| record);
         self.records.resolve(key, hash, record);
         for waiter in waiters {

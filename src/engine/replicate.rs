@@ -175,6 +175,7 @@ impl Engine {
         }
         for (hash, version) in done {
             if let Some(key) = self.hints.done(member, hash, Some(version)) {
+                self.counters.hints_delivered += 1;
                 journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
             }
         }
@@ -232,6 +233,7 @@ impl Engine {
     /// Merges a record into the table and journals what changed.
     pub(super) fn merge(&mut self, record: RecordRef<'_>, hash: KeyHash) -> Applied {
         let (slot, applied, unresolved) = self.records.apply(record, hash);
+        self.counters.journal_records += u64::from(matches!(applied, Applied::Stored | Applied::Joined));
         match applied {
             Applied::Stored => {
                 journal::append(&mut self.lanes.journal, &Entry::Record(record));
@@ -302,7 +304,6 @@ impl Engine {
                     Some(slot) => self.send_hint(member, slot, hash),
                     None => self.load_then(key, hash, super::read::Waiter::Hint(member)),
                 }
-                self.counters.hints_sent += 1;
             }
         }
     }

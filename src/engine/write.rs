@@ -237,6 +237,7 @@ impl Engine {
         journal::begin_record(&mut self.lanes.journal);
         match self.encode_change(&job) {
             Ok(number) => {
+                self.counters.journal_records += 1;
                 self.replicate_new(&job, start + 1, number);
                 self.reserve_clock();
             }
@@ -368,6 +369,7 @@ impl Engine {
         };
         let key = HintKey::of(key);
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
+            self.counters.hints_stored += 1;
             journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
         }
     }
