@@ -94,12 +94,18 @@ impl Engine {
             return Ok(());
         }
         let frame = Frame::parse(bytes)?;
-        self.note_header(member, &frame.header);
+        let same_placement = frame.header.placement == self.placement.digest();
+        let mut resend = false;
         for exception in frame.exceptions() {
-            self.take_exception(member, exception?);
+            let exception = exception?;
+            resend |= same_placement && exception.verdict == Verdict::Placement;
+            self.take_exception(member, exception);
+        }
+        self.note_header(member, &frame.header);
+        if resend {
+            self.resend_writes(member);
         }
         self.take_confirmation(member, &frame.header)?;
-        let same_placement = frame.header.placement == self.placement.digest();
         self.take_records(member, frame.records, same_placement)?;
         for bytes in frame.messages() {
             match message::decode(bytes?)? {
@@ -214,7 +220,10 @@ impl Engine {
         let hash = record.key_hash();
         if purpose == Purpose::Fresh {
             let bound = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
-            if record.timestamp().time > time_of_ms(bound).saturating_add(u16::MAX.into()) {
+            // A record just above one that is held too far ahead already is no news.
+            let held = record.key_ref().map_or(0, |key| self.records.time_of(key, hash));
+            let most = time_of_ms(bound).max(held).saturating_add(u16::MAX.into());
+            if record.timestamp().time > most {
                 self.counters.refused_clock += 1;
                 return Some(Verdict::ClockAhead);
             }

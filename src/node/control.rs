@@ -29,6 +29,9 @@ use tokio::sync::mpsc;
 /// Refusals that are remembered.
 const MAX_REFUSALS: usize = 256;
 
+/// Addresses of which it is remembered who answered there.
+const MAX_ANSWERED: usize = 1_024;
+
 /// Why there is no link to somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Refused {
@@ -46,6 +49,8 @@ pub(super) struct View {
     pub(super) http_address: String,
     /// Addresses that turned out to be this member's own.
     pub(super) own_addresses: BTreeSet<String>,
+    /// Who answered last at an address that this member dialled.
+    answered: BTreeMap<String, MemberId>,
     pub(super) pulses: Pulses,
     pub(super) to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
     pub(super) gossip: Option<Arc<Gossip>>,
@@ -65,6 +70,7 @@ impl View {
             address,
             http_address,
             own_addresses: BTreeSet::new(),
+            answered: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,
             gossip: None,
@@ -90,6 +96,19 @@ impl View {
             step.outcome = outcome;
             tracing::info!(step = step.name, duration_ms = step.duration_ms, "start");
         }
+    }
+
+    /// Remembers who answered at an address.
+    pub(super) fn answered(&mut self, address: &str, member: MemberId) {
+        if self.answered.len() >= MAX_ANSWERED {
+            self.answered.clear();
+        }
+        self.answered.insert(address.to_owned(), member);
+    }
+
+    /// Who answered last at an address.
+    pub(super) fn who_answered(&self, address: &str) -> Option<MemberId> {
+        self.answered.get(address).copied()
     }
 
     /// Remembers why there is no link; says whether the same was known.

@@ -31,6 +31,8 @@ const DIAL_ROUND: Duration = Duration::from_millis(100);
 const CONTROL_DEADLINE: Duration = Duration::from_secs(5);
 /// How often the number of connections that were turned away is looked at, at least.
 const TURNED_AWAY_ROUND: Duration = Duration::from_secs(1);
+/// A link that lasted so long begins the delays between attempts anew.
+const LASTING_US: u64 = 5_000_000;
 /// A link that was silent for so long gives way to any new one.
 const SILENT_US: u64 = 1_500_000;
 
@@ -222,8 +224,9 @@ impl Shared {
         }
         let lower_dials = core.engine.identity().member < member;
         let preferred = |dialled: bool| dialled == lower_dials;
-        // Equal claims go to the newer link: its dialler knows that the older one is gone.
-        preferred(side == Side::Dialler) || !preferred(standing.dialled)
+        // Of equal claims the standing link keeps its place: a second way to the same member, such
+        // as a seed under another name, must not replace it again and again.
+        preferred(side == Side::Dialler) && !preferred(standing.dialled)
     }
 
     /// Takes frames until the link ends; the reason, if there is one to tell.
@@ -338,8 +341,13 @@ impl Shared {
                     dialling.borrow_mut().remove(&address);
                     match dialled {
                         Ok(link) => {
+                            shared.view.borrow_mut().answered(&address, link.peer.member);
+                            let since_us = shared.clock.now().mono_us;
                             shared.admit(link, Side::Dialler, address).await;
-                            wait.attempts.set(0);
+                            // A link that ended at once is a failed attempt like any other.
+                            if shared.clock.now().mono_us.saturating_sub(since_us) > LASTING_US {
+                                wait.attempts.set(0);
+                            }
                         }
                         Err(error) => shared.note_refusal(&address, None, &error.to_string()),
                     }
@@ -369,7 +377,11 @@ impl Shared {
                 .filter(|(member, _)| core.links.contains_key(member))
                 .map(|(_, known)| known.entry.address.as_str())
                 .collect();
-            let seeds = self.config.seeds.iter().filter(|seed| !linked.contains(seed.as_str()));
+            let is_linked = |seed: &&String| {
+                linked.contains(seed.as_str())
+                    || view.who_answered(seed).is_some_and(|member| core.links.contains_key(&member))
+            };
+            let seeds = self.config.seeds.iter().filter(|seed| !is_linked(seed));
             targets.extend(seeds.cloned());
         }
         targets.remove(&view.address);
