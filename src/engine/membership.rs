@@ -194,15 +194,20 @@ impl Engine {
     /// This member can't vouch for the partition of a key any more: it is copied anew.
     pub(super) fn lose_partition(&mut self, hash: KeyHash) {
         let partition = self.placement.partition_of(hash);
-        if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
-            *complete = false;
+        // What is being copied anyway needn't begin anew.
+        if self.complete.get_mut(usize::from(partition)).is_some_and(std::mem::take) {
+            self.plan_copying();
+            self.note_complete();
+            self.tell_complete(None);
         }
-        self.plan_copying();
-        self.note_complete();
     }
 
     /// Asks for the next pages of the partitions that are being copied.
     pub(super) fn continue_copying(&mut self) {
+        // Copies can wait until the disk takes them.
+        if self.storage_problem.is_some() || self.is_congested() {
+            return;
+        }
         self.activate_when_complete();
         let digest = self.placement.digest();
         let mut finished = false;
