@@ -612,7 +612,9 @@ impl World {
         for record in frame.records.iter().flatten() {
             let (number, purpose, record) = record;
             let stamp = record.timestamp();
-            if stamp.member == self.members[index].id {
+            // A stamp that only exceeds a record from too far ahead is not the clock's.
+            let clock = self.members[index].engine().map_or(0, Engine::clock_time);
+            if stamp.member == self.members[index].id && stamp.time <= clock {
                 self.members[index].shown = self.members[index].shown.max(stamp.time);
             }
             self.note("record", &[number, stamp.time, stamp.member.0], || {
