@@ -282,8 +282,10 @@ impl World {
 
     /// Gives a member that knows no cluster the system records of one that does.
     fn let_in(&mut self, index: usize) -> bool {
+        let id = self.members[index].id;
         let knows = |member: &Member| {
-            member.index != index && member.engine().is_some_and(|engine| !engine.roster().is_empty())
+            let has_entry = |engine: &Engine| engine.roster().get(id).is_some();
+            member.index != index && member.engine().is_some_and(has_entry)
         };
         let Some(contact) = self.members.iter().position(knows) else { return false };
         let records = self.members[contact].engine.as_mut().map(Engine::system_records).unwrap_or_default();
@@ -416,6 +418,10 @@ impl World {
             Input::Admit(joiner) => {
                 let entry = self.members[joiner].entry.clone();
                 engine.write_roster_entry(entry.id(), &entry);
+                // A contact whose disk takes nothing lets nobody in.
+                if self.members[joiner].is_member || engine.roster().get(entry.id()).is_none() {
+                    return;
+                }
                 self.members[joiner].is_member = true;
                 self.note("admit", &[index as u64, joiner as u64], || format!("m{index} lets m{joiner} in"));
                 self.schedule(MS, Event::Start { member: joiner });
@@ -504,7 +510,7 @@ impl World {
     fn disk_delay(&mut self, index: usize) -> u64 {
         let slow = if self.now < self.members[index].slow_until { 100 } else { 1 };
         let usual = self.plan.disk_delay;
-        self.random.delay(usual * slow)
+        if self.troubled { self.random.delay(usual * slow) } else { self.random.calm_delay(usual) }
     }
 
     fn store_jobs(&mut self, index: usize, engine: &mut Engine) {
