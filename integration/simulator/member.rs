@@ -95,8 +95,10 @@ pub struct Member {
     pub full_until: u64,
     retry_at: u64,
     slow_until: u64,
-    /// The highest own stamp that was shown to anybody.
+    /// The highest stamp of its clock that was shown to anybody.
     pub shown: u64,
+    /// Its clock's time after its last turn.
+    pub clock_time: u64,
 }
 
 impl Member {
@@ -143,6 +145,7 @@ impl Member {
             retry_at: 0,
             slow_until: 0,
             shown: 0,
+            clock_time: 0,
         }
     }
 
@@ -372,6 +375,7 @@ impl World {
         let completions = std::mem::take(&mut engine.lanes.completions);
         engine.lanes.membership_changed = false;
         let again = engine.wants_checkpoint_step();
+        self.members[index].clock_time = engine.clock_time();
         self.members[index].engine = Some(engine);
         for completion in completions {
             self.complete(index, completion);
@@ -508,9 +512,14 @@ impl World {
     }
 
     fn disk_delay(&mut self, index: usize) -> u64 {
-        let slow = if self.now < self.members[index].slow_until { 100 } else { 1 };
         let usual = self.plan.disk_delay;
-        if self.troubled { self.random.delay(usual * slow) } else { self.random.calm_delay(usual) }
+        if self.now < self.members[index].slow_until {
+            self.random.between(usual, usual * 100)
+        } else if self.troubled {
+            self.random.delay(usual)
+        } else {
+            self.random.calm_delay(usual)
+        }
     }
 
     fn store_jobs(&mut self, index: usize, engine: &mut Engine) {
@@ -596,6 +605,7 @@ impl World {
             if !engine.take_frame(self.members[peer].id, &mut bytes) {
                 continue;
             }
+            self.members[index].clock_time = engine.clock_time();
             self.watch_frame(index, &bytes);
             self.send(index, peer, link, bytes);
         }
@@ -618,7 +628,7 @@ impl World {
         for record in frame.records.iter().flatten() {
             let (number, purpose, record) = record;
             let stamp = record.timestamp();
-            if stamp.member == self.members[index].id {
+            if stamp.member == self.members[index].id && stamp.time <= self.members[index].clock_time {
                 self.members[index].shown = self.members[index].shown.max(stamp.time);
             }
             self.note("record", &[number, stamp.time, stamp.member.0], || {

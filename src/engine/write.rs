@@ -24,7 +24,6 @@ use crate::model::merge::{CounterError, increment};
 use crate::model::placement::OwnerSet;
 use crate::model::record::append_value;
 use crate::model::settings::{Level, Sync};
-use crate::model::timestamp::time_of_ms;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::protocol::frame::{Purpose, Verdict};
 use crate::protocol::message::{Failure, Reply, WireChange, WriteRequest};
@@ -228,8 +227,10 @@ impl Engine {
         if let Err(error) = self.check_stamper(&job) {
             return self.fail_attempt(job.origin, job.attempt, error);
         }
-        let must_know = matches!(job.change, Change::Increment { .. }) && !job.is_loaded;
-        if must_know && self.records.standing(job.key, job.hash) == Standing::Unknown {
+        // What memory knows of an evicted record's time is that of its whole leaf.
+        let must_know = matches!(job.change, Change::Increment { .. })
+            || self.records.time_of(job.key, job.hash) > self.foreign_bound();
+        if must_know && !job.is_loaded && self.records.standing(job.key, job.hash) == Standing::Unknown {
             let waiter = super::read::Waiter::Write(job.origin, job.request(), job.attempt);
             return self.load_then(job.key, job.hash, waiter);
         }
@@ -292,10 +293,7 @@ impl Engine {
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
         }
-        // What a client claims to have seen moves the clock no further than a peer's time may.
-        let bound_ms = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
-        let after = job.after.min(time_of_ms(bound_ms)).max(self.records.time_of(key, hash));
-        let timestamp = self.clock.stamp(self.now.wall_ms, after);
+        let timestamp = self.stamp_over(self.records.time_of(key, hash), job.after);
         match job.change {
             Change::Set { value, expiry_ms } => {
                 append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
@@ -306,6 +304,21 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// A stamp above that of the record that is there, and above what the session saw.
+    ///
+    /// Neither may drag the clock into the future: a session's claim counts as far as a peer's time
+    /// does, and a record that a wrong clock stamped far ahead is overwritten just above its stamp,
+    /// without following it there; else all that this member stamps from then on would be refused.
+    /// Such a stamp needs no reservation: each life adds its own number, so none is given twice.
+    fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
+        let bound = self.foreign_bound();
+        if held > bound.max(self.clock.time()) {
+            let time = held.saturating_add(1).saturating_add(self.identity.incarnation);
+            return Timestamp { time, member: self.identity.member };
+        }
+        self.clock.stamp(self.now.wall_ms, after.min(bound).max(held))
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
@@ -483,10 +496,11 @@ impl Engine {
         }
     }
 
-    /// Stamps of this member must be covered by a reservation; those of others (a counter's base)
-    /// need not.
+    /// Stamps of this member's clock must be covered by a reservation; those of others (a counter's
+    /// base) and those just above a record from the far future need not.
     fn own_time(&self, write: &Pending) -> u64 {
-        if write.timestamp.member == self.identity.member { u64::MAX } else { 0 }
+        let stamp = write.timestamp;
+        if stamp.member == self.identity.member && stamp.time <= self.clock.time() { u64::MAX } else { 0 }
     }
 
     fn complete_write(&mut self, write: &Pending, copies: u16) {
