@@ -1,0 +1,1 @@
+//! Kills, pauses and cuts of members that serve.
