@@ -3,6 +3,8 @@
 //! Each test states what must hold whatever the disk does: what was synced is there, what is damaged
 //! is noticed and never served, what can be repeated says so.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may just fail")]
+
 #[path = "support/disk.rs"]
 mod disk;
 

@@ -30,7 +30,7 @@ async fn three_new_members_started_at_once_form_one_cluster_and_form_it_again_wi
     group.until_ready().await;
     assert_eq!(cluster_ids(&group).await, before);
     for member in &group.members {
-        check(&member.client(), Level::One, &model).await.unwrap();
+        check(member, Level::One, &model).await.unwrap();
     }
 }
 
@@ -141,6 +141,6 @@ async fn a_fourth_member_joins_a_cluster_with_data_and_every_key_is_readable_eve
     })
     .await;
     for member in &group.members {
-        check(&member.client(), Level::One, &model).await.unwrap();
+        check(member, Level::One, &model).await.unwrap();
     }
 }

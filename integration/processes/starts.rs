@@ -94,7 +94,7 @@ async fn members_that_are_told_to_stop_under_load_end_in_time_and_lose_nothing()
     group.until_ready().await;
     group.until_no_hints().await;
     for member in &group.members {
-        check(&member.client(), Level::One, &model).await.unwrap();
+        check(member, Level::One, &model).await.unwrap();
     }
 }
 

@@ -7,6 +7,7 @@
 //! crash are dead.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::indexing_slicing, reason = "a mistake of the simulation should stop it")]
 
 use kith::storage::{Disk, File};
 use std::collections::BTreeMap;

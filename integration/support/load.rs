@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+use super::members::{Member, PATIENCE, until};
 use kith::client::{Client, ClientError};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
@@ -72,7 +73,7 @@ impl Load {
     /// Waits until so many more writes were acknowledged.
     pub async fn until_more(&self, count: usize) {
         let goal = self.acknowledged() + count;
-        super::members::until("writes are acknowledged", super::members::PATIENCE, async || {
+        until("writes are acknowledged", PATIENCE, async || {
             let now = self.acknowledged();
             let errors = self.errors();
             if now >= goal { Ok(()) } else { Err(format!("{now} of {goal}; last error {:?}", errors.last())) }
@@ -173,7 +174,8 @@ pub async fn import(client: &Client, prefix: &str, count: usize) -> Model {
 }
 
 /// Reads every key through one member and tells what should not be.
-pub async fn check(client: &Client, level: Level, model: &Model) -> Result<(), String> {
+pub async fn check(member: &Member, level: Level, model: &Model) -> Result<(), String> {
+    let client = member.client();
     let keys: Vec<&String> = model.keys().collect();
     let mut wrong = Vec::new();
     for part in keys.chunks(CHECK_BATCH) {
@@ -187,6 +189,6 @@ pub async fn check(client: &Client, level: Level, model: &Model) -> Result<(), S
             }
         }
     }
-    let shown: Vec<&String> = wrong.iter().take(5).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{} of {}: {shown:#?}", wrong.len(), keys.len())) }
+    let shown: Vec<&String> = wrong.iter().take(if std::env::var_os("KITH_SHOW").is_some() {10000} else {5}).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(format!("{} of {} at {}: {shown:#?}", wrong.len(), keys.len(), member.name)) }
 }

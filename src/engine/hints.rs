@@ -10,6 +10,8 @@ use std::ops::Bound;
 
 /// What a hint costs in memory beside its names.
 const OVERHEAD_BYTES: u64 = 64;
+/// Hints looked at for each that is wanted: a bound for one turn.
+const LOOKED_AT: usize = 8;
 
 /// Collection and key of a hint: the length of the collection's name, then both.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,11 +43,43 @@ impl HintKey {
     }
 }
 
+/// A key that a member lacks.
+#[derive(Debug)]
+struct Hint {
+    key: HintKey,
+    /// Rises with each newer record that the member lacks: a confirmation of an older one does not
+    /// discard the hint.
+    version: u32,
+    /// In which round it was sent last.
+    sent_in: u32,
+}
+
 /// The hints for one member.
-#[derive(Debug, Default)]
-pub(super) struct MemberHints {
-    keys: BTreeMap<KeyHash, HintKey>,
+#[derive(Debug)]
+struct MemberHints {
+    keys: BTreeMap<KeyHash, Hint>,
+    /// Every link begins a new round, in which each hint is sent once.
+    round: u32,
+    /// Hints that were not sent in this round.
+    unsent: usize,
     cursor: Option<KeyHash>,
+}
+
+impl Default for MemberHints {
+    fn default() -> Self {
+        Self { keys: BTreeMap::new(), round: 1, unsent: 0, cursor: None }
+    }
+}
+
+impl MemberHints {
+    /// Lets a hint be sent again, with the record of the day.
+    fn again(&mut self, hash: KeyHash) {
+        if let Some(hint) = self.keys.get_mut(&hash) {
+            hint.version = hint.version.wrapping_add(1);
+            self.unsent += usize::from(hint.sent_in == self.round);
+            hint.sent_in = 0;
+        }
+    }
 }
 
 /// All hints of this member.
@@ -57,11 +91,12 @@ pub(super) struct Hints {
 }
 
 impl Hints {
-    /// Notes that `member` lacks a key. False when the bound of `limit` bytes is reached; true
-    /// with nothing noted twice.
+    /// Notes that `member` lacks the newest record of a key, unless the bound of `limit` bytes is
+    /// reached.
     pub(super) fn add(&mut self, member: MemberId, hash: KeyHash, key: HintKey, limit: u64) -> Added {
         let hints = self.members.entry(member).or_default();
         if hints.keys.contains_key(&hash) {
+            hints.again(hash);
             return Added::Already;
         }
         let cost = key.0.len() as u64 + OVERHEAD_BYTES;
@@ -70,41 +105,78 @@ impl Hints {
             return Added::NoRoom;
         }
         self.bytes += cost;
-        hints.keys.insert(hash, key);
+        hints.unsent += 1;
+        hints.keys.insert(hash, Hint { key, version: 0, sent_in: 0 });
         Added::New
     }
 
-    /// Notes that `member` has the newest record of a key.
-    pub(super) fn done(&mut self, member: MemberId, hash: KeyHash) -> Option<HintKey> {
+    /// The member refused what was sent for a hint: it is sent again.
+    pub(super) fn again(&mut self, member: MemberId, hash: KeyHash) {
+        if let Some(hints) = self.members.get_mut(&member) {
+            hints.again(hash);
+        }
+    }
+
+    /// The version that a confirmation of what is sent now will be good for; `None` when there is
+    /// no such hint.
+    pub(super) fn version(&self, member: MemberId, hash: KeyHash) -> Option<u32> {
+        self.members.get(&member)?.keys.get(&hash).map(|hint| hint.version)
+    }
+
+    /// Notes that `member` has the record of a key that was the newest when the hint had this
+    /// version (`None`: whatever its version).
+    pub(super) fn done(&mut self, member: MemberId, hash: KeyHash, version: Option<u32>) -> Option<HintKey> {
         let hints = self.members.get_mut(&member)?;
-        let key = hints.keys.remove(&hash)?;
-        self.bytes -= key.0.len() as u64 + OVERHEAD_BYTES;
+        if version.is_some_and(|version| hints.keys.get(&hash).is_none_or(|hint| hint.version != version)) {
+            return None;
+        }
+        let hint = hints.keys.remove(&hash)?;
+        hints.unsent -= usize::from(hint.sent_in != hints.round);
+        self.bytes -= hint.key.0.len() as u64 + OVERHEAD_BYTES;
         if hints.keys.is_empty() {
             self.members.remove(&member);
         }
-        Some(key)
+        Some(hint.key)
     }
 
-    /// The next hints to send to `member`, at most `count`; after the last it begins anew.
+    /// The next hints to send to `member`, at most `count`; each comes once in a round.
     pub(super) fn next(&mut self, member: MemberId, count: usize) -> Vec<(KeyHash, HintKey)> {
-        let Some(hints) = self.members.get_mut(&member) else { return Vec::new() };
+        let Some(hints) = self.members.get_mut(&member).filter(|hints| hints.unsent > 0) else {
+            return Vec::new();
+        };
         let start = hints.cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = hints.keys.range((start, Bound::Unbounded)).take(count);
-        let found: Vec<_> = range.map(|(hash, key)| (*hash, key.clone())).collect();
-        hints.cursor = found.last().map(|(hash, _)| *hash);
+        let round = hints.round;
+        let (mut found, mut last) = (Vec::new(), None);
+        for (hash, hint) in hints.keys.range_mut((start, Bound::Unbounded)).take(LOOKED_AT * count) {
+            if found.len() == count {
+                break;
+            }
+            last = Some(*hash);
+            if hint.sent_in != round {
+                hint.sent_in = round;
+                found.push((*hash, hint.key.clone()));
+            }
+        }
+        hints.unsent -= found.len();
+        hints.cursor = last;
         found
     }
 
-    /// Begins anew with the first hint for `member`: what was sent before may be lost.
+    /// Begins a new round: what was sent before may be lost.
     pub(super) fn rewind(&mut self, member: MemberId) {
         if let Some(hints) = self.members.get_mut(&member) {
+            // 0 is for hints that were never sent.
+            hints.round = hints.round.wrapping_add(1).max(1);
+            hints.unsent = hints.keys.len();
             hints.cursor = None;
         }
     }
 
     /// All hints, for the journal.
     pub(super) fn iter(&self) -> impl Iterator<Item = (MemberId, &HintKey)> {
-        self.members.iter().flat_map(|(member, hints)| hints.keys.values().map(move |key| (*member, key)))
+        self.members
+            .iter()
+            .flat_map(|(member, hints)| hints.keys.values().map(move |hint| (*member, &hint.key)))
     }
 
     /// Hints that wait for `member`.

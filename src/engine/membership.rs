@@ -63,6 +63,7 @@ impl Engine {
         self.lanes.sync = true;
         self.refresh_placement();
         self.complete.fill(true);
+        self.plan_copying();
         self.note_complete();
     }
 
@@ -118,11 +119,8 @@ impl Engine {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             if record.collection().starts_with(SYSTEM_PREFIX) {
-                self.clock.observe(
-                    record.timestamp().time,
-                    self.now.wall_ms,
-                    self.settings.max_clock_ahead_ms,
-                );
+                let (wall_ms, ahead_ms) = (self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
+                self.clock.observe(record.timestamp().time, wall_ms, ahead_ms);
                 self.merge(record, record.key_hash());
             }
         }
@@ -440,6 +438,14 @@ impl Engine {
     #[must_use]
     pub fn table_counts(&self) -> (usize, usize, usize) {
         (self.records.table.len(), self.records.table.bytes(), self.records.table.dirty())
+    }
+
+    /// The record of a key in memory as it is, tombstones included; redb may hold an older one, or
+    /// one to be merged with it. For checks of what a member holds: readers use
+    /// [`Engine::read_now`].
+    #[must_use]
+    pub fn peek(&self, key: KeyRef<'_>) -> Option<RecordRef<'_>> {
+        self.records.table.find(key, key.hash()).and_then(|id| self.records.table.record(id))
     }
 
     /// The roots of the hash trees, partition by partition.

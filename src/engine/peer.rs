@@ -41,6 +41,8 @@ pub(super) struct Peer {
     pub(super) life: Option<(u64, u64)>,
     /// A roster exchange is under way; not again before this time in microseconds.
     pub(super) exchange_after_us: u64,
+    /// It refused records: no hints before this time in microseconds.
+    pub(super) hints_after_us: u64,
 }
 
 impl Peer {
@@ -54,6 +56,7 @@ impl Peer {
             complete: None,
             life: None,
             exchange_after_us: 0,
+            hints_after_us: 0,
         }
     }
 
@@ -128,8 +131,8 @@ impl Chunks {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OnTheWay {
     pub(super) hash: KeyHash,
-    /// A hint is noted for it already and is done with its confirmation.
-    pub(super) hinted: bool,
+    /// It was sent for a hint of this version, which is done with its confirmation.
+    pub(super) hint: Option<u32>,
 }
 
 /// One link's state.
@@ -179,7 +182,7 @@ impl Link {
         purpose: Purpose,
         record: RecordRef<'_>,
         hash: KeyHash,
-        hinted: bool,
+        hint: Option<u32>,
     ) -> Option<u64> {
         if self.records.bytes >= MAX_OUTBOX_BYTES || self.on_the_way.len() >= MAX_UNSYNCED {
             return None;
@@ -189,7 +192,7 @@ impl Link {
         chunk.bytes.extend_from_slice(record.bytes());
         chunk.count += 1;
         self.records.bytes += 1 + record.bytes().len();
-        self.on_the_way.push_back(OnTheWay { hash, hinted });
+        self.on_the_way.push_back(OnTheWay { hash, hint });
         self.next += 1;
         Some(self.next - 1)
     }

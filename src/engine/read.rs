@@ -12,7 +12,7 @@ use super::operation::{Completion, OperationError, Outcome, Read};
 use super::records::Standing;
 use super::requests::Purpose;
 use super::table::SlotId;
-use super::write::{Job, Origin};
+use super::write::{Attempt, Job, Origin};
 use crate::model::merge::{Merged, merge};
 use crate::model::placement::OwnerSet;
 use crate::model::settings::Level;
@@ -59,7 +59,7 @@ pub(super) enum Waiter {
     /// The local part of a gather.
     Gather(GatherId),
     /// A write that must know what is there.
-    Write(Origin, WriteRequest, u64),
+    Write(Origin, WriteRequest, Attempt),
     /// A hint to send.
     Hint(MemberId),
     /// The slot only has to be merged with what redb holds.
@@ -289,7 +289,7 @@ impl Engine {
             } else if let Some(at) = self.peer_index.get(member).copied() {
                 let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
                 if let Some(link) = link {
-                    link.push_record(crate::protocol::frame::Purpose::Repair, newest, gather.hash, false);
+                    link.push_record(crate::protocol::frame::Purpose::Repair, newest, gather.hash, None);
                 }
             }
         }
@@ -393,14 +393,14 @@ impl Engine {
                 let own = slot.and_then(|slot| self.records.table.record(slot)).map(Record::copy_of);
                 self.gather_own(id, own);
             }
-            Waiter::Write(origin, write, give_up_us) => {
-                if let Some(job) = Job::of(origin, &write, give_up_us) {
+            Waiter::Write(origin, write, attempt) => {
+                if let Some(job) = Job::of(origin, &write, attempt) {
                     self.stamp_write(Job { is_loaded: true, ..job });
                 }
             }
             Waiter::Hint(member) => {
                 if let Some(slot) = slot {
-                    self.send_repair(member, slot, hash, true);
+                    self.send_hint(member, slot, hash);
                 }
             }
         }

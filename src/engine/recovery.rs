@@ -45,7 +45,7 @@ impl Engine {
                 }
                 Entry::HintDone(member, key) => {
                     let hash = key.key().map(crate::model::KeyRef::hash).unwrap_or_default();
-                    self.hints.done(member, hash);
+                    self.hints.done(member, hash, None);
                 }
                 Entry::Life(member, incarnation, life) => self.restore_life(member, incarnation, life),
                 Entry::Complete(bits) => {

@@ -20,6 +20,8 @@ use crate::protocol::message::{self, Message, Notice, Request};
 const HINTS_AT_ONCE: usize = 512;
 /// Bytes of waiting records above which no hints are added.
 const HINTS_WAIT_BYTES: usize = 256 << 10;
+/// Microseconds without hints to a member that refused a record.
+const HINT_RETRY_US: u64 = 1_000_000;
 
 impl Engine {
     /// A link to a member is up; frames of its earlier links are void from now on. `link` was never
@@ -66,7 +68,7 @@ impl Engine {
     fn link_lost(&mut self, member: MemberId) {
         let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.take()) else { return };
         for record in link.into_unconfirmed() {
-            if !record.hinted {
+            if record.hint.is_none() {
                 self.hint_by_hash(member, record.hash);
             }
         }
@@ -117,7 +119,7 @@ impl Engine {
     }
 
     fn note_header(&mut self, member: MemberId, header: &Header) {
-        self.clock.observe(header.time, self.now.wall_ms, self.settings.max_clock_ahead_ms);
+        self.clock.observe(header.time, self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
         let offset = i64::try_from(header.wall_ms).unwrap_or(i64::MAX).saturating_sub(self.wall_signed());
         let agrees = header.placement == self.placement.digest();
         let mut agreed_again = false;
@@ -140,14 +142,17 @@ impl Engine {
     fn take_exception(&mut self, member: MemberId, exception: Exception) {
         let end = exception.first.saturating_add(exception.count.into());
         if !matches!(exception.verdict, Verdict::Superseded(_)) {
-            let lost = self.peer(member).and_then(|peer| peer.link.as_ref()).map(|link| {
-                link.on_the_way(exception.first..end)
-                    .filter(|r| !r.hinted)
-                    .map(|r| r.hash)
-                    .collect::<Vec<_>>()
-            });
-            for hash in lost.unwrap_or_default() {
-                self.hint_by_hash(member, hash);
+            let link = self.peer(member).and_then(|peer| peer.link.as_ref());
+            let lost = link.map(|link| link.on_the_way(exception.first..end).collect::<Vec<_>>());
+            for OnTheWay { hash, hint } in lost.unwrap_or_default() {
+                match hint {
+                    Some(_) => self.hints.again(member, hash),
+                    None => self.hint_by_hash(member, hash),
+                }
+            }
+            let hints_after_us = self.now.mono_us + HINT_RETRY_US;
+            if let Some(peer) = self.peer_mut(member) {
+                peer.hints_after_us = hints_after_us;
             }
         }
         self.writes_excepted(member, exception.first..end, exception.verdict);
@@ -160,16 +165,16 @@ impl Engine {
         let Some(link) = peer.link.as_mut() else { return Ok(()) };
         let mut done = Vec::new();
         let note = |record: OnTheWay| {
-            if record.hinted {
-                done.push(record.hash);
+            if let Some(version) = record.hint {
+                done.push((record.hash, version));
             }
         };
         if link.confirm((header.written, header.fsynced), sync, note)? {
             peer.unresponsive = false;
             self.progress = true;
         }
-        for hash in done {
-            if let Some(key) = self.hints.done(member, hash) {
+        for (hash, version) in done {
+            if let Some(key) = self.hints.done(member, hash, Some(version)) {
                 journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
             }
         }
@@ -207,7 +212,7 @@ impl Engine {
         }
         let hash = record.key_hash();
         if purpose == Purpose::Fresh {
-            let bound = self.now.wall_ms.saturating_add(self.settings.max_clock_ahead_ms);
+            let bound = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
             if record.timestamp().time > time_of_ms(bound).saturating_add(u16::MAX.into()) {
                 self.counters.refused_clock += 1;
                 return Some(Verdict::ClockAhead);
@@ -286,6 +291,7 @@ impl Engine {
             .peers
             .iter()
             .filter(|peer| peer.link.as_ref().is_some_and(|link| link.waiting_bytes() < HINTS_WAIT_BYTES))
+            .filter(|peer| peer.hints_after_us <= self.now.mono_us)
             .filter(|peer| self.hints.pending_for(peer.member) > 0)
             .map(|peer| peer.member)
             .collect();
@@ -293,7 +299,7 @@ impl Engine {
             for (hash, key) in self.hints.next(member, HINTS_AT_ONCE) {
                 let Some(key) = key.key() else { continue };
                 match self.records.table.find(key, hash) {
-                    Some(slot) => self.send_repair(member, slot, hash, true),
+                    Some(slot) => self.send_hint(member, slot, hash),
                     None => self.load_then(key, hash, super::read::Waiter::Hint(member)),
                 }
                 self.counters.hints_sent += 1;
@@ -301,18 +307,16 @@ impl Engine {
         }
     }
 
-    /// Sends the record in a slot to a peer, never to be refused.
-    pub(super) fn send_repair(
-        &mut self,
-        member: MemberId,
-        slot: super::table::SlotId,
-        hash: KeyHash,
-        hinted: bool,
-    ) {
+    /// Sends the record in a slot to a peer that has a hint for it, never to be refused.
+    pub(super) fn send_hint(&mut self, member: MemberId, slot: super::table::SlotId, hash: KeyHash) {
+        let Some(version) = self.hints.version(member, hash) else { return };
         let Some(at) = self.peer_index.get(&member).copied() else { return };
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
-        if let Some((link, record)) = link.zip(self.records.table.record(slot)) {
-            link.push_record(Purpose::Repair, record, hash, hinted);
+        let sent = link
+            .zip(self.records.table.record(slot))
+            .and_then(|(link, record)| link.push_record(Purpose::Repair, record, hash, Some(version)));
+        if sent.is_none() {
+            self.hints.again(member, hash);
         }
     }
 
@@ -338,6 +342,13 @@ impl Engine {
         let median = if offsets.len() % 2 == 1 { at(middle) } else { at(middle - 1).midpoint(at(middle)) };
         self.clock_offset_ms = median.saturating_neg();
         self.may_stamp = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+    }
+
+    /// The time of day that foreign times are measured against: the own wall clock, or the median
+    /// of those that can be reached if the own one is behind it. A member whose clock is behind
+    /// would else refuse what healthy ones stamp, and stamp below what sessions have seen there.
+    pub(super) fn believed_wall_ms(&self) -> u64 {
+        self.now.wall_ms.saturating_add_signed(self.clock_offset_ms.min(0).saturating_neg())
     }
 
     /// Milliseconds that this member's wall clock is ahead of the median of the members that can

@@ -8,7 +8,7 @@ use super::Engine;
 use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
-use super::write::{Job, Origin};
+use super::write::{Attempt, Job, Origin};
 use crate::model::MemberId;
 use crate::protocol::message::{Failure, Message, Reply, Request, WireChange, WriteRequest};
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 /// What a request was for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    /// A client's write, handed to a stamper; looked for until that time in microseconds.
-    Write(Origin, WriteRequest, u64),
+    /// A client's write, handed to a stamper.
+    Write(Origin, WriteRequest, Attempt),
     /// One answer of a read.
     Read(GatherId),
     /// One answer of a scan.
@@ -35,11 +35,11 @@ struct Sent {
     purpose: Purpose,
 }
 
-/// A write that surely was not done yet.
+/// A write that no stamper answered yet.
 #[derive(Debug)]
 struct Retry {
     again_us: u64,
-    give_up_us: u64,
+    attempt: Attempt,
     origin: Origin,
     write: WriteRequest,
 }
@@ -86,18 +86,18 @@ impl Engine {
         origin: Origin,
         stamper: MemberId,
         write: WriteRequest,
-        give_up_us: u64,
+        attempt: Attempt,
     ) {
-        let purpose = Purpose::Write(origin, write.clone(), give_up_us);
+        let purpose = Purpose::Write(origin, write.clone(), attempt);
         if !self.ask(stamper, Request::Write(write.clone()), purpose) {
-            self.retry_write(origin, write, give_up_us);
+            self.retry_write(origin, write, attempt);
         }
     }
 
     /// Tries a write again shortly.
-    fn retry_write(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64) {
+    fn retry_write(&mut self, origin: Origin, write: WriteRequest, attempt: Attempt) {
         let again_us = self.now.mono_us + super::TICK_US;
-        self.requests.retries.push(Retry { again_us, give_up_us, origin, write });
+        self.requests.retries.push(Retry { again_us, attempt, origin, write });
     }
 
     /// Sends a reply to a peer, unless the link that asked is gone.
@@ -142,8 +142,8 @@ impl Engine {
         }
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match (sent.purpose, reply) {
-            (Purpose::Write(origin, write, give_up_us), reply) => {
-                self.write_answered(origin, write, give_up_us, reply);
+            (Purpose::Write(origin, write, attempt), reply) => {
+                self.write_answered(origin, write, attempt, reply);
             }
             (Purpose::Read(gather), Reply::Record(record)) => {
                 self.read_answered(gather, member, record.as_deref());
@@ -162,15 +162,15 @@ impl Engine {
         }
     }
 
-    fn write_answered(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64, reply: Reply) {
+    fn write_answered(&mut self, origin: Origin, write: WriteRequest, attempt: Attempt, reply: Reply) {
         match reply {
             Reply::Stored { timestamp, copies, superseded, number } => {
                 self.answer(origin, Stored { timestamp, copies, superseded, number });
             }
             Reply::Failed(Failure::Placement | Failure::NotReady) => {
-                self.retry_write(origin, write, give_up_us);
+                self.retry_write(origin, write, attempt);
             }
-            Reply::Failed(failure) => self.fail(origin, error_of(failure, write.level)),
+            Reply::Failed(failure) => self.fail_attempt(origin, attempt, error_of(failure, write.level)),
             _ => self.fail(origin, OperationError::Unknown { copies: 0 }),
         }
     }
@@ -200,10 +200,10 @@ impl Engine {
         let retries = std::mem::take(&mut self.requests.retries);
         let (due, later) = retries.into_iter().partition(|retry| retry.again_us <= now);
         self.requests.retries = later;
-        for Retry { give_up_us, origin, write, .. } in due {
-            match Job::of(origin, &write, give_up_us) {
-                Some(job) if now < give_up_us => self.begin_write(job),
-                _ => self.fail(origin, OperationError::Unreachable),
+        for Retry { attempt, origin, write, .. } in due {
+            match Job::of(origin, &write, attempt) {
+                Some(job) if now < attempt.give_up_us => self.begin_write(job),
+                _ => self.fail_attempt(origin, attempt, OperationError::Unreachable),
             }
         }
         self.expire_gathers();
@@ -213,10 +213,10 @@ impl Engine {
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match sent.purpose {
             // Done twice, a set or delete is as if done later; a count would count twice.
-            Purpose::Write(origin, write, give_up_us)
+            Purpose::Write(origin, write, attempt)
                 if link_lost && !matches!(write.change, WireChange::Increment(_)) =>
             {
-                self.retry_write(origin, write, give_up_us);
+                self.retry_write(origin, write, Attempt { in_doubt: true, ..attempt });
             }
             Purpose::Write(origin, ..) => self.fail(origin, OperationError::Unknown { copies: 0 }),
             Purpose::Read(gather) => self.read_failed(gather, sent.member),

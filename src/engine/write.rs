@@ -47,6 +47,16 @@ pub(super) enum Origin {
     },
 }
 
+/// How far the search for a stamper got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// When to stop looking, in microseconds.
+    pub(super) give_up_us: u64,
+    /// A stamper that did not answer may have stored it: no later refusal says that nothing was
+    /// changed.
+    pub(super) in_doubt: bool,
+}
+
 /// A change on its way to a stamper.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -56,18 +66,17 @@ pub(super) struct Job<'a> {
     pub(super) change: Change<'a>,
     pub(super) level: Level,
     pub(super) after: u64,
-    /// When to stop looking for a stamper, in microseconds.
-    pub(super) give_up_us: u64,
+    pub(super) attempt: Attempt,
     /// Redb was asked for the key: the table has what there is.
     pub(super) is_loaded: bool,
 }
 
 impl<'a> Job<'a> {
     /// The job of a request; `None` when its names are no good.
-    pub(super) fn of(origin: Origin, request: &'a WriteRequest, give_up_us: u64) -> Option<Self> {
+    pub(super) fn of(origin: Origin, request: &'a WriteRequest, attempt: Attempt) -> Option<Self> {
         let key = KeyRef::new(&request.collection, &request.key).ok()?;
         let (change, level, after) = (change_of(&request.change), request.level, request.after);
-        Some(Self { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false })
+        Some(Self { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false })
     }
 
     fn request(&self) -> WriteRequest {
@@ -111,7 +120,7 @@ pub(super) struct Pending {
     copies: SmallVec<[Copy; 4]>,
     superseded: Option<Timestamp>,
     number: Option<i64>,
-    /// No owner lived: the own copy counts though this member is no owner.
+    /// No owner could be reached: the own copy counts though this member is no owner, if none lives.
     held: bool,
 }
 
@@ -144,7 +153,8 @@ impl Engine {
         after: u64,
     ) -> Job<'a> {
         let give_up_us = self.now.mono_us + 1_000 * self.settings.write_timeout_ms;
-        Job { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false }
+        let attempt = Attempt { give_up_us, in_doubt: false };
+        Job { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false }
     }
 
     /// A write of kith itself to a system collection.
@@ -178,7 +188,8 @@ impl Engine {
 
     /// A peer asks this member to stamp a client's write.
     pub(super) fn write_for_peer(&mut self, origin: Origin, request: &WriteRequest, same_placement: bool) {
-        let Some(job) = Job::of(origin, request, 0) else {
+        let attempt = Attempt { give_up_us: 0, in_doubt: false };
+        let Some(job) = Job::of(origin, request, attempt) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
         let owns = self.placement.set_of(job.hash, false).contains(self.identity.member);
@@ -205,7 +216,7 @@ impl Engine {
         let is_reachable = |member: MemberId| self.peer(member).is_some_and(Peer::is_reachable);
         let mut others = set.owners.iter().map(|owner| owner.member).filter(|member| *member != me);
         match others.find(|member| is_reachable(*member)) {
-            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.give_up_us),
+            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.attempt),
             None => self.stamp_write(job),
         }
     }
@@ -213,11 +224,11 @@ impl Engine {
     /// Stamps a write, journals it, and sends it to the other owners.
     pub(super) fn stamp_write(&mut self, job: Job<'_>) {
         if let Err(error) = self.check_stamper(&job) {
-            return self.fail(job.origin, error);
+            return self.fail_attempt(job.origin, job.attempt, error);
         }
         let must_know = matches!(job.change, Change::Increment { .. }) && !job.is_loaded;
         if must_know && self.records.standing(job.key, job.hash) == Standing::Unknown {
-            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
+            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.attempt);
             return self.load_then(job.key, job.hash, waiter);
         }
         let start = self.lanes.journal.len();
@@ -229,7 +240,7 @@ impl Engine {
             }
             Err(error) => {
                 self.lanes.journal.truncate(start);
-                self.fail(job.origin, error.into());
+                self.fail_attempt(job.origin, job.attempt, error.into());
             }
         }
     }
@@ -279,7 +290,7 @@ impl Engine {
             return Ok(Some(record.view().total()));
         }
         // What a client claims to have seen moves the clock no further than a peer's time may.
-        let bound_ms = self.now.wall_ms.saturating_add(self.settings.max_clock_ahead_ms);
+        let bound_ms = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
         let after = job.after.min(time_of_ms(bound_ms)).max(self.records.time_of(key, hash));
         let timestamp = self.clock.stamp(self.now.wall_ms, after);
         match job.change {
@@ -326,7 +337,9 @@ impl Engine {
                 held,
             });
         }
-        self.lanes.journal = journal;
+        // Hints were noted meanwhile: they follow the record.
+        let hints = std::mem::replace(&mut self.lanes.journal, journal);
+        self.lanes.journal.extend_from_slice(&hints);
     }
 
     /// Sends a record to one owner, or notes a hint for it.
@@ -336,7 +349,7 @@ impl Engine {
         }
         let at = self.peer_at(member);
         let link = self.peers.get_mut(at).filter(|peer| !peer.dead).and_then(|peer| peer.link.as_mut());
-        let sent = link.and_then(|link| link.push_record(Purpose::Fresh, record, hash, false));
+        let sent = link.and_then(|link| link.push_record(Purpose::Fresh, record, hash, None));
         match sent {
             Some(number) => Copy::Sent(at, number),
             None => {
@@ -389,7 +402,7 @@ impl Engine {
     fn judge(&mut self, write: &mut Pending, all_expected: bool) -> Judgement {
         let sync = self.settings.sync;
         let own = self.has_own_copy(write);
-        let mut copies = usize::from(write.held && own);
+        let mut copies = 0;
         for copy in &mut write.copies {
             if let Copy::Sent(peer, number) = *copy
                 && self.peers.get(peer).is_some_and(|peer| number <= peer.confirmed(sync))
@@ -399,7 +412,7 @@ impl Engine {
             copies += usize::from(*copy == Copy::Confirmed || *copy == Copy::Own && own);
         }
         let late = self.now.mono_us >= write.deadline_us;
-        if write.is_settled {
+        if write.is_settled && !write.held {
             let owners = write.copies.len();
             let needed = match write.level {
                 Level::One => 1,
@@ -442,9 +455,15 @@ impl Engine {
             Some(Copy::Confirmed) => true,
             _ => false,
         };
-        let copies = short(copies);
+        // A hint counts only while no owner lives, and never for a level that names owners.
+        let held = write.held
+            && own
+            && copies == 0
+            && matches!(write.level, Level::One | Level::Available)
+            && !expected.contains(&true);
+        let copies = short(copies + usize::from(held));
         let met = sides(&write.set).iter().all(|side| {
-            let have = side.iter().filter(|at| has(at)).count() + usize::from(write.held && own);
+            let have = side.iter().filter(|at| has(at)).count() + usize::from(held);
             let hoped = side.iter().filter(|at| has(at) || expected.get(**at) == Some(&true)).count();
             let needed = match write.level {
                 Level::One => 1,
@@ -504,6 +523,12 @@ impl Engine {
         }
     }
 
+    /// Answers a write that this attempt did not do.
+    pub(super) fn fail_attempt(&mut self, origin: Origin, attempt: Attempt, error: OperationError) {
+        let error = if attempt.in_doubt { OperationError::Unknown { copies: 0 } } else { error };
+        self.fail(origin, error);
+    }
+
     /// A peer did not simply store records of its link.
     pub(super) fn writes_excepted(
         &mut self,
@@ -561,7 +586,7 @@ impl Engine {
         let record = self.records.table.record(slot);
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
         let sent =
-            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, false));
+            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, None));
         sent.map_or(Copy::Lost, |number| Copy::Sent(at, number))
     }
 

@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn partition_and_leaf_are_the_top_bits_in_order() {
-        let hash = KeyHash(0xAB_FC00_0000_0000_00u64);
+        let hash = KeyHash(0xABFC_0000_0000_0000_u64);
         assert_eq!(hash.partition(8), 0xAB);
         assert_eq!(hash.leaf(8), 0b11_1111);
         assert_eq!(hash.partition(0), 0);

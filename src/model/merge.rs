@@ -141,7 +141,7 @@ pub fn increment(
 }
 
 fn parse_number(text: &[u8]) -> Result<i64, CounterError> {
-    let plain = !text.first().is_none_or(|b| *b == b'+');
+    let plain = text.first().is_some_and(|b| *b != b'+');
     let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<i64>().ok());
     number.filter(|_| plain).ok_or(CounterError::NotANumber)
 }

@@ -262,7 +262,7 @@ async fn serve(
 
     shared.view.borrow_mut().begin_step("links");
     spawn_tasks(&shared, acceptor, links.outgoing, answers, requests, &telemetry);
-    let joined = shared.core.borrow().engine.roster().len() > 0;
+    let joined = !shared.core.borrow().engine.roster().is_empty();
     if let Some((facts, true)) = &opened.cluster
         && !joined
     {

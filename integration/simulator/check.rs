@@ -1,0 +1,311 @@
+//! The end of a world: all faults stop, everything must come to rest, and what is there then is
+//! compared with what the clients know.
+
+use crate::clients::{Action, State};
+use crate::plan::{Fault, MS, SECOND};
+use crate::world::World;
+use kith::engine::Engine;
+use kith::model::hash_tree::HashTrees;
+use kith::model::merge::{Merged, merge};
+use kith::model::settings::Level;
+use kith::model::{Kind, Record, RecordRef, Timestamp};
+use std::collections::BTreeSet;
+
+/// How long everything may take to come to rest.
+const REST: u64 = 120 * SECOND;
+
+impl World {
+    /// Ends all faults, waits for rest, repairs, and checks what is there.
+    pub fn conclude(&mut self) {
+        self.troubled = false;
+        self.note("rest", &[], String::new);
+        self.heal_all();
+        self.mend_members();
+        if !self.wait_for(REST, "everything comes to rest", Self::unrest) {
+            return;
+        }
+        if !self.plan.hints_suffice() {
+            self.repair_all();
+        }
+        self.checkpoint_all();
+        self.check_membership();
+        self.check_keys();
+        self.check_trees();
+        self.check_scan();
+    }
+
+    /// Waits until nothing is said to be in the way; false when an invariant broke instead.
+    fn wait_for(
+        &mut self,
+        time: u64,
+        invariant: &'static str,
+        obstacle: fn(&Self) -> Option<String>,
+    ) -> bool {
+        let end = self.now + time;
+        while self.violation.is_none() {
+            self.run_until(self.now + 200 * MS);
+            match obstacle(self) {
+                None => return self.violation.is_none(),
+                Some(text) if self.now >= end => self.violate(invariant, None, text),
+                Some(_) => {}
+            }
+        }
+        false
+    }
+
+    fn live(&self) -> impl Iterator<Item = (usize, &Engine)> {
+        self.members.iter().enumerate().filter_map(|(at, member)| Some((at, member.engine()?)))
+    }
+
+    /// What keeps the world from rest.
+    fn unrest(&self) -> Option<String> {
+        let expected = self.members.iter().filter(|member| member.is_member && !member.lost);
+        for member in expected.clone() {
+            let at = member.index;
+            let Some(engine) = member.engine() else { return Some(format!("m{at} is down")) };
+            if !self.serves(at) {
+                return Some(format!("m{at} does not serve: {:?}", engine.mode()));
+            }
+            if !engine.is_complete() {
+                return Some(format!("m{at} is not complete"));
+            }
+            if !engine.is_idle() {
+                return Some(format!("m{at} is not idle"));
+            }
+            for peer in expected.clone().filter(|peer| peer.index != at) {
+                if engine.peer_facts(peer.id).is_none_or(|(_, dead, linked)| dead || !linked) {
+                    return Some(format!("m{at} has no link to m{}", peer.index));
+                }
+                let hints = engine.hint_counts(peer.id).0;
+                if hints > 0 {
+                    return Some(format!("m{at} keeps {hints} hints for m{}", peer.index));
+                }
+            }
+        }
+        let (id, operation) = self.clients.open().next()?;
+        Some(format!("not answered: {}", operation.line(id)))
+    }
+
+    /// Reads every key at every owner, which repairs what differs: what hints may forget (a crash
+    /// with records on their way, an evicted record) until trees are compared by the members
+    /// themselves.
+    fn repair_all(&mut self) {
+        let level = if self.plan.knows(Fault::Lost) { Level::Quorum } else { Level::All };
+        let mut left: Vec<usize> = (0..self.clients.keys.len()).collect();
+        for _ in 0..20 {
+            let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
+            let mut asked = Vec::new();
+            for key in std::mem::take(&mut left) {
+                let front = self.random.pick(&live).unwrap_or(0);
+                asked.push((key, self.issue(None, front, key, Action::Get, Some(level))));
+            }
+            if !self.wait_for(REST, "a read is answered", |world| {
+                world.clients.open().next().map(|(id, operation)| operation.line(id))
+            }) {
+                return;
+            }
+            let failed = |id: &u64| {
+                self.clients.operations.get(id).is_none_or(|operation| operation.state != State::Answered)
+            };
+            left = asked.into_iter().filter(|(_, id)| failed(id)).map(|(key, _)| key).collect();
+            if left.is_empty() {
+                self.run_until(self.now + 3 * SECOND);
+                self.wait_for(REST, "everything comes to rest", Self::unrest);
+                return;
+            }
+        }
+        self.violate("every key can be read at last", left.first().copied(), format!("{} keys", left.len()));
+    }
+
+    /// Brings everything into the stores, so that no tree holds what only a store knows to be old.
+    fn checkpoint_all(&mut self) {
+        for index in 0..self.members.len() {
+            if let Some(engine) = &mut self.members[index].engine {
+                engine.want_checkpoint();
+                self.wake(index);
+            }
+        }
+        self.run_until(self.now + SECOND);
+        self.wait_for(REST, "a checkpoint ends", |world| {
+            let mut busy = world.live().filter(|(_, engine)| engine.is_checkpointing() || !engine.is_idle());
+            busy.next().map(|(at, _)| format!("m{at}"))
+        });
+    }
+
+    fn check_membership(&mut self) {
+        let other = {
+            let digests = |engine: &Engine| {
+                (engine.roster().digest(), engine.placement().digest(), engine.settings().digest())
+            };
+            let mut all = self.live().map(|(at, engine)| (at, digests(engine)));
+            let Some((_, first)) = all.next() else { return };
+            all.find(|(_, other)| *other != first)
+        };
+        if let Some((at, _)) = other {
+            self.violate("rosters and settings converge", None, format!("m{at} differs"));
+        }
+    }
+
+    /// The record of a key that a member has, in memory or in its store.
+    fn held(&self, index: usize, key: usize) -> Option<Record> {
+        let member = &self.members[index];
+        let key = self.clients.keys[key].as_ref();
+        let here = member.engine()?.peek(key).map(Record::copy_of);
+        let stored = member.disk.stored(key.collection(), key.key());
+        let stored = stored.and_then(|bytes| RecordRef::parse(bytes).ok()).map(|(record, _)| record);
+        match (here, stored) {
+            (Some(here), Some(stored)) => Some(match merge(here.view(), stored) {
+                Merged::Present => here,
+                Merged::Incoming => Record::copy_of(stored),
+                Merged::Joined(joined) => joined,
+            }),
+            (Some(here), None) => Some(here),
+            (None, stored) => stored.map(Record::copy_of),
+        }
+    }
+
+    fn check_keys(&mut self) {
+        for key in 0..self.clients.keys.len() {
+            let Some((_, engine)) = self.live().next() else { return };
+            let hash = self.clients.keys[key].as_ref().hash();
+            let owners: Vec<usize> = engine
+                .placement()
+                .set_of(hash, false)
+                .owners
+                .iter()
+                .filter_map(|owner| self.members.iter().position(|member| member.id == owner.member))
+                .filter(|at| !self.members[*at].lost)
+                .collect();
+            let held: Vec<_> = owners.iter().map(|at| (*at, self.held(*at, key))).collect();
+            let element = |record: &Option<Record>| record.as_ref().map(|record| record.view().element());
+            let differs = |other: &&(usize, Option<Record>)| element(&other.1) != element(&held[0].1);
+            if let Some(other) = held.iter().find(differs) {
+                let text = format!("m{} has {:?}, m{} has {:?}", held[0].0, held[0].1, other.0, other.1);
+                return self.violate("all owners hold the same", Some(key), text);
+            }
+            let record = held.first().and_then(|(_, record)| record.clone());
+            if let Some(record) = &record {
+                self.check_shown(key, record.view());
+            }
+            if self.clients.keys[key].is_counter {
+                self.check_counter(key, record.as_ref());
+            } else {
+                self.check_register(key, record.as_ref());
+            }
+            if self.violation.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// The greatest of what was acknowledged must be there, or something greater that may have
+    /// been done.
+    fn check_register(&mut self, key: usize, record: Option<&Record>) {
+        let at_risk = self.plan.copies_at_risk();
+        let operations = self.clients.keys[key].operations.iter();
+        let greatest = operations
+            .filter_map(|id| Some((*id, self.clients.operations.get(id)?)))
+            .filter_map(|(id, operation)| match operation.state {
+                State::Stored(stored) if !stored.superseded && stored.copies > at_risk => {
+                    Some((stored.timestamp, id))
+                }
+                _ => None,
+            })
+            .max();
+        let found = record.map(|record| record.view().timestamp()).unwrap_or(Timestamp::ZERO);
+        if let Some((stamp, id)) = greatest
+            && found < stamp
+        {
+            let text = format!("operation {id} with {stamp} was acknowledged; there is {record:?}");
+            self.violate("no acknowledged write is lost", Some(key), text);
+        }
+    }
+
+    /// A counter is the sum of what was acknowledged and of some of what is in doubt.
+    fn check_counter(&mut self, key: usize, record: Option<&Record>) {
+        let total = record.map_or(0, |record| match record.view().kind() {
+            Kind::Counter => record.view().total(),
+            _ => i64::MIN,
+        });
+        let at_risk = self.plan.copies_at_risk();
+        let mut sums = BTreeSet::from([0]);
+        for operation in
+            self.clients.keys[key].operations.iter().filter_map(|id| self.clients.operations.get(id))
+        {
+            let Action::Increment(delta) = operation.action else { continue };
+            sums = match operation.state {
+                State::Stored(stored) if stored.copies > at_risk => {
+                    sums.iter().map(|sum| sum + delta).collect()
+                }
+                State::Stored(_) | State::Doubt | State::Open => {
+                    sums.iter().flat_map(|sum| [*sum, sum + delta]).collect()
+                }
+                State::Refused | State::Answered => continue,
+            };
+        }
+        if !sums.contains(&total) {
+            let (low, high) = (sums.first().copied(), sums.last().copied());
+            let text = format!("it shows {total}; it should be from {low:?} to {high:?}: {record:?}");
+            self.violate("every increment counts once", Some(key), text);
+        }
+    }
+
+    /// Each tree is that of the records that its member holds.
+    fn check_trees(&mut self) {
+        let members: Vec<usize> = self.live().map(|(at, _)| at).collect();
+        for index in members {
+            let mut trees = HashTrees::new(self.plan.partition_bits);
+            for key in 0..self.clients.keys.len() {
+                if let Some(record) = self.held(index, key) {
+                    trees.toggle(record.view().key_hash(), false, record.view().element());
+                }
+            }
+            let Some(engine) = self.members[index].engine() else { continue };
+            let wrong = trees.roots().zip(engine.roots()).position(|(mine, theirs)| mine != theirs);
+            if let Some(partition) = wrong {
+                let counts = engine.table_counts();
+                let text = format!("m{index}, partition {partition}, table {counts:?}");
+                return self.violate("a tree is that of its records", None, text);
+            }
+        }
+    }
+
+    /// A listing shows exactly what can be read.
+    fn check_scan(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
+        let front = self.random.pick(&live).unwrap_or(0);
+        self.clients.pages.clear();
+        self.scan_on(front, 0, None);
+        if !self.wait_for(REST, "a scan is answered", |world| {
+            world.clients.open().next().map(|(id, operation)| operation.line(id))
+        }) {
+            return;
+        }
+        let collection = self.clients.keys[0].collection;
+        for key in 0..self.clients.keys.len() {
+            if self.clients.keys[key].collection != collection {
+                continue;
+            }
+            let hash = self.clients.keys[key].as_ref().hash();
+            let Some((_, engine)) = self.live().next() else { return };
+            let owner = engine.placement().set_of(hash, false).owners.iter().find_map(|owner| {
+                self.members.iter().position(|member| member.id == owner.member && !member.lost)
+            });
+            let record = owner.and_then(|owner| self.held(owner, key));
+            let name = self.clients.keys[key].name.as_bytes();
+            let listed = self.clients.pages.iter().filter(|(key, _)| key == name).map(|(_, stamp)| *stamp);
+            let listed: Vec<Timestamp> = listed.collect();
+            // What expires may be gone for one member and not for another.
+            let expires = record.as_ref().is_some_and(|record| record.view().expiry_ms().is_some());
+            let live = record.as_ref().filter(|record| record.view().kind().is_live());
+            let expected: Vec<Timestamp> = live.map(|record| record.view().timestamp()).into_iter().collect();
+            if listed != expected && !expires {
+                let text = format!("m{front} lists {listed:?}; there is {record:?}");
+                return self.violate("a scan lists what is there", Some(key), text);
+            }
+        }
+    }
+}

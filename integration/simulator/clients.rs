@@ -1,0 +1,514 @@
+//! Clients and what they know: of each operation whether it was acknowledged, refused, or is in
+//! doubt. What they are told is checked against that at once; the rest is checked at the end.
+
+use crate::member::{EPOCH_MS, Input};
+use crate::plan::{MS, Plan, SECOND};
+use crate::random::Random;
+use crate::world::{Event, World};
+use kith::engine::operation::{Change, Completion, OperationError, Outcome, Page, Read, Scan, Stored, Write};
+use kith::engine::{Engine, Local, NOBODY};
+use kith::model::settings::Level;
+use kith::model::timestamp::time_of_ms;
+use kith::model::{KeyRef, Kind, RecordRef, Timestamp};
+use std::collections::BTreeMap;
+
+/// Digits of an operation's number at the beginning of each value.
+const NUMBER_DIGITS: usize = 16;
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Set { expiry_ms: Option<u64> },
+    Delete,
+    Increment(i64),
+    Get,
+    Scan,
+}
+
+/// What is known of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not answered yet.
+    Open,
+    /// A write that was acknowledged.
+    Stored(Stored),
+    /// Nothing was done.
+    Refused,
+    /// It may or may not have been done.
+    Doubt,
+    /// A read that was answered.
+    Answered,
+}
+
+/// One operation of a client.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    session: Option<usize>,
+    pub key: usize,
+    pub action: Action,
+    level: Option<Level>,
+    after: u64,
+    front: usize,
+    epoch: u64,
+    issued: u64,
+    pub state: State,
+    /// A reader was shown it.
+    seen: bool,
+    /// The highest stamp of a write of this key that a quorum confirmed before this was issued.
+    floor: Timestamp,
+    /// Each member's highest stamp that was shown before this was issued.
+    shown: Vec<u64>,
+    resume: Option<Vec<u8>>,
+}
+
+/// A key that clients use.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub collection: &'static str,
+    pub name: String,
+    pub is_counter: bool,
+    pub operations: Vec<u64>,
+    floor: Timestamp,
+}
+
+impl Key {
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef::new(self.collection, self.name.as_bytes()).expect("the simulator's names are good")
+    }
+}
+
+#[derive(Debug)]
+struct Session {
+    front: usize,
+    after: u64,
+    waits_for: Option<u64>,
+}
+
+/// All clients and all that they know.
+#[derive(Debug)]
+pub struct Clients {
+    sessions: Vec<Session>,
+    pub keys: Vec<Key>,
+    pub operations: BTreeMap<u64, Operation>,
+    stamps: BTreeMap<Timestamp, u64>,
+    last: u64,
+    /// Pages of the last scan.
+    pub pages: Vec<(Vec<u8>, Timestamp)>,
+}
+
+impl Clients {
+    pub fn new(plan: &Plan, random: &mut Random) -> Self {
+        let register = |at: usize| Key {
+            collection: if at % 5 == 4 { "other" } else { "default" },
+            name: format!("k{at:02}"),
+            is_counter: false,
+            operations: Vec::new(),
+            floor: Timestamp::ZERO,
+        };
+        let counter = |at: usize| Key { name: format!("c{at}"), is_counter: true, ..register(0) };
+        let keys = (0..plan.keys).map(register).chain((0..plan.counters).map(counter)).collect();
+        let session = |_| Session { front: random.index(plan.members), after: 0, waits_for: None };
+        Self {
+            sessions: (0..plan.sessions).map(session).collect(),
+            keys,
+            operations: BTreeMap::new(),
+            stamps: BTreeMap::new(),
+            last: 0,
+            pages: Vec::new(),
+        }
+    }
+
+    /// Operations that wait for an answer.
+    pub fn open(&self) -> impl Iterator<Item = (u64, &Operation)> {
+        self.operations.iter().filter(|(_, op)| op.state == State::Open).map(|(id, op)| (*id, op))
+    }
+}
+
+/// Whether an error says that nothing was changed. No arm for the rest: a new error must be judged.
+fn is_refusal(error: &OperationError) -> bool {
+    !matches!(error, OperationError::Unknown { .. })
+}
+
+impl World {
+    /// A session's next step: an operation, unless it waits for one.
+    pub fn session_step(&mut self, session: usize) {
+        if !self.troubled || self.clients.sessions[session].waits_for.is_some() {
+            return;
+        }
+        let front = self.clients.sessions[session].front;
+        if self.random.chance(50) || !self.members[front].can_talk(self.now) {
+            let other = self.random.index(self.members.len());
+            self.clients.sessions[session].front = other;
+        }
+        let front = self.clients.sessions[session].front;
+        if self.members[front].engine.is_none() {
+            let after = self.random.between(5, 50) * MS;
+            return self.schedule(after, Event::Session { session });
+        }
+        let key = self.random.index(self.clients.keys.len());
+        let is_counter = self.clients.keys[key].is_counter;
+        let action = match (self.random.below(100), is_counter) {
+            (0..60, true) => Action::Increment(i64::try_from(self.random.below(12)).unwrap_or(0) - 3),
+            (0..50, false) => Action::Set { expiry_ms: None },
+            (50..53, false) => Action::Set { expiry_ms: Some(self.expiry()) },
+            (53..62, false) => Action::Delete,
+            (95.., _) => Action::Scan,
+            _ => Action::Get,
+        };
+        let level = if self.random.chance(300) { None } else { self.random.pick(&Level::ALL) };
+        let operation = self.issue(Some(session), front, key, action, level);
+        self.clients.sessions[session].waits_for = Some(operation);
+        let patience = 5 * SECOND;
+        self.schedule(patience, Event::Patience { session, operation });
+    }
+
+    fn expiry(&mut self) -> u64 {
+        EPOCH_MS + self.now / MS + self.random.between(200, 8_000)
+    }
+
+    /// Hands an operation to a front.
+    pub fn issue(
+        &mut self,
+        session: Option<usize>,
+        front: usize,
+        key: usize,
+        action: Action,
+        level: Option<Level>,
+    ) -> u64 {
+        self.clients.last += 1;
+        let id = self.clients.last;
+        let after = session.map_or(0, |session| self.clients.sessions[session].after);
+        let epoch = self.members[front].epoch;
+        let operation = Operation {
+            session,
+            key,
+            action,
+            level,
+            after,
+            front,
+            epoch,
+            issued: self.now,
+            state: State::Open,
+            seen: false,
+            floor: self.clients.keys[key].floor,
+            shown: self.members.iter().map(|member| member.shown).collect(),
+            resume: None,
+        };
+        let name = self.clients.keys[key].name.clone();
+        self.note("issue", &[id, front as u64, key as u64], || {
+            format!("{id} {name} {action:?} {level:?} at m{front} after {after:x}")
+        });
+        self.clients.keys[key].operations.push(id);
+        self.clients.operations.insert(id, operation);
+        self.give(front, epoch, Input::Operation(id));
+        id
+    }
+
+    /// The next page of a scan.
+    pub fn scan_on(&mut self, front: usize, key: usize, resume: Option<Vec<u8>>) -> u64 {
+        let id = self.issue(None, front, key, Action::Scan, None);
+        if let Some(operation) = self.clients.operations.get_mut(&id) {
+            operation.resume = resume;
+        }
+        id
+    }
+
+    /// A front begins an operation.
+    pub fn begin_operation(&mut self, index: usize, engine: &mut Engine, id: u64) {
+        let Some(operation) = self.clients.operations.get(&id).cloned() else { return };
+        let name = self.clients.keys[operation.key].clone();
+        let (key, level) = (name.as_ref(), operation.level);
+        let write = |change| Write { key, change, level, after: operation.after };
+        match operation.action {
+            Action::Set { expiry_ms } => {
+                let mut value = format!("{id:0NUMBER_DIGITS$x}").into_bytes();
+                value.resize(NUMBER_DIGITS + self.random.index(1 + self.plan.padding as usize), b'.');
+                engine.write(id, write(Change::Set { value: &value, expiry_ms }));
+            }
+            Action::Delete => engine.write(id, write(Change::Delete)),
+            Action::Increment(delta) => engine.write(id, write(Change::Increment { delta })),
+            Action::Get if level == Some(Level::One) && self.random.chance(500) => {
+                let found = match engine.read_now(key) {
+                    Local::Found(record) => Some(kith::model::Record::copy_of(record)),
+                    Local::Missing => None,
+                    Local::Elsewhere => return engine.read(id, Read { key, level }),
+                };
+                let outcome = Outcome::Found(found);
+                self.complete(index, Completion { token: id, outcome });
+            }
+            Action::Get => engine.read(id, Read { key, level }),
+            Action::Scan => {
+                let limit = 1 + self.random.index(12);
+                let (collection, after) = (name.collection.to_owned(), operation.resume);
+                engine.scan(id, &Scan { collection, prefix: Vec::new(), after, limit });
+            }
+        }
+    }
+
+    /// A front answers.
+    pub fn complete(&mut self, index: usize, Completion { token, outcome }: Completion) {
+        if token == NOBODY {
+            return;
+        }
+        let Some(operation) = self.clients.operations.get(&token).cloned() else {
+            return self.violate(
+                "an answer has a question",
+                None,
+                format!("m{index} token {token}: {outcome:?}"),
+            );
+        };
+        let key = operation.key;
+        let name = self.clients.keys[key].name.clone();
+        let time = match &outcome {
+            Outcome::Stored(stored) => stored.timestamp.time,
+            Outcome::Found(record) => record.as_ref().map_or(0, |record| record.view().timestamp().time),
+            Outcome::Page(page) => page.records.len() as u64,
+            Outcome::Failed(error) => error.code().len() as u64,
+        };
+        self.note("answer", &[token, index as u64, time], || match &outcome {
+            Outcome::Page(page) => {
+                format!("{token} by m{index}: {} keys, more: {}", page.records.len(), page.more)
+            }
+            outcome => format!("{token} {name} by m{index}: {outcome:?}"),
+        });
+        let is_asked = operation.front == index && operation.epoch == self.members[index].epoch;
+        if operation.state != State::Open || !is_asked {
+            let text = format!("m{index} answers {token} again: {outcome:?}; it was {:?}", operation.state);
+            return self.violate("an operation is answered once", Some(key), text);
+        }
+        let state = match outcome {
+            Outcome::Stored(stored) => {
+                self.check_stored(token, &operation, stored);
+                State::Stored(stored)
+            }
+            Outcome::Found(record) => {
+                self.check_found(&operation, record.as_ref().map(kith::model::Record::view));
+                State::Answered
+            }
+            Outcome::Page(page) => {
+                self.check_page(&operation, &page);
+                State::Answered
+            }
+            Outcome::Failed(error) if is_refusal(&error) => {
+                if operation.seen {
+                    let text = format!("{token} was refused ({error}) and had been read before");
+                    self.violate("what is refused is not done", Some(key), text);
+                }
+                State::Refused
+            }
+            Outcome::Failed(_) => State::Doubt,
+        };
+        if let Some(operation) = self.clients.operations.get_mut(&token) {
+            operation.state = state;
+        }
+        if let Some(session) = operation.session
+            && self.clients.sessions[session].waits_for == Some(token)
+        {
+            self.clients.sessions[session].waits_for = None;
+            let think = self.plan.think;
+            let after = self.random.delay(think);
+            self.schedule(after, Event::Session { session });
+        }
+    }
+
+    fn effective_level(&self, operation: &Operation) -> Level {
+        let settings = &self.plan.settings;
+        let is_read = operation.action == Action::Get;
+        operation.level.unwrap_or(if is_read { settings.read_level } else { settings.write_level })
+    }
+
+    /// What a session has seen, its next write must follow.
+    fn saw(&mut self, operation: &Operation, time: u64) {
+        if let Some(session) = operation.session {
+            let session = &mut self.clients.sessions[session];
+            session.after = session.after.max(time);
+        }
+    }
+
+    /// Whether a stamp must exceed what its session has seen. Not if that is itself the stamp of a
+    /// clock that was far ahead; nor if the stamper's clock is behind and it sees too few others to
+    /// know.
+    fn must_follow(&self, after: u64, stamp: Timestamp) -> bool {
+        let ahead_ms = self.plan.settings.max_clock_ahead_ms;
+        let now_ms = EPOCH_MS + self.now / MS;
+        let Some(stamper) = self.members.iter().find(|member| member.id == stamp.member) else { return true };
+        let is_behind = stamper.wall_ms(self.now) + ahead_ms / 2 < now_ms;
+        let sees = stamper.engine().map_or(0, |engine| engine.linked().count());
+        after <= time_of_ms(now_ms + ahead_ms / 2) && !(is_behind && sees <= self.members.len() / 2)
+    }
+
+    fn check_stored(&mut self, token: u64, operation: &Operation, stored: Stored) {
+        let (key, stamp) = (operation.key, stored.timestamp);
+        if matches!(operation.action, Action::Get | Action::Scan) {
+            return self.violate("an answer fits its question", Some(key), format!("{token}: {stored:?}"));
+        }
+        if matches!(operation.action, Action::Increment(_)) {
+            return;
+        }
+        self.saw(operation, stamp.time);
+        let old = stamp.time <= operation.after;
+        if old && !stored.superseded && self.must_follow(operation.after, stamp) {
+            let text = format!("{token} got {stamp}, though the session had seen {:x}", operation.after);
+            return self.violate("a session's write follows what it has seen", Some(key), text);
+        }
+        if stored.superseded {
+            return;
+        }
+        if let Some(other) = self.clients.stamps.insert(stamp, token) {
+            return self.violate(
+                "no stamp is given twice",
+                Some(key),
+                format!("{stamp} to {other} and {token}"),
+            );
+        }
+        if let Some(at) = self.members.iter().position(|member| member.id == stamp.member) {
+            if stamp.time <= operation.shown[at] {
+                let text = format!("{token} got {stamp}, when m{at} had shown {:x}", operation.shown[at]);
+                return self.violate("a member's stamps rise", Some(key), text);
+            }
+            self.members[at].shown = self.members[at].shown.max(stamp.time);
+        }
+        let level = self.effective_level(operation);
+        if matches!(level, Level::Quorum | Level::All) {
+            if stamp <= operation.floor && !self.plan.knows(crate::plan::Fault::Damage) {
+                let text =
+                    format!("{token} got {stamp}, not superseded, at {level}, after {}", operation.floor);
+                return self.violate("superseded is told", Some(key), text);
+            }
+            let floor = &mut self.clients.keys[key].floor;
+            *floor = stamp.max(*floor);
+        }
+    }
+
+    /// Checks a record that somebody was shown: that it was written, to this key, and not refused.
+    pub fn check_shown(&mut self, key: usize, record: RecordRef<'_>) {
+        let is_counter = self.clients.keys[key].is_counter;
+        if record.kind() != Kind::Value {
+            if is_counter != (record.kind() == Kind::Counter) {
+                self.violate("reads show what was written", Some(key), format!("{record:?}"));
+            }
+            return;
+        }
+        let number = record.body().get(..NUMBER_DIGITS).and_then(|digits| std::str::from_utf8(digits).ok());
+        let id = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+        let wrong = match self.clients.operations.get_mut(&id) {
+            Some(operation) if operation.key == key && operation.state != State::Refused => {
+                operation.seen = true;
+                None
+            }
+            Some(operation) => Some(format!("{operation:?}")),
+            None => Some("nothing".to_owned()),
+        };
+        if let Some(wrong) = wrong {
+            self.violate(
+                "reads show what was written",
+                Some(key),
+                format!("{record:?} of {id}, which is {wrong}"),
+            );
+        }
+    }
+
+    fn check_found(&mut self, operation: &Operation, record: Option<RecordRef<'_>>) {
+        let key = operation.key;
+        if let Some(record) = record {
+            if !record.is_of(self.clients.keys[key].as_ref()) {
+                return self.violate("a read is of its key", Some(key), format!("{record:?}"));
+            }
+            self.check_shown(key, record);
+            self.saw(operation, record.timestamp().time);
+        }
+        let level = self.effective_level(operation);
+        let is_sure = matches!(level, Level::Quorum | Level::All)
+            && !self.clients.keys[key].is_counter
+            && !self.plan.knows(crate::plan::Fault::Damage);
+        if !is_sure || operation.floor == Timestamp::ZERO {
+            return;
+        }
+        let (shown, floor) = (record.map(RecordRef::timestamp), operation.floor);
+        let may_be_gone = |world: &Self| {
+            world.clients.keys[key].operations.iter().filter_map(|id| world.clients.operations.get(id)).any(
+                |op| {
+                    let deletes = matches!(op.action, Action::Delete | Action::Set { expiry_ms: Some(_) });
+                    deletes
+                        && match op.state {
+                            State::Open | State::Doubt => true,
+                            State::Stored(stored) => stored.superseded || stored.timestamp >= floor,
+                            State::Refused | State::Answered => false,
+                        }
+                },
+            )
+        };
+        if shown.map_or_else(|| !may_be_gone(self), |stamp| stamp < floor) {
+            let text = format!("a read at {level} shows {shown:?} after a write at a quorum with {floor}");
+            self.violate("a quorum read sees every quorum write", Some(key), text);
+        }
+    }
+
+    fn check_page(&mut self, operation: &Operation, page: &Page) {
+        let collection = self.clients.keys[operation.key].collection;
+        let mut before: Option<Vec<u8>> = operation.resume.clone();
+        for record in &page.records {
+            let record = record.view();
+            let found = self
+                .clients
+                .keys
+                .iter()
+                .position(|key| key.collection == collection && key.name.as_bytes() == record.key());
+            if before.as_deref().is_some_and(|before| before >= record.key()) {
+                return self.violate("a page is in order", found, format!("{record:?} after {before:?}"));
+            }
+            before = Some(record.key().to_vec());
+            match found {
+                Some(key) => self.check_shown(key, record),
+                None => self.violate("reads show what was written", None, format!("{record:?}")),
+            }
+            if operation.session.is_none() {
+                self.clients.pages.push((record.key().to_vec(), record.timestamp()));
+            }
+        }
+        if operation.session.is_none() && page.more {
+            self.scan_on(operation.front, operation.key, page.resume.clone());
+        }
+    }
+
+    /// A session stops waiting and goes on elsewhere; the operation stays open.
+    pub fn lose_patience(&mut self, session: usize, operation: u64) {
+        if self.clients.sessions[session].waits_for == Some(operation) {
+            self.clients.sessions[session].waits_for = None;
+            self.clients.sessions[session].front = self.random.index(self.members.len());
+            self.session_step(session);
+        }
+    }
+
+    /// A front is gone, and with it the answers to what was asked of it.
+    pub fn clients_lose_front(&mut self, front: usize) {
+        let mut left = Vec::new();
+        for operation in self.clients.operations.values_mut() {
+            if operation.front == front && operation.state == State::Open {
+                operation.state = State::Doubt;
+                left.extend(operation.session);
+            }
+        }
+        for session in left {
+            self.clients.sessions[session].waits_for = None;
+            let after = self.random.between(1, 200) * MS;
+            self.schedule(after, Event::Session { session });
+        }
+    }
+}
+
+impl Operation {
+    /// A line about it.
+    pub fn line(&self, id: u64) -> String {
+        format!(
+            "{id} {:?} {:?} at m{} issued at {}.{:06} after {:x}: {:?}",
+            self.action,
+            self.level,
+            self.front,
+            self.issued / SECOND,
+            self.issued % SECOND,
+            self.after,
+            self.state
+        )
+    }
+}

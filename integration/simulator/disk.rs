@@ -1,0 +1,188 @@
+//! A member's disk in memory: a journal of segments and a store with transactions, with what a
+//! power cut leaves of them.
+//!
+//! Appends are kept in order; a power cut keeps all that was fsynced and a random prefix of the
+//! rest, the last of it perhaps torn. A transaction of the store is there whole or not at all.
+
+use crate::random::Random;
+use kith::engine::{Load, Range, Replaced};
+use kith::model::RecordRef;
+use std::collections::{BTreeMap, VecDeque};
+
+type Key = (Vec<u8>, Vec<u8>);
+
+/// What a start finds.
+#[derive(Debug)]
+pub struct Found {
+    pub records: Vec<Vec<u8>>,
+    pub payloads: Vec<Vec<u8>>,
+    pub journal_bytes: u64,
+    pub intact: bool,
+}
+
+/// The disk of one member.
+#[derive(Debug, Default)]
+pub struct Disk {
+    segments: VecDeque<Vec<Vec<u8>>>,
+    /// Appends ever made and not lost again; how many of them are fsynced.
+    appended: usize,
+    synced: usize,
+    /// Segments that a commit drops.
+    before_checkpoint: usize,
+    store: BTreeMap<Key, Vec<u8>>,
+    transaction: BTreeMap<Key, Vec<u8>>,
+    damaged: BTreeMap<Key, ()>,
+    torn: bool,
+}
+
+fn key_of(record: RecordRef<'_>) -> Key {
+    (record.collection_bytes().to_vec(), record.key().to_vec())
+}
+
+impl Disk {
+    /// Begins a new segment.
+    pub fn rotate(&mut self) {
+        self.before_checkpoint = self.segments.len();
+        self.segments.push_back(Vec::new());
+    }
+
+    /// Appends to the journal.
+    pub fn append(&mut self, payload: &[u8]) {
+        if self.segments.is_empty() {
+            self.segments.push_back(Vec::new());
+        }
+        if let Some(segment) = self.segments.back_mut() {
+            segment.push(payload.to_vec());
+            self.appended += 1;
+        }
+    }
+
+    /// Appends so far: what an fsync that begins now will cover.
+    pub const fn appended(&self) -> usize {
+        self.appended
+    }
+
+    /// An fsync that covers so many appends is done.
+    pub fn fsynced(&mut self, appended: usize) {
+        self.synced = self.synced.max(appended);
+    }
+
+    /// Looks a key up; the second value tells of damage.
+    pub fn load(&mut self, load: &Load) -> (Option<Vec<u8>>, bool) {
+        let key = (load.collection.as_bytes().to_vec(), load.key.clone());
+        if self.damaged.remove(&key).is_some() {
+            self.store.remove(&key);
+            return (None, true);
+        }
+        (self.store.get(&key).cloned(), false)
+    }
+
+    /// Looks a range up: bytes of the records, and the key after which it was cut off.
+    pub fn range(&self, range: &Range) -> (Vec<u8>, Option<Vec<u8>>) {
+        let collection = range.collection.as_bytes().to_vec();
+        let (mut bytes, mut count, mut last) = (Vec::new(), 0, None);
+        for ((_, key), record) in self
+            .store
+            .range((collection.clone(), range.prefix.clone())..)
+            .take_while(|((name, key), _)| *name == collection && key.starts_with(&range.prefix))
+        {
+            if range.after.as_ref().is_some_and(|after| key <= after) {
+                continue;
+            }
+            if count == range.limit {
+                return (bytes, last);
+            }
+            count += 1;
+            bytes.extend_from_slice(record);
+            last = Some(key.clone());
+        }
+        (bytes, None)
+    }
+
+    /// Puts a batch into the transaction.
+    pub fn batch(&mut self, batch: &[u8]) -> Result<Vec<Replaced>, String> {
+        let (mut rest, mut replaced, mut before) = (batch, Vec::new(), None);
+        while !rest.is_empty() {
+            let (record, tail) = RecordRef::parse(rest).map_err(|error| format!("in a batch: {error}"))?;
+            record.verify().map_err(|error| format!("in a batch: {error}"))?;
+            rest = tail;
+            let key = key_of(record);
+            if before.is_some_and(|before| before >= key) {
+                return Err("a batch is not sorted".to_owned());
+            }
+            before = Some(key.clone());
+            let old = self.transaction.get(&key).or_else(|| self.store.get(&key));
+            if let Some((old, _)) = old.and_then(|old| RecordRef::parse(old).ok()) {
+                replaced.push(Replaced { hash: old.key_hash(), element: old.element() });
+            }
+            self.damaged.remove(&key);
+            self.transaction.insert(key, record.bytes().to_vec());
+        }
+        Ok(replaced)
+    }
+
+    /// Makes the journal durable, commits the transaction, and drops the journal that it covers.
+    pub fn commit(&mut self) {
+        self.synced = self.appended;
+        self.store.append(&mut self.transaction);
+        for _ in 0..std::mem::take(&mut self.before_checkpoint) {
+            self.segments.pop_front();
+        }
+    }
+
+    /// Gives the transaction up.
+    pub fn abort(&mut self) {
+        self.transaction.clear();
+    }
+
+    /// Marks a random record of the store as damaged.
+    pub fn damage(&mut self, random: &mut Random) {
+        let at = random.index(self.store.len());
+        if let Some(key) = self.store.keys().nth(at) {
+            self.damaged.insert(key.clone(), ());
+        }
+    }
+
+    /// The process ends; with `power_cut` what was not fsynced may be gone.
+    pub fn crash(&mut self, power_cut: bool, random: &mut Random) {
+        self.transaction.clear();
+        self.before_checkpoint = 0;
+        if !power_cut {
+            return;
+        }
+        let unsynced = self.appended - self.synced.min(self.appended);
+        let lost = random.index(unsynced + 1);
+        for _ in 0..lost {
+            while self.segments.back().is_some_and(Vec::is_empty) {
+                self.segments.pop_back();
+            }
+            if let Some(segment) = self.segments.back_mut() {
+                segment.pop();
+                self.appended -= 1;
+            }
+        }
+        self.torn |= lost > 0 && random.chance(500);
+    }
+
+    /// What a start finds; all of it is durable from then on.
+    pub fn open(&mut self) -> Found {
+        self.synced = self.appended;
+        let payloads: Vec<Vec<u8>> = self.segments.iter().flatten().cloned().collect();
+        let journal_bytes = payloads.iter().map(|payload| payload.len() as u64).sum();
+        let damaged = !self.damaged.is_empty();
+        for (key, ()) in std::mem::take(&mut self.damaged) {
+            self.store.remove(&key);
+        }
+        Found {
+            records: self.store.values().cloned().collect(),
+            payloads,
+            journal_bytes,
+            intact: !std::mem::take(&mut self.torn) && !damaged,
+        }
+    }
+
+    /// What the store holds under a key.
+    pub fn stored(&self, collection: &str, key: &[u8]) -> Option<&[u8]> {
+        self.store.get(&(collection.as_bytes().to_vec(), key.to_vec())).map(Vec::as_slice)
+    }
+}

@@ -1,0 +1,199 @@
+//! The simulator: whole clusters of engines in one thread, with simulated network, clocks, disks and
+//! liveness, everything drawn from one seed.
+//!
+//! ```text
+//! cargo test --release --test simulator -- --seeds 500            seeds 0 to 499
+//! cargo test --release --test simulator -- --from 500 --seeds 500
+//! cargo test --release --test simulator -- --seed 42 [--trace]    one seed, with all that happened
+//! ```
+//!
+//! A world lives through faults while clients work, then all faults end, everything must come to
+//! rest, and what the members hold is compared with what the clients were told. A seed that fails
+//! says so with its number and replays exactly; a few seeds of every run are run twice to show it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test program: a panic is a failed test, and it prints its results"
+)]
+
+mod check;
+mod clients;
+mod disk;
+mod member;
+mod network;
+mod plan;
+mod random;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use world::{Violation, World};
+
+/// Seeds of a plain `cargo test`.
+const FEW: u64 = 40;
+/// Every so many seeds one is run twice.
+const TWICE_EVERY: u64 = 16;
+/// Lines of the trace that a failure shows.
+const LAST_LINES: usize = 30;
+/// Writes of the key that a failure shows.
+const LAST_WRITES: usize = 12;
+
+struct Arguments {
+    from: u64,
+    seeds: u64,
+    trace: bool,
+    threads: u64,
+    skip: bool,
+    list: bool,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let mut found = Arguments { from: 0, seeds: FEW, trace: false, threads: 2, skip: false, list: false };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || {
+            let text = arguments.next().ok_or_else(|| format!("{argument} needs a number"))?;
+            text.parse::<u64>().map_err(|error| format!("{argument} {text}: {error}"))
+        };
+        match argument.as_str() {
+            "--seeds" => found.seeds = number()?,
+            "--from" => found.from = number()?,
+            "--threads" | "--test-threads" => found.threads = number()?.clamp(1, 64),
+            "--seed" => (found.from, found.seeds) = (number()?, 1),
+            "--trace" => found.trace = true,
+            "--list" => found.list = true,
+            // What the test harness of Rust takes and what means nothing here.
+            other if other.starts_with('-') => {}
+            // A filter by test names.
+            name => found.skip |= !"simulator".contains(name),
+        }
+    }
+    Ok(found)
+}
+
+/// Runs one seed; the world tells how it went, and the violation may be a panic.
+fn run(seed: u64, record: bool) -> (World, Option<Violation>) {
+    let mut world = World::new(seed, record);
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match ended {
+        Ok(()) => world.violation.clone(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Some(Violation { invariant: "nothing panics", key: None, text: text.unwrap_or_default() })
+        }
+    };
+    (world, violation)
+}
+
+/// Tells all that helps to understand a failure.
+fn explain(seed: u64, violation: &Violation) -> String {
+    let (world, _) = run(seed, true);
+    let mut text = format!(
+        "seed {seed}: broken: {}\n  {}\n  replay: cargo test --release --test simulator -- --seed {seed} --trace\n",
+        violation.invariant, violation.text
+    );
+    text += &format!("  plan: {:?}\n", world.plan);
+    let mut lines: Vec<&String> = world.lines().iter().collect();
+    if let Some(key) = violation.key.map(|key| &world.clients.keys[key]) {
+        text += &format!("  history of {}:\n", key.name);
+        let operations =
+            key.operations.iter().filter_map(|id| Some((*id, world.clients.operations.get(id)?)));
+        let is_write =
+            |action: clients::Action| !matches!(action, clients::Action::Get | clients::Action::Scan);
+        let writes: Vec<_> = operations.filter(|(_, operation)| is_write(operation.action)).collect();
+        for (id, operation) in writes.iter().skip(writes.len().saturating_sub(LAST_WRITES)) {
+            text += &format!("    {}\n", operation.line(*id));
+        }
+        lines.retain(|line| line.contains(&key.name));
+    }
+    text += "  last of the trace:\n";
+    for line in lines.iter().skip(lines.len().saturating_sub(LAST_LINES)) {
+        text += &format!("    {line}\n");
+    }
+    text
+}
+
+/// Checks one seed; an error explains itself.
+fn check(seed: u64, trace: bool) -> Result<(), String> {
+    let (world, violation) = run(seed, trace);
+    if trace {
+        for line in world.lines() {
+            println!("{line}");
+        }
+    }
+    if let Some(violation) = violation {
+        return Err(explain(seed, &violation));
+    }
+    if seed % TWICE_EVERY == 0 {
+        let (again, _) = run(seed, false);
+        if again.trace_hash() != world.trace_hash() {
+            return Err(format!(
+                "seed {seed}: two runs differ: a simulation must follow from its seed alone\n"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.list {
+        println!("simulator: test\n\n1 test, 0 benchmarks");
+        return ExitCode::SUCCESS;
+    }
+    let began = Instant::now();
+    let seeds = if arguments.skip { 0 } else { arguments.seeds };
+    println!("\nrunning {seeds} tests");
+    std::panic::set_hook(Box::new(|_| {}));
+    let (next, failures) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads.min(seeds) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= seeds {
+                        return;
+                    }
+                    let seed = arguments.from + at;
+                    if let Err(text) = check(seed, arguments.trace) {
+                        println!("test seed {seed} ... FAILED");
+                        failures.lock().unwrap().push((seed, text));
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    if !failures.is_empty() {
+        println!("\nfailures:\n");
+        for (_, text) in failures.iter().take(5) {
+            println!("{text}");
+        }
+        for (seed, text) in &failures {
+            println!("    seed {seed}: {}", text.lines().next().unwrap_or_default());
+        }
+    }
+    let (failed, word) = (failures.len() as u64, if failures.is_empty() { "ok" } else { "FAILED" });
+    println!(
+        "\ntest result: {word}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        seeds - failed,
+        began.elapsed().as_secs_f64()
+    );
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,743 @@
+//! A member: an engine and what drives it, as the node does: turns, journal, store, timers, starts.
+
+use crate::disk::Disk;
+use crate::plan::{Fault, MS, Plan, SECOND};
+use crate::random::Random;
+use crate::world::{Event, World};
+use kith::engine::{CheckpointStep, Engine, Identity, Load, Mode, Range, Replaced, TICK_US};
+use kith::model::key::{ROSTER, SETTINGS};
+use kith::model::roster::{MemberState, RosterEntry, entry_key};
+use kith::model::settings::Sync;
+use kith::model::{MemberId, Now};
+use kith::protocol::frame::Frame;
+use std::collections::BTreeMap;
+
+/// The wall clock's reading when the world begins, in milliseconds.
+pub const EPOCH_MS: u64 = 1_800_000_000_000;
+/// A start serves after this time even if it is not complete.
+const RECOVERY: u64 = 10 * SECOND;
+/// A day in milliseconds.
+const DAY_MS: u64 = 86_400_000;
+
+/// Something that reaches a member and is taken in at its next turn.
+#[derive(Debug)]
+pub enum Input {
+    Tick,
+    Frame { from: usize, link: u64, bytes: Vec<u8> },
+    LinkUp { peer: usize, link: u64, life: (u64, u64) },
+    LinkDown { peer: usize, link: u64 },
+    Liveness { peer: usize, alive: bool },
+    Synced(u64),
+    Loaded(Load, Option<Vec<u8>>, bool),
+    Ranged(u64, Vec<u8>, Option<Vec<u8>>),
+    Batched(Vec<Replaced>),
+    Committed,
+    CheckpointFailed,
+    Operation(u64),
+    Admit(usize),
+}
+
+/// A job of a member's disk.
+#[derive(Debug)]
+pub enum Job {
+    Sync { appended: usize, position: u64 },
+    Load(Load),
+    Range(Range),
+    Begin,
+    Batch(Vec<u8>),
+    Commit,
+}
+
+/// A wall clock, right or wrong.
+#[derive(Debug, Default)]
+struct WallClock {
+    offset_ms: i64,
+    frozen_ms: Option<u64>,
+    /// Parts per million that it runs too fast or too slow.
+    drift: i64,
+}
+
+impl WallClock {
+    fn read(&self, now: u64) -> u64 {
+        let since = i64::try_from(now / MS).unwrap_or(0);
+        let right = EPOCH_MS.saturating_add_signed(since);
+        self.frozen_ms
+            .unwrap_or_else(|| right.saturating_add_signed(self.offset_ms + since * self.drift / 1_000_000))
+    }
+}
+
+/// One member.
+pub struct Member {
+    pub index: usize,
+    pub id: MemberId,
+    entry: RosterEntry,
+    pub engine: Option<Engine>,
+    pub disk: Disk,
+    /// Rises with each start and each crash: what was meant for an earlier life is void.
+    pub epoch: u64,
+    incarnation: u64,
+    life: u64,
+    inbox: Vec<Input>,
+    has_turn: bool,
+    paused_until: u64,
+    started_at: u64,
+    pub lost: bool,
+    pub is_member: bool,
+    may_be_wrong: bool,
+    clock: WallClock,
+    links: BTreeMap<usize, u64>,
+    heard: BTreeMap<usize, u64>,
+    sync_running: bool,
+    sync_wanted: bool,
+    last_sync: u64,
+    store_free_at: u64,
+    checkpoint_failed: bool,
+    pub full_until: u64,
+    retry_at: u64,
+    slow_until: u64,
+    /// The highest own stamp that was shown to anybody.
+    pub shown: u64,
+}
+
+impl Member {
+    pub fn new(index: usize, plan: &Plan, random: &mut Random) -> Self {
+        let mut public_key = [0; 32];
+        public_key[..8].copy_from_slice(&random.number().to_le_bytes());
+        public_key[8] = u8::try_from(index).unwrap_or(0);
+        let zone = if plan.zones { format!("z{}", random.below(3)) } else { String::new() };
+        let is_founder = index < plan.members;
+        let entry = RosterEntry {
+            name: format!("m{index}"),
+            public_key,
+            address: format!("127.0.0.1:{}", 7400 + index),
+            http_address: format!("127.0.0.1:{}", 8400 + index),
+            zone,
+            state: if is_founder { MemberState::Active } else { MemberState::Joining },
+            admitted: 1 + index as u64,
+        };
+        Self {
+            index,
+            id: entry.id(),
+            entry,
+            engine: None,
+            disk: Disk::default(),
+            epoch: 0,
+            incarnation: 0,
+            life: 0,
+            inbox: Vec::new(),
+            has_turn: false,
+            paused_until: 0,
+            started_at: 0,
+            lost: false,
+            is_member: is_founder,
+            may_be_wrong: index < (plan.members - 1) / 2,
+            clock: WallClock::default(),
+            links: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            sync_running: false,
+            sync_wanted: false,
+            last_sync: 0,
+            store_free_at: 0,
+            checkpoint_failed: false,
+            full_until: 0,
+            retry_at: 0,
+            slow_until: 0,
+            shown: 0,
+        }
+    }
+
+    pub const fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
+    /// Whether it is up and not paused.
+    pub const fn can_talk(&self, now: u64) -> bool {
+        self.engine.is_some() && self.paused_until <= now
+    }
+
+    pub const fn is_paused(&self, now: u64) -> bool {
+        self.paused_until > now
+    }
+
+    /// What its wall clock shows, right or wrong.
+    pub fn wall_ms(&self, now: u64) -> u64 {
+        self.clock.read(now)
+    }
+
+    /// Whether it never was up.
+    pub const fn engine_is_new(&self) -> bool {
+        self.incarnation == 0
+    }
+
+    pub const fn life(&self) -> (u64, u64) {
+        (self.incarnation, self.life)
+    }
+
+    /// Notes whether a peer is heard now; returns for how long it was not.
+    pub fn note_heard(&mut self, peer: usize, heard: bool, now: u64) -> u64 {
+        let last = self.heard.entry(peer).or_insert(now);
+        if heard {
+            *last = now;
+        }
+        now - *last
+    }
+
+    /// What its engine believes of a peer; `None` when it knows nothing.
+    pub fn believes_dead(&self, peer: usize, members: &[Self]) -> Option<bool> {
+        let engine = self.engine.as_ref()?;
+        engine.peer_facts(members[peer].id).map(|(_, dead, _)| dead)
+    }
+
+    fn now(&self, now: u64) -> Now {
+        Now { wall_ms: self.clock.read(now), mono_us: now }
+    }
+}
+
+impl World {
+    /// Founds the cluster: the first member creates it, the others are let in.
+    pub fn found(&mut self) {
+        let entries: Vec<(MemberId, Vec<u8>)> =
+            self.members.iter().filter(|m| m.is_member).map(|m| (m.id, m.entry.encode())).collect();
+        let mut records: Vec<(&str, Vec<u8>, Vec<u8>)> =
+            entries.into_iter().map(|(id, entry)| (ROSTER, entry_key(id), entry)).collect();
+        let settings = self.plan.settings.records();
+        records
+            .extend(settings.map(|(name, value)| (SETTINGS, name.as_bytes().to_vec(), value.into_bytes())));
+        self.start(0);
+        let mut system = Vec::new();
+        if let Some(engine) = &mut self.members[0].engine {
+            engine.create(&records);
+            engine.set_mode(Mode::Starting);
+            system = engine.system_records();
+        }
+        self.wake(0);
+        for member in 1..self.plan.members {
+            self.start(member);
+            if let Some(engine) = &mut self.members[member].engine {
+                engine.welcome(&system);
+                engine.set_mode(Mode::Starting);
+            }
+            self.wake(member);
+        }
+    }
+
+    /// Starts a member from what its disk holds.
+    pub fn start(&mut self, index: usize) {
+        let (now, life) = (self.now, self.random.number());
+        let (bounds, bits) = (self.plan.bounds, self.plan.partition_bits);
+        let member = &mut self.members[index];
+        if member.lost || member.engine.is_some() {
+            return;
+        }
+        member.incarnation += 1;
+        member.epoch += 1;
+        member.life = life;
+        let who = Identity { member: member.id, incarnation: member.incarnation, life };
+        let mut engine = Engine::new(who, bounds, bits);
+        engine.advance(member.now(now));
+        let found = member.disk.open();
+        let (records, payloads) = (found.records.len() as u64, found.payloads.len() as u64);
+        let mut error = None;
+        for record in &found.records {
+            match kith::model::RecordRef::parse(record) {
+                Ok((record, _)) => engine.restore_record(record),
+                Err(bad) => error = Some(bad.to_string()),
+            }
+        }
+        for payload in &found.payloads {
+            error = error.or(engine.restore_journal(payload).err().map(|error| error.to_string()));
+        }
+        engine.restored(found.journal_bytes, found.intact);
+        let has_cluster = !engine.roster().is_empty();
+        if has_cluster {
+            engine.set_mode(Mode::Starting);
+        }
+        member.engine = Some(engine);
+        (member.started_at, member.has_turn, member.paused_until) = (now, false, 0);
+        (member.sync_running, member.sync_wanted, member.store_free_at) = (false, false, now);
+        (member.retry_at, member.checkpoint_failed, member.last_sync) = (0, false, now);
+        member.heard.clear();
+        let epoch = member.epoch;
+        let incarnation = member.incarnation;
+        self.note("start", &[index as u64, incarnation, records, payloads], || {
+            format!(
+                "m{index} incarnation {incarnation}: {records} records, {payloads} journal entries, {}",
+                if found.intact { "intact" } else { "damaged" }
+            )
+        });
+        if let Some(error) = error {
+            self.violate("a start reads what was written", None, format!("m{index}: {error}"));
+        }
+        if now > 0 && !has_cluster && !self.let_in(index) {
+            self.members[index].engine = None;
+            return self.schedule(500 * MS, Event::Start { member: index });
+        }
+        self.schedule(TICK_US, Event::Tick { member: index, epoch });
+        for other in (0..self.members.len()).filter(|other| *other != index) {
+            let after = self.random.between(1, 100) * MS;
+            self.schedule(after, Event::Connect { one: index, other });
+        }
+        self.wake(index);
+    }
+
+    /// Gives a member that knows no cluster the system records of one that does.
+    fn let_in(&mut self, index: usize) -> bool {
+        let knows = |member: &Member| {
+            member.index != index && member.engine().is_some_and(|engine| !engine.roster().is_empty())
+        };
+        let Some(contact) = self.members.iter().position(knows) else { return false };
+        let records = self.members[contact].engine.as_mut().map(Engine::system_records).unwrap_or_default();
+        if let Some(engine) = &mut self.members[index].engine {
+            engine.welcome(&records);
+            engine.set_mode(Mode::Starting);
+        }
+        true
+    }
+
+    /// Ends a member's process.
+    pub fn crash(&mut self, index: usize, power_cut: bool, downtime: u64) {
+        if self.members[index].engine.take().is_none() {
+            return;
+        }
+        self.note("crash", &[index as u64, u64::from(power_cut)], || {
+            format!("m{index} {}", if power_cut { "loses power" } else { "is killed" })
+        });
+        let member = &mut self.members[index];
+        member.epoch += 1;
+        member.inbox.clear();
+        member.links.clear();
+        member.disk.crash(power_cut, &mut self.random);
+        for other in (0..self.members.len()).filter(|other| *other != index) {
+            self.break_link(index, other);
+        }
+        self.clients_lose_front(index);
+        if !self.members[index].lost {
+            self.schedule(downtime, Event::Start { member: index });
+        }
+    }
+
+    /// Hands something to a member; it is taken in at its next turn.
+    pub fn give(&mut self, index: usize, epoch: u64, input: Input) {
+        let member = &mut self.members[index];
+        if member.epoch == epoch && member.engine.is_some() {
+            member.inbox.push(input);
+            self.wake(index);
+        }
+    }
+
+    /// Lets a member have a turn shortly.
+    pub fn wake(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        if !std::mem::replace(&mut member.has_turn, true) {
+            let (epoch, pause) = (member.epoch, member.paused_until.saturating_sub(self.now));
+            let after = pause + self.random.below(300);
+            self.schedule(after, Event::Turn { member: index, epoch });
+        }
+    }
+
+    pub fn tick(&mut self, index: usize, epoch: u64) {
+        if self.members[index].epoch != epoch {
+            return;
+        }
+        if !self.members[index].is_paused(self.now) {
+            self.give(index, epoch, Input::Tick);
+        }
+        self.schedule(TICK_US, Event::Tick { member: index, epoch });
+    }
+
+    /// One turn of a member's loop.
+    pub fn turn(&mut self, index: usize, epoch: u64) {
+        let now = self.now;
+        let member = &mut self.members[index];
+        if member.epoch != epoch || member.engine.is_none() {
+            return;
+        }
+        member.has_turn = false;
+        if member.is_paused(now) {
+            return self.wake(index);
+        }
+        let Some(mut engine) = member.engine.take() else { return };
+        engine.advance(member.now(now));
+        let inputs = std::mem::take(&mut member.inbox);
+        for input in inputs {
+            self.take_in(index, &mut engine, input);
+        }
+        engine.advance(self.members[index].now(now));
+        engine.end_turn();
+        self.append(index, &mut engine);
+        self.store_jobs(index, &mut engine);
+        self.send_frames(index, &mut engine);
+        let completions = std::mem::take(&mut engine.lanes.completions);
+        engine.lanes.membership_changed = false;
+        let again = engine.wants_checkpoint_step();
+        self.members[index].engine = Some(engine);
+        for completion in completions {
+            self.complete(index, completion);
+        }
+        if again {
+            self.wake(index);
+        }
+    }
+
+    fn take_in(&mut self, index: usize, engine: &mut Engine, input: Input) {
+        let id = |world: &Self, peer: usize| world.members[peer].id;
+        match input {
+            Input::Tick => self.timer(index, engine),
+            Input::Frame { from, link, bytes } => {
+                if let Err(error) = engine.frame(id(self, from), link, &bytes) {
+                    self.note("refused", &[index as u64, link], || format!("m{index} link {link}: {error}"));
+                    engine.link_down(id(self, from), link);
+                    if self.members[index].links.get(&from) == Some(&link) {
+                        self.members[index].links.remove(&from);
+                        self.break_link(index, from);
+                    }
+                }
+            }
+            Input::LinkUp { peer, link, life } => self.link_up(index, engine, peer, link, life),
+            Input::LinkDown { peer, link } => {
+                engine.link_down(id(self, peer), link);
+                if self.members[index].links.get(&peer) == Some(&link) {
+                    self.members[index].links.remove(&peer);
+                }
+            }
+            Input::Liveness { peer, alive } => {
+                self.note("liveness", &[index as u64, peer as u64, u64::from(alive)], || {
+                    format!("m{index} takes m{peer} for {}", if alive { "alive" } else { "dead" })
+                });
+                engine.liveness(id(self, peer), alive);
+            }
+            Input::Synced(position) => engine.synced(position),
+            Input::Loaded(load, record, damaged) => engine.loaded(&load, record.as_deref(), damaged),
+            Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
+            Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
+            Input::Committed => engine.checkpoint_committed(),
+            Input::CheckpointFailed => engine.checkpoint_failed(),
+            Input::Operation(operation) => self.begin_operation(index, engine, operation),
+            Input::Admit(joiner) => {
+                let entry = self.members[joiner].entry.clone();
+                engine.write_roster_entry(entry.id(), &entry);
+                self.members[joiner].is_member = true;
+                self.note("admit", &[index as u64, joiner as u64], || format!("m{index} lets m{joiner} in"));
+                self.schedule(MS, Event::Start { member: joiner });
+            }
+        }
+    }
+
+    fn timer(&mut self, index: usize, engine: &mut Engine) {
+        if *engine.mode() == Mode::Starting {
+            let state = engine.roster().get(engine.identity().member).map(|known| known.entry.state);
+            let late = self.now > self.members[index].started_at + RECOVERY;
+            if state.is_some_and(|state| state != MemberState::Joining) && (engine.is_complete() || late) {
+                engine.set_mode(Mode::Serving);
+                let complete = engine.is_complete();
+                self.note("serves", &[index as u64], || format!("m{index}, complete: {complete}"));
+            }
+        }
+        engine.tick();
+        let due = self.members[index].last_sync + engine.settings().sync_interval_ms * MS;
+        if engine.positions().written > engine.positions().synced && self.now >= due {
+            self.sync(index, engine);
+        }
+    }
+
+    fn link_up(&mut self, index: usize, engine: &mut Engine, peer: usize, link: u64, life: (u64, u64)) {
+        if self.is_broken(link) {
+            return;
+        }
+        let id = self.members[peer].id;
+        if let Err(seen) = engine.check_life(id, life.0, life.1) {
+            let text =
+                format!("m{index} takes incarnation {} of m{peer} for a copy, having seen {seen}", life.0);
+            return self.violate("a member that restarts is known again", None, text);
+        }
+        engine.link_up(id, link);
+        self.members[index].links.insert(peer, link);
+    }
+
+    /// Appends the turn's bytes to the journal, as the node does.
+    fn append(&mut self, index: usize, engine: &mut Engine) {
+        let now = self.now;
+        let member = &mut self.members[index];
+        if now < member.retry_at {
+            return;
+        }
+        let full = now < member.full_until;
+        if engine.lanes.rotate {
+            if full {
+                member.retry_at = now + 100 * MS;
+                return engine.set_storage_problem(Some("the disk is full".to_owned()));
+            }
+            member.disk.rotate();
+            engine.lanes.rotate = false;
+        }
+        if engine.lanes.journal.is_empty() {
+            return;
+        }
+        if full {
+            member.retry_at = now + 100 * MS;
+            return engine.set_storage_problem(Some("the disk is full".to_owned()));
+        }
+        member.disk.append(&engine.lanes.journal);
+        if member.retry_at > 0 {
+            member.retry_at = 0;
+            engine.set_storage_problem(None);
+        }
+        engine.written();
+        let wanted = std::mem::take(&mut engine.lanes.sync);
+        if wanted || engine.settings().sync == Sync::Always {
+            self.sync(index, engine);
+        }
+    }
+
+    fn sync(&mut self, index: usize, engine: &Engine) {
+        let member = &mut self.members[index];
+        member.last_sync = self.now;
+        if std::mem::replace(&mut member.sync_running, true) {
+            member.sync_wanted = true;
+            return;
+        }
+        let job = Job::Sync { appended: member.disk.appended(), position: engine.positions().written };
+        let (epoch, after) = (member.epoch, self.disk_delay(index));
+        self.schedule(after, Event::Disk { member: index, epoch, job });
+    }
+
+    fn disk_delay(&mut self, index: usize) -> u64 {
+        let slow = if self.now < self.members[index].slow_until { 100 } else { 1 };
+        let usual = self.plan.disk_delay;
+        self.random.delay(usual * slow)
+    }
+
+    fn store_jobs(&mut self, index: usize, engine: &mut Engine) {
+        for load in std::mem::take(&mut engine.lanes.loads) {
+            self.ask_store(index, Job::Load(load));
+        }
+        for range in std::mem::take(&mut engine.lanes.ranges) {
+            self.ask_store(index, Job::Range(range));
+        }
+        if engine.lanes.rotate {
+            return;
+        }
+        match engine.lanes.checkpoint.take() {
+            Some(CheckpointStep::Begin) => self.ask_store(index, Job::Begin),
+            Some(CheckpointStep::Batch(batch)) => self.ask_store(index, Job::Batch(batch)),
+            Some(CheckpointStep::Commit) => self.ask_store(index, Job::Commit),
+            None => {}
+        }
+    }
+
+    /// The store does one job after the other.
+    fn ask_store(&mut self, index: usize, job: Job) {
+        let delay = self.disk_delay(index);
+        let member = &mut self.members[index];
+        member.store_free_at = member.store_free_at.max(self.now) + delay;
+        let (epoch, after) = (member.epoch, member.store_free_at - self.now);
+        self.schedule(after, Event::Disk { member: index, epoch, job });
+    }
+
+    pub fn disk_done(&mut self, index: usize, epoch: u64, job: Job) {
+        if self.members[index].epoch != epoch {
+            return;
+        }
+        let fails = self.troubled && self.plan.knows(Fault::Checkpoint) && self.random.chance(150);
+        let member = &mut self.members[index];
+        let input = match job {
+            Job::Sync { appended, position } => {
+                member.disk.fsynced(appended);
+                member.sync_running = false;
+                let again = std::mem::take(&mut member.sync_wanted);
+                self.give(index, epoch, Input::Synced(position));
+                if again && let Some(engine) = self.members[index].engine.take() {
+                    self.sync(index, &engine);
+                    self.members[index].engine = Some(engine);
+                }
+                return;
+            }
+            Job::Load(load) => {
+                let (record, damaged) = member.disk.load(&load);
+                Input::Loaded(load, record, damaged)
+            }
+            Job::Range(range) => {
+                let (records, resume) = member.disk.range(&range);
+                Input::Ranged(range.id, records, resume)
+            }
+            Job::Begin => {
+                member.checkpoint_failed = false;
+                return;
+            }
+            Job::Batch(_) | Job::Commit if member.checkpoint_failed => return,
+            Job::Batch(_) | Job::Commit if fails => {
+                member.checkpoint_failed = true;
+                member.disk.abort();
+                Input::CheckpointFailed
+            }
+            Job::Batch(batch) => match member.disk.batch(&batch) {
+                Ok(replaced) => Input::Batched(replaced),
+                Err(error) => return self.violate("a checkpoint is in order", None, error),
+            },
+            Job::Commit => {
+                member.disk.commit();
+                Input::Committed
+            }
+        };
+        self.give(index, epoch, input);
+    }
+
+    fn send_frames(&mut self, index: usize, engine: &mut Engine) {
+        let links: Vec<(usize, u64)> =
+            self.members[index].links.iter().map(|(peer, link)| (*peer, *link)).collect();
+        for (peer, link) in links {
+            let mut bytes = Vec::new();
+            if !engine.take_frame(self.members[peer].id, &mut bytes) {
+                continue;
+            }
+            self.watch_frame(index, &bytes);
+            self.send(index, peer, link, bytes);
+        }
+        for (id, reason) in std::mem::take(&mut engine.lanes.close) {
+            if let Some(peer) = self.members.iter().position(|member| member.id == id) {
+                self.note("close", &[index as u64, peer as u64], || format!("m{index} to m{peer}: {reason}"));
+                if let Some(link) = self.members[index].links.remove(&peer) {
+                    engine.link_down(id, link);
+                    self.break_link(index, peer);
+                }
+            }
+        }
+    }
+
+    /// Looks into a frame for the stamps that it shows.
+    fn watch_frame(&mut self, index: usize, bytes: &[u8]) {
+        let Ok(frame) = Frame::parse(bytes) else {
+            return self.violate("a member's frames have a shape", None, format!("m{index}"));
+        };
+        for record in frame.records.iter().flatten() {
+            let (number, purpose, record) = record;
+            let stamp = record.timestamp();
+            if stamp.member == self.members[index].id {
+                self.members[index].shown = self.members[index].shown.max(stamp.time);
+            }
+            self.note("record", &[number, stamp.time, stamp.member.0], || {
+                format!(
+                    "m{index} sends {} {:?} {stamp} as {purpose:?} {number}",
+                    String::from_utf8_lossy(record.key()),
+                    record.kind()
+                )
+            });
+        }
+    }
+
+    /// A fault of one member.
+    pub fn member_fault(&mut self, fault: Fault) {
+        let index = self.random.index(self.members.len());
+        match fault {
+            Fault::Kill | Fault::PowerCut => {
+                let downtime = self.random.duration(3 * SECOND);
+                self.crash(index, fault == Fault::PowerCut, downtime);
+            }
+            Fault::Pause => {
+                let time = self.random.duration(2 * SECOND);
+                self.members[index].paused_until = self.now + time;
+                self.note("pause", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
+            }
+            Fault::Clock => self.clock_fault(index),
+            Fault::DiskFull => {
+                let time = self.random.duration(2 * SECOND);
+                self.members[index].full_until = self.now + time;
+                self.note("full", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
+            }
+            Fault::DiskSlow => {
+                let time = self.random.duration(2 * SECOND);
+                self.members[index].slow_until = self.now + time;
+                self.note("slow", &[index as u64, time], || format!("m{index} for {} ms", time / MS));
+            }
+            Fault::Damage => {
+                // Only one member's disk goes bad.
+                let last = self.plan.members - 1;
+                self.members[last].disk.damage(&mut self.random);
+            }
+            Fault::Join => self.admit(),
+            Fault::Lost => {
+                let last = self.plan.members - 1;
+                self.members[last].lost = true;
+                self.crash(last, true, 0);
+            }
+            _ => {}
+        }
+    }
+
+    fn admit(&mut self) {
+        let joiner = self.members.iter().position(|member| !member.is_member);
+        let contact = self.random.index(self.plan.members);
+        if let Some(joiner) = joiner.filter(|_| self.serves(contact)) {
+            let epoch = self.members[contact].epoch;
+            self.give(contact, epoch, Input::Admit(joiner));
+        }
+    }
+
+    /// Clocks of a minority go wrong, in all the ways that clocks do.
+    fn clock_fault(&mut self, index: usize) {
+        if !self.members[index].may_be_wrong {
+            return;
+        }
+        let kind = self.random.below(5);
+        let range = match self.random.below(3) {
+            0 => 3_000,
+            1 => 60_000,
+            _ => DAY_MS,
+        };
+        let offset =
+            i64::try_from(self.random.below(2 * range)).unwrap_or(0) - i64::try_from(range).unwrap_or(0);
+        let (now, drift) = (self.now, i64::try_from(self.random.below(20_000)).unwrap_or(0) - 10_000);
+        let clock = &mut self.members[index].clock;
+        match kind {
+            0 | 1 => clock.offset_ms = offset,
+            2 => clock.frozen_ms = Some(clock.read(now)),
+            3 => clock.drift = drift,
+            _ => (clock.offset_ms, clock.drift) = (0, 0),
+        }
+        if kind == 2 {
+            let after = self.random.below(5 * SECOND);
+            self.schedule(after, Event::Thaw { member: index });
+        }
+        self.note("clock", &[index as u64, kind, offset.unsigned_abs()], || {
+            format!("m{index} kind {kind}: offset {offset} ms, drift {drift}")
+        });
+    }
+
+    pub fn thaw(&mut self, index: usize) {
+        self.members[index].clock.frozen_ms = None;
+    }
+
+    /// What ails single members ends.
+    pub fn mend_members(&mut self) {
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            (member.paused_until, member.full_until, member.slow_until) = (self.now, 0, 0);
+            member.clock.frozen_ms = None;
+            member.has_turn = false;
+            self.wake(index);
+        }
+    }
+
+    /// The next fault of those that this world knows.
+    pub fn fault(&mut self) {
+        if !self.troubled {
+            return;
+        }
+        if let Some(fault) = self.random.pick(&self.plan.faults) {
+            match fault {
+                Fault::Reset
+                | Fault::Duplicate
+                | Fault::OneWay
+                | Fault::Cut
+                | Fault::Flap
+                | Fault::Slow
+                | Fault::Hostile => self.network_fault(fault),
+                Fault::Lost if self.random.chance(800) => {}
+                Fault::Liveness | Fault::Checkpoint => {}
+                fault => self.member_fault(fault),
+            }
+        }
+        let after = self.random.delay(self.plan.fault_every);
+        self.schedule(after, Event::Fault);
+    }
+}

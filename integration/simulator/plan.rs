@@ -1,0 +1,188 @@
+//! What kind of world a seed makes: its size, its settings, and which faults it knows. Each seed
+//! knows only some kinds, so that every combination comes up and failures show their cause.
+
+use crate::random::Random;
+use kith::engine::Bounds;
+use kith::model::settings::{Level, Settings, Sync};
+
+/// Microseconds in a millisecond.
+pub const MS: u64 = 1_000;
+/// Microseconds in a second.
+pub const SECOND: u64 = 1_000_000;
+
+/// Kinds of faults that a world knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A link breaks.
+    Reset,
+    /// A link is replaced while both ends think it is up.
+    Duplicate,
+    /// Nothing passes in one direction.
+    OneWay,
+    /// The members fall apart into two groups.
+    Cut,
+    /// Short cuts, one after the other.
+    Flap,
+    /// Delays grow to seconds.
+    Slow,
+    /// Bytes that no member made arrive on a link.
+    Hostile,
+    /// A process stands still.
+    Pause,
+    /// A process is killed; what it wrote survives.
+    Kill,
+    /// The power fails: what was not fsynced may be lost.
+    PowerCut,
+    /// A wall clock of a minority jumps or freezes.
+    Clock,
+    /// Liveness is told wrongly.
+    Liveness,
+    /// The disk takes no writes for a while.
+    DiskFull,
+    /// The disk takes its time.
+    DiskSlow,
+    /// A checkpoint fails.
+    Checkpoint,
+    /// A record in the store is damaged.
+    Damage,
+    /// A new member joins.
+    Join,
+    /// A member is lost for good.
+    Lost,
+}
+
+impl Fault {
+    const ALL: [Self; 18] = [
+        Self::Reset,
+        Self::Duplicate,
+        Self::OneWay,
+        Self::Cut,
+        Self::Flap,
+        Self::Slow,
+        Self::Hostile,
+        Self::Pause,
+        Self::Kill,
+        Self::PowerCut,
+        Self::Clock,
+        Self::Liveness,
+        Self::DiskFull,
+        Self::DiskSlow,
+        Self::Checkpoint,
+        Self::Damage,
+        Self::Join,
+        Self::Lost,
+    ];
+}
+
+/// A world's make-up.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub members: usize,
+    pub joiners: usize,
+    pub partition_bits: u8,
+    pub zones: bool,
+    pub settings: Settings,
+    pub bounds: Bounds,
+    pub faults: Vec<Fault>,
+    /// Mean time between faults in microseconds.
+    pub fault_every: u64,
+    /// How long faults happen, in microseconds.
+    pub trouble: u64,
+    pub sessions: usize,
+    pub keys: usize,
+    pub counters: usize,
+    /// Usual time between two operations of a session in microseconds.
+    pub think: u64,
+    /// Usual delay of a frame in microseconds.
+    pub delay: u64,
+    /// Frames of a thousand that are lost, and their link with them.
+    pub loss: u64,
+    /// Usual time of a disk's operation in microseconds.
+    pub disk_delay: u64,
+    pub padding: u64,
+}
+
+impl Plan {
+    /// Draws a world.
+    pub fn draw(random: &mut Random) -> Self {
+        let members = usize::try_from(random.between(3, 7)).unwrap_or(3);
+        let rare = random.between(100, 600);
+        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| random.chance(rare)).collect();
+        let sync = if random.chance(700) { Sync::Always } else { Sync::Interval };
+        let mut replication_factor = random.between(1, 5.min(members as u64));
+        if faults.contains(&Fault::Lost) {
+            // What remains must show a quorum without it, and be able to repair each other.
+            replication_factor = 3;
+            faults.retain(|fault| !matches!(fault, Fault::Damage | Fault::Join));
+        }
+        if faults.contains(&Fault::Damage) {
+            replication_factor = replication_factor.max(3);
+        }
+        if sync == Sync::Interval {
+            faults.retain(|fault| *fault != Fault::PowerCut);
+        }
+        let copies = u8::try_from(replication_factor).unwrap_or(1);
+        let settings = Settings {
+            replication_factor: copies,
+            replication_factor_in_force: copies,
+            write_level: random.pick(&Level::ALL).unwrap_or(Level::Available),
+            read_level: random.pick(&Level::ALL).unwrap_or(Level::One),
+            write_timeout_ms: random.between(200, 1_500),
+            sync,
+            sync_interval_ms: random.between(50, 1_000),
+            ..Settings::default()
+        };
+        let tiny_table = random.chance(400);
+        let bounds = Bounds {
+            table_bytes: if tiny_table {
+                usize::try_from(random.between(2_000, 20_000)).unwrap_or(9_000)
+            } else {
+                1 << 30
+            },
+            journal_bytes: if tiny_table || random.chance(300) {
+                random.between(2_000, 60_000)
+            } else {
+                1 << 30
+            },
+            dirty_records: if random.chance(200) { 20 } else { 4_000_000 },
+            unsynced_bytes: if random.chance(100) { 2_000 } else { 64 << 20 },
+        };
+        let joiners = usize::from(faults.contains(&Fault::Join)) * random.index(3);
+        Self {
+            members,
+            joiners,
+            partition_bits: u8::try_from(random.between(0, 4)).unwrap_or(3),
+            zones: random.chance(300),
+            settings,
+            bounds,
+            faults,
+            fault_every: random.between(100, 2_000) * MS,
+            trouble: random.between(5, 25) * SECOND,
+            sessions: usize::try_from(random.between(2, 8)).unwrap_or(4),
+            keys: usize::try_from(random.between(1, 40)).unwrap_or(10),
+            counters: usize::try_from(random.between(0, 4)).unwrap_or(2),
+            think: random.between(2, 60) * MS,
+            delay: random.between(100, 5_000),
+            loss: if random.chance(300) { random.between(1, 30) } else { 0 },
+            disk_delay: random.between(100, 5_000),
+            padding: if random.chance(100) { 3_000 } else { 120 },
+        }
+    }
+
+    /// Whether a kind of fault is known here.
+    pub fn knows(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// Copies that may be lost without anybody's fault.
+    pub fn copies_at_risk(&self) -> u16 {
+        u16::from(self.knows(Fault::Lost)) + u16::from(self.knows(Fault::Damage))
+    }
+
+    /// Whether hints alone must bring all owners together: nothing forgets what is on its way.
+    pub fn hints_suffice(&self) -> bool {
+        let forgets =
+            [Fault::Kill, Fault::PowerCut, Fault::DiskFull, Fault::Damage, Fault::Join, Fault::Lost];
+        self.bounds.table_bytes == 1 << 30 && !forgets.into_iter().any(|fault| self.knows(fault))
+    }
+}
