@@ -62,7 +62,8 @@ async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
     let large: bytes::Bytes = (0..LARGEST).map(|index| (index * 31 % 251) as u8).collect();
     let sizes = [0, 1, 65_535, 65_536, LARGEST];
     for size in sizes {
-        let stored = client.put(DEFAULT, format!("{size}").as_bytes(), large.slice(..size), &all).await.unwrap();
+        let stored =
+            client.put(DEFAULT, format!("{size}").as_bytes(), large.slice(..size), &all).await.unwrap();
         assert_eq!(stored.copies, Some(3), "{size}");
     }
     let longest_key = vec![b'k'; kith::model::limits::MAX_KEY_BYTES];

@@ -106,7 +106,9 @@ async fn write_round(
     for index in 0..BATCH {
         match (index % 10, round.checked_sub(2)) {
             (7, Some(earlier)) => operations.push(put(&key_of(earlier, index - 7), "changed")),
-            (8, Some(earlier)) => operations.push(Entry::about(Verb::Delete, DEFAULT, key_of(earlier, index - 7).as_bytes())),
+            (8, Some(earlier)) => {
+                operations.push(Entry::about(Verb::Delete, DEFAULT, key_of(earlier, index - 7).as_bytes()))
+            }
             _ => operations.push(put(&key_of(round, index), "first")),
         }
     }
@@ -179,7 +181,8 @@ pub async fn check(member: &Member, level: Level, model: &Model) -> Result<(), S
     let keys: Vec<&String> = model.keys().collect();
     let mut wrong = Vec::new();
     for part in keys.chunks(CHECK_BATCH) {
-        let reads: Vec<Entry> = part.iter().map(|key| Entry::about(Verb::Get, DEFAULT, key.as_bytes())).collect();
+        let reads: Vec<Entry> =
+            part.iter().map(|key| Entry::about(Verb::Get, DEFAULT, key.as_bytes())).collect();
         let outcomes = client.batch(&reads, Some(level)).await.map_err(|error| error.to_string())?;
         for (key, outcome) in part.iter().zip(&outcomes) {
             let found = ending(outcome).map(|_| outcome.value.clone());
@@ -189,6 +192,11 @@ pub async fn check(member: &Member, level: Level, model: &Model) -> Result<(), S
             }
         }
     }
-    let shown: Vec<&String> = wrong.iter().take(if std::env::var_os("KITH_SHOW").is_some() {10000} else {5}).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{} of {} at {}: {shown:#?}", wrong.len(), keys.len(), member.name)) }
+    let shown: Vec<&String> =
+        wrong.iter().take(if std::env::var_os("KITH_SHOW").is_some() { 10000 } else { 5 }).collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} of {} at {}: {shown:#?}", wrong.len(), keys.len(), member.name))
+    }
 }

@@ -52,11 +52,7 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// Waits until `look` gives a value; panics with its last complaint if that takes too long.
-pub async fn until<T>(
-    what: &str,
-    within: Duration,
-    mut look: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
+pub async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
         let answer = tokio::time::timeout(within, look()).await;
@@ -156,10 +152,13 @@ impl Member {
     pub fn write_config(&self) {
         let Plan { cluster, secret, seeds, bootstrap, settings, advertise } = &self.plan;
         let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
-        let settings: Vec<String> = settings.iter().map(|(name, value)| match value.parse::<u64>() {
-            Ok(number) => format!("{name} = {number}\n"),
-            Err(_) => format!("{name} = \"{value}\"\n"),
-        }).collect();
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|(name, value)| match value.parse::<u64>() {
+                Ok(number) => format!("{name} = {number}\n"),
+                Err(_) => format!("{name} = \"{value}\"\n"),
+            })
+            .collect();
         let advertise = advertise.map_or_else(String::new, |at| format!("[advertise]\npeers = \"{at}\"\n"));
         let (seeds, settings) = (seeds.join(", "), settings.concat());
         let Self { name, peers, http, resp, .. } = self;
@@ -270,11 +269,15 @@ impl Member {
     /// Waits until this member thinks so of another; gives the time that it took.
     pub async fn until_sees(&self, other: &str, alive: bool, within: Duration) -> Duration {
         let began = Instant::now();
-        until(&format!("{} sees {other} {}", self.name, if alive { "alive" } else { "dead" }), within, async || {
-            let peer = self.peer(other).await?;
-            let linked = !alive || peer.link == Link::Up;
-            if peer.alive == Some(alive) && linked { Ok(()) } else { Err(format!("{peer:?}")) }
-        })
+        until(
+            &format!("{} sees {other} {}", self.name, if alive { "alive" } else { "dead" }),
+            within,
+            async || {
+                let peer = self.peer(other).await?;
+                let linked = !alive || peer.link == Link::Up;
+                if peer.alive == Some(alive) && linked { Ok(()) } else { Err(format!("{peer:?}")) }
+            },
+        )
         .await;
         began.elapsed()
     }
@@ -290,7 +293,8 @@ impl Member {
         let said = |text: &str| words.iter().all(|word| text.contains(word));
         until(&format!("{} tells of a refusal with {words:?}", self.name), PATIENCE, async || {
             let peers = self.told_status()?.peers;
-            let reason = peers.iter().filter_map(|peer| peer.last_refusal.clone()).find(|reason| said(reason));
+            let reason =
+                peers.iter().filter_map(|peer| peer.last_refusal.clone()).find(|reason| said(reason));
             let reason = reason.ok_or_else(|| format!("{peers:?}"))?;
             if self.log().lines().any(said) { Ok(reason) } else { Err("it is not in the log".to_owned()) }
         })
@@ -395,7 +399,11 @@ impl Group {
                 let active = |name: &str| {
                     cluster.members.iter().any(|row| row.name == name && row.standing == Standing::Active)
                 };
-                if running().all(|member| active(&member.name)) { Ok(()) } else { Err(format!("{cluster:?}")) }
+                if running().all(|member| active(&member.name)) {
+                    Ok(())
+                } else {
+                    Err(format!("{cluster:?}"))
+                }
             })
             .await;
         }
