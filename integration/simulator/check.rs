@@ -291,27 +291,44 @@ impl World {
         if self.violation.is_some() {
             return;
         }
-        let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
-        let mut asked = Vec::new();
-        for key in 0..self.clients.keys.len() {
-            let front = self.random.pick(&live).unwrap_or(0);
-            let level = if self.has_lost_owner(key) { Level::Quorum } else { Level::All };
-            let is_counter = self.clients.keys[key].is_counter;
-            let action = if is_counter { Action::Increment(1) } else { Action::Set { expiry_ms: None } };
-            asked.push((key, self.issue(None, front, key, action, Some(level))));
-        }
-        if !self.wait_for(REST, "a write is answered", |world| {
-            world.clients.open().next().map(|(id, operation)| operation.line(id))
-        }) {
-            return;
-        }
-        for (key, id) in asked {
-            let operation = &self.clients.operations[&id];
-            if !matches!(operation.state, State::Stored(stored) if !stored.superseded) {
-                let text = operation.line(id);
-                return self.violate("every key can be written at last", Some(key), text);
+        let mut left: Vec<usize> = (0..self.clients.keys.len()).collect();
+        for _ in 0..40 {
+            let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
+            let mut asked = Vec::new();
+            // Few at a time: bounds on what waits for the disk may be tiny.
+            let rest = left.split_off(left.len().min(8));
+            for key in std::mem::replace(&mut left, rest) {
+                let front = self.random.pick(&live).unwrap_or(0);
+                let level = if self.has_lost_owner(key) { Level::Quorum } else { Level::All };
+                let is_counter = self.clients.keys[key].is_counter;
+                let action = if is_counter { Action::Increment(1) } else { Action::Set { expiry_ms: None } };
+                asked.push((key, self.issue(None, front, key, action, Some(level))));
+            }
+            if !self.wait_for(REST, "a write is answered", |world| {
+                world.clients.open().next().map(|(id, operation)| operation.line(id))
+            }) {
+                return;
+            }
+            for (key, id) in asked {
+                let operation = &self.clients.operations[&id];
+                match operation.state {
+                    State::Stored(stored) if !stored.superseded => {}
+                    State::Refused => left.push(key),
+                    _ => {
+                        let text = operation.line(id);
+                        return self.violate("every key can be written at last", Some(key), text);
+                    }
+                }
+            }
+            if left.is_empty() {
+                return;
             }
         }
+        self.violate(
+            "every key can be written at last",
+            left.first().copied(),
+            format!("{} keys", left.len()),
+        );
     }
 
     /// A listing shows exactly what can be read.

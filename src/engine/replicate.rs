@@ -237,11 +237,9 @@ impl Engine {
         }
         let hash = record.key_hash();
         if purpose == Purpose::Fresh {
-            let bound = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
-            // A record just above one that is held too far ahead already is no news.
-            let held = record.key_ref().map_or(0, |key| self.records.time_of(key, hash));
-            let most = time_of_ms(bound).max(held).saturating_add(u16::MAX.into());
-            if record.timestamp().time > most {
+            let bound = self.foreign_bound().saturating_add(u16::MAX.into());
+            let overwrites = || record.key_ref().is_ok_and(|key| self.records.time_of(key, hash) > bound);
+            if record.timestamp().time > bound && !overwrites() {
                 self.counters.refused_clock += 1;
                 return Some(Verdict::ClockAhead);
             }
@@ -357,8 +355,8 @@ impl Engine {
         link.is_some_and(|link| link.push_message(message).is_ok())
     }
 
-    /// Compares this member's clock with the others': it stamps only while its clock is near the
-    /// median of those that can be reached.
+    /// Compares this member's clock with the others': it stamps only while its wall clock is near the
+    /// median of those that can be reached, and its stamps are not from the far future.
     pub(super) fn check_clock(&mut self) {
         let reachable = self.peers.iter().filter(|peer| peer.is_reachable());
         let mut offsets: Vec<i64> = reachable.filter_map(|peer| peer.clock_offset_ms).collect();
@@ -368,7 +366,9 @@ impl Engine {
         let at = |index: usize| offsets.get(index).copied().unwrap_or_default();
         let median = if offsets.len() % 2 == 1 { at(middle) } else { at(middle - 1).midpoint(at(middle)) };
         self.clock_offset_ms = median.saturating_neg();
-        self.may_stamp = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+        let is_right = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+        // A clock that was far ahead and was set back goes on giving stamps from there.
+        self.may_stamp = is_right && self.clock.time() <= self.foreign_bound();
     }
 
     /// The wall clock was set: what is known of the others' clocks is known relative to it.
@@ -386,6 +386,11 @@ impl Engine {
     /// would else refuse what healthy ones stamp, and stamp below what sessions have seen there.
     pub(super) fn believed_wall_ms(&self) -> u64 {
         self.now.wall_ms.saturating_add_signed(self.clock_offset_ms.min(0).saturating_neg())
+    }
+
+    /// The highest time from elsewhere that this member lets its clock follow.
+    pub(super) fn foreign_bound(&self) -> u64 {
+        time_of_ms(self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms))
     }
 
     /// Milliseconds that this member's wall clock is ahead of the median of the members that can

@@ -24,7 +24,6 @@ use crate::model::merge::{CounterError, increment};
 use crate::model::placement::OwnerSet;
 use crate::model::record::append_value;
 use crate::model::settings::{Level, Sync};
-use crate::model::timestamp::time_of_ms;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::protocol::frame::{Purpose, Verdict};
 use crate::protocol::message::{Failure, Reply, WireChange, WriteRequest};
@@ -246,9 +245,11 @@ impl Engine {
         if let Err(error) = self.check_stamper(&job) {
             return self.fail(job.origin, error);
         }
-        let counts = matches!(job.change, Change::Increment { .. });
-        let must_know = counts && self.records.standing(job.key, job.hash) == Standing::Unknown;
-        if !job.is_loaded && (must_know || self.loads.has_writer(job.key)) {
+        // What memory knows of an evicted record's time is that of its whole leaf.
+        let must_know = matches!(job.change, Change::Increment { .. })
+            || self.records.time_of(job.key, job.hash) > self.foreign_bound();
+        let is_unknown = must_know && self.records.standing(job.key, job.hash) == Standing::Unknown;
+        if !job.is_loaded && (is_unknown || self.loads.has_writer(job.key)) {
             let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
             return self.load_then(job.key, job.hash, waiter);
         }
@@ -272,7 +273,8 @@ impl Engine {
         if let Some(error) = self.storage_error() {
             return Err(error);
         }
-        if self.unsynced_bytes() > 2 * self.bounds.unsynced_bytes {
+        // kith's own few records are never turned away: who writes them does not wait.
+        if !job.key.is_system() && self.unsynced_bytes() > 2 * self.bounds.unsynced_bytes {
             return Err(OperationError::Overloaded);
         }
         let set = self.placement.set_of(job.hash, job.key.is_system());
@@ -312,7 +314,7 @@ impl Engine {
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
         }
-        let timestamp = self.stamp_over(job);
+        let timestamp = self.stamp_over(self.records.time_of(key, hash), job.after);
         match job.change {
             Change::Set { value, expiry_ms } => {
                 append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
@@ -325,18 +327,19 @@ impl Engine {
         Ok(None)
     }
 
-    /// A stamp above what this member holds under the key, and above what the client says it saw,
-    /// which moves the clock no further than a peer's time may. A record that is itself too far
-    /// ahead is exceeded by one, and the clock stays where it is: one wrong clock of the past must
-    /// not drag all later writes along.
-    fn stamp_over(&mut self, job: &Job<'_>) -> Timestamp {
-        let bound_ms = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
-        let bound = time_of_ms(bound_ms);
-        let held = self.records.time_of(job.key, job.hash);
+    /// A stamp above that of the record that is there, and above what the session saw.
+    ///
+    /// Neither may drag the clock into the future: a session's claim counts as far as a peer's time
+    /// does, and a record that a wrong clock stamped far ahead is overwritten just above its stamp,
+    /// without following it there; else all that this member stamps from then on would be refused.
+    /// Such a stamp needs no reservation: each life adds its own number, so none is given twice.
+    fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
+        let bound = self.foreign_bound();
         if held > bound.max(self.clock.time()) {
-            return Timestamp { time: held + 1, member: self.identity.member };
+            let time = held.saturating_add(1).saturating_add(self.identity.incarnation);
+            return Timestamp { time, member: self.identity.member };
         }
-        self.clock.stamp(self.now.wall_ms, job.after.min(bound).max(held))
+        self.clock.stamp(self.now.wall_ms, after.min(bound).max(held))
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
