@@ -94,12 +94,18 @@ impl Engine {
             return Ok(());
         }
         let frame = Frame::parse(bytes)?;
-        self.note_header(member, &frame.header);
+        let same_placement = frame.header.placement == self.placement.digest();
+        let mut resend = false;
         for exception in frame.exceptions() {
-            self.take_exception(member, exception?);
+            let exception = exception?;
+            resend |= same_placement && exception.verdict == Verdict::Placement;
+            self.take_exception(member, exception);
+        }
+        self.note_header(member, &frame.header);
+        if resend {
+            self.resend_writes(member);
         }
         self.take_confirmation(member, &frame.header)?;
-        let same_placement = frame.header.placement == self.placement.digest();
         self.take_records(member, frame.records, same_placement)?;
         for bytes in frame.messages() {
             match message::decode(bytes?)? {
@@ -175,6 +181,7 @@ impl Engine {
         }
         for (hash, version) in done {
             if let Some(key) = self.hints.done(member, hash, Some(version)) {
+                self.counters.hints_delivered += 1;
                 journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
             }
         }
@@ -233,6 +240,7 @@ impl Engine {
     /// Merges a record into the table and journals what changed.
     pub(super) fn merge(&mut self, record: RecordRef<'_>, hash: KeyHash) -> Applied {
         let (slot, applied, unresolved) = self.records.apply(record, hash);
+        self.counters.journal_records += u64::from(matches!(applied, Applied::Stored | Applied::Joined));
         match applied {
             Applied::Stored => {
                 journal::append(&mut self.lanes.journal, &Entry::Record(record));
@@ -303,7 +311,6 @@ impl Engine {
                     Some(slot) => self.send_hint(member, slot, hash),
                     None => self.load_then(key, hash, super::read::Waiter::Hint(member)),
                 }
-                self.counters.hints_sent += 1;
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Floor 4: assembles a member, runs its start flow and carries out what its engine decides.
 //!
-//! A member has one *data thread* ([`core`]): engine, links and RESP connections are local tasks of
+//! A member has one *data thread* (`core`): engine, links and RESP connections are local tasks of
 //! its runtime and call the engine directly. Every turn ends with one journal write and at most one
-//! frame per peer. A *sync thread* and a *store thread* ([`disks`]) do what blocks: fsyncs on the
+//! frame per peer. A *sync thread* and a *store thread* (`disks`) do what blocks: fsyncs on the
 //! one, redb on the other, so that no checkpoint delays an acknowledgement. A third runtime carries
 //! gossip, HTTP and metrics; it reaches the data thread through a [`handle::Handle`].
 
@@ -18,6 +18,6 @@ mod membership;
 mod publish;
 mod start;
 
-pub use core::LocalHandle;
 pub use error::NodeError;
+pub use local::LocalHandle;
 pub use start::{Fronts, SendWork, Shutdown, Work, run};

@@ -1,6 +1,6 @@
 //! Floor 3: one encrypted TCP link per peer.
 //!
-//! [`connect`] and [`Acceptor`] carry the handshake of [`crate::security`] over a socket within a
+//! [`connect()`] and [`Acceptor`] carry the handshake of [`crate::security`] over a socket within a
 //! deadline and give a [`Link`]; its reader and writer move sealed frames with as few system calls as
 //! there can be: many frames per read, one write per turn and no wake-up in the common case.
 //!
