@@ -100,11 +100,17 @@ impl Engine {
     /// Whether the checkpoint has a step to make now, without any other event.
     #[must_use]
     pub const fn wants_checkpoint_step(&self) -> bool {
-        matches!(self.checkpoint.phase, Phase::Walking(..)) && self.checkpoint.under_way < BATCHES_AT_ONCE
+        matches!(self.checkpoint.phase, Phase::Walking(..))
+            && self.checkpoint.under_way < BATCHES_AT_ONCE
+            && self.lanes.checkpoint.is_none()
     }
 
     /// Makes the next step of the checkpoint that is under way, or begins one when it is due.
     pub(super) fn step_checkpoint(&mut self) {
+        // A step that was not carried out yet (no room for a new segment) is not to be overtaken.
+        if self.lanes.checkpoint.is_some() {
+            return;
+        }
         match std::mem::take(&mut self.checkpoint.phase) {
             Phase::Idle => self.begin_checkpoint_when_due(),
             Phase::Walking(collection, key) if self.checkpoint.under_way < BATCHES_AT_ONCE => {
