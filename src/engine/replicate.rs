@@ -339,10 +339,11 @@ impl Engine {
     }
 
     /// Compares this member's clock with the others': it stamps only while its wall clock is near the
-    /// median of those that can be reached, and its stamps are not from the far future.
+    /// median, and its stamps are not from the far future. Members that can't be reached count as
+    /// they were last heard: of the two on one side of a cut, neither could tell who is wrong.
     pub(super) fn check_clock(&mut self) {
-        let reachable = self.peers.iter().filter(|peer| peer.is_reachable());
-        let mut offsets: Vec<i64> = reachable.filter_map(|peer| peer.clock_offset_ms).collect();
+        let members = self.peers.iter().filter(|peer| self.roster.get(peer.member).is_some());
+        let mut offsets: Vec<i64> = members.filter_map(|peer| peer.clock_offset_ms).collect();
         offsets.push(0);
         offsets.sort_unstable();
         let middle = offsets.len() / 2;
