@@ -153,6 +153,7 @@ impl Engine {
             journal::append(&mut out, &Entry::Hint(member, key.clone()));
         }
         self.lanes.journal = out;
+        self.append_unsettled();
         self.note_complete();
     }
 

@@ -27,6 +27,7 @@ mod recovery;
 mod replicate;
 mod requests;
 mod scan;
+mod settling;
 mod table;
 mod write;
 
@@ -198,6 +199,7 @@ pub struct Engine {
     copying: BTreeMap<u16, membership::Copying>,
     records: Records,
     hints: Hints,
+    settling: settling::Settling,
     peers: Vec<Peer>,
     peer_index: BTreeMap<MemberId, usize>,
     writes: VecDeque<write::Pending>,
@@ -240,6 +242,7 @@ impl Engine {
             copying: BTreeMap::new(),
             records: Records::new(partition_bits),
             hints: Hints::default(),
+            settling: settling::Settling::default(),
             peers: Vec::new(),
             peer_index: BTreeMap::new(),
             writes: VecDeque::new(),
@@ -302,6 +305,7 @@ impl Engine {
         self.settle_writes();
         self.expire_requests();
         self.send_hints();
+        self.settle_marks();
         self.continue_copying();
         self.sweep();
     }

@@ -35,7 +35,10 @@ impl Engine {
                         self.resolve_later(key, hash);
                     }
                     self.note_system(record);
+                    self.settling.replayed_record(hash);
                 }
+                Entry::Mark => self.settling.replayed_mark(),
+                Entry::Settled => self.settling.replayed_settled(),
                 Entry::Reservation(time) => {
                     self.clock = Clock::after_reservation(self.identity.member, self.clock.time().max(time));
                 }
@@ -78,6 +81,7 @@ impl Engine {
             self.complete.fill(alone);
         }
         self.plan_copying();
+        self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
         Recovered { reservation: self.clock.time() }
     }

@@ -2,7 +2,7 @@
 //!
 //! A timestamp is a hybrid Lamport time and the member that stamped (Kulkarni et al., "Logical
 //! Physical Clocks", 2014). Order is by time, then member; the content's hash breaks what ties are
-//! left (see [`super::merge`]). No two writes of one member share a time.
+//! left (see [`super::merge`]). No two writes of one member to one key share a time.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
