@@ -147,6 +147,7 @@ impl Engine {
             journal::append(&mut out, &Entry::Hint(member, key.clone()));
         }
         self.lanes.journal = out;
+        self.append_unsettled();
         self.note_complete();
     }
 
@@ -165,6 +166,7 @@ impl Engine {
                     self.checkpoint.shadows.push(*id);
                 }
                 table.hand_out(*id, self.checkpoint.number);
+                self.counters.checkpoint_records += 1;
                 batch.extend_from_slice(table.record(*id).map(|record| record.bytes()).unwrap_or_default());
             }
             last = Some(*id);

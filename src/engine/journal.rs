@@ -14,6 +14,8 @@ const HINT: u8 = 2;
 const HINT_DONE: u8 = 3;
 const LIFE: u8 = 4;
 const COMPLETE: u8 = 5;
+const MARK: u8 = 6;
+const SETTLED: u8 = 7;
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub(super) enum Entry<'a> {
     Life(MemberId, u64, u64),
     /// The partitions that this member is a complete owner of.
     Complete(&'a [u8]),
+    /// What was journalled before may still be on its way to other owners.
+    Mark,
+    /// What was journalled before the last mark has arrived everywhere, or is hinted.
+    Settled,
 }
 
 /// Bytes in the journal that no version writes. The frame around them was intact, so this is no
@@ -79,6 +85,8 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
             out.extend_from_slice(&u16::try_from(partitions.len()).unwrap_or(u16::MAX).to_le_bytes());
             out.extend_from_slice(partitions);
         }
+        Entry::Mark => out.push(MARK),
+        Entry::Settled => out.push(SETTLED),
     }
 }
 
@@ -134,6 +142,8 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
             let (partitions, rest) = sized(rest)?;
             Ok((Entry::Complete(partitions), rest))
         }
+        MARK => Ok((Entry::Mark, rest)),
+        SETTLED => Ok((Entry::Settled, rest)),
         unknown => Err(JournalError::UnknownEntry(unknown)),
     }
 }
@@ -172,6 +182,8 @@ mod tests {
             Entry::HintDone(MemberId(1), HintKey::of(key)),
             Entry::Life(MemberId(1), 2, 3),
             Entry::Complete(&[1, 2, 3]),
+            Entry::Mark,
+            Entry::Settled,
         ];
         let mut bytes = Vec::new();
         for entry in &written {

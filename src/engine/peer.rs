@@ -226,6 +226,16 @@ impl Link {
         self.records.bytes
     }
 
+    /// The last record that was queued; 0 for none.
+    pub(super) const fn queued(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// The last record that the peer has fsynced; 0 for none.
+    pub(super) const fn fsynced(&self) -> u64 {
+        self.fsynced
+    }
+
     /// The highest of this link's records that counts as a copy.
     pub(super) const fn confirmed(&self, sync: Sync) -> u64 {
         match sync {

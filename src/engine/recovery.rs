@@ -28,13 +28,17 @@ impl Engine {
         for entry in journal::entries(payload) {
             match entry? {
                 Entry::Record(record) => {
+                    self.counters.replayed_records += 1;
                     let hash = record.key_hash();
                     let (_, _, unresolved) = self.records.apply(record, hash);
                     if unresolved && let Ok(key) = record.key_ref() {
                         self.resolve_later(key, hash);
                     }
                     self.note_system(record);
+                    self.settling.replayed_record(hash);
                 }
+                Entry::Mark => self.settling.replayed_mark(),
+                Entry::Settled => self.settling.replayed_settled(),
                 Entry::Reservation(time) => {
                     self.clock = Clock::after_reservation(self.identity.member, self.clock.time().max(time));
                 }
@@ -77,6 +81,7 @@ impl Engine {
             self.complete.fill(alone);
         }
         self.plan_copying();
+        self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
         Recovered { reservation: self.clock.time() }
     }

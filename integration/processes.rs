@@ -1,0 +1,29 @@
+//! What clusters of real processes do when they are started, killed, stopped, cut off and misled.
+//!
+//! Every test starts the real binary on loopback, does to it what operators, machines and networks do,
+//! and waits for what must become true. `KITH_KILLS` raises the number of kills under load.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "what is not as expected fails the test, also in its helpers"
+)]
+
+#[path = "processes/clients.rs"]
+mod clients;
+#[path = "processes/faults.rs"]
+mod faults;
+#[path = "processes/forming.rs"]
+mod forming;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/members.rs"]
+mod members;
+#[path = "processes/refusals.rs"]
+mod refusals;
+#[path = "processes/starts.rs"]
+mod starts;
+#[path = "support/wires.rs"]
+mod wires;

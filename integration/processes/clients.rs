@@ -1,0 +1,97 @@
+//! What clients may send, and what they read elsewhere.
+
+use crate::members::{Group, PATIENCE, Plan, until};
+use kith::client::{ClientError, WriteOptions};
+use kith::model::key::DEFAULT;
+use kith::model::settings::Level;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Sends a RESP command and gives the bytes of its one-line or bulk answer.
+async fn resp(address: SocketAddr, words: &[&str]) -> String {
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4_096];
+    loop {
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "the connection ended after {answer:?}");
+        answer.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let lines = text.matches("\r\n").count();
+        let wanted = if text.starts_with('$') && !text.starts_with("$-1") { 2 } else { 1 };
+        if lines >= wanted {
+            return text;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_set_by_resp_on_one_member_is_read_on_another() {
+    let group = Group::ready(3, &Plan::default()).await;
+    let (one, other) = (group[0].resp, group[2].resp);
+    assert_eq!(resp(one, &["PING"]).await, "+PONG\r\n");
+    assert_eq!(resp(one, &["SET", "greeting", "hello"]).await, "+OK\r\n");
+    let everywhere = async |words: &[&str], wanted: &str| {
+        until(&format!("{words:?} gives {wanted:?}"), PATIENCE, async || {
+            let got = resp(other, words).await;
+            if got == wanted { Ok(()) } else { Err(got) }
+        })
+        .await;
+    };
+    everywhere(&["GET", "greeting"], "$5\r\nhello\r\n").await;
+    assert_eq!(resp(one, &["INCR", "visits"]).await, ":1\r\n");
+    everywhere(&["GET", "visits"], "$1\r\n1\r\n").await;
+    assert_eq!(resp(other, &["INCR", "visits"]).await, ":2\r\n");
+    assert_eq!(resp(one, &["DEL", "greeting"]).await, ":1\r\n");
+    everywhere(&["GET", "greeting"], "$-1\r\n").await;
+    assert!(resp(one, &["INCR"]).await.starts_with("-ERR"));
+}
+
+#[tokio::test]
+async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
+    const LARGEST: usize = 1 << 20;
+    let group = Group::ready(3, &Plan::default()).await;
+    let client = group[0].client();
+    let all = WriteOptions { level: Some(Level::All), ..WriteOptions::default() };
+    let large: bytes::Bytes = (0..LARGEST).map(|index| (index * 31 % 251) as u8).collect();
+    let sizes = [0, 1, 65_535, 65_536, LARGEST];
+    for size in sizes {
+        let stored =
+            client.put(DEFAULT, format!("{size}").as_bytes(), large.slice(..size), &all).await.unwrap();
+        assert_eq!(stored.copies, Some(3), "{size}");
+    }
+    let longest_key = vec![b'k'; kith::model::limits::MAX_KEY_BYTES];
+    client.put(DEFAULT, &longest_key, "v".into(), &all).await.unwrap();
+    for member in &group.members {
+        for size in sizes {
+            let found = member.client().get(DEFAULT, format!("{size}").as_bytes(), Some(Level::One)).await;
+            assert_eq!(found.unwrap().unwrap().value, large.slice(..size), "{size} on {}", member.name);
+        }
+        assert!(member.client().get(DEFAULT, &longest_key, None).await.unwrap().is_some());
+    }
+
+    let refused = client.put(DEFAULT, b"large", vec![0; LARGEST + 1].into(), &WriteOptions::default()).await;
+    let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!((status, code.as_str()), (413, "value_too_large"));
+    let announced = kith::model::limits::MAX_VALUE_BYTES + 1;
+    let head = format!("PUT /v1/kv/default/large HTTP/1.1\r\nhost: x\r\ncontent-length: {announced}\r\n\r\n");
+    let mut stream = TcpStream::connect(group[0].http).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413", "it is refused before a byte of it is read");
+    let long_key = vec![b'k'; longest_key.len() + 1];
+    let refused = client.put(DEFAULT, &long_key, "v".into(), &WriteOptions::default()).await;
+    let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!((status, code.as_str()), (400, "bad_key"));
+    let refused = client.put("_system_roster", b"x", "v".into(), &WriteOptions::default()).await;
+    let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!((status, code.as_str()), (403, "system_collection"));
+    assert!(client.get(DEFAULT, b"large", None).await.unwrap().is_none());
+}

@@ -1,0 +1,146 @@
+//! How clusters come to be, grow, and come back.
+
+use crate::load::{check, import};
+use crate::members::{Group, PATIENCE, Plan, free_address, until};
+use kith::client::ClientError;
+use kith::model::key::DEFAULT;
+use kith::model::settings::Level;
+use kith::node::handle::status::{InitRequest, Standing, State};
+use std::collections::BTreeSet;
+
+async fn cluster_ids(group: &Group) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    for member in &group.members {
+        ids.insert(member.client().cluster().await.unwrap().id);
+    }
+    ids
+}
+
+#[tokio::test]
+async fn three_new_members_started_at_once_form_one_cluster_and_form_it_again_with_all_data() {
+    let mut group = Group::ready(3, &Plan::default()).await;
+    let before = cluster_ids(&group).await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let creators = group.members.iter().filter(|member| member.log().contains("cluster created")).count();
+    assert_eq!(creators, 1, "exactly one member creates the cluster");
+    let model = import(&group[0].client(), "before", 1_000).await;
+
+    group.members.iter_mut().for_each(|member| member.kill());
+    group.start();
+    group.until_ready().await;
+    assert_eq!(cluster_ids(&group).await, before);
+    for member in &group.members {
+        check(member, Level::One, &model).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_member_whose_seeds_are_all_down_keeps_trying_and_joins_when_they_come() {
+    let mut group = Group::empty().await;
+    group.add_together(2, &Plan::default());
+    let seeds: Vec<_> = group.members.iter().map(|member| member.peers).collect();
+    let late = group.add("late", Plan::default().seeds(seeds).bootstrap());
+    group[late].start();
+    group[late].until_answering().await;
+    let refusals = async || {
+        let peers = group[late].status().await?.peers;
+        let tried = peers.iter().filter(|peer| peer.last_refusal.is_some()).count();
+        if tried == 2 { Ok(()) } else { Err(format!("{peers:?}")) }
+    };
+    until("both seeds were tried in vain", PATIENCE, refusals).await;
+    assert_eq!(group[late].status().await.unwrap().state, State::NoCluster, "silence is no answer");
+
+    group.start();
+    group.until_ready().await;
+    assert_eq!(cluster_ids(&group).await.len(), 1);
+}
+
+#[tokio::test]
+async fn before_a_cluster_exists_data_is_refused_and_init_creates_it_once() {
+    let mut group = Group::empty().await;
+    group.add("alone", Plan::default());
+    group.start();
+    group[0].until_answering().await;
+    let client = group[0].client();
+    for answer in [
+        client.get(DEFAULT, b"key", None).await.map(drop),
+        client.put(DEFAULT, b"key", "value".into(), &Default::default()).await.map(drop),
+        client.cluster().await.map(drop),
+        client.placement(None).await.map(drop),
+        client.settings().await.map(drop),
+    ] {
+        let Err(ClientError::Refused { status, code, .. }) = answer else { panic!("{answer:?}") };
+        assert_eq!((status, code.as_str()), (409, "no_cluster"));
+    }
+    assert_eq!(group[0].status().await.unwrap().state, State::NoCluster);
+    client.live().await.unwrap();
+    client.ready().await.unwrap_err();
+
+    let made = group[0].kith(&["init", "--partitions", "64", "replication_factor=1"]);
+    assert!(made.status.success(), "{made:?}");
+    group[0].until_ready().await;
+    let id = client.cluster().await.unwrap().id;
+    let again = group[0].kith(&["init", "--partitions", "64", "replication_factor=1"]);
+    assert!(again.status.success(), "{again:?}");
+    for other in [["--partitions", "128"], ["--partitions=64", "replication_factor=2"]] {
+        let refused = group[0].kith(&[&["init"][..], &other[..]].concat());
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("differs in"), "{refused:?}");
+    }
+    let cluster = client.cluster().await.unwrap();
+    assert_eq!((cluster.id, cluster.partitions, cluster.replication_factor), (id, 64, 1));
+    client.put(DEFAULT, b"key", "value".into(), &Default::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn joining_through_a_dead_address_fails_clearly_and_through_a_live_one_works_and_may_be_repeated() {
+    let mut group = Group::empty().await;
+    group.add("first", Plan::default());
+    group.add("second", Plan::default());
+    group.start();
+    group[0].until_answering().await;
+    group[1].until_answering().await;
+
+    let dead = free_address().to_string();
+    let refused = group[1].kith(&["join", &dead]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("no member answered") && message.contains(&dead), "{message}");
+
+    let first = group[0].peers.to_string();
+    let too_early = group[1].kith(&["join", &first]);
+    assert_eq!(too_early.status.code(), Some(1), "{too_early:?}");
+    assert!(String::from_utf8_lossy(&too_early.stderr).contains("kith init"), "{too_early:?}");
+
+    group[0].client().init(&InitRequest::default()).await.unwrap();
+    group[0].until_ready().await;
+    for _ in 0..2 {
+        let joined = group[1].kith(&["join", &first]);
+        assert!(joined.status.success(), "{joined:?}");
+    }
+    group.until_ready().await;
+    let cluster = group[1].client().cluster().await.unwrap();
+    assert_eq!(cluster.members.len(), 2, "{cluster:?}");
+}
+
+#[tokio::test]
+async fn a_fourth_member_joins_a_cluster_with_data_and_every_key_is_readable_everywhere() {
+    const KEYS: usize = 20_000;
+    let plan = Plan::default().setting("replication_factor", "2");
+    let mut group = Group::ready(3, &plan).await;
+    let model = import(&group[0].client(), "joined", KEYS).await;
+    let seeds = [group[1].peers];
+    let fourth = group.add("member4", Plan { seeds: seeds.to_vec(), ..plan });
+    group.start();
+    group.until_ready().await;
+
+    until("the fourth member owns its share", PATIENCE, async || {
+        let cluster = group[fourth].client().cluster().await.map_err(|error| error.to_string())?;
+        let row = cluster.members.iter().find(|row| row.this_member).ok_or("it is not in the roster")?;
+        if row.standing == Standing::Active && row.partitions > 0 { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+    for member in &group.members {
+        check(member, Level::One, &model).await.unwrap();
+    }
+}

@@ -1,0 +1,164 @@
+//! Members that must not talk to each other, and what both sides say about it.
+
+use crate::members::{Group, Member, PATIENCE, Plan, until};
+use kith::client::WriteOptions;
+use kith::model::key::DEFAULT;
+use kith::node::handle::status::{Link, State};
+use std::fs;
+use std::path::Path;
+
+/// A cluster of one member, ready, and a second member that looks for a cluster there.
+async fn pair(second: &str, plan: impl FnOnce(Plan) -> Plan) -> Group {
+    let mut group = Group::empty().await;
+    group.add("first", Plan::default().bootstrap());
+    group.start();
+    group[0].until_ready().await;
+    let plan = plan(Plan::default().seeds([group[0].peers]));
+    group.add(second, plan);
+    group.start();
+    group[1].until_answering().await;
+    group
+}
+
+async fn is_kept_out(group: &Group) {
+    let cluster = group[0].client().cluster().await.unwrap();
+    assert_eq!(cluster.members.len(), 1, "{cluster:?}");
+    assert_eq!(group[1].status().await.unwrap().state, State::NoCluster);
+    // A refused member must not fill the log by trying again.
+    let warnings = group[0].log().lines().filter(|line| line.contains("WARN")).count();
+    assert!(warnings <= 5, "{warnings} warnings");
+}
+
+#[tokio::test]
+async fn a_second_member_of_one_name_is_refused_and_both_sides_say_why() {
+    let group = pair("second", |plan| plan).await;
+    drop(group);
+    let mut group = Group::empty().await;
+    group.add("first", Plan::default().bootstrap());
+    group.start();
+    group[0].until_ready().await;
+    let elsewhere = group.directory.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let twin = Member::new(&elsewhere, "first", Plan::default().seeds([group[0].peers]));
+    group.members.push(twin);
+    group.start();
+    for member in &group.members {
+        member.until_refusal(&["`first`", "choose another `name`"]).await;
+    }
+    is_kept_out(&group).await;
+}
+
+#[tokio::test]
+async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
+    let group = pair("second", |plan| Plan { secret: "another secret altogether".to_owned(), ..plan }).await;
+    for member in &group.members {
+        let reason = member.until_refusal(&["different cluster secrets", "same one"]).await;
+        assert!(!reason.contains("altogether"), "a secret is shown: {reason}");
+        assert!(!member.log().contains("altogether"), "a secret is in the log of {}", member.name);
+    }
+    is_kept_out(&group).await;
+}
+
+#[tokio::test]
+async fn a_member_of_a_cluster_of_another_name_is_refused_and_both_sides_say_why() {
+    let group = pair("second", |plan| Plan { cluster: "other".to_owned(), ..plan }).await;
+    for member in &group.members {
+        member.until_refusal(&["clusters of different names", "check the cluster's name"]).await;
+    }
+    is_kept_out(&group).await;
+}
+
+#[tokio::test]
+async fn two_clusters_of_one_name_and_secret_stay_apart_when_they_are_pointed_at_each_other() {
+    let mut group = Group::empty().await;
+    for name in ["first", "second"] {
+        group.add(name, Plan::default().bootstrap().setting("replication_factor", "1"));
+    }
+    group.start();
+    for member in &group.members {
+        member.until_ready().await;
+        let key = member.name.as_bytes();
+        member.client().put(DEFAULT, key, "mine".into(), &WriteOptions::default()).await.unwrap();
+    }
+    let first = group[0].peers;
+    assert!(group[1].stop().await.success());
+    group[1].plan.seeds = vec![first];
+    group[1].write_config();
+    group.start();
+    group[1].until_ready().await;
+
+    let (one, other) = (id_of(&group[0]).await, id_of(&group[1]).await);
+    assert_ne!(one, other);
+    for member in &group.members {
+        member.until_refusal(&["belongs to cluster", &one, &other, "empty data directory"]).await;
+    }
+    for (member, foreign) in [(&group[0], "second"), (&group[1], "first")] {
+        assert_eq!(member.client().cluster().await.unwrap().members.len(), 1);
+        assert!(member.client().get(DEFAULT, foreign.as_bytes(), None).await.unwrap().is_none());
+        let peers = member.status().await.unwrap().peers;
+        assert!(peers.iter().all(|peer| peer.link == Link::Down), "{peers:?}");
+    }
+    let joined = group[1].kith(&["join", &first.to_string()]);
+    eprintln!("join of a member of another cluster: {joined:?}");
+}
+
+async fn id_of(member: &Member) -> String {
+    member.client().cluster().await.unwrap().id
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_data_directory_is_refused_and_both_sides_say_why() {
+    let mut group = Group::ready(2, &Plan::default().setting("replication_factor", "2")).await;
+    assert!(group[1].stop().await.success());
+    let old = group.directory.path().join("old copy");
+    copy(&group[1].data(), &old);
+    // The member itself goes on, which makes the copy one of an earlier life.
+    for _ in 0..2 {
+        group[1].start();
+        group.until_ready().await;
+        assert!(group[1].stop().await.success());
+    }
+    fs::remove_dir_all(group[1].data()).unwrap();
+    fs::rename(&old, group[1].data()).unwrap();
+    group[1].start();
+    group[1].until_answering().await;
+    group[0].until_refusal(&["later life", "copy or was restored", "empty one"]).await;
+    group[1].until_refusal(&["later life", "copy or was restored", "empty one"]).await;
+    let peer = group[0].peer("member2").await.unwrap();
+    assert_eq!(peer.link, Link::Down, "{peer:?}");
+}
+
+#[tokio::test]
+async fn a_copied_data_directory_that_runs_beside_the_original_is_refused() {
+    let mut group = Group::ready(2, &Plan::default().setting("replication_factor", "2")).await;
+    assert!(group[1].stop().await.success());
+    let seeds = [group[0].peers];
+    let twin = group.add("copy", Plan { seeds: seeds.to_vec(), ..group[1].plan.clone() });
+    copy(&group[1].data(), &group[twin].data());
+    group[1].start();
+    group[1].until_ready().await;
+    group[0].until_sees("member2", true, PATIENCE).await;
+    // The same incarnation, another life.
+    group[twin].start();
+    group[twin].until_answering().await;
+    group[0].until_refusal(&["life", "copy or was restored"]).await;
+    group[twin].until_refusal(&["life", "copy or was restored"]).await;
+    until("the original stays linked", PATIENCE, async || {
+        let peer = group[0].peer("member2").await?;
+        if peer.link == Link::Up && peer.alive == Some(true) { Ok(()) } else { Err(format!("{peer:?}")) }
+    })
+    .await;
+}
