@@ -46,6 +46,8 @@ pub(super) struct View {
     pub(super) http_address: String,
     /// Addresses that turned out to be this member's own.
     pub(super) own_addresses: BTreeSet<String>,
+    /// Addresses of members that came for a cluster, or from one, while this one knew none.
+    pub(super) callers: BTreeSet<String>,
     pub(super) pulses: Pulses,
     pub(super) to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
     pub(super) gossip: Option<Arc<Gossip>>,
@@ -65,6 +67,7 @@ impl View {
             address,
             http_address,
             own_addresses: BTreeSet::new(),
+            callers: BTreeSet::new(),
             pulses: Pulses::default(),
             to_gossip,
             gossip: None,
