@@ -2,7 +2,7 @@
 //! compared with what the clients know.
 
 use crate::clients::{Action, State};
-use crate::plan::{Fault, MS, SECOND};
+use crate::plan::{MS, SECOND};
 use crate::world::World;
 use kith::engine::Engine;
 use kith::model::hash_tree::HashTrees;
@@ -32,6 +32,7 @@ impl World {
         self.check_keys();
         self.check_trees();
         self.check_scan();
+        self.check_writable();
     }
 
     /// Waits until nothing is said to be in the way; false when an invariant broke instead.
@@ -64,7 +65,13 @@ impl World {
             let at = member.index;
             let Some(engine) = member.engine() else { return Some(format!("m{at} is down")) };
             if !self.serves(at) {
-                return Some(format!("m{at} does not serve: {:?}", engine.mode()));
+                let state = engine.roster().get(member.id).map(|known| known.entry.state);
+                let complete = engine.is_complete();
+                let storage = engine.storage_problem();
+                return Some(format!(
+                    "m{at} does not serve: {:?}, {state:?}, complete: {complete}, storage: {storage:?}",
+                    engine.mode()
+                ));
             }
             if !engine.is_complete() {
                 return Some(format!("m{at} is not complete"));
@@ -90,13 +97,13 @@ impl World {
     /// with records on their way, an evicted record) until trees are compared by the members
     /// themselves.
     fn repair_all(&mut self) {
-        let level = if self.plan.knows(Fault::Lost) { Level::Quorum } else { Level::All };
         let mut left: Vec<usize> = (0..self.clients.keys.len()).collect();
         for _ in 0..20 {
             let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
             let mut asked = Vec::new();
             for key in std::mem::take(&mut left) {
                 let front = self.random.pick(&live).unwrap_or(0);
+                let level = if self.has_lost_owner(key) { Level::Quorum } else { Level::All };
                 asked.push((key, self.issue(None, front, key, Action::Get, Some(level))));
             }
             if !self.wait_for(REST, "a read is answered", |world| {
@@ -115,6 +122,15 @@ impl World {
             }
         }
         self.violate("every key can be read at last", left.first().copied(), format!("{} keys", left.len()));
+    }
+
+    fn has_lost_owner(&self, key: usize) -> bool {
+        let hash = self.clients.keys[key].as_ref().hash();
+        let set = self.live().next().map(|(_, engine)| engine.placement().set_of(hash, false));
+        let owners = set.into_iter().flat_map(|set| &set.owners);
+        owners
+            .into_iter()
+            .any(|owner| self.members.iter().any(|member| member.lost && member.id == owner.member))
     }
 
     /// Brings everything into the stores, so that no tree holds what only a store knows to be old.
@@ -268,6 +284,51 @@ impl World {
                 return self.violate("a tree is that of its records", None, text);
             }
         }
+    }
+
+    /// With everyone back, every key can be written at every owner, and nothing wins over it.
+    fn check_writable(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        let mut left: Vec<usize> = (0..self.clients.keys.len()).collect();
+        for _ in 0..40 {
+            let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
+            let mut asked = Vec::new();
+            // Few at a time: bounds on what waits for the disk may be tiny.
+            let rest = left.split_off(left.len().min(8));
+            for key in std::mem::replace(&mut left, rest) {
+                let front = self.random.pick(&live).unwrap_or(0);
+                let level = if self.has_lost_owner(key) { Level::Quorum } else { Level::All };
+                let is_counter = self.clients.keys[key].is_counter;
+                let action = if is_counter { Action::Increment(1) } else { Action::Set { expiry_ms: None } };
+                asked.push((key, self.issue(None, front, key, action, Some(level))));
+            }
+            if !self.wait_for(REST, "a write is answered", |world| {
+                world.clients.open().next().map(|(id, operation)| operation.line(id))
+            }) {
+                return;
+            }
+            for (key, id) in asked {
+                let operation = &self.clients.operations[&id];
+                match operation.state {
+                    State::Stored(stored) if !stored.superseded => {}
+                    State::Refused => left.push(key),
+                    _ => {
+                        let text = operation.line(id);
+                        return self.violate("every key can be written at last", Some(key), text);
+                    }
+                }
+            }
+            if left.is_empty() {
+                return;
+            }
+        }
+        self.violate(
+            "every key can be written at last",
+            left.first().copied(),
+            format!("{} keys", left.len()),
+        );
     }
 
     /// A listing shows exactly what can be read.

@@ -90,7 +90,7 @@ pub struct Clients {
     sessions: Vec<Session>,
     pub keys: Vec<Key>,
     pub operations: BTreeMap<u64, Operation>,
-    stamps: BTreeMap<Timestamp, u64>,
+    stamps: BTreeMap<(Timestamp, usize), u64>,
     last: u64,
     /// Pages of the last scan.
     pub pages: Vec<(Vec<u8>, Timestamp)>,
@@ -354,20 +354,7 @@ impl World {
         if stored.superseded {
             return;
         }
-        if let Some(other) = self.clients.stamps.insert(stamp, token) {
-            return self.violate(
-                "no stamp is given twice",
-                Some(key),
-                format!("{stamp} to {other} and {token}"),
-            );
-        }
-        if let Some(at) = self.members.iter().position(|member| member.id == stamp.member) {
-            if stamp.time <= operation.shown[at] {
-                let text = format!("{token} got {stamp}, when m{at} had shown {:x}", operation.shown[at]);
-                return self.violate("a member's stamps rise", Some(key), text);
-            }
-            self.members[at].shown = self.members[at].shown.max(stamp.time);
-        }
+        self.check_stamp(token, operation, stamp);
         let level = self.effective_level(operation);
         if matches!(level, Level::Quorum | Level::All) {
             if stamp <= operation.floor && !self.plan.knows(crate::plan::Fault::Damage) {
@@ -378,6 +365,28 @@ impl World {
             let floor = &mut self.clients.keys[key].floor;
             *floor = stamp.max(*floor);
         }
+    }
+
+    /// A member's clock gives each stamp once and ever higher ones. A stamp just above a record from
+    /// the far future is not its clock's; it is unlike all others of its key.
+    fn check_stamp(&mut self, token: u64, operation: &Operation, stamp: Timestamp) {
+        let key = operation.key;
+        let stamper = self.members.iter().position(|member| member.id == stamp.member);
+        let of_clock = stamper.is_some_and(|at| stamp.time <= self.members[at].clock_time);
+        let place = if of_clock { usize::MAX } else { key };
+        if let Some(other) = self.clients.stamps.insert((stamp, place), token) {
+            return self.violate(
+                "no stamp is given twice",
+                Some(key),
+                format!("{stamp} to {other} and {token}"),
+            );
+        }
+        let Some(at) = stamper.filter(|_| of_clock) else { return };
+        if stamp.time <= operation.shown[at] {
+            let text = format!("{token} got {stamp}, when m{at} had shown {:x}", operation.shown[at]);
+            return self.violate("a member's stamps rise", Some(key), text);
+        }
+        self.members[at].shown = self.members[at].shown.max(stamp.time);
     }
 
     /// Checks a record that somebody was shown: that it was written, to this key, and not refused.

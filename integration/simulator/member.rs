@@ -95,8 +95,10 @@ pub struct Member {
     pub full_until: u64,
     retry_at: u64,
     slow_until: u64,
-    /// The highest own stamp that was shown to anybody.
+    /// The highest stamp of its clock that was shown to anybody.
     pub shown: u64,
+    /// Its clock's time after its last turn.
+    pub clock_time: u64,
 }
 
 impl Member {
@@ -143,6 +145,7 @@ impl Member {
             retry_at: 0,
             slow_until: 0,
             shown: 0,
+            clock_time: 0,
         }
     }
 
@@ -282,8 +285,10 @@ impl World {
 
     /// Gives a member that knows no cluster the system records of one that does.
     fn let_in(&mut self, index: usize) -> bool {
+        let id = self.members[index].id;
         let knows = |member: &Member| {
-            member.index != index && member.engine().is_some_and(|engine| !engine.roster().is_empty())
+            let has_entry = |engine: &Engine| engine.roster().get(id).is_some();
+            member.index != index && member.engine().is_some_and(has_entry)
         };
         let Some(contact) = self.members.iter().position(knows) else { return false };
         let records = self.members[contact].engine.as_mut().map(Engine::system_records).unwrap_or_default();
@@ -370,6 +375,7 @@ impl World {
         let completions = std::mem::take(&mut engine.lanes.completions);
         engine.lanes.membership_changed = false;
         let again = engine.wants_checkpoint_step();
+        self.members[index].clock_time = engine.clock_time();
         self.members[index].engine = Some(engine);
         for completion in completions {
             self.complete(index, completion);
@@ -416,6 +422,10 @@ impl World {
             Input::Admit(joiner) => {
                 let entry = self.members[joiner].entry.clone();
                 engine.write_roster_entry(entry.id(), &entry);
+                // A contact whose disk takes nothing lets nobody in.
+                if self.members[joiner].is_member || engine.roster().get(entry.id()).is_none() {
+                    return;
+                }
                 self.members[joiner].is_member = true;
                 self.note("admit", &[index as u64, joiner as u64], || format!("m{index} lets m{joiner} in"));
                 self.schedule(MS, Event::Start { member: joiner });
@@ -502,9 +512,14 @@ impl World {
     }
 
     fn disk_delay(&mut self, index: usize) -> u64 {
-        let slow = if self.now < self.members[index].slow_until { 100 } else { 1 };
         let usual = self.plan.disk_delay;
-        self.random.delay(usual * slow)
+        if self.now < self.members[index].slow_until {
+            self.random.between(usual, usual * 100)
+        } else if self.troubled {
+            self.random.delay(usual)
+        } else {
+            self.random.calm_delay(usual)
+        }
     }
 
     fn store_jobs(&mut self, index: usize, engine: &mut Engine) {
@@ -590,6 +605,7 @@ impl World {
             if !engine.take_frame(self.members[peer].id, &mut bytes) {
                 continue;
             }
+            self.members[index].clock_time = engine.clock_time();
             self.watch_frame(index, &bytes);
             self.send(index, peer, link, bytes);
         }
@@ -612,7 +628,7 @@ impl World {
         for record in frame.records.iter().flatten() {
             let (number, purpose, record) = record;
             let stamp = record.timestamp();
-            if stamp.member == self.members[index].id {
+            if stamp.member == self.members[index].id && stamp.time <= self.members[index].clock_time {
                 self.members[index].shown = self.members[index].shown.max(stamp.time);
             }
             self.note("record", &[number, stamp.time, stamp.member.0], || {

@@ -69,7 +69,7 @@ impl World {
     pub fn send(&mut self, from: usize, to: usize, link: u64, bytes: Vec<u8>) {
         let lost = self.plan.loss > 0 && self.troubled && self.random.chance(self.plan.loss);
         let usual = self.plan.delay;
-        let mut delay = self.random.delay(usual);
+        let mut delay = if self.troubled { self.random.delay(usual) } else { self.random.calm_delay(usual) };
         if self.now < self.network.slow.1 {
             let slow = self.network.slow.0;
             delay += self.random.below(slow);

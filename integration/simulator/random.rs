@@ -66,6 +66,11 @@ impl Random {
         self.between(usual / 100, most)
     }
 
+    /// Never much longer than usual: how delays are when nothing is wrong.
+    pub fn calm_delay(&mut self, usual: u64) -> u64 {
+        self.between(usual / 4, usual)
+    }
+
     /// Mostly short, sometimes up to a hundred times as long: how delays are in life.
     pub fn delay(&mut self, usual: u64) -> u64 {
         let factor = if self.chance(20) { 100 } else { 4 };

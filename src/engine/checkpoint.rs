@@ -166,6 +166,7 @@ impl Engine {
                     self.checkpoint.shadows.push(*id);
                 }
                 table.hand_out(*id, self.checkpoint.number);
+                self.counters.checkpoint_records += 1;
                 batch.extend_from_slice(table.record(*id).map(|record| record.bytes()).unwrap_or_default());
             }
             last = Some(*id);

@@ -110,6 +110,12 @@ impl Hints {
         Added::New
     }
 
+    /// Whether so many hints for a key fit below the bound of `limit` bytes.
+    pub(super) fn has_room(&self, key: &HintKey, count: usize, limit: u64) -> bool {
+        let each = key.0.len() as u64 + OVERHEAD_BYTES;
+        self.bytes.saturating_add(each.saturating_mul(count as u64)) <= limit
+    }
+
     /// The member refused what was sent for a hint: it is sent again.
     pub(super) fn again(&mut self, member: MemberId, hash: KeyHash) {
         if let Some(hints) = self.members.get_mut(&member) {

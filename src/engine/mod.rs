@@ -49,6 +49,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Microseconds between two calls of [`Engine::tick`].
 pub const TICK_US: u64 = 50_000;
+/// Milliseconds by which the wall clock leaves the monotonic one in one turn when it was set.
+const CLOCK_JUMP_MS: u64 = 250;
 
 /// Who this member is in this life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,9 +167,14 @@ pub struct Counters {
     pub evicted: u64,
     pub loads: u64,
     pub loads_damaged: u64,
-    pub hints_sent: u64,
+    pub load_misses: u64,
+    pub journal_records: u64,
+    pub replayed_records: u64,
+    pub hints_stored: u64,
+    pub hints_delivered: u64,
     pub repairs: u64,
     pub checkpoints: u64,
+    pub checkpoint_records: u64,
     pub refused_clock: u64,
     pub refused_placement: u64,
 }
@@ -255,7 +262,13 @@ impl Engine {
 
     /// Tells the time. Called at least once at the beginning of each turn.
     pub fn advance(&mut self, now: Now) {
-        self.now = Now { mono_us: now.mono_us.max(self.now.mono_us), wall_ms: now.wall_ms };
+        let before = self.now;
+        self.now = Now { mono_us: now.mono_us.max(before.mono_us), wall_ms: now.wall_ms };
+        let passed_ms = (self.now.mono_us - before.mono_us) / 1_000;
+        let expected_ms = before.wall_ms.saturating_add(passed_ms);
+        if before != Now::default() && expected_ms.abs_diff(now.wall_ms) > CLOCK_JUMP_MS {
+            self.clock_jumped(expected_ms);
+        }
     }
 
     /// Ends a turn's events: decides what became true, and completes the lanes.

@@ -12,7 +12,7 @@ use super::operation::{Completion, OperationError, Outcome, Read};
 use super::records::Standing;
 use super::requests::Purpose;
 use super::table::SlotId;
-use super::write::{Attempt, Job, Origin};
+use super::write::{Job, Origin};
 use crate::model::merge::{Merged, merge};
 use crate::model::placement::OwnerSet;
 use crate::model::settings::Level;
@@ -59,7 +59,7 @@ pub(super) enum Waiter {
     /// The local part of a gather.
     Gather(GatherId),
     /// A write that must know what is there.
-    Write(Origin, WriteRequest, Attempt),
+    Write(Origin, WriteRequest, u64),
     /// A hint to send.
     Hint(MemberId),
     /// The slot only has to be merged with what redb holds.
@@ -75,6 +75,13 @@ pub(super) struct Loads {
 impl Loads {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether a write of this key waits for a load: later ones wait behind it.
+    pub(super) fn has_writer(&self, key: KeyRef<'_>) -> bool {
+        let is_write = |waiter: &Waiter| matches!(waiter, Waiter::Write(..));
+        !self.waiting.is_empty()
+            && self.waiting.get(&HintKey::of(key)).is_some_and(|waiters| waiters.iter().any(is_write))
     }
 }
 
@@ -366,6 +373,7 @@ impl Engine {
             self.counters.loads_damaged += 1;
             self.lose_partition(hash);
         }
+        self.counters.load_misses += u64::from(record.is_none() && !damaged);
         let record = record.and_then(|bytes| RecordRef::parse(bytes).ok()).map(|(record, _)| record);
         self.records.resolve(key, hash, record);
         for waiter in waiters {
@@ -393,8 +401,8 @@ impl Engine {
                 let own = slot.and_then(|slot| self.records.table.record(slot)).map(Record::copy_of);
                 self.gather_own(id, own);
             }
-            Waiter::Write(origin, write, attempt) => {
-                if let Some(job) = Job::of(origin, &write, attempt) {
+            Waiter::Write(origin, write, give_up_us) => {
+                if let Some(job) = Job::of(origin, &write, give_up_us) {
                     self.stamp_write(Job { is_loaded: true, ..job });
                 }
             }

@@ -28,6 +28,7 @@ impl Engine {
         for entry in journal::entries(payload) {
             match entry? {
                 Entry::Record(record) => {
+                    self.counters.replayed_records += 1;
                     let hash = record.key_hash();
                     let (_, _, unresolved) = self.records.apply(record, hash);
                     if unresolved && let Ok(key) = record.key_ref() {

@@ -94,12 +94,18 @@ impl Engine {
             return Ok(());
         }
         let frame = Frame::parse(bytes)?;
-        self.note_header(member, &frame.header);
+        let same_placement = frame.header.placement == self.placement.digest();
+        let mut resend = false;
         for exception in frame.exceptions() {
-            self.take_exception(member, exception?);
+            let exception = exception?;
+            resend |= same_placement && exception.verdict == Verdict::Placement;
+            self.take_exception(member, exception);
+        }
+        self.note_header(member, &frame.header);
+        if resend {
+            self.resend_writes(member);
         }
         self.take_confirmation(member, &frame.header)?;
-        let same_placement = frame.header.placement == self.placement.digest();
         self.take_records(member, frame.records, same_placement)?;
         for bytes in frame.messages() {
             match message::decode(bytes?)? {
@@ -175,6 +181,7 @@ impl Engine {
         }
         for (hash, version) in done {
             if let Some(key) = self.hints.done(member, hash, Some(version)) {
+                self.counters.hints_delivered += 1;
                 journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
             }
         }
@@ -212,8 +219,9 @@ impl Engine {
         }
         let hash = record.key_hash();
         if purpose == Purpose::Fresh {
-            let bound = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
-            if record.timestamp().time > time_of_ms(bound).saturating_add(u16::MAX.into()) {
+            let bound = self.foreign_bound().saturating_add(u16::MAX.into());
+            let overwrites = || record.key_ref().is_ok_and(|key| self.records.time_of(key, hash) > bound);
+            if record.timestamp().time > bound && !overwrites() {
                 self.counters.refused_clock += 1;
                 return Some(Verdict::ClockAhead);
             }
@@ -232,6 +240,7 @@ impl Engine {
     /// Merges a record into the table and journals what changed.
     pub(super) fn merge(&mut self, record: RecordRef<'_>, hash: KeyHash) -> Applied {
         let (slot, applied, unresolved) = self.records.apply(record, hash);
+        self.counters.journal_records += u64::from(matches!(applied, Applied::Stored | Applied::Joined));
         match applied {
             Applied::Stored => {
                 journal::append(&mut self.lanes.journal, &Entry::Record(record));
@@ -302,7 +311,6 @@ impl Engine {
                     Some(slot) => self.send_hint(member, slot, hash),
                     None => self.load_then(key, hash, super::read::Waiter::Hint(member)),
                 }
-                self.counters.hints_sent += 1;
             }
         }
     }
@@ -330,8 +338,8 @@ impl Engine {
         link.is_some_and(|link| link.push_message(message).is_ok())
     }
 
-    /// Compares this member's clock with the others': it stamps only while its clock is near the
-    /// median of those that can be reached.
+    /// Compares this member's clock with the others': it stamps only while its wall clock is near the
+    /// median of those that can be reached, and its stamps are not from the far future.
     pub(super) fn check_clock(&mut self) {
         let reachable = self.peers.iter().filter(|peer| peer.is_reachable());
         let mut offsets: Vec<i64> = reachable.filter_map(|peer| peer.clock_offset_ms).collect();
@@ -341,7 +349,19 @@ impl Engine {
         let at = |index: usize| offsets.get(index).copied().unwrap_or_default();
         let median = if offsets.len() % 2 == 1 { at(middle) } else { at(middle - 1).midpoint(at(middle)) };
         self.clock_offset_ms = median.saturating_neg();
-        self.may_stamp = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+        let is_right = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
+        // A clock that was far ahead and was set back goes on giving stamps from there.
+        self.may_stamp = is_right && self.clock.time() <= self.foreign_bound();
+    }
+
+    /// The wall clock was set: what is known of the others' clocks is known relative to it.
+    pub(super) fn clock_jumped(&mut self, expected_ms: u64) {
+        let expected = i64::try_from(expected_ms).unwrap_or(i64::MAX);
+        let jump = self.wall_signed().saturating_sub(expected);
+        for offset in self.peers.iter_mut().filter_map(|peer| peer.clock_offset_ms.as_mut()) {
+            *offset = offset.saturating_sub(jump);
+        }
+        self.check_clock();
     }
 
     /// The time of day that foreign times are measured against: the own wall clock, or the median
@@ -349,6 +369,11 @@ impl Engine {
     /// would else refuse what healthy ones stamp, and stamp below what sessions have seen there.
     pub(super) fn believed_wall_ms(&self) -> u64 {
         self.now.wall_ms.saturating_add_signed(self.clock_offset_ms.min(0).saturating_neg())
+    }
+
+    /// The highest time from elsewhere that this member lets its clock follow.
+    pub(super) fn foreign_bound(&self) -> u64 {
+        time_of_ms(self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms))
     }
 
     /// Milliseconds that this member's wall clock is ahead of the median of the members that can

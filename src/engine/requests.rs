@@ -8,16 +8,16 @@ use super::Engine;
 use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
-use super::write::{Attempt, Job, Origin};
-use crate::model::MemberId;
-use crate::protocol::message::{Failure, Message, Reply, Request, WireChange, WriteRequest};
+use super::write::{Job, Origin};
+use crate::model::{KeyRef, MemberId};
+use crate::protocol::message::{Failure, Message, Reply, Request, WriteRequest};
 use std::collections::BTreeMap;
 
 /// What a request was for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    /// A client's write, handed to a stamper.
-    Write(Origin, WriteRequest, Attempt),
+    /// A client's write, handed to a stamper; looked for until that time in microseconds.
+    Write(Origin, WriteRequest, u64),
     /// One answer of a read.
     Read(GatherId),
     /// One answer of a scan.
@@ -35,11 +35,11 @@ struct Sent {
     purpose: Purpose,
 }
 
-/// A write that no stamper answered yet.
+/// A write that surely was not done yet.
 #[derive(Debug)]
 struct Retry {
     again_us: u64,
-    attempt: Attempt,
+    give_up_us: u64,
     origin: Origin,
     write: WriteRequest,
 }
@@ -86,18 +86,24 @@ impl Engine {
         origin: Origin,
         stamper: MemberId,
         write: WriteRequest,
-        attempt: Attempt,
+        give_up_us: u64,
     ) {
-        let purpose = Purpose::Write(origin, write.clone(), attempt);
+        let purpose = Purpose::Write(origin, write.clone(), give_up_us);
         if !self.ask(stamper, Request::Write(write.clone()), purpose) {
-            self.retry_write(origin, write, attempt);
+            self.retry_write(origin, write, give_up_us);
         }
     }
 
+    /// Whether an earlier write of this key waits to be tried again.
+    pub(super) fn is_retrying(&self, key: KeyRef<'_>) -> bool {
+        let same = |write: &WriteRequest| write.key == key.key() && write.collection == key.collection();
+        self.requests.retries.iter().any(|retry| same(&retry.write))
+    }
+
     /// Tries a write again shortly.
-    fn retry_write(&mut self, origin: Origin, write: WriteRequest, attempt: Attempt) {
+    pub(super) fn retry_write(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64) {
         let again_us = self.now.mono_us + super::TICK_US;
-        self.requests.retries.push(Retry { again_us, attempt, origin, write });
+        self.requests.retries.push(Retry { again_us, give_up_us, origin, write });
     }
 
     /// Sends a reply to a peer, unless the link that asked is gone.
@@ -142,8 +148,8 @@ impl Engine {
         }
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match (sent.purpose, reply) {
-            (Purpose::Write(origin, write, attempt), reply) => {
-                self.write_answered(origin, write, attempt, reply);
+            (Purpose::Write(origin, write, give_up_us), reply) => {
+                self.write_answered(origin, write, give_up_us, reply);
             }
             (Purpose::Read(gather), Reply::Record(record)) => {
                 self.read_answered(gather, member, record.as_deref());
@@ -162,15 +168,15 @@ impl Engine {
         }
     }
 
-    fn write_answered(&mut self, origin: Origin, write: WriteRequest, attempt: Attempt, reply: Reply) {
+    fn write_answered(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64, reply: Reply) {
         match reply {
             Reply::Stored { timestamp, copies, superseded, number } => {
                 self.answer(origin, Stored { timestamp, copies, superseded, number });
             }
             Reply::Failed(Failure::Placement | Failure::NotReady) => {
-                self.retry_write(origin, write, attempt);
+                self.retry_write(origin, write, give_up_us);
             }
-            Reply::Failed(failure) => self.fail_attempt(origin, attempt, error_of(failure, write.level)),
+            Reply::Failed(failure) => self.fail(origin, error_of(failure, write.level)),
             _ => self.fail(origin, OperationError::Unknown { copies: 0 }),
         }
     }
@@ -180,7 +186,7 @@ impl Engine {
         let lost: Vec<u64> =
             self.requests.sent.iter().filter(|(_, sent)| sent.member == member).map(|(id, _)| *id).collect();
         for id in lost {
-            self.give_up(id, true);
+            self.give_up(id);
         }
     }
 
@@ -195,29 +201,25 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         for id in late {
-            self.give_up(id, false);
+            self.give_up(id);
         }
         let retries = std::mem::take(&mut self.requests.retries);
         let (due, later) = retries.into_iter().partition(|retry| retry.again_us <= now);
         self.requests.retries = later;
-        for Retry { attempt, origin, write, .. } in due {
-            match Job::of(origin, &write, attempt) {
-                Some(job) if now < attempt.give_up_us => self.begin_write(job),
-                _ => self.fail_attempt(origin, attempt, OperationError::Unreachable),
+        for Retry { give_up_us, origin, write, .. } in due {
+            match Job::of(origin, &write, give_up_us) {
+                Some(job) if now < give_up_us => self.begin_write(job),
+                _ => self.fail(origin, OperationError::Unreachable),
             }
         }
         self.expire_gathers();
     }
 
-    fn give_up(&mut self, id: u64, link_lost: bool) {
+    /// A write is not handed on: it may have been done, and done again later it would win over what
+    /// others wrote after seeing it.
+    fn give_up(&mut self, id: u64) {
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match sent.purpose {
-            // Done twice, a set or delete is as if done later; a count would count twice.
-            Purpose::Write(origin, write, attempt)
-                if link_lost && !matches!(write.change, WireChange::Increment(_)) =>
-            {
-                self.retry_write(origin, write, Attempt { in_doubt: true, ..attempt });
-            }
             Purpose::Write(origin, ..) => self.fail(origin, OperationError::Unknown { copies: 0 }),
             Purpose::Read(gather) => self.read_failed(gather, sent.member),
             Purpose::Scan(scan) => self.scan_failed(scan),

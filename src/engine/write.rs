@@ -24,7 +24,6 @@ use crate::model::merge::{CounterError, increment};
 use crate::model::placement::OwnerSet;
 use crate::model::record::append_value;
 use crate::model::settings::{Level, Sync};
-use crate::model::timestamp::time_of_ms;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::protocol::frame::{Purpose, Verdict};
 use crate::protocol::message::{Failure, Reply, WireChange, WriteRequest};
@@ -47,16 +46,6 @@ pub(super) enum Origin {
     },
 }
 
-/// How far the search for a stamper got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Attempt {
-    /// When to stop looking, in microseconds.
-    pub(super) give_up_us: u64,
-    /// A stamper that did not answer may have stored it: no later refusal says that nothing was
-    /// changed.
-    pub(super) in_doubt: bool,
-}
-
 /// A change on its way to a stamper.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -66,17 +55,18 @@ pub(super) struct Job<'a> {
     pub(super) change: Change<'a>,
     pub(super) level: Level,
     pub(super) after: u64,
-    pub(super) attempt: Attempt,
+    /// When to stop looking for a stamper, in microseconds.
+    pub(super) give_up_us: u64,
     /// Redb was asked for the key: the table has what there is.
     pub(super) is_loaded: bool,
 }
 
 impl<'a> Job<'a> {
     /// The job of a request; `None` when its names are no good.
-    pub(super) fn of(origin: Origin, request: &'a WriteRequest, attempt: Attempt) -> Option<Self> {
+    pub(super) fn of(origin: Origin, request: &'a WriteRequest, give_up_us: u64) -> Option<Self> {
         let key = KeyRef::new(&request.collection, &request.key).ok()?;
         let (change, level, after) = (change_of(&request.change), request.level, request.after);
-        Some(Self { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false })
+        Some(Self { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false })
     }
 
     fn request(&self) -> WriteRequest {
@@ -153,14 +143,15 @@ impl Engine {
         after: u64,
     ) -> Job<'a> {
         let give_up_us = self.now.mono_us + 1_000 * self.settings.write_timeout_ms;
-        let attempt = Attempt { give_up_us, in_doubt: false };
-        Job { origin, key, hash: key.hash(), change, level, after, attempt, is_loaded: false }
+        Job { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false }
     }
 
-    /// A write of kith itself to a system collection.
+    /// A write of kith itself to a system collection. Every member owns those, so this one stamps,
+    /// whatever its clock: what it wrote it must be able to show at once, to a member that it lets
+    /// in.
     pub fn write_system(&mut self, token: u64, key: KeyRef<'_>, change: Change<'_>) {
         debug_assert!(key.is_system());
-        self.begin_write(self.job(Origin::Client(token), key, change, Level::Available, 0));
+        self.stamp_write(self.job(Origin::Client(token), key, change, Level::Available, 0));
     }
 
     fn check_write(&self, write: &Write<'_>) -> Result<(), OperationError> {
@@ -188,8 +179,7 @@ impl Engine {
 
     /// A peer asks this member to stamp a client's write.
     pub(super) fn write_for_peer(&mut self, origin: Origin, request: &WriteRequest, same_placement: bool) {
-        let attempt = Attempt { give_up_us: 0, in_doubt: false };
-        let Some(job) = Job::of(origin, request, attempt) else {
+        let Some(job) = Job::of(origin, request, 0) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
         let owns = self.placement.set_of(job.hash, false).contains(self.identity.member);
@@ -200,47 +190,80 @@ impl Engine {
         if !serves || job.key.is_system() {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
+        if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.hash, false) {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        }
         match self.check_value(job.change) {
             Ok(()) => self.stamp_write(job),
             Err(error) => self.fail(origin, error),
         }
     }
 
-    /// Finds the stamper and hands the write to it.
+    /// Finds the stamper and hands the write to it, behind earlier writes of the same key.
     pub(super) fn begin_write(&mut self, job: Job<'_>) {
-        let set = self.placement.set_of(job.hash, job.key.is_system());
+        if self.is_retrying(job.key) {
+            return self.retry_write(job.origin, job.request(), job.give_up_us);
+        }
+        match self.stamper(&job) {
+            Some(stamper) if stamper == self.identity.member => self.stamp_write(job),
+            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.give_up_us),
+            None => self.retry_write(job.origin, job.request(), job.give_up_us),
+        }
+    }
+
+    /// Who stamps: this member if it is an owner with a right clock, else the first owner like
+    /// that, else any owner, else this member, which then holds the write for its owners. An
+    /// increment extends what it finds, so only complete owners take it; `None` while there is none.
+    fn stamper(&self, job: &Job<'_>) -> Option<MemberId> {
         let me = self.identity.member;
-        if set.contains(me) && self.may_stamp {
-            return self.stamp_write(job);
+        if job.key.is_system() {
+            return Some(me);
         }
-        let is_reachable = |member: MemberId| self.peer(member).is_some_and(Peer::is_reachable);
-        let mut others = set.owners.iter().map(|owner| owner.member).filter(|member| *member != me);
-        match others.find(|member| is_reachable(*member)) {
-            Some(stamper) => self.forward_write(job.origin, stamper, job.request(), job.attempt),
-            None => self.stamp_write(job),
+        let counts = matches!(job.change, Change::Increment { .. });
+        let partition = self.placement.partition_of(job.hash);
+        let set = self.placement.set(partition);
+        let owns = set.contains(me) && (!counts || self.is_complete_for(job.hash, false));
+        if owns && self.may_stamp {
+            return Some(me);
         }
+        let digest = self.placement.digest();
+        let may_take = |peer: &&Peer| peer.is_reachable() && (!counts || peer.is_complete(partition, digest));
+        let others = || set.owners.iter().filter_map(|owner| self.peer(owner.member)).filter(may_take);
+        let right = others().find(|peer| self.has_right_clock(peer)).map(|peer| peer.member);
+        let anybody = || if owns { Some(me) } else { others().next().map(|peer| peer.member) };
+        right.or_else(anybody).or(if counts { None } else { Some(me) })
+    }
+
+    /// Whether a peer's wall clock is near enough to the median for it to stamp.
+    fn has_right_clock(&self, peer: &Peer) -> bool {
+        let from_median = |offset: i64| offset.saturating_add(self.clock_offset_ms).unsigned_abs();
+        peer.clock_offset_ms.is_none_or(|offset| from_median(offset) <= self.settings.max_clock_ahead_ms / 2)
     }
 
     /// Stamps a write, journals it, and sends it to the other owners.
     pub(super) fn stamp_write(&mut self, job: Job<'_>) {
         if let Err(error) = self.check_stamper(&job) {
-            return self.fail_attempt(job.origin, job.attempt, error);
+            return self.fail(job.origin, error);
         }
-        let must_know = matches!(job.change, Change::Increment { .. }) && !job.is_loaded;
-        if must_know && self.records.standing(job.key, job.hash) == Standing::Unknown {
-            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.attempt);
+        // What memory knows of an evicted record's time is that of its whole leaf.
+        let must_know = matches!(job.change, Change::Increment { .. })
+            || self.records.time_of(job.key, job.hash) > self.foreign_bound();
+        let is_unknown = must_know && self.records.standing(job.key, job.hash) == Standing::Unknown;
+        if !job.is_loaded && (is_unknown || self.loads.has_writer(job.key)) {
+            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
             return self.load_then(job.key, job.hash, waiter);
         }
         let start = self.lanes.journal.len();
         journal::begin_record(&mut self.lanes.journal);
         match self.encode_change(&job) {
             Ok(number) => {
+                self.counters.journal_records += 1;
                 self.replicate_new(&job, start + 1, number);
                 self.reserve_clock();
             }
             Err(error) => {
                 self.lanes.journal.truncate(start);
-                self.fail_attempt(job.origin, job.attempt, error.into());
+                self.fail(job.origin, error.into());
             }
         }
     }
@@ -250,14 +273,16 @@ impl Engine {
         if let Some(error) = self.storage_error() {
             return Err(error);
         }
-        if self.unsynced_bytes() > 2 * self.bounds.unsynced_bytes {
+        // kith's own few records are never turned away: who writes them does not wait.
+        if !job.key.is_system() && self.unsynced_bytes() > 2 * self.bounds.unsynced_bytes {
             return Err(OperationError::Overloaded);
         }
         let set = self.placement.set_of(job.hash, job.key.is_system());
         let (member, level) = (self.identity.member, job.level);
         let may_have = |owner: MemberId| owner == member || self.peer(owner).is_none_or(|peer| !peer.dead);
         let alive = set.owners.iter().filter(|owner| may_have(owner.member)).count();
-        if !set.contains(member) && self.hints.bytes() >= self.settings.hint_bytes {
+        let holds = !set.contains(member);
+        if holds && !self.hints.has_room(&HintKey::of(job.key), set.owners.len(), self.settings.hint_bytes) {
             return Err(OperationError::NoRoomForHint);
         }
         for side in sides(set) {
@@ -289,10 +314,7 @@ impl Engine {
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
         }
-        // What a client claims to have seen moves the clock no further than a peer's time may.
-        let bound_ms = self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms);
-        let after = job.after.min(time_of_ms(bound_ms)).max(self.records.time_of(key, hash));
-        let timestamp = self.clock.stamp(self.now.wall_ms, after);
+        let timestamp = self.stamp_over(self.records.time_of(key, hash), job.after);
         match job.change {
             Change::Set { value, expiry_ms } => {
                 append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
@@ -303,6 +325,21 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// A stamp above that of the record that is there, and above what the session saw.
+    ///
+    /// Neither may drag the clock into the future: a session's claim counts as far as a peer's time
+    /// does, and a record that a wrong clock stamped far ahead is overwritten just above its stamp,
+    /// without following it there; else all that this member stamps from then on would be refused.
+    /// Such a stamp needs no reservation: each life adds its own number, so none is given twice.
+    fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
+        let bound = self.foreign_bound();
+        if held > bound.max(self.clock.time()) {
+            let time = held.saturating_add(1).saturating_add(self.identity.incarnation);
+            return Timestamp { time, member: self.identity.member };
+        }
+        self.clock.stamp(self.now.wall_ms, after.min(bound).max(held))
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
@@ -366,6 +403,7 @@ impl Engine {
         };
         let key = HintKey::of(key);
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
+            self.counters.hints_stored += 1;
             journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
         }
     }
@@ -434,7 +472,7 @@ impl Engine {
             Sync::Always => self.positions.synced,
             Sync::Interval => self.positions.written,
         };
-        position >= write.position && self.clock.is_covered(write.timestamp.time.min(self.own_time(write)))
+        position >= write.position && self.is_covered(write.timestamp)
     }
 
     /// Owners of both sides, and owners that need not be waited for.
@@ -480,10 +518,11 @@ impl Engine {
         }
     }
 
-    /// Stamps of this member must be covered by a reservation; those of others (a counter's base)
-    /// need not.
-    fn own_time(&self, write: &Pending) -> u64 {
-        if write.timestamp.member == self.identity.member { u64::MAX } else { 0 }
+    /// Whether the stamp may be shown: the clock's own must be covered by a reservation. Those of
+    /// others (a counter's base) need not, nor those that only exceed a record too far ahead.
+    fn is_covered(&self, stamp: Timestamp) -> bool {
+        let given = stamp.member == self.identity.member && stamp.time <= self.clock.time();
+        !given || self.clock.is_covered(stamp.time)
     }
 
     fn complete_write(&mut self, write: &Pending, copies: u16) {
@@ -521,12 +560,6 @@ impl Engine {
                 self.reply(origin, Reply::Failed(failure));
             }
         }
-    }
-
-    /// Answers a write that this attempt did not do.
-    pub(super) fn fail_attempt(&mut self, origin: Origin, attempt: Attempt, error: OperationError) {
-        let error = if attempt.in_doubt { OperationError::Unknown { copies: 0 } } else { error };
-        self.fail(origin, error);
     }
 
     /// A peer did not simply store records of its link.
@@ -620,6 +653,7 @@ impl Engine {
                 })
                 .collect();
             write.is_settled = set.is_settled();
+            write.held &= !set.contains(self.identity.member);
             (write.set, write.copies) = (set, copies);
         }
         self.writes = writes;

@@ -23,7 +23,7 @@
 
 use super::key::{KeyHash, KeyRef};
 use super::limits::{MAX_COLLECTION_BYTES, MAX_COUNTER_PAIRS, MAX_KEY_BYTES, MAX_VALUE_BYTES};
-use super::timestamp::{MemberId, Timestamp};
+use super::timestamp::{MemberId, TIME_BOUND, Timestamp};
 
 /// The format's version, first byte of every record.
 pub const FORMAT: u8 = 1;
@@ -151,6 +151,9 @@ impl<'a> RecordRef<'a> {
             Kind::Counter => (epoch == 1 || epoch == 2 && !has_expiry) && counter_shape(body),
         };
         let unknown_flags = flags & 0b0000_1110 != 0;
+        if self.timestamp().time >= TIME_BOUND {
+            return Err(RecordError::Malformed("timestamp"));
+        }
         if fits && !unknown_flags { Ok(()) } else { Err(RecordError::Malformed("field for its kind")) }
     }
 

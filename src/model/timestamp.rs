@@ -2,7 +2,7 @@
 //!
 //! A timestamp is a hybrid Lamport time and the member that stamped (Kulkarni et al., "Logical
 //! Physical Clocks", 2014). Order is by time, then member; the content's hash breaks what ties are
-//! left (see [`super::merge`]). No two writes of one member share a time.
+//! left (see [`super::merge`]). No two writes of one member to one key share a time.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -78,10 +78,16 @@ impl Timestamp {
     }
 }
 
-/// The least hybrid time of a millisecond; saturates in the year 10889.
+/// Above every time that a record may have: the year 4199. So there is always room above a stamp,
+/// and no number from outside brings a clock to its end.
+pub const TIME_BOUND: u64 = 1 << 62;
+
+/// The least hybrid time of a millisecond; a year before [`TIME_BOUND`] at most.
 #[must_use]
 pub const fn time_of_ms(wall_ms: u64) -> u64 {
-    if wall_ms > u64::MAX >> 16 { u64::MAX - u16::MAX as u64 } else { wall_ms << 16 }
+    const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
+    const LAST_MS: u64 = (TIME_BOUND >> 16) - YEAR_MS;
+    if wall_ms > LAST_MS { LAST_MS << 16 } else { wall_ms << 16 }
 }
 
 /// `time-member`, both as 16 hexadecimal digits: sorts as text like the timestamps themselves.

@@ -1,7 +1,7 @@
 //! What a member tells about itself: status, members, placement, settings; and the tasks that
 //! answer a [`Handle`](super::handle::Handle)'s requests on the data thread.
 
-use super::core::{LocalHandle, Shared};
+use super::core::Shared;
 use super::handle::status::{
     ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
     PhysicalRow, Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, StartStep,
@@ -10,7 +10,7 @@ use super::handle::status::{
 use super::handle::{
     Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
 };
-use super::local::{Local, Mailbox};
+use super::local::{Local, LocalHandle, Mailbox, relieved};
 use super::membership;
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Outcome, Read, Write};
@@ -28,6 +28,9 @@ use tokio::sync::mpsc;
 
 /// Refusals that are remembered.
 const MAX_REFUSALS: usize = 256;
+
+/// Addresses of which it is remembered who answered there.
+const MAX_ANSWERED: usize = 1_024;
 
 /// Why there is no link to somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct View {
     pub(super) own_addresses: BTreeSet<String>,
     /// Addresses of members that came for a cluster, or from one, while this one knew none.
     pub(super) callers: BTreeSet<String>,
+    /// Who answered last at an address that this member dialled.
+    answered: BTreeMap<String, MemberId>,
     pub(super) pulses: Pulses,
     pub(super) to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
     pub(super) gossip: Option<Arc<Gossip>>,
@@ -68,6 +73,7 @@ impl View {
             http_address,
             own_addresses: BTreeSet::new(),
             callers: BTreeSet::new(),
+            answered: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,
             gossip: None,
@@ -93,6 +99,19 @@ impl View {
             step.outcome = outcome;
             tracing::info!(step = step.name, duration_ms = step.duration_ms, "start");
         }
+    }
+
+    /// Remembers who answered at an address.
+    pub(super) fn answered(&mut self, address: &str, member: MemberId) {
+        if self.answered.len() >= MAX_ANSWERED {
+            self.answered.clear();
+        }
+        self.answered.insert(address.to_owned(), member);
+    }
+
+    /// Who answered last at an address.
+    pub(super) fn who_answered(&self, address: &str) -> Option<MemberId> {
+        self.answered.get(address).copied()
     }
 
     /// Remembers why there is no link; says whether the same was known.
@@ -140,10 +159,19 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
     while let Some(request) = requests.recv().await {
         let shared = Rc::clone(&shared);
         match request {
-            Request::Operations { operations, reply } => {
+            Request::Operations { operations, mut reply } => {
                 tokio::task::spawn_local(async move {
-                    // Whoever asked may be gone; its operations are carried out all the same.
-                    _ = reply.send(run(&LocalHandle { shared }, &operations).await);
+                    let local = LocalHandle { shared };
+                    // Who gives up before anything was begun asks for nothing any more. Later, operations are
+                    // carried out whether somebody waits for them or not.
+                    if operations.iter().any(is_change) {
+                        tokio::select! {
+                            biased;
+                            () = relieved(&local) => {}
+                            () = reply.closed() => return,
+                        }
+                    }
+                    _ = reply.send(run(&local, &operations).await);
                 });
             }
             Request::Scan { scan, reply } => {
@@ -179,10 +207,17 @@ async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
     .await
 }
 
+const fn is_change(operation: &Operation) -> bool {
+    !matches!(operation, Operation::Get { .. })
+}
+
 /// Carries out a batch of operations and gives their answers in order.
 async fn run(local: &LocalHandle, operations: &[Operation]) -> Answers {
     let mailbox = Mailbox::new();
     for (token, operation) in (0u32..).zip(operations) {
+        if is_change(operation) {
+            relieved(local).await;
+        }
         submit(local, &mailbox, token, operation);
     }
     let mut answers: Vec<Option<Result<Answer, OperationError>>> = vec![None; operations.len()];

@@ -10,12 +10,13 @@
 use super::NodeError;
 use super::clock::SystemClock;
 use super::disks::{DiskAnswer, Disks, StoreJob};
-use super::local::{Local, LocalInfo, Mailbox};
+use super::local::{Mailbox, RespCounts};
+use super::publish::{Asked, Counts};
 use crate::config::MemberConfig;
-use crate::engine::operation::{Completion, Read, Scan, Write};
+use crate::engine::operation::Completion;
 use crate::engine::{self, CheckpointStep, Engine};
-use crate::model::settings::{Level, Sync};
-use crate::model::{KeyRef, MemberId, RecordRef};
+use crate::model::MemberId;
+use crate::model::settings::Sync;
 use crate::protocol::introduction::ClusterFacts;
 use crate::security::Credentials;
 use crate::storage::{Journal, OsDisk, StorageError};
@@ -29,10 +30,12 @@ use tokio::sync::Notify;
 
 /// A mailbox's number in the upper half of a token.
 const PLACE_BITS: u32 = 32;
-/// How often the flusher may take another turn before it lets other tasks run.
+/// How long the journal waits after the disk was full.
 const JOURNAL_RETRY: Duration = Duration::from_millis(500);
+/// A turn's bytes are appended before its end from this size on: together with what one more event
+/// brings (a largest frame) they must fit into one write of the journal.
+const EARLY_APPEND_BYTES: usize = 16 << 20;
 
-/// The sending side of a link, as the turn uses it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) link: u64,
@@ -56,9 +59,11 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<MemberId, Outgoing>,
     pub(super) cluster: Option<ClusterFacts>,
     pub(super) store_records: u64,
-    pub(super) appends: u64,
+    pub(super) counts: Counts,
     pub(super) problems: Vec<String>,
     mailboxes: Vec<Option<Mailbox>>,
+    /// To be woken when the disk has caught up.
+    waiting: Vec<Mailbox>,
     free: Vec<u32>,
     segment: u64,
     frame: Vec<u8>,
@@ -83,6 +88,7 @@ pub(super) struct Shared {
     pub(super) fatal: RefCell<Option<NodeError>>,
     pub(super) stop: Notify,
     pub(super) changed: Notify,
+    pub(super) resp: Rc<RespCounts>,
 }
 
 impl Core {
@@ -99,9 +105,10 @@ impl Core {
             links: BTreeMap::new(),
             cluster,
             store_records: 0,
-            appends: 0,
+            counts: Counts::default(),
             problems: Vec::new(),
             mailboxes: Vec::new(),
+            waiting: Vec::new(),
             free: Vec::new(),
             segment: 0,
             frame: Vec::new(),
@@ -118,7 +125,7 @@ impl Core {
     }
 
     /// The engine's token for an operation of a mailbox.
-    fn token(&mut self, mailbox: &Mailbox, token: u32) -> u64 {
+    pub(super) fn token(&mut self, mailbox: &Mailbox, token: u32, asked: Asked) -> u64 {
         mailbox.expect();
         let place = match mailbox.place().get() {
             Some(place) => place,
@@ -134,10 +141,39 @@ impl Core {
                 place
             }
         };
-        u64::from(place) << PLACE_BITS | u64::from(token)
+        let token = asked.mark(u64::from(place) << PLACE_BITS | u64::from(token));
+        Counts::submitted(mailbox, token, self.engine.now().mono_us);
+        token
     }
 
-    fn deliver(&mut self) {
+    /// Answers that clients wait for.
+    pub(super) fn waiting_operations(&self) -> u64 {
+        self.mailboxes.iter().flatten().map(|mailbox| u64::from(mailbox.expected())).sum()
+    }
+
+    /// Whether clients should wait for the disk. While it takes nothing at all they are told so instead.
+    pub(super) fn is_congested(&self) -> bool {
+        self.engine.is_congested() && self.engine.storage_problem().is_none()
+    }
+
+    pub(super) fn wake_when_relieved(&mut self, mailbox: &Mailbox) {
+        if !mailbox.waits().replace(true) {
+            self.counts.journal.waits += 1;
+            self.waiting.push(mailbox.clone());
+        }
+    }
+
+    fn wake_waiting(&mut self) {
+        if self.waiting.is_empty() || self.is_congested() {
+            return;
+        }
+        for mailbox in self.waiting.drain(..) {
+            mailbox.waits().set(false);
+            mailbox.wake();
+        }
+    }
+
+    fn deliver(&mut self, now_us: u64) {
         for Completion { token, outcome } in self.engine.lanes.completions.drain(..) {
             if token == engine::NOBODY {
                 if let engine::operation::Outcome::Failed(error) = outcome {
@@ -145,8 +181,10 @@ impl Core {
                 }
                 continue;
             }
-            let place = usize::try_from(token >> PLACE_BITS).unwrap_or(usize::MAX);
-            if let Some(Some(mailbox)) = self.mailboxes.get(place) {
+            let place = usize::try_from(Asked::unmark(token) >> PLACE_BITS).unwrap_or(usize::MAX);
+            let mailbox = self.mailboxes.get(place).and_then(Option::as_ref);
+            self.counts.answered(mailbox, token, &outcome, now_us);
+            if let Some(mailbox) = mailbox {
                 mailbox.push(u32::try_from(token & u64::from(u32::MAX)).unwrap_or(0), outcome);
             }
         }
@@ -170,7 +208,8 @@ impl Core {
         self.append(now.mono_us)?;
         self.carry_out_storage();
         self.send_frames();
-        self.deliver();
+        self.deliver(now.mono_us);
+        self.wake_waiting();
         Ok(self.engine.wants_checkpoint_step())
     }
 
@@ -202,20 +241,26 @@ impl Core {
             self.retry_us = 0;
             self.engine.set_storage_problem(None);
         }
-        self.appends += 1;
+        self.counts.journal.appends += 1;
         self.engine.written();
         let wanted = std::mem::take(&mut self.engine.lanes.sync);
-        if wanted || self.engine.settings().sync == Sync::Always {
-            self.disks.sync();
-            self.last_sync_us = now_us;
+        if wanted || self.engine.settings().sync == Sync::Always || self.is_congested() {
+            self.sync(now_us);
         }
         Ok(())
+    }
+
+    fn sync(&mut self, now_us: u64) {
+        self.disks.sync();
+        self.last_sync_us = now_us;
+        self.counts.sync_asked(self.engine.positions().written, now_us);
     }
 
     fn disk_full(&mut self, error: &StorageError, now_us: u64) -> Result<(), StorageError> {
         if self.retry_us == 0 {
             tracing::error!(%error, "writes are refused until there is room");
         }
+        self.counts.disk_failed("append");
         self.retry_us = now_us + u64::try_from(JOURNAL_RETRY.as_micros()).unwrap_or(u64::MAX);
         self.engine.set_storage_problem(Some(error.to_string()));
         Ok(())
@@ -233,7 +278,10 @@ impl Core {
             return;
         }
         match self.engine.lanes.checkpoint.take() {
-            Some(CheckpointStep::Begin) => self.disks.ask(StoreJob::Begin(self.segment)),
+            Some(CheckpointStep::Begin) => {
+                self.counts.checkpoint_begun(self.engine.now().mono_us);
+                self.disks.ask(StoreJob::Begin(self.segment));
+            }
             Some(CheckpointStep::Batch(records)) => self.disks.ask(StoreJob::Batch(records)),
             Some(CheckpointStep::Commit) => self.disks.ask(StoreJob::Commit),
             None => {}
@@ -251,6 +299,7 @@ impl Core {
             if !self.engine.take_frame(*member, &mut self.frame) {
                 continue;
             }
+            self.counts.frame_sent(self.frame.len());
             let sent = outgoing
                 .writer
                 .queue(FrameKind::Engine, &self.frame)
@@ -279,6 +328,7 @@ impl Core {
     /// Ends a link from this side.
     pub(super) fn drop_link(&mut self, member: MemberId) {
         if let Some(outgoing) = self.links.remove(&member) {
+            self.counts.links.closed += 1;
             outgoing.end.notify_waiters();
             outgoing.end.notify_one();
             self.engine.link_down(member, outgoing.link);
@@ -290,6 +340,7 @@ impl Core {
         match answer {
             DiskAnswer::Synced => {
                 let durable = self.disks.durable();
+                self.counts.synced(durable, self.engine.now().mono_us);
                 self.engine.synced(durable);
             }
             DiskAnswer::Loaded(load, record, damaged) => {
@@ -301,11 +352,14 @@ impl Core {
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
             DiskAnswer::Committed(records, bytes) => {
                 self.store_records = records;
+                self.counts.checkpoint_ended(self.engine.now().mono_us);
                 tracing::info!(records, bytes, "checkpoint done");
                 self.engine.checkpoint_committed();
             }
             DiskAnswer::CheckpointFailed(error) => {
                 tracing::error!(%error, "checkpoint failed; the journal is kept and it is tried again");
+                self.counts.disk_failed("checkpoint");
+                self.counts.checkpoint_ended(self.engine.now().mono_us);
                 self.engine.checkpoint_failed();
             }
             DiskAnswer::Fatal(error) => return Err(error),
@@ -321,8 +375,7 @@ impl Core {
         let interval_us = self.engine.settings().sync_interval_ms * 1_000;
         let waits = self.engine.positions().written > self.engine.positions().synced;
         if waits && now_us >= self.last_sync_us + interval_us {
-            self.disks.sync();
-            self.last_sync_us = now_us;
+            self.sync(now_us);
         }
     }
 }
@@ -354,6 +407,7 @@ impl Shared {
             fatal: RefCell::new(None),
             stop: Notify::new(),
             changed: Notify::new(),
+            resp: Rc::default(),
         }
     }
 
@@ -364,7 +418,14 @@ impl Shared {
             core.engine.advance(self.clock.now());
             wake(&mut self.flusher.borrow_mut());
         }
-        act(&mut core)
+        let done = act(&mut core);
+        if core.engine.lanes.journal.len() >= EARLY_APPEND_BYTES {
+            let now_us = core.engine.now().mono_us;
+            if let Err(error) = core.append(now_us) {
+                self.storage_failed(error);
+            }
+        }
+        done
     }
 
     /// Stops the member because of an error.
@@ -434,70 +495,6 @@ impl Shared {
             if let Err(error) = taken {
                 return self.storage_failed(error);
             }
-        }
-    }
-}
-
-/// The member, for tasks of its data thread.
-#[derive(Debug, Clone)]
-pub struct LocalHandle {
-    pub(super) shared: Rc<Shared>,
-}
-
-impl LocalHandle {
-    /// Submits a scan. `mailbox` gets an outcome under `token`.
-    pub(super) fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token);
-            core.engine.scan(token, scan);
-        });
-    }
-}
-
-impl Local for LocalHandle {
-    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
-        let core = self.shared.core.borrow();
-        if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
-            return None;
-        }
-        match core.engine.read_now(key) {
-            engine::Local::Found(record) => Some(hit(Some(record))),
-            engine::Local::Missing => Some(hit(None)),
-            engine::Local::Elsewhere => None,
-        }
-    }
-
-    fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token);
-            core.engine.read(token, read);
-        });
-    }
-
-    fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token);
-            core.engine.write(token, write);
-        });
-    }
-
-    fn wall_ms(&self) -> u64 {
-        self.shared.clock.now().wall_ms
-    }
-
-    fn info(&self) -> LocalInfo {
-        let core = self.shared.core.borrow();
-        let (records, table_bytes, _) = core.engine.table_counts();
-        let now = self.shared.clock.now();
-        LocalInfo {
-            member: self.shared.config.name.clone(),
-            cluster: core.cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default(),
-            uptime_seconds: now.mono_us / 1_000_000,
-            live_peers: core.links.len(),
-            members: core.engine.roster().len(),
-            replication_factor: core.engine.settings().replication_factor,
-            records: records as u64,
-            table_bytes: table_bytes as u64,
         }
     }
 }

@@ -7,7 +7,7 @@
 //! States of a link: *shaken* (the handshake is done, nothing is believed yet) → *admitted* (the
 //! introduction was judged; the engine has it) or *refused* (with the reason, in both logs).
 
-use super::core::{Outgoing, Shared, wake};
+use super::core::{Core, Outgoing, Shared, wake};
 use super::membership;
 use crate::model::MemberId;
 use crate::model::roster::Roster;
@@ -29,6 +29,10 @@ pub(super) const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 const DIAL_ROUND: Duration = Duration::from_millis(100);
 /// How long a peer that asks to join may take over each message.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(5);
+/// How often the number of connections that were turned away is looked at, at least.
+const TURNED_AWAY_ROUND: Duration = Duration::from_secs(1);
+/// A link that lasted so long begins the delays between attempts anew.
+const LASTING_US: u64 = 5_000_000;
 /// A link that was silent for so long gives way to any new one.
 const SILENT_US: u64 = 1_500_000;
 
@@ -65,13 +69,18 @@ impl Shared {
     /// Accepts links for ever.
     pub(super) async fn accept_links(self: Rc<Self>, acceptor: Acceptor) {
         loop {
-            let arrival = acceptor.next().await;
+            let arrival = timeout(TURNED_AWAY_ROUND, acceptor.next()).await;
+            self.core.borrow_mut().counts.turned_away = acceptor.turned_away();
+            let Ok(arrival) = arrival else { continue };
             let shared = Rc::clone(&self);
             tokio::task::spawn_local(async move {
                 let from = arrival.address();
                 let role = if shared.is_member() { Role::Member } else { Role::Joining };
                 let Ok(introduction) = shared.introduction().encode() else { return };
-                match arrival.handshake(&shared.credentials, role, &introduction, DIAL_DEADLINE).await {
+                shared.core.borrow_mut().counts.pending_handshakes += 1;
+                let shaken = arrival.handshake(&shared.credentials, role, &introduction, DIAL_DEADLINE).await;
+                shared.core.borrow_mut().counts.pending_handshakes -= 1;
+                match shared.counted(shaken) {
                     Ok(link) => shared.admit(link, Side::Acceptor, from.to_string()).await,
                     // The caller's port is another one each time.
                     Err(error) => shared.note_refusal(&from.ip().to_string(), None, &error.to_string()),
@@ -84,12 +93,25 @@ impl Shared {
     pub(super) async fn dial(&self, address: &str) -> Result<Link, LinkError> {
         let role = if self.is_member() { Role::Member } else { Role::Joining };
         let introduction = self.introduction().encode().unwrap_or_default();
-        transport::connect(address, &self.credentials, role, &introduction, DIAL_DEADLINE).await
+        let dialled =
+            transport::connect(address, &self.credentials, role, &introduction, DIAL_DEADLINE).await;
+        self.counted(dialled)
+    }
+
+    /// Counts how a handshake ended.
+    fn counted(&self, shaken: Result<Link, LinkError>) -> Result<Link, LinkError> {
+        let counts = &mut self.core.borrow_mut().counts;
+        match &shaken {
+            Ok(_) => counts.links.handshakes += 1,
+            Err(error) => counts.handshake_failed(error),
+        }
+        shaken
     }
 
     /// Judges a link and carries it, or refuses it.
     pub(super) async fn admit(self: &Rc<Self>, link: Link, side: Side, address: String) {
         let Ok(theirs) = Introduction::decode(&link.peer.introduction) else {
+            self.core.borrow_mut().counts.rejected("malformed");
             return self.note_refusal(&address, None, "its introduction makes no sense to this version");
         };
         let member = link.peer.member;
@@ -147,6 +169,7 @@ impl Shared {
     /// Tells the peer why it is refused, and closes.
     pub(super) async fn refuse(&self, mut link: Link, address: &str, name: Option<&str>, refusal: Refusal) {
         self.note_refusal(address, name, &refusal.to_string());
+        self.core.borrow_mut().counts.link_refused(&refusal);
         send_control(&mut link.writer, &Control::Refused(refusal)).await;
         let _ = timeout(CONTROL_DEADLINE, link.writer.close()).await;
     }
@@ -172,6 +195,7 @@ impl Shared {
             let outgoing =
                 Outgoing { link: number, writer, dialled, life, drain: None, end: Rc::clone(&end) };
             core.links.insert(member, outgoing);
+            core.counts.links.opened += 1;
             core.engine.link_up(member, number);
             number
         });
@@ -206,8 +230,9 @@ impl Shared {
         }
         let lower_dials = core.engine.identity().member < member;
         let preferred = |dialled: bool| dialled == lower_dials;
-        // Equal claims go to the newer link: its dialler knows that the older one is gone.
-        preferred(side == Side::Dialler) || !preferred(standing.dialled)
+        // Of equal claims the standing link keeps its place: a second way to the same member, such
+        // as a seed under another name, must not replace it again and again.
+        preferred(side == Side::Dialler) && !preferred(standing.dialled)
     }
 
     /// Takes frames until the link ends; the reason, if there is one to tell.
@@ -227,6 +252,7 @@ impl Shared {
             };
             pulse.beat(self.clock.now().mono_us);
             while let Some(frame) = next {
+                self.core.borrow_mut().counts.frame_received(frame.bytes.len());
                 match frame.kind {
                     FrameKind::Engine => {
                         let taken = self.with(|core| core.engine.frame(member, link, frame.bytes));
@@ -235,7 +261,10 @@ impl Shared {
                         }
                     }
                     // A full queue drops: gossip repeats itself.
-                    FrameKind::Gossip => drop(to_gossip.try_send((member, frame.bytes.to_vec()))),
+                    FrameKind::Gossip => {
+                        let sent = to_gossip.try_send((member, frame.bytes.to_vec()));
+                        self.core.borrow_mut().counts.gossip_dropped += u64::from(sent.is_err());
+                    }
                     FrameKind::Control => {
                         if let Ok(Control::Refused(refusal)) = Control::decode(frame.bytes) {
                             self.refused_by(member, &refusal);
@@ -253,6 +282,7 @@ impl Shared {
     }
 
     fn refused_by(&self, member: MemberId, refusal: &Refusal) {
+        self.core.borrow_mut().counts.link_refused(refusal);
         let (name, address) = {
             let core = self.core.borrow();
             let entry = core.engine.roster().get(member).map(|known| known.entry.clone());
@@ -265,12 +295,23 @@ impl Shared {
     pub(super) async fn carry_gossip(self: Rc<Self>, mut letters: mpsc::Receiver<(MemberId, Vec<u8>)>) {
         while let Some((member, bytes)) = letters.recv().await {
             let mut core = self.core.borrow_mut();
-            let Some(outgoing) = core.links.get_mut(&member) else { continue };
+            let Core { links, counts, .. } = &mut *core;
+            let Some(outgoing) = links.get_mut(&member) else {
+                counts.gossip_dropped += 1;
+                continue;
+            };
             let sent =
                 outgoing.writer.queue(FrameKind::Gossip, &bytes).and_then(|()| outgoing.writer.try_flush());
             match sent {
-                Ok(true) => {}
-                Ok(false) | Err(LinkError::Full) => wake(&mut outgoing.drain),
+                Ok(true) => counts.frame_sent(bytes.len()),
+                Ok(false) => {
+                    counts.frame_sent(bytes.len());
+                    wake(&mut outgoing.drain);
+                }
+                Err(LinkError::Full) => {
+                    counts.gossip_dropped += 1;
+                    wake(&mut outgoing.drain);
+                }
                 Err(error) => {
                     tracing::debug!(%member, %error, "gossip could not be sent");
                     drop(core);
@@ -306,8 +347,13 @@ impl Shared {
                     dialling.borrow_mut().remove(&address);
                     match dialled {
                         Ok(link) => {
+                            shared.view.borrow_mut().answered(&address, link.peer.member);
+                            let since_us = shared.clock.now().mono_us;
                             shared.admit(link, Side::Dialler, address).await;
-                            wait.attempts.set(0);
+                            // A link that ended at once is a failed attempt like any other.
+                            if shared.clock.now().mono_us.saturating_sub(since_us) > LASTING_US {
+                                wait.attempts.set(0);
+                            }
                         }
                         Err(error) => shared.note_refusal(&address, None, &error.to_string()),
                     }
@@ -337,7 +383,11 @@ impl Shared {
                 .filter(|(member, _)| core.links.contains_key(member))
                 .map(|(_, known)| known.entry.address.as_str())
                 .collect();
-            let seeds = self.config.seeds.iter().filter(|seed| !linked.contains(seed.as_str()));
+            let is_linked = |seed: &&String| {
+                linked.contains(seed.as_str())
+                    || view.who_answered(seed).is_some_and(|member| core.links.contains_key(&member))
+            };
+            let seeds = self.config.seeds.iter().filter(|seed| !is_linked(seed));
             targets.extend(seeds.cloned());
         }
         targets.remove(&view.address);

@@ -1,5 +1,5 @@
-//! How a local task (a client's connection) uses this member: the trait [`Local`] and the
-//! [`Mailbox`] in which answers arrive.
+//! How a local task (a client's connection) uses this member: the trait [`Local`], the [`Mailbox`]
+//! in which answers arrive, and [`LocalHandle`], the member itself.
 //!
 //! Everything here stays on the data thread, so a call is a function call and an answer is a push
 //! onto a queue: no channel, no lock, no allocation per operation. A connection submits operations
@@ -11,9 +11,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
-use crate::engine::operation::{Outcome, Read, Write};
+use super::core::Shared;
+use super::publish::Asked;
+use crate::engine;
+use crate::engine::operation::{Outcome, Read, Scan, Write};
+use crate::model::settings::Level;
 use crate::model::{KeyRef, RecordRef};
 
 /// A cheap handle on this member for tasks of its data thread.
@@ -40,6 +44,44 @@ pub trait Local: Clone + 'static {
 
     /// What a client may be told about this member.
     fn info(&self) -> LocalInfo;
+
+    /// Whether so much waits for the disk that no further operation should be submitted.
+    fn is_congested(&self) -> bool;
+
+    /// Wakes the owner of `mailbox` (as [`Mailbox::wake`] does) once that is over. To be called when
+    /// [`Local::is_congested`] said yes, each time before the owner goes to sleep.
+    fn wake_when_relieved(&self, mailbox: &Mailbox);
+
+    /// Where the RESP port counts what it does.
+    fn resp_counts(&self) -> Rc<RespCounts>;
+}
+
+/// What a RESP port has done since the start; published with the member's metrics.
+#[derive(Debug, Default)]
+pub struct RespCounts {
+    /// Connections that are open.
+    pub connections: Cell<u64>,
+    /// Connections that were accepted.
+    pub accepted: Cell<u64>,
+    /// Connections that were refused at the bound.
+    pub rejected: Cell<u64>,
+    /// Commands that were carried out or refused.
+    pub commands: Cell<u64>,
+    /// Errors among the replies.
+    pub errors: Cell<u64>,
+    /// Bytes that were received.
+    pub bytes_received: Cell<u64>,
+    /// Bytes that were sent.
+    pub bytes_sent: Cell<u64>,
+}
+
+/// An operation whose answer is timed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timed {
+    /// The engine's token for it.
+    pub(super) token: u64,
+    /// When it was submitted, in microseconds of the member's clock.
+    pub(super) since_us: u64,
 }
 
 /// A member in a few words and numbers.
@@ -76,6 +118,10 @@ struct Slot {
     /// Where the node keeps this mailbox, and how many answers are still to come.
     place: Cell<Option<u32>>,
     expected: Cell<u32>,
+    /// The one of its operations whose answer is timed.
+    timed: Cell<Option<Timed>>,
+    /// Whether the node will wake it when the disk has caught up.
+    waits: Cell<bool>,
 }
 
 impl Mailbox {
@@ -88,6 +134,21 @@ impl Mailbox {
     /// The node's note of where it keeps this mailbox.
     pub(super) fn place(&self) -> &Cell<Option<u32>> {
         &self.0.place
+    }
+
+    /// The operation whose answer is timed.
+    pub(super) fn timed(&self) -> &Cell<Option<Timed>> {
+        &self.0.timed
+    }
+
+    /// The node's note that it will wake the owner when the disk has caught up.
+    pub(super) fn waits(&self) -> &Cell<bool> {
+        &self.0.waits
+    }
+
+    /// Answers that are still to come.
+    pub(super) fn expected(&self) -> u32 {
+        self.0.expected.get()
     }
 
     /// Counts an operation whose answer is still to come.
@@ -156,6 +217,107 @@ impl Mailbox {
 impl std::fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mailbox").field("answers", &self.0.answers.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+/// Waits while too much waits for the disk.
+pub(super) async fn relieved(local: &impl Local) {
+    if !local.is_congested() {
+        return;
+    }
+    let mailbox = Mailbox::new();
+    std::future::poll_fn(|context| {
+        mailbox.attend();
+        if !local.is_congested() {
+            return Poll::Ready(());
+        }
+        local.wake_when_relieved(&mailbox);
+        // No answers come here, so it always falls asleep.
+        let _asleep = mailbox.sleep(context.waker());
+        Poll::Pending
+    })
+    .await;
+}
+
+/// The member, for tasks of its data thread.
+#[derive(Debug, Clone)]
+pub struct LocalHandle {
+    pub(super) shared: Rc<Shared>,
+}
+
+impl LocalHandle {
+    /// Submits a scan. `mailbox` gets an outcome under `token`.
+    pub(super) fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token, Asked::Scan);
+            core.engine.scan(token, scan);
+        });
+    }
+}
+
+impl Local for LocalHandle {
+    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
+        let core = self.shared.core.borrow();
+        if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
+            return None;
+        }
+        match core.engine.read_now(key) {
+            engine::Local::Found(record) => {
+                core.counts.found_at_once();
+                Some(hit(Some(record)))
+            }
+            engine::Local::Missing => {
+                core.counts.missing_at_once();
+                Some(hit(None))
+            }
+            engine::Local::Elsewhere => None,
+        }
+    }
+
+    fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token, Asked::Get);
+            core.engine.read(token, read);
+        });
+    }
+
+    fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token, Asked::of(&write.change));
+            core.engine.write(token, write);
+        });
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.shared.clock.now().wall_ms
+    }
+
+    fn is_congested(&self) -> bool {
+        self.shared.core.borrow().is_congested()
+    }
+
+    fn wake_when_relieved(&self, mailbox: &Mailbox) {
+        self.shared.core.borrow_mut().wake_when_relieved(mailbox);
+    }
+
+    fn resp_counts(&self) -> Rc<RespCounts> {
+        Rc::clone(&self.shared.resp)
+    }
+
+    fn info(&self) -> LocalInfo {
+        let core = self.shared.core.borrow();
+        let (records, table_bytes, _) = core.engine.table_counts();
+        let now = self.shared.clock.now();
+        LocalInfo {
+            member: self.shared.config.name.clone(),
+            cluster: core.cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default(),
+            uptime_seconds: now.mono_us / 1_000_000,
+            live_peers: core.links.len(),
+            members: core.engine.roster().len(),
+            replication_factor: core.engine.settings().replication_factor,
+            records: records as u64,
+            table_bytes: table_bytes as u64,
+        }
     }
 }
 

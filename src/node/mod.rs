@@ -18,6 +18,6 @@ mod membership;
 mod publish;
 mod start;
 
-pub use core::LocalHandle;
 pub use error::NodeError;
+pub use local::LocalHandle;
 pub use start::{Fronts, SendWork, Shutdown, Work, run};

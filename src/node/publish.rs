@@ -1,14 +1,30 @@
-//! What the data thread publishes now and then: metrics, and this member's facts for gossip.
+//! What the data thread counts and publishes now and then: metrics, and this member's facts for
+//! gossip.
+//!
+//! While a turn runs there are only additions to plain integers ([`Counts`]); once a second they are
+//! copied into the handles of the metrics. Answers are timed with the times that turns read anyway:
+//! of each connection one operation at a time, so that nothing is kept per operation. Reads that
+//! memory answers at once take no turn; they are counted and not timed.
 
-use super::core::Shared;
-use crate::engine::Mode;
+use super::core::{Core, Shared};
+use super::local::{Mailbox, Timed};
+use crate::engine::operation::{Change, OperationError, Outcome};
+use crate::engine::{self, Mode};
 use crate::gossip::{Facts, Phase, Standing};
 use crate::model::roster::MemberState;
-use crate::telemetry::Telemetry;
+use crate::protocol::introduction::Refusal;
+use crate::security::seal::sealed_bytes;
+use crate::security::{self, HandshakeError};
+use crate::storage::{Disk, OsDisk, store::STORE_FILE};
 use crate::telemetry::names::{
     CheckpointTotals, ClockTotals, GossipTotals, HintsTotals, JournalTotals, LinksTotals, ReplicationTotals,
-    RosterTotals, TableTotals,
+    RespTotals, RosterTotals, TableTotals,
 };
+use crate::telemetry::{
+    Latencies, Metrics, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally, Telemetry,
+};
+use crate::transport::LinkError;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,15 +32,218 @@ use std::time::Duration;
 /// How often metrics are published.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Where a token says what was asked: above the mailbox's number, which stays far below.
+const ASKED_BITS: u32 = 60;
+
+/// What an operation asks: a place in [`OPERATIONS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Get,
+    Set,
+    Delete,
+    Increment,
+    Scan,
+}
+
+impl Asked {
+    pub(super) const fn of(change: &Change<'_>) -> Self {
+        match change {
+            Change::Set { .. } => Self::Set,
+            Change::Delete => Self::Delete,
+            Change::Increment { .. } => Self::Increment,
+        }
+    }
+
+    /// A token that says what was asked.
+    pub(super) const fn mark(self, token: u64) -> u64 {
+        token | (self as u64) << ASKED_BITS
+    }
+
+    /// The token without what was asked.
+    pub(super) const fn unmark(token: u64) -> u64 {
+        token & ((1 << ASKED_BITS) - 1)
+    }
+}
+
+/// The place in [`OUTCOMES`].
+const fn place_of(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Found(None) => 1,
+        Outcome::Stored(stored) if stored.superseded => 2,
+        Outcome::Stored(_) | Outcome::Found(Some(_)) | Outcome::Page(_) => 0,
+        Outcome::Failed(error) => match error {
+            OperationError::SystemCollection
+            | OperationError::ValueTooLarge { .. }
+            | OperationError::Counter(_) => 3,
+            OperationError::Unknown { .. } => 5,
+            _ => 4,
+        },
+    }
+}
+
+/// What the data thread has counted since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) journal: JournalTotals,
+    pub(super) links: LinksTotals,
+    checkpoint: CheckpointTotals,
+    operations: Tally<{ OPERATIONS.len() }, { OUTCOMES.len() }>,
+    latencies: [Latencies; OPERATIONS.len()],
+    found_at_once: Cell<u64>,
+    missing_at_once: Cell<u64>,
+    rejected: Tally<{ REJECTIONS.len() }, 1>,
+    disk_errors: Tally<{ STORAGE_ERRORS.len() }, 1>,
+    pub(super) turned_away: u64,
+    pub(super) pending_handshakes: u64,
+    pub(super) gossip_dropped: u64,
+    /// The position that the oldest sync under way was asked for, and when.
+    sync_asked: Option<(u64, u64)>,
+    checkpoint_began_us: u64,
+}
+
+impl Counts {
+    /// An operation begins; it is timed unless another one of its mailbox is.
+    pub(super) fn submitted(mailbox: &Mailbox, token: u64, now_us: u64) {
+        if mailbox.timed().get().is_none() {
+            mailbox.timed().set(Some(Timed { token, since_us: now_us }));
+        }
+    }
+
+    /// An operation was answered.
+    pub(super) fn answered(&mut self, mailbox: Option<&Mailbox>, token: u64, outcome: &Outcome, now_us: u64) {
+        let asked = usize::try_from(token >> ASKED_BITS).unwrap_or(usize::MAX);
+        self.operations.add(asked, place_of(outcome), 1);
+        if let Some(mailbox) = mailbox
+            && let Some(timed) = mailbox.timed().get().filter(|timed| timed.token == token)
+        {
+            mailbox.timed().set(None);
+            if let Some(latencies) = self.latencies.get_mut(asked) {
+                latencies.record(now_us.saturating_sub(timed.since_us));
+            }
+        }
+    }
+
+    /// A read was answered at once with a record.
+    pub(super) fn found_at_once(&self) {
+        self.found_at_once.set(self.found_at_once.get() + 1);
+    }
+
+    /// A read was answered at once: there is none.
+    pub(super) fn missing_at_once(&self) {
+        self.missing_at_once.set(self.missing_at_once.get() + 1);
+    }
+
+    /// A sync was asked for of everything up to a position.
+    pub(super) fn sync_asked(&mut self, position: u64, now_us: u64) {
+        self.sync_asked.get_or_insert((position, now_us));
+    }
+
+    /// Everything up to a position is durable.
+    pub(super) fn synced(&mut self, durable: u64, now_us: u64) {
+        if let Some((_, asked_us)) = self.sync_asked.take_if(|(position, _)| *position <= durable) {
+            self.journal.last_sync_seconds = seconds(now_us.saturating_sub(asked_us));
+            self.journal.sync_busy_seconds += self.journal.last_sync_seconds;
+        }
+    }
+
+    pub(super) const fn checkpoint_begun(&mut self, now_us: u64) {
+        self.checkpoint_began_us = now_us;
+    }
+
+    /// A checkpoint was committed or given up.
+    pub(super) fn checkpoint_ended(&mut self, now_us: u64) {
+        self.checkpoint.last_seconds = seconds(now_us.saturating_sub(self.checkpoint_began_us));
+        self.checkpoint.busy_seconds += self.checkpoint.last_seconds;
+    }
+
+    /// The disk failed at one of [`STORAGE_ERRORS`].
+    pub(super) fn disk_failed(&mut self, action: &str) {
+        if let Some(row) = STORAGE_ERRORS.iter().position(|known| *known == action) {
+            self.disk_errors.add(row, 0, 1);
+        }
+    }
+
+    pub(super) const fn frame_sent(&mut self, body_bytes: usize) {
+        self.links.frames_sent += 1;
+        self.links.bytes_sent += sealed_bytes(body_bytes) as u64;
+    }
+
+    pub(super) const fn frame_received(&mut self, body_bytes: usize) {
+        self.links.frames_received += 1;
+        self.links.bytes_received += sealed_bytes(body_bytes) as u64;
+    }
+
+    /// A link was refused for one of [`REJECTIONS`].
+    pub(super) fn rejected(&mut self, reason: &str) {
+        if let Some(row) = REJECTIONS.iter().position(|known| *known == reason) {
+            self.rejected.add(row, 0, 1);
+        }
+    }
+
+    /// A handshake did not come to its end.
+    pub(super) fn handshake_failed(&mut self, error: &LinkError) {
+        self.rejected(reason_of_failure(error));
+    }
+
+    /// A member, this or another one, refused a link after its handshake.
+    pub(super) fn link_refused(&mut self, refusal: &Refusal) {
+        self.rejected(reason_of_refusal(refusal));
+    }
+}
+
+const fn reason_of_failure(error: &LinkError) -> &'static str {
+    match error {
+        LinkError::Io(_) | LinkError::CutOff => "connection",
+        LinkError::Handshake(HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal)) => {
+            match refusal {
+                security::Refusal::WrongCluster { .. } => "wrong_cluster",
+                security::Refusal::IncompatibleProtocol { .. } => "protocol",
+                security::Refusal::UnknownKeyId => "wrong_secret",
+                security::Refusal::Authentication => "authentication",
+                security::Refusal::Timeout => "timeout",
+                security::Refusal::Malformed => "malformed",
+                security::Refusal::Busy => "too_many",
+            }
+        }
+        LinkError::Handshake(_) => "setup",
+        LinkError::Seal(_) | LinkError::UnknownKind(_) | LinkError::Oversize(_) | LinkError::Full => {
+            "malformed"
+        }
+    }
+}
+
+const fn reason_of_refusal(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::OtherCluster { .. } => "wrong_cluster",
+        Refusal::NameTaken(_) => "name_taken",
+        Refusal::Removed => "removed",
+        Refusal::Clock { .. } => "clock",
+        Refusal::OldLife { .. } => "old_life",
+        Refusal::NotAMember => "not_a_member",
+        Refusal::Full(_) => "cluster_full",
+        Refusal::NoCluster | Refusal::NotReady(_) => "not_ready",
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1_000_000.0
+}
+
+/// Partitions that this member owns, and those of them that it has completed.
+fn partitions(engine: &engine::Engine) -> (usize, usize) {
+    let me = engine.identity().member;
+    let owned = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
+    let owned = owned.filter(|at| engine.placement().set(*at).contains(me)).count();
+    (owned, engine.complete_partitions().iter().filter(|complete| **complete).count())
+}
+
 /// This member as gossip tells it.
 pub(super) fn facts(shared: &Shared) -> Facts {
     let introduction = shared.introduction();
     let core = shared.core.borrow();
     let engine = &core.engine;
-    let me = engine.identity().member;
-    let owned = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
-    let owned = owned.filter(|at| engine.placement().set(*at).contains(me)).count();
-    let complete = engine.complete_partitions().iter().filter(|complete| **complete).count();
+    let (owned, complete) = partitions(engine);
     let phase = match engine.mode() {
         Mode::NoCluster | Mode::Starting => Phase::Starting,
         Mode::Serving => Phase::Ready,
@@ -64,84 +283,335 @@ pub(super) async fn publish_metrics(shared: Rc<Shared>, telemetry: Telemetry) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
 fn publish(shared: &Shared, telemetry: &Telemetry) {
-    let (core, view) = (shared.core.borrow(), shared.view.borrow());
-    let (engine, metrics) = (&core.engine, telemetry.metrics());
-    let counters = engine.counters();
-    let identity = engine.identity();
-    let positions = engine.positions();
+    let core = shared.core.borrow();
+    let metrics = telemetry.metrics();
+    publish_storage(&core, &shared.disk, metrics);
+    publish_engine(&core, metrics);
+    publish_operations(&core, metrics);
+    publish_links(&core, metrics);
+    publish_gossip(&core, shared, metrics);
+    let resp = &shared.resp;
+    metrics.resp.publish(&RespTotals {
+        connections: gauge(resp.connections.get()),
+        accepted: resp.accepted.get(),
+        rejected: resp.rejected.get(),
+        commands: resp.commands.get(),
+        errors: resp.errors.get(),
+        bytes_received: resp.bytes_received.get(),
+        bytes_sent: resp.bytes_sent.get(),
+    });
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
+const fn gauge(number: u64) -> f64 {
+    number as f64
+}
+
+const fn gauge_of_count(count: usize) -> f64 {
+    gauge(count as u64)
+}
+
+fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
+    let (engine, counts, counters) = (&core.engine, &core.counts, core.engine.counters());
     metrics.journal.publish(&JournalTotals {
-        bytes: positions.written,
-        appends: core.appends,
+        bytes: engine.positions().written,
+        records: counters.journal_records,
+        replayed_records: counters.replayed_records,
         syncs: core.disks.syncs(),
-        unsynced_bytes: engine.unsynced_bytes() as f64,
-        size_bytes: engine.journal_bytes() as f64,
-        ..JournalTotals::default()
+        unsynced_bytes: gauge(engine.unsynced_bytes()),
+        size_bytes: gauge(engine.journal_bytes()),
+        ..counts.journal
     });
     metrics.checkpoint.publish(&CheckpointTotals {
         completed: counters.checkpoints,
+        records: counters.checkpoint_records,
         running: f64::from(u8::from(engine.is_checkpointing())),
-        ..CheckpointTotals::default()
+        ..counts.checkpoint
     });
+    metrics.storage_errors.publish(&counts.disk_errors);
     let (records, bytes, dirty) = engine.table_counts();
+    let store = std::fs::metadata(disk.directory().join(STORE_FILE));
     metrics.table.publish(&TableTotals {
-        records: records as f64,
-        bytes: bytes as f64,
-        dirty_records: dirty as f64,
+        records: gauge_of_count(records),
+        bytes: gauge_of_count(bytes),
+        dirty_records: gauge_of_count(dirty),
         evictions: counters.evicted,
         loads: counters.loads,
-        corrupt_records: counters.loads_damaged,
-        ..TableTotals::default()
+        load_misses: counters.load_misses,
+        unreadable_records: counters.loads_damaged,
+        // What the system does not say is not 0.
+        store_bytes: store.map_or(f64::NAN, |store| gauge(store.len())),
+        disk_free_bytes: disk.free_space().map_or(f64::NAN, gauge),
     });
-    let complete = engine.complete_partitions().iter().filter(|complete| **complete).count();
+}
+
+fn publish_engine(core: &Core, metrics: &Metrics) {
+    let (engine, counters) = (&core.engine, core.engine.counters());
+    let (owned, complete) = partitions(engine);
     metrics.replication.publish(&ReplicationTotals {
         superseded: counters.superseded,
         read_repairs: counters.repairs,
         redirects: counters.refused_placement,
         stamps_refused: counters.refused_clock,
         expired: counters.expired,
-        complete_partitions: complete as f64,
-        ..ReplicationTotals::default()
+        owned_partitions: gauge_of_count(owned),
+        complete_partitions: gauge_of_count(complete),
+        waiting_operations: gauge(core.waiting_operations()),
     });
-    let (_, pending, hint_bytes, dropped) = engine.hint_counts(identity.member);
+    let (_, pending, hint_bytes, dropped) = engine.hint_counts(engine.identity().member);
     metrics.hints.publish(&HintsTotals {
-        bytes: hint_bytes as f64,
-        pending: pending as f64,
+        bytes: gauge(hint_bytes),
+        pending: gauge_of_count(pending),
+        stored: counters.hints_stored,
+        delivered: counters.hints_delivered,
         dropped,
-        delivered: counters.hints_sent,
-        ..HintsTotals::default()
-    });
-    let others = engine.roster().len().saturating_sub(1);
-    metrics.links.publish(&LinksTotals {
-        up: core.links.len() as f64,
-        down: others.saturating_sub(core.links.len()) as f64,
-        ..LinksTotals::default()
-    });
-    let standing =
-        |wanted: Standing| view.seen.members.values().filter(|seen| seen.standing == wanted).count();
-    let wires = view.gossip.as_ref().map(|gossip| gossip.counters());
-    metrics.gossip.publish(&GossipTotals {
-        members_alive: standing(Standing::Alive) as f64,
-        members_dead: standing(Standing::Dead) as f64,
-        sent: wires.as_ref().map_or(0, |wires| wires.sent.load(Ordering::Relaxed)),
-        ..GossipTotals::default()
     });
     let (offset_ms, may_stamp) = engine.clock_health();
+    let offset = gauge(offset_ms.unsigned_abs()) / 1_000.0;
     let ahead_ms = (engine.clock_time() >> 16).saturating_sub(engine.now().wall_ms);
     metrics.clock.publish(&ClockTotals {
-        offset_seconds: offset_ms as f64 / 1_000.0,
-        ahead_seconds: ahead_ms as f64 / 1_000.0,
+        offset_seconds: if offset_ms < 0 { -offset } else { offset },
+        ahead_seconds: gauge(ahead_ms) / 1_000.0,
         may_stamp: f64::from(u8::from(may_stamp)),
     });
     let in_state = |state: MemberState| {
-        engine.roster().members().filter(|(_, known)| known.entry.state == state).count()
+        let members = engine.roster().members();
+        gauge_of_count(members.filter(|(_, known)| known.entry.state == state).count())
     };
     metrics.roster.publish(&RosterTotals {
-        active: in_state(MemberState::Active) as f64,
-        joining: in_state(MemberState::Joining) as f64,
-        leaving: in_state(MemberState::Leaving) as f64,
+        active: in_state(MemberState::Active),
+        joining: in_state(MemberState::Joining),
+        leaving: in_state(MemberState::Leaving),
         ready: f64::from(u8::from(*engine.mode() == Mode::Serving)),
-        incarnation: identity.incarnation as f64,
+        incarnation: gauge(engine.identity().incarnation),
     });
+}
+
+fn publish_operations(core: &Core, metrics: &Metrics) {
+    let counts = &core.counts;
+    let mut operations = counts.operations;
+    operations.add(Asked::Get as usize, 0, counts.found_at_once.get());
+    operations.add(Asked::Get as usize, 1, counts.missing_at_once.get());
+    metrics.operations.publish(&operations);
+    metrics.publish_latencies(&counts.latencies);
+}
+
+fn publish_links(core: &Core, metrics: &Metrics) {
+    let counts = &core.counts;
+    let others = core.engine.roster().len().saturating_sub(1);
+    metrics.links.publish(&LinksTotals {
+        up: gauge_of_count(core.links.len()),
+        down: gauge_of_count(others.saturating_sub(core.links.len())),
+        pending_handshakes: gauge(counts.pending_handshakes),
+        outbox_bytes: gauge_of_count(core.links.values().map(|link| link.writer.buffered()).sum()),
+        ..counts.links
+    });
+    let mut rejected = counts.rejected;
+    if let Some(row) = REJECTIONS.iter().position(|reason| *reason == "too_many") {
+        rejected.add(row, 0, counts.turned_away);
+    }
+    metrics.handshakes_rejected.publish(&rejected);
+}
+
+fn publish_gossip(core: &Core, shared: &Shared, metrics: &Metrics) {
+    let view = shared.view.borrow();
+    let standing = |wanted: Standing| {
+        gauge_of_count(view.seen.members.values().filter(|seen| seen.standing == wanted).count())
+    };
+    let mut totals = GossipTotals {
+        members_alive: standing(Standing::Alive),
+        members_dead: standing(Standing::Dead),
+        dropped: core.counts.gossip_dropped,
+        ..GossipTotals::default()
+    };
+    if let Some(wires) = view.gossip.as_ref().map(|gossip| gossip.counters()) {
+        totals.sent = wires.sent.load(Ordering::Relaxed);
+        totals.received = wires.received.load(Ordering::Relaxed);
+        totals.dropped += wires.dropped.load(Ordering::Relaxed);
+        totals.refused = wires.refused.load(Ordering::Relaxed);
+        totals.restarts = wires.restarts.load(Ordering::Relaxed);
+    }
+    metrics.gossip.publish(&totals);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MemberConfig;
+    use crate::model::{MemberId, Timestamp};
+    use crate::node::handle::status::State;
+    use crate::node::handle::{Handle, Key, Operation};
+    use crate::node::{Fronts, Shutdown};
+    use crate::telemetry::tests::{parse, value};
+    use std::net::SocketAddr;
+    use std::sync::mpsc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn stored(superseded: bool) -> Outcome {
+        let (timestamp, number) = (Timestamp { time: 1, member: MemberId(1) }, None);
+        Outcome::Stored(engine::operation::Stored { timestamp, copies: 1, superseded, number })
+    }
+
+    #[test]
+    fn what_is_counted_has_a_place_in_its_list() {
+        let names = [Asked::Get, Asked::Set, Asked::Delete, Asked::Increment, Asked::Scan]
+            .map(|asked| OPERATIONS[asked as usize]);
+        assert_eq!(names, OPERATIONS);
+        let outcomes = [
+            stored(false),
+            Outcome::Found(None),
+            stored(true),
+            Outcome::Failed(OperationError::SystemCollection),
+            Outcome::Failed(OperationError::Overloaded),
+            Outcome::Failed(OperationError::Unknown { copies: 0 }),
+        ];
+        assert_eq!(outcomes.map(|outcome| OUTCOMES[place_of(&outcome)]), OUTCOMES);
+        let mut counts = Counts::default();
+        counts.handshake_failed(&HandshakeError::from(security::Refusal::Busy).into());
+        counts.handshake_failed(&LinkError::CutOff);
+        counts.link_refused(&Refusal::NotAMember);
+        counts.link_refused(&Refusal::Full(3));
+        counts.disk_failed("append");
+        counts.disk_failed("checkpoint");
+        assert_eq!(counts.rejected.0.iter().flatten().sum::<u64>(), 4);
+        assert_eq!(counts.disk_errors.0, [[1], [1]]);
+    }
+
+    #[test]
+    fn one_operation_of_a_mailbox_is_timed_at_a_time() {
+        let (mailbox, mut counts) = (Mailbox::new(), Counts::default());
+        let tokens = [1, 2].map(|token| Asked::Set.mark(token));
+        for (token, now_us) in tokens.into_iter().zip([100, 150]) {
+            Counts::submitted(&mailbox, token, now_us);
+        }
+        for (token, now_us) in tokens.into_iter().zip([300, 400]) {
+            counts.answered(Some(&mailbox), token, &stored(false), now_us);
+        }
+        assert_eq!(counts.operations.0[Asked::Set as usize][0], 2);
+        let mut expected = Latencies::default();
+        expected.record(200);
+        assert_eq!(counts.latencies[Asked::Set as usize], expected);
+    }
+
+    #[test]
+    fn a_sync_takes_from_when_it_was_asked_for_until_all_that_was_asked_for_is_durable() {
+        let mut counts = Counts::default();
+        counts.sync_asked(100, 1_000_000);
+        counts.sync_asked(200, 1_500_000);
+        counts.synced(50, 1_600_000);
+        assert!(counts.journal.last_sync_seconds.abs() < f64::EPSILON, "an earlier one ended");
+        counts.synced(200, 3_000_000);
+        assert!((counts.journal.last_sync_seconds - 2.0).abs() < 1e-9);
+    }
+
+    /// A member in a thread of its own, and what its fronts were given.
+    struct Running {
+        handle: Handle,
+        telemetry: Telemetry,
+        resp: SocketAddr,
+        stop: tokio::sync::oneshot::Sender<()>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    async fn ended(mut shutdown: Shutdown) {
+        _ = shutdown.wait_for(|stop| *stop).await;
+    }
+
+    fn start(directory: &std::path::Path) -> Running {
+        let text = "name = \"one\"\ncluster = \"test\"\ndata_dir = \"one\"\nbootstrap = true\n\
+            [listen]\npeers = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nresp = \"127.0.0.1:0\"\n\
+            [create.settings]\nreplication_factor = 1\n";
+        let secret = crate::security::Secret::generate([7; 32]);
+        let config = MemberConfig::from_text(text, &directory.join("one.toml"), &|variable| {
+            (variable == "KITH_SECRET").then(|| secret.clone())
+        });
+        let config = config.unwrap();
+        let (shared, from_shared) = mpsc::channel();
+        let (local, from_local) = mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let fronts = move || Fronts {
+            local: Box::new(move |listener, member, shutdown| {
+                local.send(listener.local_addr().unwrap()).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                Box::pin(crate::resp::serve(
+                    listener,
+                    member,
+                    crate::resp::Limits::default(),
+                    ended(shutdown),
+                ))
+            }),
+            shared: Box::new(move |_, handle, telemetry, shutdown| {
+                shared.send((handle, telemetry)).unwrap();
+                Box::pin(ended(shutdown))
+            }),
+        };
+        let thread = std::thread::spawn(move || {
+            let stop = async { _ = stopped.await };
+            crate::node::run(config, fronts(), stop).unwrap();
+        });
+        let (handle, telemetry) = from_shared.recv().unwrap();
+        Running { handle, telemetry, resp: from_local.recv().unwrap(), stop, thread }
+    }
+
+    #[tokio::test]
+    async fn a_member_publishes_what_its_clients_did() {
+        let directory = tempfile::tempdir().unwrap();
+        let Running { handle, telemetry, resp, stop, thread } = start(directory.path());
+        while handle.status().await.unwrap().state != State::Ready {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut stream = tokio::net::TcpStream::connect(resp).await.unwrap();
+        let commands = b"SET a 1\r\nGET a\r\nGET none\r\nINCR a\r\nDEL a\r\nFOO\r\n";
+        stream.write_all(commands).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies).await.unwrap();
+        assert!(replies.starts_with("+OK\r\n$1\r\n1\r\n$-1\r\n:2\r\n:1\r\n-ERR"), "{replies}");
+        handle.put(Key::new("default", "b").unwrap(), bytes::Bytes::from_static(b"2")).await.unwrap();
+        let published = || {
+            let families = parse(&telemetry.render());
+            let done = value(&families, "kith_operations_total{op=\"set\",outcome=\"ok\"}") >= 2.0;
+            (done && value(&families, "kith_journal_syncs_total") > 0.0).then_some(families)
+        };
+        let families = loop {
+            if let Some(families) = published() {
+                break families;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        for (series, least) in [
+            ("kith_operations_total{op=\"get\",outcome=\"not_found\"}", 1.0),
+            ("kith_operations_total{op=\"increment\",outcome=\"ok\"}", 1.0),
+            ("kith_operations_total{op=\"delete\",outcome=\"ok\"}", 1.0),
+            ("kith_operation_seconds_count{op=\"set\"}", 2.0),
+            ("kith_resp_commands_total", 6.0),
+            ("kith_resp_errors_total", 1.0),
+            ("kith_resp_connections_total", 1.0),
+            ("kith_journal_records_total", 4.0),
+            ("kith_journal_appends_total", 1.0),
+            ("kith_journal_last_sync_seconds", 1e-6),
+            ("kith_store_bytes", 1.0),
+            ("kith_disk_free_bytes", 1.0),
+            ("kith_owned_partitions", 256.0),
+            ("kith_complete_partitions", 256.0),
+            ("kith_ready", 1.0),
+            ("kith_table_records", 2.0),
+        ] {
+            let value = value(&families, series);
+            assert!(value >= least, "{series} is {value}, expected at least {least}");
+        }
+        let value_of_1_mib = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        let put = |key: u8| {
+            let key = Key::new("default", vec![key]).unwrap();
+            Operation::Put { key, value: value_of_1_mib.clone(), ttl_ms: None, level: None, after: 0 }
+        };
+        let answers = handle.run((0..80).map(put).collect()).await.unwrap();
+        assert!(answers.iter().all(Result::is_ok), "more than may wait for the disk was not refused");
+        while value(&parse(&telemetry.render()), "kith_journal_waits_total") < 1.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stop.send(()).unwrap();
+        tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+    }
 }

@@ -6,10 +6,11 @@
 
 use super::clock::SystemClock;
 use super::control::{self, View};
-use super::core::{Core, LocalHandle, Shared};
+use super::core::{Core, Shared};
 use super::disks::Disks;
 use super::handle::Handle;
 use super::handle::status::StepOutcome;
+use super::local::LocalHandle;
 use super::publish;
 use super::{NodeError, membership};
 use crate::config::MemberConfig;

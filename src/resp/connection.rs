@@ -6,8 +6,8 @@
 //! has come with one write. It sleeps until the socket can be read or written or an answer arrives.
 //!
 //! Invariants: commands begin in the order in which they were sent; while too much is unsent or
-//! unanswered nothing more is executed, and while a complete command waits nothing more is read, so
-//! a client that does not read its replies stops being read.
+//! unanswered, or waits for the disk, nothing more is executed, and while a complete command waits
+//! nothing more is read, so a client that does not read its replies stops being read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ use super::replies::Replies;
 use super::reply;
 use crate::engine::operation::Outcome;
 use crate::model::key::DEFAULT;
-use crate::node::local::{Local, Mailbox};
+use crate::node::local::{Local, Mailbox, RespCounts};
 
 /// Reads of one poll, before other tasks get their turn.
 const READS_PER_POLL: usize = 8;
@@ -37,14 +37,26 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
 
 /// What the connections of one port share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     stopping: Cell<bool>,
     mailboxes: RefCell<BTreeMap<i64, Mailbox>>,
     last_id: Cell<i64>,
+    /// What the port has done, for metrics.
+    pub counts: Rc<RespCounts>,
+}
+
+/// Adds to what the port has done.
+pub fn count(counter: &Cell<u64>, more: u64) {
+    counter.set(counter.get().wrapping_add(more));
 }
 
 impl Shared {
+    /// Without connections.
+    pub fn new(counts: Rc<RespCounts>) -> Self {
+        Self { stopping: Cell::default(), mailboxes: RefCell::default(), last_id: Cell::default(), counts }
+    }
+
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.mailboxes.borrow().len()
@@ -106,6 +118,8 @@ impl<L: Local> Connection<L> {
         let (mailbox, id) = (Mailbox::new(), shared.last_id.get() + 1);
         shared.last_id.set(id);
         shared.mailboxes.borrow_mut().insert(id, mailbox.clone());
+        count(&shared.counts.accepted, 1);
+        count(&shared.counts.connections, 1);
         let client = Client {
             id,
             name: Vec::new(),
@@ -159,6 +173,7 @@ impl<L: Local> Connection<L> {
                 task.waker().wake_by_ref();
             }
             self.replies.advance(self.local.wall_ms());
+            count(&self.shared.counts.errors, self.replies.take_errors());
             let sent = self.send(task)?;
             if self.ending && self.replies.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -200,12 +215,16 @@ impl<L: Local> Connection<L> {
                 Ok(Some(arguments)) => arguments,
                 Ok(None) => return Pause::Input,
                 Err(error) => {
-                    self.replies.ready(|out| reply::protocol_error(out, error));
+                    self.replies.refused(|out| reply::protocol_error(out, error));
                     (self.ending, self.broken) = (true, true);
                     break;
                 }
             };
             if self.replies.is_full() {
+                return Pause::Held;
+            }
+            if self.local.is_congested() {
+                self.local.wake_when_relieved(&self.mailbox);
                 return Pause::Held;
             }
             let mut context = Context {
@@ -216,8 +235,11 @@ impl<L: Local> Connection<L> {
                 replies: &mut self.replies,
             };
             // An empty line is no command.
-            if arguments.len() > 0 && commands::execute(&mut context, arguments) == Flow::Held {
-                return Pause::Held;
+            if arguments.len() > 0 {
+                if commands::execute(&mut context, arguments) == Flow::Held {
+                    return Pause::Held;
+                }
+                count(&self.shared.counts.commands, 1);
             }
             self.input.consume();
         }
@@ -231,6 +253,7 @@ impl<L: Local> Connection<L> {
         let bytes = room.filled().len();
         if let Poll::Ready(Ok(())) = polled {
             self.input.filled(bytes);
+            count(&self.shared.counts.bytes_received, bytes as u64);
             self.ending |= bytes == 0;
         }
         polled
@@ -243,7 +266,10 @@ impl<L: Local> Connection<L> {
             match Pin::new(&mut self.stream).poll_write(task, self.replies.output()) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(bytes)) => self.replies.sent(bytes),
+                Poll::Ready(Ok(bytes)) => {
+                    self.replies.sent(bytes);
+                    count(&self.shared.counts.bytes_sent, bytes as u64);
+                }
                 Poll::Ready(Err(error)) => return Err(error),
             }
             sent = true;
@@ -254,7 +280,9 @@ impl<L: Local> Connection<L> {
 
 impl<L> Drop for Connection<L> {
     fn drop(&mut self) {
-        self.shared.mailboxes.borrow_mut().remove(&self.client.id);
+        let Shared { mailboxes, counts, .. } = &*self.shared;
+        mailboxes.borrow_mut().remove(&self.client.id);
+        counts.connections.set(counts.connections.get().saturating_sub(1));
         self.mailbox.close();
     }
 }

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::node::local::Local;
-use connection::{Connection, Shared};
+use connection::{Connection, Shared, count};
 
 /// How long accepting pauses after the system refused to accept (it is out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -61,7 +61,7 @@ pub async fn serve<L: Local>(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Rc::new(Shared::default());
+    let shared = Rc::new(Shared::new(local.resp_counts()));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -70,7 +70,10 @@ pub async fn serve<L: Local>(
             () = &mut shutdown => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => report(ended),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() >= limits.connections => refuse(&stream),
+                Ok((stream, _)) if connections.len() >= limits.connections => {
+                    count(&shared.counts.rejected, 1);
+                    refuse(&stream);
+                }
                 Ok((stream, _)) => {
                     prepare(&stream);
                     let connection = Connection::new(stream, local.clone(), Rc::clone(&shared), &limits);

@@ -95,6 +95,8 @@ pub struct Replies {
     held: usize,
     max_bytes: usize,
     max_waiting: usize,
+    /// Errors since [`Replies::take_errors`] was called.
+    errors: u64,
 }
 
 impl Replies {
@@ -112,6 +114,7 @@ impl Replies {
             held: 0,
             max_bytes,
             max_waiting,
+            errors: 0,
         }
     }
 
@@ -149,6 +152,17 @@ impl Replies {
             Some(Place::Staged(bytes)) => *bytes += added,
             _ => self.places.push_back(Place::Staged(added)),
         }
+    }
+
+    /// Adds a reply that is known and an error.
+    pub fn refused(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.errors += 1;
+        self.ready(encode);
+    }
+
+    /// How many errors there were since the last call.
+    pub const fn take_errors(&mut self) -> u64 {
+        std::mem::replace(&mut self.errors, 0)
     }
 
     /// Adds the reply of a read that is submitted now under the token returned.
@@ -249,10 +263,16 @@ impl Replies {
                 }
                 Place::Stored(None) => reply::ok(&mut self.out),
                 Place::Stored(Some(number)) => reply::integer(&mut self.out, number),
-                Place::Failed(error) => reply::operation_error(&mut self.out, &error),
+                Place::Failed(error) => {
+                    self.errors += 1;
+                    reply::operation_error(&mut self.out, &error);
+                }
                 Place::Gather(Gather { waiting: 0, open: false, failed, count, reply }) => {
                     match (failed, reply) {
-                        (Some(error), _) => reply::operation_error(&mut self.out, &error),
+                        (Some(error), _) => {
+                            self.errors += 1;
+                            reply::operation_error(&mut self.out, &error);
+                        }
                         (None, GatherReply::Ok) => reply::ok(&mut self.out),
                         (None, GatherReply::Found | GatherReply::Counted) => {
                             reply::integer(&mut self.out, count);

@@ -5,7 +5,7 @@ use super::*;
 use crate::engine::operation::{Change, OperationError, Outcome, Read, Stored, Write};
 use crate::model::merge::CounterError;
 use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
-use crate::node::local::{LocalInfo, Mailbox};
+use crate::node::local::{LocalInfo, Mailbox, RespCounts};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -38,6 +38,10 @@ struct State {
     hits: usize,
     refusal: Option<OperationError>,
     random: u64,
+    /// The disk is behind from so many writes on.
+    congested_after: Option<usize>,
+    waiting: Vec<Mailbox>,
+    counts: Rc<RespCounts>,
 }
 
 #[derive(Clone)]
@@ -55,6 +59,9 @@ impl Fake {
             hits: 0,
             refusal: None,
             random: random | 1,
+            congested_after: None,
+            waiting: Vec::new(),
+            counts: Rc::default(),
         })));
         tokio::task::spawn_local(fake.clone().answer_in_any_order());
         fake
@@ -149,6 +156,19 @@ impl Local for Fake {
 
     fn info(&self) -> LocalInfo {
         LocalInfo { member: "one".to_owned(), records: 3, ..LocalInfo::default() }
+    }
+
+    fn is_congested(&self) -> bool {
+        let state = self.0.borrow();
+        state.congested_after.is_some_and(|writes| state.afters.len() >= writes)
+    }
+
+    fn wake_when_relieved(&self, mailbox: &Mailbox) {
+        self.0.borrow_mut().waiting.push(mailbox.clone());
+    }
+
+    fn resp_counts(&self) -> Rc<RespCounts> {
+        Rc::clone(&self.0.borrow().counts)
     }
 }
 
@@ -373,6 +393,71 @@ fn a_sessions_writes_follow_what_it_has_seen() {
             }
             assert_eq!(port.fake.0.borrow().afters, [0, 5_000, 5_001]);
         }
+    });
+}
+
+/// Lets the disk catch up, with room for so many more writes.
+fn relieve(port: &Port, writes: Option<usize>) {
+    let mut state = port.fake.0.borrow_mut();
+    state.congested_after = writes.map(|more| state.afters.len() + more);
+    for mailbox in state.waiting.drain(..) {
+        mailbox.wake();
+    }
+}
+
+#[test]
+fn no_command_is_executed_while_the_disk_is_behind_and_all_are_once_it_has_caught_up() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        relieve(&port, Some(3));
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET a 1\r\nMSET b 2 c 3 d 4 e 5\r\nGET a\r\nDEL a b\r\nGET a\r\n").await.unwrap();
+        expect(&mut stream, "+OK\r\n").await;
+        until(|| !port.fake.0.borrow().waiting.is_empty()).await;
+        assert_eq!(port.fake.0.borrow().afters.len(), 3, "MSET waits in its middle");
+        relieve(&port, Some(3));
+        expect(&mut stream, "+OK\r\n$1\r\n1\r\n").await;
+        until(|| !port.fake.0.borrow().waiting.is_empty()).await;
+        assert_eq!(port.fake.0.borrow().afters.len(), 6, "DEL waits in its middle");
+        relieve(&port, None);
+        expect(&mut stream, ":2\r\n$-1\r\n").await;
+        assert_eq!(port.fake.0.borrow().counts.commands.get(), 5);
+    });
+}
+
+#[test]
+fn a_port_that_closes_does_not_wait_for_the_disk_beyond_its_deadline() {
+    run(async {
+        let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+        let port = Port::open(Place::Here, 5, limits).await;
+        relieve(&port, Some(0));
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET a 1\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().waiting.is_empty()).await;
+        port.stop.send(()).unwrap();
+        port.ended.await.unwrap();
+        assert_eq!(port.fake.0.borrow().afters, [0; 0]);
+    });
+}
+
+#[test]
+fn what_the_port_does_is_counted() {
+    run(async {
+        let limits = Limits { connections: 1, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut stream = port.connect().await;
+        let sent = b"PING\r\nFOO\r\nINCRBY a b\r\nSET a b\r\nINCR a\r\n";
+        stream.write_all(sent).await.unwrap();
+        until(|| counts.errors.get() == 3).await;
+        assert_eq!((counts.commands.get(), counts.connections.get()), (5, 1));
+        assert_eq!(rest(&mut port.connect().await).await, "-ERR max number of clients reached\r\n");
+        stream.shutdown().await.unwrap();
+        let received = rest(&mut stream).await;
+        until(|| counts.connections.get() == 0).await;
+        assert_eq!((counts.accepted.get(), counts.rejected.get()), (1, 1));
+        let bytes = (counts.bytes_received.get(), counts.bytes_sent.get());
+        assert_eq!(bytes, (sent.len() as u64, received.len() as u64));
     });
 }
 

@@ -8,25 +8,32 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a client can ask; values of the label `op`.
-pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "increment", "scan", "conditional"];
-/// How it can end; values of the label `outcome`.
-pub const OUTCOMES: [&str; 7] =
-    ["ok", "not_found", "superseded", "refused", "unavailable", "unknown", "failed"];
-/// Why a handshake fails; values of the label `reason`.
-pub const REJECTIONS: [&str; 10] = [
-    "wrong_secret",
+pub const OPERATIONS: [&str; 5] = ["get", "set", "delete", "increment", "scan"];
+/// How it can end; values of the label `outcome`. Of what is `refused` or `unavailable` nothing was
+/// changed; the former is up to the client, the latter to the cluster.
+pub const OUTCOMES: [&str; 6] = ["ok", "not_found", "superseded", "refused", "unavailable", "unknown"];
+/// Why there is no link; values of the label `reason`.
+pub const REJECTIONS: [&str; 16] = [
     "wrong_cluster",
-    "wrong_identity",
-    "name_taken",
-    "removed",
+    "wrong_secret",
+    "authentication",
     "protocol",
-    "clock",
     "malformed",
     "timeout",
     "too_many",
+    "connection",
+    "setup",
+    "name_taken",
+    "removed",
+    "clock",
+    "old_life",
+    "not_a_member",
+    "cluster_full",
+    "not_ready",
 ];
-/// What storage was doing when the disk failed; values of the label `action`.
-pub const STORAGE_ERRORS: [&str; 6] = ["append", "sync", "checkpoint", "load", "open", "full"];
+/// What the disk failed at; values of the label `action`. What it can't fail at without ending the
+/// member is not among them.
+pub const STORAGE_ERRORS: [&str; 2] = ["append", "checkpoint"];
 /// Routes times status codes that are told apart; beyond it they count as `other`.
 const MAX_HTTP_SERIES: usize = 512;
 
@@ -77,13 +84,6 @@ impl<const ROWS: usize, const COLUMNS: usize> Labelled<ROWS, COLUMNS> {
             for (counter, total) in counters.iter().zip(totals) {
                 counter.absolute(*total);
             }
-        }
-    }
-
-    /// Adds one at once, for what happens seldom (a refused handshake, an error of the disk).
-    pub fn count(&self, row: usize, column: usize) {
-        if let Some(counter) = self.0.get(row).and_then(|columns| columns.get(column)) {
-            counter.increment(1);
         }
     }
 }

@@ -17,6 +17,8 @@ mod labelled;
 mod logs;
 pub mod names;
 mod recorder;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use histogram::{BOUNDS_MICROS, Latencies};
 pub use labelled::{HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally};

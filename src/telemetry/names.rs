@@ -108,18 +108,18 @@ parts! {
         counter appends = "kith_journal_appends_total", "Writes to the journal; one has a turn's records.";
         counter records = "kith_journal_records_total", "Records appended to the journal.";
         counter syncs = "kith_journal_syncs_total", "Times that the journal was synced.";
-        gauge sync_busy_seconds = "kith_journal_sync_busy_seconds", "Seconds spent in syncs since the start.";
-        gauge last_sync_seconds = "kith_journal_last_sync_seconds", "Seconds that the last sync took.";
+        gauge sync_busy_seconds = "kith_journal_sync_busy_seconds", "Seconds during which a sync was waited for.";
+        gauge last_sync_seconds = "kith_journal_last_sync_seconds", "Seconds from asking for the last sync to its end.";
         gauge size_bytes = "kith_journal_size_bytes", "Bytes of journal that no checkpoint covers yet.";
         gauge unsynced_bytes = "kith_journal_unsynced_bytes", "Bytes that are written and not synced yet.";
         counter replayed_records = "kith_journal_replayed_records_total", "Records replayed at the start.";
-        counter waits = "kith_journal_waits_total", "Times that writers waited for room in memory.";
+        counter waits = "kith_journal_waits_total", "Times that a client waited because too much waits for the disk.";
     }
 
     /// Checkpoints: moving changed records from the journal into the store.
     Checkpoint, CheckpointTotals {
         counter completed = "kith_checkpoints_total", "Checkpoints that were completed.";
-        counter records = "kith_checkpoint_records_total", "Records that checkpoints wrote into the store.";
+        counter records = "kith_checkpoint_records_total", "Records that were given to checkpoints.";
         gauge busy_seconds = "kith_checkpoint_busy_seconds", "Seconds spent in checkpoints since the start.";
         gauge last_seconds = "kith_checkpoint_last_seconds", "Seconds that the last checkpoint took.";
         gauge running = "kith_checkpoint_running", "1 while a checkpoint runs.";
@@ -130,11 +130,10 @@ parts! {
         gauge records = "kith_table_records", "Records in memory, tombstones included.";
         gauge bytes = "kith_table_bytes", "Bytes of the records in memory.";
         gauge dirty_records = "kith_table_dirty_records", "Records in memory that the store does not have yet.";
-        gauge tombstones = "kith_table_tombstones", "Tombstones in memory that are not reclaimed.";
         counter evictions = "kith_table_evictions_total", "Records evicted because memory was full.";
         counter loads = "kith_store_loads_total", "Records read from the store because memory had them not.";
         counter load_misses = "kith_store_load_misses_total", "Keys that the store had not either.";
-        counter corrupt_records = "kith_store_corrupt_records_total", "Records whose checksum was wrong.";
+        counter unreadable_records = "kith_store_unreadable_records_total", "Records that could not be read from the store.";
         gauge store_bytes = "kith_store_bytes", "Bytes of the store's file.";
         gauge disk_free_bytes = "kith_disk_free_bytes", "Bytes free where the data directory is.";
     }
@@ -142,15 +141,13 @@ parts! {
     /// Replication: what this member's engine does with its owners.
     Replication, ReplicationTotals {
         counter superseded = "kith_superseded_writes_total", "Writes that met a newer record and lost to it.";
-        counter concurrent = "kith_concurrent_writes_lost_total", "Writes that lost to one their writer had not seen.";
         counter read_repairs = "kith_read_repairs_total", "Owners that were sent a newer record after a read.";
-        counter redirects = "kith_placement_disagreements_total", "Requests answered with roster and settings.";
+        counter redirects = "kith_placement_disagreements_total", "Records refused because members disagree about their owners.";
         counter stamps_refused = "kith_stamps_refused_total", "Writes refused because their stamp was too far ahead.";
         counter expired = "kith_expired_records_total", "Records that expired.";
-        counter reclaimed = "kith_reclaimed_tombstones_total", "Tombstones that were reclaimed.";
         gauge owned_partitions = "kith_owned_partitions", "Partitions that this member owns.";
         gauge complete_partitions = "kith_complete_partitions", "Owned partitions that it has completed.";
-        gauge waiting_operations = "kith_waiting_operations", "Operations that wait for owners or for a load.";
+        gauge waiting_operations = "kith_waiting_operations", "Operations of clients that are not answered yet.";
     }
 
     /// Hints: records kept for owners that did not confirm.
@@ -159,16 +156,7 @@ parts! {
         gauge pending = "kith_hints_pending", "Hints that are kept.";
         counter stored = "kith_hints_stored_total", "Hints that were stored.";
         counter delivered = "kith_hints_delivered_total", "Hints that an owner confirmed.";
-        counter dropped = "kith_hints_dropped_total", "Hints dropped at the bound; anti-entropy repairs them.";
-    }
-
-    /// Anti-entropy and handoff.
-    Repair, RepairTotals {
-        counter rounds = "kith_repair_rounds_total", "Comparisons with a peer.";
-        counter leaves_differing = "kith_repair_leaves_differing_total", "Leaves of hash trees that differed.";
-        counter records_sent = "kith_repair_records_sent_total", "Records sent because a peer lacked them.";
-        counter records_received = "kith_repair_records_received_total", "Records received that this member lacked.";
-        counter bytes_sent = "kith_repair_bytes_sent_total", "Bytes of records sent to repair.";
+        counter dropped = "kith_hints_dropped_total", "Hints that found no room.";
     }
 
     /// Links to other members.
@@ -177,14 +165,13 @@ parts! {
         gauge down = "kith_links_down", "Members of the roster without a link.";
         counter opened = "kith_links_opened_total", "Links that came up.";
         counter closed = "kith_links_closed_total", "Links that went down.";
-        counter handshakes = "kith_handshakes_total", "Handshakes that succeeded.";
-        gauge pending_handshakes = "kith_handshakes_pending", "Connections whose handshake is not done.";
-        counter frames_sent = "kith_frames_sent_total", "Frames sent to members.";
+        counter handshakes = "kith_handshakes_total", "Handshakes that succeeded, whoever dialled.";
+        gauge pending_handshakes = "kith_handshakes_pending", "Accepted connections whose handshake is not done.";
+        counter frames_sent = "kith_frames_sent_total", "Frames of data and gossip sent to members.";
         counter frames_received = "kith_frames_received_total", "Frames received from members.";
         counter bytes_sent = "kith_link_bytes_sent_total", "Sealed bytes sent to members.";
         counter bytes_received = "kith_link_bytes_received_total", "Sealed bytes received from members.";
-        gauge outbox_bytes = "kith_outbox_bytes", "Bytes that wait in outboxes.";
-        counter outbox_dropped = "kith_outbox_dropped_total", "Messages dropped because an outbox was full.";
+        gauge outbox_bytes = "kith_outbox_bytes", "Sealed bytes that sockets have not taken yet.";
     }
 
     /// Gossip.
@@ -210,8 +197,8 @@ parts! {
         gauge connections = "kith_resp_connections", "Open RESP connections.";
         counter accepted = "kith_resp_connections_total", "RESP connections that were accepted.";
         counter rejected = "kith_resp_connections_rejected_total", "RESP connections refused at the bound.";
-        counter commands = "kith_resp_commands_total", "RESP commands that were answered.";
-        counter errors = "kith_resp_errors_total", "RESP commands that were answered with an error.";
+        counter commands = "kith_resp_commands_total", "RESP commands that were carried out or refused.";
+        counter errors = "kith_resp_errors_total", "Errors among the replies to RESP commands.";
         counter bytes_received = "kith_resp_bytes_received_total", "Bytes received over RESP.";
         counter bytes_sent = "kith_resp_bytes_sent_total", "Bytes sent over RESP.";
     }
@@ -236,19 +223,19 @@ pub const OPERATIONS: Metric = Metric {
 pub const OPERATION_SECONDS: Metric = Metric {
     name: "kith_operation_seconds",
     kind: Kind::Histogram,
-    help: "Seconds from receiving an operation to its answer.",
+    help: "Seconds from an operation to its answer, one at a time per connection; reads answered at once are left out.",
 };
-/// Handshakes that failed.
+/// Links that never stood.
 pub const HANDSHAKES_REJECTED: Metric = Metric {
     name: "kith_handshakes_rejected_total",
     kind: Kind::Counter,
-    help: "Handshakes that were refused or failed, by reason.",
+    help: "Links that were refused by either side or failed before they stood, by reason.",
 };
 /// Errors of the disk.
 pub const STORAGE_ERRORS: Metric = Metric {
     name: "kith_storage_errors_total",
     kind: Kind::Counter,
-    help: "Errors of the disk, by what was being done.",
+    help: "Errors of the disk that the member survived, by what was being done.",
 };
 /// HTTP requests.
 pub const HTTP_REQUESTS: Metric = Metric {

@@ -65,8 +65,6 @@ pub struct Metrics {
     pub replication: names::Replication,
     /// Hints.
     pub hints: names::Hints,
-    /// Anti-entropy and handoff.
-    pub repair: names::Repair,
     /// Links.
     pub links: names::Links,
     /// Gossip.
@@ -96,7 +94,6 @@ impl Metrics {
             table: names::Table::register(registry),
             replication: names::Replication::register(registry),
             hints: names::Hints::register(registry),
-            repair: names::Repair::register(registry),
             links: names::Links::register(registry),
             gossip: names::Gossip::register(registry),
             clock: names::Clock::register(registry),
@@ -209,7 +206,7 @@ mod tests {
         tally.add(1, 2, 5);
         tally.add(99, 99, 5);
         metrics.operations.publish(&tally);
-        metrics.handshakes_rejected.count(0, 0);
+        metrics.handshakes_rejected.publish(&Tally([[1]; REJECTIONS.len()]));
         let mut latencies = [Latencies::default(); OPERATIONS.len()];
         latencies[0].record(30);
         metrics.publish_latencies(&latencies);

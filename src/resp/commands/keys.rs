@@ -14,7 +14,7 @@ pub fn del<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> 
     }
     let token = context.gather(GatherReply::Counted, 1);
     while context.client.progress.next < arguments.len() {
-        if context.replies.is_full() || context.replies.awaits_reads() {
+        if context.must_wait() {
             return Flow::Held;
         }
         let key = arguments.get(context.client.progress.next);

@@ -166,7 +166,24 @@ impl<L: Local> Context<'_, L> {
     }
 
     fn error(&mut self, message: &str) -> Flow {
-        self.answer(|out| reply::error(out, "ERR", message.as_bytes()))
+        self.refuse("ERR", message.as_bytes())
+    }
+
+    fn refuse(&mut self, word: &str, message: &[u8]) -> Flow {
+        self.replies.refused(|out| reply::error(out, word, message));
+        Flow::Done
+    }
+
+    /// Whether one more write of a command with several must wait.
+    fn must_wait(&self) -> bool {
+        if self.replies.is_full() || self.replies.awaits_reads() {
+            return true;
+        }
+        let congested = self.local.is_congested();
+        if congested {
+            self.local.wake_when_relieved(self.mailbox);
+        }
+        congested
     }
 
     fn wrong_arity(&mut self, command: &str) -> Flow {
@@ -188,7 +205,7 @@ impl<L: Local> Context<'_, L> {
                 break;
             }
         }
-        self.answer(|out| reply::error(out, "ERR", &message))
+        self.refuse("ERR", &message)
     }
 
     fn unknown_subcommand(&mut self, command: &str, subcommand: &[u8]) -> Flow {
@@ -197,7 +214,7 @@ impl<L: Local> Context<'_, L> {
         message.extend_from_slice(b"'. Try ");
         message.extend_from_slice(command.as_bytes());
         message.extend_from_slice(b" HELP.");
-        self.answer(|out| reply::error(out, "ERR", &message))
+        self.refuse("ERR", &message)
     }
 
     /// Answers one read: at once if this member can, else when the answer is there.

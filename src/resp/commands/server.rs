@@ -45,7 +45,7 @@ pub fn hello<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -
             None => return context.error("Protocol version is not an integer or out of range"),
             Some(2) => {}
             Some(_) => {
-                return context.answer(|out| reply::error(out, "NOPROTO", b"unsupported protocol version"));
+                return context.refuse("NOPROTO", b"unsupported protocol version");
             }
         }
     }

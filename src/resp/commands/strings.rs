@@ -72,7 +72,7 @@ pub fn mset<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     }
     let token = context.gather(GatherReply::Ok, 1);
     while context.client.progress.next < arguments.len() {
-        if context.replies.is_full() || context.replies.awaits_reads() {
+        if context.must_wait() {
             return Flow::Held;
         }
         let at = context.client.progress.next;
