@@ -99,6 +99,8 @@ pub struct Member {
     slow_until: u64,
     /// The highest stamp of its clock that was shown to anybody.
     pub shown: u64,
+    /// When it last had links to no majority.
+    pub alone_at: u64,
     /// Its clock's time after its last turn.
     pub clock_time: u64,
 }
@@ -147,6 +149,7 @@ impl Member {
             retry_at: 0,
             slow_until: 0,
             shown: 0,
+            alone_at: 0,
             clock_time: 0,
         }
     }
@@ -378,6 +381,9 @@ impl World {
         engine.lanes.membership_changed = false;
         let again = engine.wants_checkpoint_step();
         self.members[index].clock_time = engine.clock_time();
+        if engine.linked().count() <= self.members.len() / 2 {
+            self.members[index].alone_at = now;
+        }
         self.members[index].engine = Some(engine);
         for completion in completions {
             self.complete(index, completion);

@@ -15,6 +15,7 @@
 //! covers it; every record in the table is in the journal or in redb.
 
 mod checkpoint;
+mod copying;
 mod hints;
 pub mod journal;
 mod membership;
@@ -196,7 +197,7 @@ pub struct Engine {
     placement: Placement,
     system_changed: bool,
     complete: Vec<bool>,
-    copying: BTreeMap<u16, membership::Copying>,
+    copying: copying::Copies,
     records: Records,
     hints: Hints,
     settling: settling::Settling,
@@ -241,7 +242,7 @@ impl Engine {
             complete: vec![false; placement.partitions()],
             placement,
             system_changed: false,
-            copying: BTreeMap::new(),
+            copying: copying::Copies::default(),
             records: Records::new(partition_bits),
             hints: Hints::default(),
             settling: settling::Settling::default(),

@@ -439,7 +439,7 @@ impl Engine {
             (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
                 self.counters.loads_damaged += 1;
                 self.records.lose(key, hash);
-                self.lose_partition(hash);
+                self.lose_partition(self.placement.partition_of(hash));
             }
             (Loaded::Absent | Loaded::Found(_), record) => {
                 self.counters.load_misses += u64::from(record.is_none());

@@ -115,8 +115,13 @@ impl Records {
     /// The highest time that a record of this key may have, as far as memory tells.
     pub(super) fn time_of(&self, key: KeyRef<'_>, hash: KeyHash) -> u64 {
         let here = self.table.find(key, hash).and_then(|id| self.table.record(id));
+        here.map_or(0, |record| record.timestamp().time).max(self.evicted_time(hash))
+    }
+
+    /// The highest time that an evicted record of the key's leaf may have.
+    pub(super) fn evicted_time(&self, hash: KeyHash) -> u64 {
         let evicted = self.evicted_of(hash);
-        here.map_or(0, |record| record.timestamp().time).max(if evicted.count > 0 { evicted.time } else { 0 })
+        if evicted.count > 0 { evicted.time } else { 0 }
     }
 
     /// Merges a record in. The second value tells that redb must be asked before the key may be

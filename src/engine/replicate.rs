@@ -67,7 +67,10 @@ impl Engine {
     }
 
     fn link_lost(&mut self, member: MemberId) {
-        let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.take()) else { return };
+        let now_us = self.now.mono_us;
+        let Some(peer) = self.peer_mut(member) else { return };
+        let Some(link) = peer.link.take() else { return };
+        peer.link_lost_us = now_us;
         for record in link.into_unconfirmed() {
             if record.hint.is_none() {
                 self.hint_by_hash(member, record.hash);
@@ -356,10 +359,11 @@ impl Engine {
     }
 
     /// Compares this member's clock with the others': it stamps only while its wall clock is near the
-    /// median of those that can be reached, and its stamps are not from the far future.
+    /// median, and its stamps are not from the far future. Members that can't be reached count as
+    /// they were last heard: of the two on one side of a cut, neither could tell who is wrong.
     pub(super) fn check_clock(&mut self) {
-        let reachable = self.peers.iter().filter(|peer| peer.is_reachable());
-        let mut offsets: Vec<i64> = reachable.filter_map(|peer| peer.clock_offset_ms).collect();
+        let members = self.peers.iter().filter(|peer| self.roster.get(peer.member).is_some());
+        let mut offsets: Vec<i64> = members.filter_map(|peer| peer.clock_offset_ms).collect();
         offsets.push(0);
         offsets.sort_unstable();
         let middle = offsets.len() / 2;

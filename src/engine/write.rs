@@ -245,11 +245,12 @@ impl Engine {
         if let Err(error) = self.check_stamper(&job) {
             return self.fail(job.origin, error);
         }
-        // What memory knows of an evicted record's time is that of its whole leaf.
-        let must_know = matches!(job.change, Change::Increment { .. })
-            || self.records.time_of(job.key, job.hash) > self.foreign_bound();
-        let is_unknown = must_know && self.records.standing(job.key, job.hash) == Standing::Unknown;
-        if !job.is_loaded && (is_unknown || self.loads.has_writer(job.key)) {
+        // An increment extends what is there; and what memory knows of an evicted record's time is that
+        // of its whole leaf.
+        let far = self.records.evicted_time(job.hash) > self.foreign_bound();
+        let counts = matches!(job.change, Change::Increment { .. });
+        let must_know = (counts || far) && self.records.standing(job.key, job.hash) == Standing::Unknown;
+        if !job.is_loaded && (must_know || self.loads.has_writer(job.key)) {
             let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
             return self.load_then(job.key, job.hash, waiter);
         }
