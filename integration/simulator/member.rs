@@ -4,7 +4,9 @@ use crate::disk::Disk;
 use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
-use kith::engine::{CheckpointStep, Engine, Identity, Load, Loaded, Mode, Range, Replaced, TICK_US};
+use kith::engine::{
+    CheckpointStep, Engine, Identity, Load, Loaded, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
+};
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
 use kith::model::settings::Sync;
@@ -32,6 +34,7 @@ pub enum Input {
     LoadFailed(Load),
     Ranged(u64, Vec<u8>, Option<Vec<u8>>),
     RangeFailed(u64),
+    Paged(u64, PageFound),
     Batched(Vec<Replaced>),
     Committed,
     CheckpointFailed,
@@ -45,6 +48,7 @@ pub enum Job {
     Sync { appended: usize, position: u64 },
     Load(Load),
     Range(Range),
+    Page(PageWanted),
     Begin,
     Batch(Vec<u8>),
     Commit,
@@ -428,6 +432,7 @@ impl World {
             Input::LoadFailed(load) => engine.loaded(&load, Loaded::Failed),
             Input::RangeFailed(id) => engine.range_failed(id),
             Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
+            Input::Paged(id, page) => engine.page_loaded(id, Some(page)),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
             Input::Committed => engine.checkpoint_committed(),
             Input::CheckpointFailed => engine.checkpoint_failed(),
@@ -542,6 +547,9 @@ impl World {
         for range in std::mem::take(&mut engine.lanes.ranges) {
             self.ask_store(index, Job::Range(range));
         }
+        for page in std::mem::take(&mut engine.lanes.pages) {
+            self.ask_store(index, Job::Page(page));
+        }
         if engine.lanes.rotate {
             return;
         }
@@ -590,6 +598,7 @@ impl World {
                 let (records, resume) = member.disk.range(&range);
                 Input::Ranged(range.id, records, resume)
             }
+            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)),
             Job::Begin => {
                 member.checkpoint_failed = false;
                 return;

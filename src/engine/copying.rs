@@ -23,11 +23,11 @@
 //! walked is in redb, so one of the two walks meets it. An unresolved slot ends its page: the next
 //! one goes on there, when redb was asked.
 
-use super::Engine;
 use super::peer::Peer;
 use super::requests::Purpose;
 use super::table::{SYSTEM, SlotId, UNRESOLVED};
 use super::write::Origin;
+use super::{Engine, PageFound, PageWanted};
 use crate::model::{MemberId, RecordRef};
 use crate::protocol::message::{CopyCursor, Failure, Reply, Request};
 use std::collections::BTreeMap;
@@ -83,6 +83,9 @@ struct Copying {
 pub(super) struct Copies {
     partitions: BTreeMap<u16, Copying>,
     tickets: u64,
+    /// Peers that wait for a page from redb, and its partition.
+    pages: BTreeMap<u64, (Origin, u16)>,
+    last_page: u64,
 }
 
 impl Copying {
@@ -309,8 +312,33 @@ impl Engine {
                 let (records, next) = self.page_of_table(partition, slot);
                 self.reply(origin, Reply::Copied { records, next });
             }
-            CopyCursor::Store { .. } => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            CopyCursor::Store { collection, key } => {
+                self.copying.last_page += 1;
+                let id = self.copying.last_page;
+                self.copying.pages.insert(id, (origin, partition));
+                self.lanes.pages.push(PageWanted {
+                    id,
+                    partition,
+                    partition_bits: self.placement.partition_bits(),
+                    after: (collection, key),
+                    limit_bytes: PAGE_BYTES,
+                });
+            }
         }
+    }
+
+    /// A page of redb's records, or `None` when redb could not be read.
+    pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
+        let Some((origin, partition)) = self.copying.pages.remove(&id) else { return };
+        let Some(PageFound { records, damaged, next }) = page else {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        };
+        // Told before the page is sent, so that this copy vouches for nothing.
+        if damaged {
+            self.lose_partition(partition);
+        }
+        let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });
+        self.reply(origin, Reply::Copied { records, next });
     }
 
     /// The records of a partition in the slots from `start` on, and where to go on.
@@ -331,7 +359,12 @@ impl Engine {
             }
             records.extend_from_slice(record.bytes());
         }
-        (records, (end < slots).then_some(CopyCursor::Table(end)))
+        let store = || CopyCursor::Store { collection: String::new(), key: Vec::new() };
+        let next = match end < slots {
+            true => Some(CopyCursor::Table(end)),
+            false => self.records.was_any_evicted(partition).then(store),
+        };
+        (records, next)
     }
 }
 

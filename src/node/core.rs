@@ -278,6 +278,9 @@ impl Core {
         for range in self.engine.lanes.ranges.drain(..) {
             self.disks.ask(StoreJob::Range(range));
         }
+        for page in self.engine.lanes.pages.drain(..) {
+            self.disks.ask(StoreJob::Page(page));
+        }
         // A segment that could not be begun yet holds its checkpoint back.
         if self.engine.lanes.rotate {
             return;
@@ -372,6 +375,7 @@ impl Core {
                 self.counts.disk_failed("load");
                 self.engine.range_failed(id);
             }
+            DiskAnswer::Page(id, page) => self.engine.page_loaded(id, page),
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
             DiskAnswer::Committed(records, bytes) => {
                 self.store_records = records;

@@ -139,11 +139,12 @@ async fn ask(shared: &Rc<Shared>, address: &str) -> Found {
     }
     match next_control(&mut link.reader).await {
         Some(Control::Welcome { cluster, records }) => match enter(shared, &cluster, &records) {
-            Ok(()) => {
+            Ok(()) if is_member(shared) => {
                 tracing::info!(cluster = cluster.name, through = theirs.name, "joined");
                 Found::Joined
             }
-            Err(error) => Found::Refused(error.to_string(), "storage"),
+            Ok(()) => Found::Refused("its roster lacks this member still".to_owned(), "not_ready"),
+            Err(reason) => Found::Refused(reason, "bad_welcome"),
         },
         Some(Control::Refused(refusal)) => {
             Found::Refused(format!("{} refuses this member: {refusal}", theirs.name), refusal_code(&refusal))
@@ -169,9 +170,16 @@ const fn refusal_code(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// Enters the cluster that let this member in.
-fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), StorageError> {
-    store_cluster(shared, cluster, false)?;
+/// Enters the cluster that let this member in; refuses, in words, what can't be one or is not the
+/// one that this member belongs to by now.
+fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), String> {
+    if cluster.partition_bits > MAX_PARTITION_BITS {
+        return Err("it tells a number of partitions that no cluster has".to_owned());
+    }
+    if shared.core.borrow().cluster.as_ref().is_some_and(|known| known.id != cluster.id) {
+        return Err("this member belongs to another cluster meanwhile".to_owned());
+    }
+    store_cluster(shared, cluster, false).map_err(|error| error.to_string())?;
     shared.with(|core| {
         core.engine.set_partition_bits(cluster.partition_bits);
         core.cluster = Some(cluster.clone());
@@ -192,7 +200,8 @@ pub(super) fn load_cluster(disk: &OsDisk) -> Result<Option<(ClusterFacts, bool)>
     let Some(content) = small::read(disk, CLUSTER_FILE)? else { return Ok(None) };
     let parsed = content
         .split_first()
-        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)));
+        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)))
+        .filter(|(facts, _)| facts.partition_bits <= MAX_PARTITION_BITS);
     let damaged = || StorageError::damaged(CLUSTER_FILE, "its content makes no sense to this version");
     parsed.map(Some).ok_or_else(damaged)
 }

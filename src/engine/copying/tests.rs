@@ -36,14 +36,21 @@ struct World {
     links: Vec<(usize, usize, u64)>,
     last_link: u64,
     now_us: u64,
+    /// What the first member's redb holds.
+    stored: Vec<Record>,
 }
 
 impl World {
     fn new(bits: u8, records: usize) -> Self {
+        Self::with_table(bits, records, usize::MAX)
+    }
+
+    /// The first member's table holds no more than `table_bytes` of its records.
+    fn with_table(bits: u8, records: usize, table_bytes: usize) -> Self {
         let mut engines: Vec<Engine> = (0..3)
             .map(|at| {
                 let who = Identity { member: entry(at).id(), incarnation: 1, life: at as u64 };
-                let mut engine = Engine::new(who, Bounds::default(), bits);
+                let mut engine = Engine::new(who, Bounds { table_bytes, ..Bounds::default() }, bits);
                 engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
                 for number in 0..if at == 0 { records } else { 0 } {
                     engine.restore_record(record(number).view());
@@ -58,7 +65,8 @@ impl World {
         let system = engines[0].system_records();
         engines[1].welcome(&system);
         engines[2].welcome(&system);
-        Self { engines, links: Vec::new(), last_link: 0, now_us: 0 }
+        let stored = (0..records).map(record).collect();
+        Self { engines, links: Vec::new(), last_link: 0, now_us: 0, stored }
     }
 
     fn link(&mut self, one: usize, other: usize) {
@@ -86,6 +94,7 @@ impl World {
                 engine.written();
                 engine.synced(engine.positions().written);
             }
+            self.load();
             for (from, to, link) in self.links.clone() {
                 let mut bytes = Vec::new();
                 if self.engines[from].take_frame(entry(to).id(), &mut bytes) {
@@ -93,6 +102,30 @@ impl World {
                     self.engines[to].frame(entry(from).id(), link, &bytes).unwrap();
                 }
             }
+        }
+    }
+
+    /// Answers what the first member asks of its redb: one record with each page.
+    fn load(&mut self) {
+        let engine = &mut self.engines[0];
+        for load in std::mem::take(&mut engine.lanes.loads) {
+            let is_it = |record: &&Record| record.view().key() == load.key;
+            let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
+            engine.loaded(&load, found, false);
+        }
+        for wanted in std::mem::take(&mut engine.lanes.pages) {
+            let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();
+            later.sort_by_key(|record| record.key().to_vec());
+            later.retain(|record| record.key() > wanted.after.1.as_slice());
+            let page = later.first().map_or_else(PageFound::default, |record| PageFound {
+                records: match wanted.wants(record.key_ref().unwrap()) {
+                    true => record.bytes().to_vec(),
+                    false => Vec::new(),
+                },
+                damaged: false,
+                next: Some((record.collection().to_owned(), record.key().to_vec())),
+            });
+            engine.page_loaded(wanted.id, Some(page));
         }
     }
 
@@ -200,4 +233,28 @@ fn requests_for_pages_are_bounded_however_often_it_ticks() {
         world.engines[1].continue_copying();
     }
     assert_eq!(world.engines[1].copying.outstanding(), COPIES_AT_ONCE);
+}
+
+#[test]
+fn records_that_only_redb_holds_are_copied_too() {
+    let mut world = World::with_table(2, 40, 1_000);
+    assert!(!has(&world.engines[0], 39), "they are not all in the table");
+    world.link(1, 0);
+    world.pass(11_000);
+    assert!(world.engines[1].is_complete());
+    assert!((0..40).all(|number| has(&world.engines[1], number)));
+}
+
+#[test]
+fn an_unresolved_record_holds_the_page_until_redb_was_asked() {
+    let mut world = World::with_table(0, 40, 1_000);
+    // Older than what was evicted, so redb must be asked before it may be shown.
+    let timestamp = Timestamp { time: 1, member: entry(0).id() };
+    let older = Record::value(KeyRef::new("c", b"k39").unwrap(), timestamp, None, b"older");
+    let engine = &mut world.engines[0];
+    engine.merge(older.view(), older.view().key_hash());
+    let held = |engine: &Engine| matches!(engine.page_of_table(0, 0).1, Some(CopyCursor::Table(_)));
+    assert!(held(engine));
+    world.load();
+    assert!(!held(&world.engines[0]));
 }
