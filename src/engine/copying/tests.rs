@@ -111,7 +111,7 @@ impl World {
         for load in std::mem::take(&mut engine.lanes.loads) {
             let is_it = |record: &&Record| record.view().key() == load.key;
             let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
-            engine.loaded(&load, found, false);
+            engine.loaded(&load, found.map_or(crate::engine::Loaded::Absent, crate::engine::Loaded::Found));
         }
         for wanted in std::mem::take(&mut engine.lanes.pages) {
             let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();
