@@ -236,6 +236,8 @@ pub struct Engine {
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
+    /// No other attempt to turn active before this time in microseconds.
+    activation_after_us: u64,
     records: Records,
     hints: Hints,
     settling: settling::Settling,
@@ -279,6 +281,7 @@ impl Engine {
             placement,
             system_changed: false,
             copying: copying::Copies::default(),
+            activation_after_us: 0,
             records: Records::new(partition_bits),
             hints: Hints::default(),
             settling: settling::Settling::default(),
