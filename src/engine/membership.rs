@@ -152,12 +152,12 @@ impl Engine {
 
     /// This member can't vouch for a partition any more: it is copied anew.
     pub(super) fn lose_partition(&mut self, partition: u16) {
-        if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
-            *complete = false;
+        // What is being copied anyway needn't begin anew.
+        if self.complete.get_mut(usize::from(partition)).is_some_and(std::mem::take) {
+            self.plan_copying();
+            self.note_complete();
+            self.tell_complete(None);
         }
-        self.plan_copying();
-        self.note_complete();
-        self.tell_complete(None);
     }
 
     /// A joining member that has everything turns itself active.

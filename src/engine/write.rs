@@ -524,7 +524,7 @@ impl Engine {
 
     /// Whether the stamp may be shown: the clock's own must be covered by a reservation. Those of
     /// others (a counter's base) need not, nor those that only exceed a record too far ahead.
-    fn is_covered(&self, stamp: Timestamp) -> bool {
+    pub(super) fn is_covered(&self, stamp: Timestamp) -> bool {
         let given = stamp.member == self.identity.member && stamp.time <= self.clock.time();
         !given || self.clock.is_covered(stamp.time)
     }
