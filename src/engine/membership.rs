@@ -42,6 +42,8 @@ pub(super) struct Copying {
     from: VecDeque<MemberId>,
     after: u64,
     asked: bool,
+    /// All that a complete owner has was taken.
+    whole: bool,
 }
 
 impl Engine {
@@ -183,7 +185,7 @@ impl Engine {
             } else if !*complete {
                 let from =
                     set.owners.iter().map(|owner| owner.member).filter(|member| *member != me).collect();
-                self.copying.insert(number, Copying { from, after: 0, asked: false });
+                self.copying.insert(number, Copying { from, after: 0, asked: false, whole: false });
             }
         }
         if changed {
@@ -228,7 +230,7 @@ impl Engine {
             let reachable = self.peer(member).is_some_and(Peer::is_reachable);
             let asked = reachable
                 && !(waits_too && after == 0 && self.has_complete_owner(partition))
-                && self.ask(member, Request::Copy { partition, after }, Purpose::Copy(partition));
+                && self.ask(member, Request::Copy { partition, after }, Purpose::Copy(partition, after));
             let dead = self.peer(member).is_some_and(|peer| peer.dead);
             if let Some(copying) = self.copying.get_mut(&partition) {
                 copying.asked = asked;
@@ -236,10 +238,14 @@ impl Engine {
                 // what it was told alone, it keeps a hint for.
                 if !asked && (dead || waits_too) && copying.from.len() > 1 {
                     copying.from.rotate_left(1);
+                    // Places in one owner's table mean nothing in another's.
+                    copying.after = 0;
                 }
             }
             if !asked && self.may_skip(partition, member) {
-                self.skip_source(partition);
+                self.skip_source(partition, member);
+            } else if !asked {
+                self.ask_complete_owner_again(partition);
             }
         }
         if finished {
@@ -256,20 +262,43 @@ impl Engine {
             .any(|owner| self.peer(owner.member).is_some_and(|peer| peer.is_complete(partition, digest)))
     }
 
-    /// An owner that is dead, or new itself, need not be copied from when another one is complete
-    /// and not asked yet or asked already.
+    /// An owner that is dead, or new itself, need not be copied from when another one that is
+    /// complete was copied from already, or is still to be asked and can be.
     fn may_skip(&self, partition: u16, member: MemberId) -> bool {
         let digest = self.placement.digest();
         let complete =
             |owner: MemberId| self.peer(owner).is_some_and(|peer| peer.is_complete(partition, digest));
         let dead = self.peer(member).is_some_and(|peer| peer.dead);
+        let is_to_be_asked = |owner: &MemberId| {
+            *owner != member && complete(*owner) && self.peer(*owner).is_some_and(Peer::is_reachable)
+        };
         (dead || self.peer(member).is_some_and(Peer::is_reachable) && !complete(member))
-            && self.has_complete_owner(partition)
+            && self
+                .copying
+                .get(&partition)
+                .is_some_and(|copying| copying.whole || copying.from.iter().any(is_to_be_asked))
     }
 
-    fn skip_source(&mut self, partition: u16) {
+    /// An owner that was copied from and became complete since may have more now.
+    fn ask_complete_owner_again(&mut self, partition: u16) {
+        let digest = self.placement.digest();
+        let can_give = |owner: &MemberId| {
+            self.peer(*owner).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
+        };
+        let mut owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
+        let Some(complete) = owners.find(can_give) else { return };
+        if let Some(copying) = self.copying.get_mut(&partition)
+            && !copying.whole
+            && !copying.from.contains(&complete)
+        {
+            copying.from.push_front(complete);
+            copying.after = 0;
+        }
+    }
+
+    fn skip_source(&mut self, partition: u16, member: MemberId) {
         if let Some(copying) = self.copying.get_mut(&partition) {
-            copying.from.pop_front();
+            copying.from.retain(|owner| *owner != member);
             copying.after = 0;
         }
     }
@@ -329,25 +358,31 @@ impl Engine {
     /// A page of a copy arrived.
     pub(super) fn take_copied(
         &mut self,
-        partition: u16,
+        (partition, after): (u16, u64),
         member: MemberId,
         records: &[u8],
         next: Option<u64>,
     ) {
+        let digest = self.placement.digest();
         let mut rest = records;
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             self.merge(record, record.key_hash());
         }
-        if let Some(copying) = self.copying.get_mut(&partition) {
+        let complete = self.peer(member).is_some_and(|peer| peer.is_complete(partition, digest));
+        // A page that was asked for under an earlier plan says nothing about this one.
+        if let Some(copying) = self.copying.get_mut(&partition)
+            && copying.from.front() == Some(&member)
+            && copying.after == after
+        {
             copying.asked = false;
             match next {
                 Some(next) => copying.after = next,
-                None if copying.from.front() == Some(&member) => {
+                None => {
                     copying.from.pop_front();
                     copying.after = 0;
+                    copying.whole |= complete;
                 }
-                None => {}
             }
         }
         self.continue_copying();

@@ -24,8 +24,8 @@ pub(super) enum Purpose {
     Scan(u64),
     /// An exchange of system records.
     System,
-    /// A page of a partition.
-    Copy(u16),
+    /// A page of a partition, and the place after which it begins.
+    Copy(u16, u64),
 }
 
 #[derive(Debug)]
@@ -161,10 +161,10 @@ impl Engine {
             (Purpose::Scan(scan), _) => self.scan_failed(scan),
             (Purpose::System, Reply::System { records }) => self.take_system(&records),
             (Purpose::System, _) => {}
-            (Purpose::Copy(partition), Reply::Copied { records, next }) if same_placement => {
-                self.take_copied(partition, member, &records, next);
+            (Purpose::Copy(partition, after), Reply::Copied { records, next }) if same_placement => {
+                self.take_copied((partition, after), member, &records, next);
             }
-            (Purpose::Copy(partition), _) => self.copy_failed(partition),
+            (Purpose::Copy(partition, _), _) => self.copy_failed(partition),
         }
     }
 
@@ -224,7 +224,7 @@ impl Engine {
             Purpose::Read(gather) => self.read_failed(gather, sent.member),
             Purpose::Scan(scan) => self.scan_failed(scan),
             Purpose::System => {}
-            Purpose::Copy(partition) => self.copy_failed(partition),
+            Purpose::Copy(partition, _) => self.copy_failed(partition),
         }
     }
 
