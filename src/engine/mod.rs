@@ -22,6 +22,7 @@ mod membership;
 pub mod operation;
 mod order;
 mod peer;
+mod pending;
 mod read;
 mod records;
 mod recovery;
@@ -243,8 +244,8 @@ pub struct Engine {
     settling: settling::Settling,
     peers: Vec<Peer>,
     peer_index: BTreeMap<MemberId, usize>,
-    writes: VecDeque<write::Pending>,
-    spare_writes: VecDeque<write::Pending>,
+    writes: VecDeque<pending::Pending>,
+    spare_writes: VecDeque<pending::Pending>,
     progress: bool,
     /// Answers with own stamps that no durable reservation covers yet.
     held: Vec<Completion>,
