@@ -328,13 +328,13 @@ impl World {
     /// Whether a stamp must exceed what its session has seen. Not if that is itself the stamp of a
     /// clock that was far ahead; nor if the stamper's clock is behind and it sees too few others to
     /// know.
-    fn must_follow(&self, after: u64, stamp: Timestamp) -> bool {
+    fn must_follow(&self, operation: &Operation, stamp: Timestamp) -> bool {
         let ahead_ms = self.plan.settings.max_clock_ahead_ms;
         let now_ms = EPOCH_MS + self.now / MS;
         let Some(stamper) = self.members.iter().find(|member| member.id == stamp.member) else { return true };
         let is_behind = stamper.wall_ms(self.now) + ahead_ms / 2 < now_ms;
-        let sees = stamper.engine().map_or(0, |engine| engine.linked().count());
-        after <= time_of_ms(now_ms + ahead_ms / 2) && !(is_behind && sees <= self.members.len() / 2)
+        let is_sane = operation.after <= time_of_ms(now_ms + ahead_ms / 2);
+        is_sane && !(is_behind && stamper.alone_at >= operation.issued)
     }
 
     fn check_stored(&mut self, token: u64, operation: &Operation, stored: Stored) {
@@ -347,7 +347,7 @@ impl World {
         }
         self.saw(operation, stamp.time);
         let old = stamp.time <= operation.after;
-        if old && !stored.superseded && self.must_follow(operation.after, stamp) {
+        if old && !stored.superseded && self.must_follow(operation, stamp) {
             let text = format!("{token} got {stamp}, though the session had seen {:x}", operation.after);
             return self.violate("a session's write follows what it has seen", Some(key), text);
         }

@@ -5,8 +5,8 @@
 //! rest, the last of it perhaps torn. A transaction of the store is there whole or not at all.
 
 use crate::random::Random;
-use kith::engine::{Load, Range, Replaced};
-use kith::model::RecordRef;
+use kith::engine::{Load, PageFound, PageWanted, Range, Replaced};
+use kith::model::{KeyRef, RecordRef};
 use std::collections::{BTreeMap, VecDeque};
 
 type Key = (Vec<u8>, Vec<u8>);
@@ -99,6 +99,34 @@ impl Disk {
         (bytes, None)
     }
 
+    /// A page of a partition, so small that copies take many.
+    pub fn page(&mut self, wanted: &PageWanted) -> PageFound {
+        const RECORDS: usize = 16;
+        let mut page = PageFound::default();
+        let after = (wanted.after.0.as_bytes().to_vec(), wanted.after.1.clone());
+        let mut damaged = Vec::new();
+        let later = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        for (count, (names, record)) in self.store.range(later).enumerate() {
+            if count == RECORDS {
+                break;
+            }
+            let collection = String::from_utf8_lossy(&names.0).into_owned();
+            let wants = KeyRef::new(&collection, &names.1).is_ok_and(|key| wanted.wants(key));
+            page.next = (count + 1 == RECORDS).then(|| (collection, names.1.clone()));
+            if wants && self.damaged.contains_key(names) {
+                damaged.push(names.clone());
+            } else if wants {
+                page.records.extend_from_slice(record);
+            }
+        }
+        page.damaged = !damaged.is_empty();
+        for names in damaged {
+            self.damaged.remove(&names);
+            self.store.remove(&names);
+        }
+        page
+    }
+
     /// Puts a batch into the transaction.
     pub fn batch(&mut self, batch: &[u8]) -> Result<Vec<Replaced>, String> {
         let (mut rest, mut replaced, mut before) = (batch, Vec::new(), None);
@@ -113,7 +141,7 @@ impl Disk {
             before = Some(key.clone());
             let old = self.transaction.get(&key).or_else(|| self.store.get(&key));
             if let Some((old, _)) = old.and_then(|old| RecordRef::parse(old).ok()) {
-                replaced.push(Replaced { hash: old.key_hash(), element: old.element() });
+                replaced.push(Replaced { hash: old.key_hash(), element: Some(old.element()) });
             }
             self.damaged.remove(&key);
             self.transaction.insert(key, record.bytes().to_vec());

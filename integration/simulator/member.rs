@@ -4,7 +4,9 @@ use crate::disk::Disk;
 use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
-use kith::engine::{CheckpointStep, Engine, Identity, Load, Mode, Range, Replaced, TICK_US};
+use kith::engine::{
+    CheckpointStep, Engine, Identity, Load, Loaded, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
+};
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
 use kith::model::settings::Sync;
@@ -29,7 +31,10 @@ pub enum Input {
     Liveness { peer: usize, alive: bool },
     Synced(u64),
     Loaded(Load, Option<Vec<u8>>, bool),
+    LoadFailed(Load),
     Ranged(u64, Vec<u8>, Option<Vec<u8>>),
+    RangeFailed(u64),
+    Paged(u64, PageFound),
     Batched(Vec<Replaced>),
     Committed,
     CheckpointFailed,
@@ -43,6 +48,7 @@ pub enum Job {
     Sync { appended: usize, position: u64 },
     Load(Load),
     Range(Range),
+    Page(PageWanted),
     Begin,
     Batch(Vec<u8>),
     Commit,
@@ -97,6 +103,8 @@ pub struct Member {
     slow_until: u64,
     /// The highest stamp of its clock that was shown to anybody.
     pub shown: u64,
+    /// When it last had links to no majority.
+    pub alone_at: u64,
     /// Its clock's time after its last turn.
     pub clock_time: u64,
 }
@@ -145,6 +153,7 @@ impl Member {
             retry_at: 0,
             slow_until: 0,
             shown: 0,
+            alone_at: 0,
             clock_time: 0,
         }
     }
@@ -376,6 +385,9 @@ impl World {
         engine.lanes.membership_changed = false;
         let again = engine.wants_checkpoint_step();
         self.members[index].clock_time = engine.clock_time();
+        if engine.linked().count() <= self.members.len() / 2 {
+            self.members[index].alone_at = now;
+        }
         self.members[index].engine = Some(engine);
         for completion in completions {
             self.complete(index, completion);
@@ -413,8 +425,14 @@ impl World {
                 engine.liveness(id(self, peer), alive);
             }
             Input::Synced(position) => engine.synced(position),
-            Input::Loaded(load, record, damaged) => engine.loaded(&load, record.as_deref(), damaged),
+            Input::Loaded(load, _, true) => engine.loaded(&load, Loaded::Damaged),
+            Input::Loaded(load, record, false) => {
+                engine.loaded(&load, record.as_deref().map_or(Loaded::Absent, Loaded::Found));
+            }
+            Input::LoadFailed(load) => engine.loaded(&load, Loaded::Failed),
+            Input::RangeFailed(id) => engine.range_failed(id),
             Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
+            Input::Paged(id, page) => engine.page_loaded(id, Some(page)),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
             Input::Committed => engine.checkpoint_committed(),
             Input::CheckpointFailed => engine.checkpoint_failed(),
@@ -529,6 +547,9 @@ impl World {
         for range in std::mem::take(&mut engine.lanes.ranges) {
             self.ask_store(index, Job::Range(range));
         }
+        for page in std::mem::take(&mut engine.lanes.pages) {
+            self.ask_store(index, Job::Page(page));
+        }
         if engine.lanes.rotate {
             return;
         }
@@ -567,6 +588,8 @@ impl World {
                 }
                 return;
             }
+            Job::Load(load) if fails => Input::LoadFailed(load),
+            Job::Range(range) if fails => Input::RangeFailed(range.id),
             Job::Load(load) => {
                 let (record, damaged) = member.disk.load(&load);
                 Input::Loaded(load, record, damaged)
@@ -575,6 +598,7 @@ impl World {
                 let (records, resume) = member.disk.range(&range);
                 Input::Ranged(range.id, records, resume)
             }
+            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)),
             Job::Begin => {
                 member.checkpoint_failed = false;
                 return;

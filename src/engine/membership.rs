@@ -5,46 +5,25 @@
 //! the end of the turn. Whoever finds that a peer's placement differs exchanges all system records
 //! with it.
 //!
-//! An owner is *complete* for a partition once it has copied it from every other owner that can be
-//! reached; new writes reach it meanwhile, as it is in the owner set. A joining member that is
-//! complete for all its partitions turns itself active.
+//! How an owner becomes *complete* for a partition is left to `copying`; what follows from it is
+//! here: it is made durable and told to the peers, and a joining member that is complete for all its
+//! partitions turns itself active.
 
 use super::Engine;
 use super::journal::{self, Entry};
 use super::operation::Change;
 use super::peer::Peer;
-use super::requests::Purpose;
-use super::table::UNRESOLVED;
-use super::write::Origin;
 use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX};
 use crate::model::placement::Placement;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::settings::Settings;
-use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
-use crate::protocol::message::{Failure, Message, Notice, Reply, Request};
-use std::collections::VecDeque;
+use crate::model::{KeyRef, MemberId, Record, RecordRef};
+use crate::protocol::message::{Message, Notice};
 
 /// Microseconds between two exchanges of system records with one peer.
 pub(super) const EXCHANGE_US: u64 = 200_000;
-/// Partitions that are copied at a time.
-const COPIES_AT_ONCE: usize = 8;
-/// Bytes of records in one page of a copy.
-const COPY_PAGE_BYTES: usize = 512 << 10;
-/// Slots of the table looked at for one page of a copy.
-const COPY_PAGE_SLOTS: usize = 65_536;
 /// The token of writes that nobody waits for.
 pub const NOBODY: u64 = u64::MAX;
-
-/// A partition that is being copied.
-#[derive(Debug)]
-pub(super) struct Copying {
-    /// Owners that are still to be asked.
-    from: VecDeque<MemberId>,
-    after: u64,
-    asked: bool,
-    /// All that a complete owner has was taken.
-    whole: bool,
-}
 
 impl Engine {
     /// Makes this member the first of a new cluster, with these system records: pairs of
@@ -171,148 +150,28 @@ impl Engine {
         Settings::from_entries(entries)
     }
 
-    /// Finds out which partitions this member owns and is not complete for.
-    pub(super) fn plan_copying(&mut self) {
-        let me = self.identity.member;
-        self.copying.clear();
-        let mut changed = false;
-        for partition in 0..self.complete.len() {
-            let Ok(number) = u16::try_from(partition) else { continue };
-            let set = self.placement.set(number);
-            let Some(complete) = self.complete.get_mut(partition) else { continue };
-            if !set.contains(me) {
-                changed |= std::mem::take(complete);
-            } else if !*complete {
-                let from =
-                    set.owners.iter().map(|owner| owner.member).filter(|member| *member != me).collect();
-                self.copying.insert(number, Copying { from, after: 0, asked: false, whole: false });
-            }
-        }
-        if changed {
-            self.note_complete();
-        }
-    }
-
-    /// This member can't vouch for the partition of a key any more: it is copied anew.
-    pub(super) fn lose_partition(&mut self, hash: KeyHash) {
-        let partition = self.placement.partition_of(hash);
-        if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
-            *complete = false;
-        }
-        self.plan_copying();
-        self.note_complete();
-    }
-
-    /// Asks for the next pages of the partitions that are being copied.
-    pub(super) fn continue_copying(&mut self) {
-        self.activate_when_complete();
-        let digest = self.placement.digest();
-        let mut finished = false;
-        let due: Vec<u16> = self
-            .copying
-            .iter()
-            .filter(|(_, copying)| !copying.asked)
-            .map(|(at, _)| *at)
-            .take(COPIES_AT_ONCE)
-            .collect();
-        for partition in due {
-            let Some(copying) = self.copying.get(&partition) else { continue };
-            let Some(member) = copying.from.front().copied() else {
-                finished = true;
-                self.copying.remove(&partition);
-                if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
-                    *complete = true;
-                }
-                continue;
-            };
-            let after = copying.after;
-            let waits_too = self.peer(member).is_some_and(|peer| !peer.is_complete(partition, digest));
-            let reachable = self.peer(member).is_some_and(Peer::is_reachable);
-            let asked = reachable
-                && !(waits_too && after == 0 && self.has_complete_owner(partition))
-                && self.ask(member, Request::Copy { partition, after }, Purpose::Copy(partition, after));
-            let dead = self.peer(member).is_some_and(|peer| peer.dead);
-            if let Some(copying) = self.copying.get_mut(&partition) {
-                copying.asked = asked;
-                // An owner that is not complete has nothing that a complete one lacks for good:
-                // what it was told alone, it keeps a hint for.
-                if !asked && (dead || waits_too) && copying.from.len() > 1 {
-                    copying.from.rotate_left(1);
-                    // Places in one owner's table mean nothing in another's.
-                    copying.after = 0;
-                }
-            }
-            if !asked && self.may_skip(partition, member) {
-                self.skip_source(partition, member);
-            } else if !asked {
-                self.ask_complete_owner_again(partition);
-            }
-        }
-        if finished {
+    /// This member can't vouch for a partition any more: it is copied anew.
+    pub(super) fn lose_partition(&mut self, partition: u16) {
+        // What is being copied anyway needn't begin anew.
+        if self.complete.get_mut(usize::from(partition)).is_some_and(std::mem::take) {
+            self.plan_copying();
             self.note_complete();
             self.tell_complete(None);
         }
     }
 
-    fn has_complete_owner(&self, partition: u16) -> bool {
-        let digest = self.placement.digest();
-        let owners = &self.placement.set(partition).owners;
-        owners
-            .iter()
-            .any(|owner| self.peer(owner.member).is_some_and(|peer| peer.is_complete(partition, digest)))
-    }
-
-    /// An owner that is dead, or new itself, need not be copied from when another one that is
-    /// complete was copied from already, or is still to be asked and can be.
-    fn may_skip(&self, partition: u16, member: MemberId) -> bool {
-        let digest = self.placement.digest();
-        let complete =
-            |owner: MemberId| self.peer(owner).is_some_and(|peer| peer.is_complete(partition, digest));
-        let dead = self.peer(member).is_some_and(|peer| peer.dead);
-        let is_to_be_asked = |owner: &MemberId| {
-            *owner != member && complete(*owner) && self.peer(*owner).is_some_and(Peer::is_reachable)
-        };
-        (dead || self.peer(member).is_some_and(Peer::is_reachable) && !complete(member))
-            && self
-                .copying
-                .get(&partition)
-                .is_some_and(|copying| copying.whole || copying.from.iter().any(is_to_be_asked))
-    }
-
-    /// An owner that was copied from and became complete since may have more now.
-    fn ask_complete_owner_again(&mut self, partition: u16) {
-        let digest = self.placement.digest();
-        let can_give = |owner: &MemberId| {
-            self.peer(*owner).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
-        };
-        let mut owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
-        let Some(complete) = owners.find(can_give) else { return };
-        if let Some(copying) = self.copying.get_mut(&partition)
-            && !copying.whole
-            && !copying.from.contains(&complete)
-        {
-            copying.from.push_front(complete);
-            copying.after = 0;
-        }
-    }
-
-    fn skip_source(&mut self, partition: u16, member: MemberId) {
-        if let Some(copying) = self.copying.get_mut(&partition) {
-            copying.from.retain(|owner| *owner != member);
-            copying.after = 0;
-        }
-    }
-
     /// A joining member that has everything turns itself active.
-    fn activate_when_complete(&mut self) {
+    pub(super) fn activate_when_complete(&mut self) {
         let me = self.identity.member;
-        if !self.copying.is_empty() || !self.is_heard() {
+        if !self.is_complete() || !self.is_heard() || self.now.mono_us < self.activation_after_us {
             return;
         }
         let Some(member) = self.roster.get(me) else { return };
         if member.entry.state != MemberState::Joining {
             return;
         }
+        // A write that another member stamps takes its time; it ends, one way or the other, by then.
+        self.activation_after_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
         let entry = RosterEntry { state: MemberState::Active, ..member.entry.clone() };
         self.write_roster_entry(me, &entry);
     }
@@ -327,72 +186,6 @@ impl Engine {
         let (key, value) = (entry_key(member), entry.encode());
         if let Ok(key) = KeyRef::new(ROSTER, &key) {
             self.write_system(NOBODY, key, Change::Set { value: &value, expiry_ms: None });
-        }
-    }
-
-    /// A peer copies a partition: the next page in the order of the table's slots.
-    pub(super) fn copy_for_peer(&mut self, origin: Origin, partition: u16, after: u64, same_placement: bool) {
-        if !same_placement {
-            return self.reply(origin, Reply::Failed(Failure::Placement));
-        }
-        let start = u32::try_from(after).unwrap_or(u32::MAX);
-        let mut records = Vec::new();
-        let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
-        let mut at = start;
-        while at < slots && records.len() < COPY_PAGE_BYTES && (at - start) < COPY_PAGE_SLOTS as u32 {
-            let id = super::table::SlotId(at);
-            at += 1;
-            let Some(record) = self.records.table.record(id) else { continue };
-            let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
-            if here
-                && !self.records.table.has(id, UNRESOLVED)
-                && !record.collection().starts_with(SYSTEM_PREFIX)
-            {
-                records.extend_from_slice(record.bytes());
-            }
-        }
-        let next = (at < slots).then_some(u64::from(at));
-        self.reply(origin, Reply::Copied { records, next });
-    }
-
-    /// A page of a copy arrived.
-    pub(super) fn take_copied(
-        &mut self,
-        (partition, after): (u16, u64),
-        member: MemberId,
-        records: &[u8],
-        next: Option<u64>,
-    ) {
-        let digest = self.placement.digest();
-        let mut rest = records;
-        while let Ok((record, tail)) = RecordRef::parse(rest) {
-            rest = tail;
-            self.merge(record, record.key_hash());
-        }
-        let complete = self.peer(member).is_some_and(|peer| peer.is_complete(partition, digest));
-        // A page that was asked for under an earlier plan says nothing about this one.
-        if let Some(copying) = self.copying.get_mut(&partition)
-            && copying.from.front() == Some(&member)
-            && copying.after == after
-        {
-            copying.asked = false;
-            match next {
-                Some(next) => copying.after = next,
-                None => {
-                    copying.from.pop_front();
-                    copying.after = 0;
-                    copying.whole |= complete;
-                }
-            }
-        }
-        self.continue_copying();
-    }
-
-    /// A page of a copy will not come; the owner is asked again later.
-    pub(super) fn copy_failed(&mut self, partition: u16) {
-        if let Some(copying) = self.copying.get_mut(&partition) {
-            copying.asked = false;
-            copying.after = 0;
         }
     }
 

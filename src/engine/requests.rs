@@ -5,6 +5,7 @@
 //! or not done is handed on to the next owner.
 
 use super::Engine;
+use super::copying::Ticket;
 use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
@@ -24,8 +25,8 @@ pub(super) enum Purpose {
     Scan(u64),
     /// An exchange of system records.
     System,
-    /// A page of a partition, and the place after which it begins.
-    Copy(u16, u64),
+    /// A page of a partition.
+    Copy(Ticket),
 }
 
 #[derive(Debug)]
@@ -110,8 +111,10 @@ impl Engine {
     pub(super) fn reply(&mut self, origin: Origin, reply: Reply) {
         if let Origin::Peer { member, link, request } = origin
             && self.has_link(member, link)
+            && !self.send_message(member, &Message::Reply(request, reply))
         {
-            self.send_message(member, &Message::Reply(request, reply));
+            // It was larger than a frame.
+            self.send_message(member, &Message::Reply(request, Reply::Failed(Failure::NotReady)));
         }
     }
 
@@ -134,8 +137,8 @@ impl Engine {
                 let records = self.system_records();
                 self.reply(origin, Reply::System { records });
             }
-            Request::Copy { partition, after } => {
-                self.copy_for_peer(origin, partition, after, same_placement)
+            Request::Copy { partition, from } => {
+                self.copy_for_peer(origin, partition, from, same_placement);
             }
         }
     }
@@ -154,17 +157,17 @@ impl Engine {
             (Purpose::Read(gather), Reply::Record(record)) => {
                 self.read_answered(gather, member, record.as_deref());
             }
-            (Purpose::Read(gather), _) => self.read_failed(gather, member),
+            (Purpose::Read(gather), _) => self.read_failed(gather),
             (Purpose::Scan(scan), Reply::Page { records, resume }) => {
                 self.scan_answered(scan, member, &records, resume);
             }
             (Purpose::Scan(scan), _) => self.scan_failed(scan),
             (Purpose::System, Reply::System { records }) => self.take_system(&records),
             (Purpose::System, _) => {}
-            (Purpose::Copy(partition, after), Reply::Copied { records, next }) if same_placement => {
-                self.take_copied((partition, after), member, &records, next);
+            (Purpose::Copy(ticket), Reply::Copied { records, next }) if same_placement => {
+                self.take_copied(ticket, &records, next);
             }
-            (Purpose::Copy(partition, _), _) => self.copy_failed(partition),
+            (Purpose::Copy(ticket), _) => self.copy_failed(ticket),
         }
     }
 
@@ -221,10 +224,10 @@ impl Engine {
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match sent.purpose {
             Purpose::Write(origin, ..) => self.fail(origin, OperationError::Unknown { copies: 0 }),
-            Purpose::Read(gather) => self.read_failed(gather, sent.member),
+            Purpose::Read(gather) => self.read_failed(gather),
             Purpose::Scan(scan) => self.scan_failed(scan),
             Purpose::System => {}
-            Purpose::Copy(partition, _) => self.copy_failed(partition),
+            Purpose::Copy(ticket) => self.copy_failed(ticket),
         }
     }
 

@@ -33,6 +33,10 @@ use tokio::time::sleep;
 const CLUSTER_FILE: &str = "cluster";
 /// How long a joiner waits between two rounds over its seeds, at most.
 const ROUND: Duration = Duration::from_millis(500);
+/// How long a joiner's entry may take to get into the roster; less than a joiner waits.
+const ENTRY_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the roster is looked at meanwhile.
+const ENTRY_POLL: Duration = Duration::from_millis(10);
 
 /// What came of asking one address for a cluster.
 #[derive(Debug)]
@@ -139,11 +143,12 @@ async fn ask(shared: &Rc<Shared>, address: &str) -> Found {
     }
     match next_control(&mut link.reader).await {
         Some(Control::Welcome { cluster, records }) => match enter(shared, &cluster, &records) {
-            Ok(()) => {
+            Ok(()) if is_member(shared) => {
                 tracing::info!(cluster = cluster.name, through = theirs.name, "joined");
                 Found::Joined
             }
-            Err(error) => Found::Refused(error.to_string(), "storage"),
+            Ok(()) => Found::Refused("its roster lacks this member still".to_owned(), "not_ready"),
+            Err(reason) => Found::Refused(reason, "bad_welcome"),
         },
         Some(Control::Refused(refusal)) => {
             Found::Refused(format!("{} refuses this member: {refusal}", theirs.name), refusal_code(&refusal))
@@ -169,9 +174,16 @@ const fn refusal_code(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// Enters the cluster that let this member in.
-fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), StorageError> {
-    store_cluster(shared, cluster, false)?;
+/// Enters the cluster that let this member in; refuses, in words, what can't be one or is not the
+/// one that this member belongs to by now.
+fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), String> {
+    if cluster.partition_bits > MAX_PARTITION_BITS {
+        return Err("it tells a number of partitions that no cluster has".to_owned());
+    }
+    if shared.core.borrow().cluster.as_ref().is_some_and(|known| known.id != cluster.id) {
+        return Err("this member belongs to another cluster meanwhile".to_owned());
+    }
+    store_cluster(shared, cluster, false).map_err(|error| error.to_string())?;
     shared.with(|core| {
         core.engine.set_partition_bits(cluster.partition_bits);
         core.cluster = Some(cluster.clone());
@@ -192,7 +204,8 @@ pub(super) fn load_cluster(disk: &OsDisk) -> Result<Option<(ClusterFacts, bool)>
     let Some(content) = small::read(disk, CLUSTER_FILE)? else { return Ok(None) };
     let parsed = content
         .split_first()
-        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)));
+        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)))
+        .filter(|(facts, _)| facts.partition_bits <= MAX_PARTITION_BITS);
     let damaged = || StorageError::damaged(CLUSTER_FILE, "its content makes no sense to this version");
     parsed.map(Some).ok_or_else(damaged)
 }
@@ -343,8 +356,8 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
     }
     match validate(shared, &link, theirs) {
         Ok(()) => {
-            let (cluster, records) = shared.with(|core| {
-                let member = link.peer.member;
+            let member = link.peer.member;
+            shared.with(|core| {
                 if core.engine.roster().get(member).is_none() {
                     let entry = RosterEntry {
                         name: theirs.name.clone(),
@@ -357,14 +370,29 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                     };
                     core.engine.write_roster_entry(member, &entry);
                 }
-                (core.cluster.clone(), core.engine.system_records())
             });
+            // Another member may have to write it, and nobody may be able to just now.
+            if !is_entered(shared, member).await {
+                let refusal = Refusal::NotReady("it can't change the roster now".to_owned());
+                return shared.refuse(link, &address, Some(&theirs.name), refusal).await;
+            }
+            let (cluster, records) = shared.with(|core| (core.cluster.clone(), core.engine.system_records()));
             let Some(cluster) = cluster else { return };
             tracing::info!(name = theirs.name, address, "let in");
             send_control(&mut link.writer, &Control::Welcome { cluster, records }).await;
         }
         Err(refusal) => shared.refuse(link, &address, Some(&theirs.name), refusal).await,
     }
+}
+
+/// Waits until a member is in the roster; false when it did not come to that in time.
+async fn is_entered(shared: &Shared, member: MemberId) -> bool {
+    let entered = async {
+        while shared.core.borrow().engine.roster().get(member).is_none() {
+            sleep(ENTRY_POLL).await;
+        }
+    };
+    tokio::time::timeout(ENTRY_DEADLINE, entered).await.is_ok()
 }
 
 /// Why one can't be let in.
