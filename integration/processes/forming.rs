@@ -56,6 +56,20 @@ async fn a_member_whose_seeds_are_all_down_keeps_trying_and_joins_when_they_come
 }
 
 #[tokio::test]
+async fn members_that_may_create_the_cluster_and_are_known_to_some_only_form_one_cluster() {
+    // The ids are drawn anew each time, so either side may have the lowest.
+    for _ in 0..3 {
+        let mut group = Group::empty().await;
+        group.add_together(2, &Plan::default());
+        let seeds: Vec<_> = group.members.iter().map(|member| member.peers).collect();
+        group.add("unknown", Plan::default().seeds(seeds).bootstrap());
+        group.start();
+        group.until_ready().await;
+        assert_eq!(cluster_ids(&group).await.len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn before_a_cluster_exists_data_is_refused_and_init_creates_it_once() {
     let mut group = Group::empty().await;
     group.add("alone", Plan::default());

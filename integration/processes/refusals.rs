@@ -99,7 +99,8 @@ async fn two_clusters_of_one_name_and_secret_stay_apart_when_they_are_pointed_at
         assert!(peers.iter().all(|peer| peer.link == Link::Down), "{peers:?}");
     }
     let joined = group[1].kith(&["join", &first.to_string()]);
-    eprintln!("join of a member of another cluster: {joined:?}");
+    assert_eq!(joined.status.code(), Some(1), "{joined:?}");
+    assert!(String::from_utf8_lossy(&joined.stderr).contains("empty data directory"), "{joined:?}");
 }
 
 async fn id_of(member: &Member) -> String {

@@ -6,8 +6,8 @@
 
 use crate::random::Random;
 use crate::real::Real;
-use kith::engine::{Load, Range, Replaced};
-use kith::model::RecordRef;
+use kith::engine::{Load, PageFound, PageWanted, Range, Replaced};
+use kith::model::{KeyRef, RecordRef};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Collection and key.
@@ -61,6 +61,13 @@ impl Disk {
         match self {
             Self::Model(disk) => Ok(disk.range(range)),
             Self::Real(disk) => disk.range(range),
+        }
+    }
+
+    pub fn page(&mut self, wanted: &PageWanted) -> Result<PageFound, String> {
+        match self {
+            Self::Model(disk) => Ok(disk.page(wanted)),
+            Self::Real(disk) => disk.page(wanted),
         }
     }
 
@@ -213,6 +220,34 @@ impl Model {
             last = Some(key.clone());
         }
         (bytes, None)
+    }
+
+    /// A page of a partition, so small that copies take many.
+    pub fn page(&mut self, wanted: &PageWanted) -> PageFound {
+        const RECORDS: usize = 16;
+        let mut page = PageFound::default();
+        let after = (wanted.after.0.as_bytes().to_vec(), wanted.after.1.clone());
+        let mut damaged = Vec::new();
+        let later = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        for (count, (names, record)) in self.store.range(later).enumerate() {
+            if count == RECORDS {
+                break;
+            }
+            let collection = String::from_utf8_lossy(&names.0).into_owned();
+            let wants = KeyRef::new(&collection, &names.1).is_ok_and(|key| wanted.wants(key));
+            page.next = (count + 1 == RECORDS).then(|| (collection, names.1.clone()));
+            if wants && self.damaged.contains_key(names) {
+                damaged.push(names.clone());
+            } else if wants {
+                page.records.extend_from_slice(record);
+            }
+        }
+        page.damaged = !damaged.is_empty();
+        for names in damaged {
+            self.damaged.remove(&names);
+            self.store.remove(&names);
+        }
+        page
     }
 
     /// Puts a batch into the transaction.

@@ -5,7 +5,9 @@ use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::real::Real;
 use crate::world::{Event, World};
-use kith::engine::{CheckpointStep, Engine, Identity, Load, Mode, Range, Replaced, TICK_US};
+use kith::engine::{
+    CheckpointStep, Engine, Identity, Load, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
+};
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
 use kith::model::settings::Sync;
@@ -31,6 +33,7 @@ pub enum Input {
     Synced(u64),
     Loaded(Load, Option<Vec<u8>>, bool),
     Ranged(u64, Vec<u8>, Option<Vec<u8>>),
+    Paged(u64, PageFound),
     Batched(Vec<Replaced>),
     Committed,
     CheckpointFailed,
@@ -44,6 +47,7 @@ pub enum Job {
     Sync { appended: usize, position: u64 },
     Load(Load),
     Range(Range),
+    Page(PageWanted),
     Begin,
     Batch(Vec<u8>),
     Commit,
@@ -431,6 +435,7 @@ impl World {
             Input::Synced(position) => engine.synced(position),
             Input::Loaded(load, record, damaged) => engine.loaded(&load, record.as_deref(), damaged),
             Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
+            Input::Paged(id, page) => engine.page_loaded(id, Some(page)),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
             Input::Committed => engine.checkpoint_committed(),
             Input::CheckpointFailed => engine.checkpoint_failed(),
@@ -549,6 +554,9 @@ impl World {
         for range in std::mem::take(&mut engine.lanes.ranges) {
             self.ask_store(index, Job::Range(range));
         }
+        for page in std::mem::take(&mut engine.lanes.pages) {
+            self.ask_store(index, Job::Page(page));
+        }
         if engine.lanes.rotate {
             return;
         }
@@ -609,6 +617,7 @@ impl World {
                 let (records, resume) = member.disk.range(&range)?;
                 Input::Ranged(range.id, records, resume)
             }
+            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)?),
             Job::Begin => {
                 member.checkpoint_failed = false;
                 member.disk.begin()?;

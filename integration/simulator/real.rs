@@ -4,7 +4,7 @@
 use crate::disk::{Found, Key};
 use crate::random::Random;
 use crate::support::SimDisk;
-use kith::engine::{Load, Range, Replaced};
+use kith::engine::{Load, PageFound, PageWanted, Range, Replaced};
 use kith::model::{KeyRef, RecordRef};
 use kith::storage::{Checkpoint, Journal, JournalOptions, Loaded, StorageError, Store, Syncer};
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ use std::fmt;
 const CACHE_BYTES: usize = 1 << 20;
 /// Bytes in one answer of a range.
 const RANGE_BYTES: usize = 4 << 20;
+/// Records looked at for one page of a partition.
+const PAGE_RECORDS: usize = 16;
 
 struct Open {
     journal: Journal<SimDisk>,
@@ -78,6 +80,15 @@ impl Real {
         let page =
             store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES).map_err(told)?;
         Ok((page.records, page.next_after))
+    }
+
+    /// A page of a partition, so small that copies take many.
+    pub fn page(&mut self, wanted: &PageWanted) -> Result<PageFound, String> {
+        let after = (wanted.after.0.as_str(), wanted.after.1.as_slice());
+        let store = &mut self.storage()?.store;
+        let page =
+            store.page(after, |key| wanted.wants(key), PAGE_RECORDS, wanted.limit_bytes).map_err(told)?;
+        Ok(PageFound { records: page.records, damaged: page.damaged > 0, next: page.next_after })
     }
 
     pub fn begin(&mut self) -> Result<(), String> {

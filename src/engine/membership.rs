@@ -5,44 +5,25 @@
 //! the end of the turn. Whoever finds that a peer's placement differs exchanges all system records
 //! with it.
 //!
-//! An owner is *complete* for a partition once it has copied it from every other owner that can be
-//! reached; new writes reach it meanwhile, as it is in the owner set. A joining member that is
-//! complete for all its partitions turns itself active.
+//! How an owner becomes *complete* for a partition is left to `copying`; what follows from it is
+//! here: it is made durable and told to the peers, and a joining member that is complete for all its
+//! partitions turns itself active.
 
 use super::Engine;
 use super::journal::{self, Entry};
 use super::operation::Change;
 use super::peer::Peer;
-use super::requests::Purpose;
-use super::table::UNRESOLVED;
-use super::write::Origin;
 use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX};
 use crate::model::placement::Placement;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::settings::Settings;
-use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
-use crate::protocol::message::{Failure, Message, Notice, Reply, Request};
-use std::collections::VecDeque;
+use crate::model::{KeyRef, MemberId, Record, RecordRef};
+use crate::protocol::message::{Message, Notice};
 
 /// Microseconds between two exchanges of system records with one peer.
 pub(super) const EXCHANGE_US: u64 = 200_000;
-/// Partitions that are copied at a time.
-const COPIES_AT_ONCE: usize = 8;
-/// Bytes of records in one page of a copy.
-const COPY_PAGE_BYTES: usize = 512 << 10;
-/// Slots of the table looked at for one page of a copy.
-const COPY_PAGE_SLOTS: usize = 65_536;
 /// The token of writes that nobody waits for.
 pub const NOBODY: u64 = u64::MAX;
-
-/// A partition that is being copied.
-#[derive(Debug)]
-pub(super) struct Copying {
-    /// Owners that are still to be asked.
-    from: VecDeque<MemberId>,
-    after: u64,
-    asked: bool,
-}
 
 impl Engine {
     /// Makes this member the first of a new cluster, with these system records: pairs of
@@ -169,115 +150,20 @@ impl Engine {
         Settings::from_entries(entries)
     }
 
-    /// Finds out which partitions this member owns and is not complete for.
-    pub(super) fn plan_copying(&mut self) {
-        let me = self.identity.member;
-        self.copying.clear();
-        let mut changed = false;
-        for partition in 0..self.complete.len() {
-            let Ok(number) = u16::try_from(partition) else { continue };
-            let set = self.placement.set(number);
-            let Some(complete) = self.complete.get_mut(partition) else { continue };
-            if !set.contains(me) {
-                changed |= std::mem::take(complete);
-            } else if !*complete {
-                let from =
-                    set.owners.iter().map(|owner| owner.member).filter(|member| *member != me).collect();
-                self.copying.insert(number, Copying { from, after: 0, asked: false });
-            }
-        }
-        if changed {
-            self.note_complete();
-        }
-    }
-
-    /// This member can't vouch for the partition of a key any more: it is copied anew.
-    pub(super) fn lose_partition(&mut self, hash: KeyHash) {
-        let partition = self.placement.partition_of(hash);
+    /// This member can't vouch for a partition any more: it is copied anew.
+    pub(super) fn lose_partition(&mut self, partition: u16) {
         if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
             *complete = false;
         }
         self.plan_copying();
         self.note_complete();
-    }
-
-    /// Asks for the next pages of the partitions that are being copied.
-    pub(super) fn continue_copying(&mut self) {
-        self.activate_when_complete();
-        let digest = self.placement.digest();
-        let mut finished = false;
-        let due: Vec<u16> = self
-            .copying
-            .iter()
-            .filter(|(_, copying)| !copying.asked)
-            .map(|(at, _)| *at)
-            .take(COPIES_AT_ONCE)
-            .collect();
-        for partition in due {
-            let Some(copying) = self.copying.get(&partition) else { continue };
-            let Some(member) = copying.from.front().copied() else {
-                finished = true;
-                self.copying.remove(&partition);
-                if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
-                    *complete = true;
-                }
-                continue;
-            };
-            let after = copying.after;
-            let waits_too = self.peer(member).is_some_and(|peer| !peer.is_complete(partition, digest));
-            let reachable = self.peer(member).is_some_and(Peer::is_reachable);
-            let asked = reachable
-                && !(waits_too && after == 0 && self.has_complete_owner(partition))
-                && self.ask(member, Request::Copy { partition, after }, Purpose::Copy(partition));
-            let dead = self.peer(member).is_some_and(|peer| peer.dead);
-            if let Some(copying) = self.copying.get_mut(&partition) {
-                copying.asked = asked;
-                // An owner that is not complete has nothing that a complete one lacks for good:
-                // what it was told alone, it keeps a hint for.
-                if !asked && (dead || waits_too) && copying.from.len() > 1 {
-                    copying.from.rotate_left(1);
-                }
-            }
-            if !asked && self.may_skip(partition, member) {
-                self.skip_source(partition);
-            }
-        }
-        if finished {
-            self.note_complete();
-            self.tell_complete(None);
-        }
-    }
-
-    fn has_complete_owner(&self, partition: u16) -> bool {
-        let digest = self.placement.digest();
-        let owners = &self.placement.set(partition).owners;
-        owners
-            .iter()
-            .any(|owner| self.peer(owner.member).is_some_and(|peer| peer.is_complete(partition, digest)))
-    }
-
-    /// An owner that is dead, or new itself, need not be copied from when another one is complete
-    /// and not asked yet or asked already.
-    fn may_skip(&self, partition: u16, member: MemberId) -> bool {
-        let digest = self.placement.digest();
-        let complete =
-            |owner: MemberId| self.peer(owner).is_some_and(|peer| peer.is_complete(partition, digest));
-        let dead = self.peer(member).is_some_and(|peer| peer.dead);
-        (dead || self.peer(member).is_some_and(Peer::is_reachable) && !complete(member))
-            && self.has_complete_owner(partition)
-    }
-
-    fn skip_source(&mut self, partition: u16) {
-        if let Some(copying) = self.copying.get_mut(&partition) {
-            copying.from.pop_front();
-            copying.after = 0;
-        }
+        self.tell_complete(None);
     }
 
     /// A joining member that has everything turns itself active.
-    fn activate_when_complete(&mut self) {
+    pub(super) fn activate_when_complete(&mut self) {
         let me = self.identity.member;
-        if !self.copying.is_empty() || !self.is_heard() {
+        if !self.is_complete() || !self.is_heard() {
             return;
         }
         let Some(member) = self.roster.get(me) else { return };
@@ -298,66 +184,6 @@ impl Engine {
         let (key, value) = (entry_key(member), entry.encode());
         if let Ok(key) = KeyRef::new(ROSTER, &key) {
             self.write_system(NOBODY, key, Change::Set { value: &value, expiry_ms: None });
-        }
-    }
-
-    /// A peer copies a partition: the next page in the order of the table's slots.
-    pub(super) fn copy_for_peer(&mut self, origin: Origin, partition: u16, after: u64, same_placement: bool) {
-        if !same_placement {
-            return self.reply(origin, Reply::Failed(Failure::Placement));
-        }
-        let start = u32::try_from(after).unwrap_or(u32::MAX);
-        let mut records = Vec::new();
-        let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
-        let mut at = start;
-        while at < slots && records.len() < COPY_PAGE_BYTES && (at - start) < COPY_PAGE_SLOTS as u32 {
-            let id = super::table::SlotId(at);
-            at += 1;
-            let Some(record) = self.records.table.record(id) else { continue };
-            let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
-            if here
-                && !self.records.table.has(id, UNRESOLVED)
-                && !record.collection().starts_with(SYSTEM_PREFIX)
-            {
-                records.extend_from_slice(record.bytes());
-            }
-        }
-        let next = (at < slots).then_some(u64::from(at));
-        self.reply(origin, Reply::Copied { records, next });
-    }
-
-    /// A page of a copy arrived.
-    pub(super) fn take_copied(
-        &mut self,
-        partition: u16,
-        member: MemberId,
-        records: &[u8],
-        next: Option<u64>,
-    ) {
-        let mut rest = records;
-        while let Ok((record, tail)) = RecordRef::parse(rest) {
-            rest = tail;
-            self.merge(record, record.key_hash());
-        }
-        if let Some(copying) = self.copying.get_mut(&partition) {
-            copying.asked = false;
-            match next {
-                Some(next) => copying.after = next,
-                None if copying.from.front() == Some(&member) => {
-                    copying.from.pop_front();
-                    copying.after = 0;
-                }
-                None => {}
-            }
-        }
-        self.continue_copying();
-    }
-
-    /// A page of a copy will not come; the owner is asked again later.
-    pub(super) fn copy_failed(&mut self, partition: u16) {
-        if let Some(copying) = self.copying.get_mut(&partition) {
-            copying.asked = false;
-            copying.after = 0;
         }
     }
 

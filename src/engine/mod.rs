@@ -15,6 +15,7 @@
 //! covers it; every record in the table is in the journal or in redb.
 
 mod checkpoint;
+mod copying;
 mod hints;
 pub mod journal;
 mod membership;
@@ -40,7 +41,7 @@ use crate::model::clock::Clock;
 use crate::model::placement::Placement;
 use crate::model::roster::Roster;
 use crate::model::settings::Settings;
-use crate::model::{KeyHash, MemberId, Now};
+use crate::model::{KeyHash, KeyRef, MemberId, Now};
 use hints::Hints;
 use operation::Completion;
 use peer::Peer;
@@ -111,6 +112,9 @@ pub struct Lanes {
     pub loads: Vec<Load>,
     /// Ranges to be loaded from redb; each is answered by [`Engine::range_loaded`].
     pub ranges: Vec<Range>,
+    /// Pages of partitions to be loaded from redb; each is answered by
+    /// [`Engine::page_loaded`].
+    pub pages: Vec<PageWanted>,
     /// The next step of a checkpoint.
     pub checkpoint: Option<CheckpointStep>,
     /// Links that must be closed, and why.
@@ -143,6 +147,41 @@ pub struct Range {
     pub after: Option<Vec<u8>>,
     /// Records at most.
     pub limit: usize,
+}
+
+/// A page of a partition to be loaded from redb, in the order of names, across all collections
+/// but those of the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageWanted {
+    /// Names the page in the answer.
+    pub id: u64,
+    /// The partition.
+    pub partition: u16,
+    /// The logarithm of the number of partitions.
+    pub partition_bits: u8,
+    /// Only records after this collection and key; both are empty at the beginning.
+    pub after: (String, Vec<u8>),
+    /// Bytes of records at most, unless the first one has more.
+    pub limit_bytes: usize,
+}
+
+impl PageWanted {
+    /// Whether the record of a key belongs on the page.
+    #[must_use]
+    pub fn wants(&self, key: KeyRef<'_>) -> bool {
+        !key.is_system() && key.hash().partition(self.partition_bits) == self.partition
+    }
+}
+
+/// A page of a partition, from redb.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PageFound {
+    /// Canonical bytes of verified records.
+    pub records: Vec<u8>,
+    /// A record of the partition was damaged and left out.
+    pub damaged: bool,
+    /// The collection and key to go on after; none at the end.
+    pub next: Option<(String, Vec<u8>)>,
 }
 
 /// Why no write is taken.
@@ -196,7 +235,7 @@ pub struct Engine {
     placement: Placement,
     system_changed: bool,
     complete: Vec<bool>,
-    copying: BTreeMap<u16, membership::Copying>,
+    copying: copying::Copies,
     records: Records,
     hints: Hints,
     settling: settling::Settling,
@@ -239,7 +278,7 @@ impl Engine {
             complete: vec![false; placement.partitions()],
             placement,
             system_changed: false,
-            copying: BTreeMap::new(),
+            copying: copying::Copies::default(),
             records: Records::new(partition_bits),
             hints: Hints::default(),
             settling: settling::Settling::default(),

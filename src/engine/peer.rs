@@ -29,6 +29,8 @@ const MAX_UNSYNCED: usize = 1 << 21;
 pub(super) struct Peer {
     pub(super) member: MemberId,
     pub(super) link: Option<Link>,
+    /// When the last link ended, in microseconds.
+    pub(super) link_lost_us: u64,
     /// Liveness says that it is dead. Never heard is not dead.
     pub(super) dead: bool,
     /// It let a write time out, and has confirmed nothing since.
@@ -50,6 +52,7 @@ impl Peer {
         Self {
             member,
             link: None,
+            link_lost_us: 0,
             dead: false,
             unresponsive: false,
             clock_offset_ms: None,
@@ -77,8 +80,13 @@ impl Peer {
 
     /// Whether it said that it is a complete owner of a partition under this placement.
     pub(super) fn is_complete(&self, partition: u16, placement: u64) -> bool {
-        let said = self.complete.as_ref().filter(|(digest, _)| *digest == placement);
-        said.is_some_and(|(_, bits)| {
+        self.complete.as_ref().is_some_and(|(digest, _)| *digest == placement) && self.was_complete(partition)
+    }
+
+    /// Whether the last that it said, under whatever placement, was that it is a complete owner of a
+    /// partition.
+    pub(super) fn was_complete(&self, partition: u16) -> bool {
+        self.complete.as_ref().is_some_and(|(_, bits)| {
             bits.get(usize::from(partition / 8)).is_some_and(|byte| byte >> (partition % 8) & 1 == 1)
         })
     }

@@ -371,7 +371,7 @@ impl Engine {
         let hash = load.hash;
         if damaged {
             self.counters.loads_damaged += 1;
-            self.lose_partition(hash);
+            self.lose_partition(self.placement.partition_of(hash));
         }
         self.counters.load_misses += u64::from(record.is_none() && !damaged);
         let record = record.and_then(|bytes| RecordRef::parse(bytes).ok()).map(|(record, _)| record);

@@ -31,6 +31,8 @@ struct Evicted {
     count: u32,
     /// None of them has a higher time.
     time: u64,
+    /// There was one in this life, though it may be in the table again.
+    ever: bool,
 }
 
 /// All records of a member.
@@ -85,6 +87,12 @@ impl Records {
     /// Whether any record is in redb only.
     pub(super) fn any_evicted(&self) -> bool {
         self.evicted.iter().any(|leaf| leaf.count > 0)
+    }
+
+    /// Whether any record of a partition was in redb only at some time of this life.
+    pub(super) fn was_any_evicted(&self, partition: u16) -> bool {
+        let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));
+        leaves.is_some_and(|leaves| leaves.iter().any(|leaf| leaf.ever))
     }
 
     /// Where a key stands.
@@ -181,6 +189,7 @@ impl Records {
     fn note_evicted(&mut self, hash: KeyHash, time: u64) {
         let leaf = self.evicted(hash);
         leaf.count += 1;
+        leaf.ever = true;
         leaf.time = leaf.time.max(time);
     }
 

@@ -66,7 +66,10 @@ impl Engine {
     }
 
     fn link_lost(&mut self, member: MemberId) {
-        let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.take()) else { return };
+        let now_us = self.now.mono_us;
+        let Some(peer) = self.peer_mut(member) else { return };
+        let Some(link) = peer.link.take() else { return };
+        peer.link_lost_us = now_us;
         for record in link.into_unconfirmed() {
             if record.hint.is_none() {
                 self.hint_by_hash(member, record.hash);

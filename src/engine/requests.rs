@@ -5,6 +5,7 @@
 //! or not done is handed on to the next owner.
 
 use super::Engine;
+use super::copying::Ticket;
 use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
@@ -25,7 +26,7 @@ pub(super) enum Purpose {
     /// An exchange of system records.
     System,
     /// A page of a partition.
-    Copy(u16),
+    Copy(Ticket),
 }
 
 #[derive(Debug)]
@@ -134,8 +135,8 @@ impl Engine {
                 let records = self.system_records();
                 self.reply(origin, Reply::System { records });
             }
-            Request::Copy { partition, after } => {
-                self.copy_for_peer(origin, partition, after, same_placement)
+            Request::Copy { partition, from } => {
+                self.copy_for_peer(origin, partition, from, same_placement);
             }
         }
     }
@@ -161,10 +162,10 @@ impl Engine {
             (Purpose::Scan(scan), _) => self.scan_failed(scan),
             (Purpose::System, Reply::System { records }) => self.take_system(&records),
             (Purpose::System, _) => {}
-            (Purpose::Copy(partition), Reply::Copied { records, next }) if same_placement => {
-                self.take_copied(partition, member, &records, next);
+            (Purpose::Copy(ticket), Reply::Copied { records, next }) if same_placement => {
+                self.take_copied(ticket, &records, next);
             }
-            (Purpose::Copy(partition), _) => self.copy_failed(partition),
+            (Purpose::Copy(ticket), _) => self.copy_failed(ticket),
         }
     }
 
@@ -224,7 +225,7 @@ impl Engine {
             Purpose::Read(gather) => self.read_failed(gather, sent.member),
             Purpose::Scan(scan) => self.scan_failed(scan),
             Purpose::System => {}
-            Purpose::Copy(partition) => self.copy_failed(partition),
+            Purpose::Copy(ticket) => self.copy_failed(ticket),
         }
     }
 

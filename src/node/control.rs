@@ -49,6 +49,8 @@ pub(super) struct View {
     pub(super) http_address: String,
     /// Addresses that turned out to be this member's own.
     pub(super) own_addresses: BTreeSet<String>,
+    /// Addresses of members that came for a cluster, or from one, while this one knew none.
+    pub(super) callers: BTreeSet<String>,
     /// Who answered last at an address that this member dialled.
     answered: BTreeMap<String, MemberId>,
     pub(super) pulses: Pulses,
@@ -70,6 +72,7 @@ impl View {
             address,
             http_address,
             own_addresses: BTreeSet::new(),
+            callers: BTreeSet::new(),
             answered: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,

@@ -273,6 +273,9 @@ impl Core {
         for range in self.engine.lanes.ranges.drain(..) {
             self.disks.ask(StoreJob::Range(range));
         }
+        for page in self.engine.lanes.pages.drain(..) {
+            self.disks.ask(StoreJob::Page(page));
+        }
         // A segment that could not be begun yet holds its checkpoint back.
         if self.engine.lanes.rotate {
             return;
@@ -349,6 +352,7 @@ impl Core {
             DiskAnswer::Range(id, records, resume) => {
                 self.engine.range_loaded(id, &records, resume.as_deref())
             }
+            DiskAnswer::Page(id, page) => self.engine.page_loaded(id, page),
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
             DiskAnswer::Committed(records, bytes) => {
                 self.store_records = records;

@@ -5,7 +5,7 @@
 //! began. Answers come back over a channel that wakes the data thread.
 
 use super::NodeError;
-use crate::engine::{Load, Range, Replaced};
+use crate::engine::{Load, PageFound, PageWanted, Range, Replaced};
 use crate::model::KeyRef;
 use crate::storage::{Checkpoint, Loaded, OsDisk, StorageError, Store, Syncer};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +15,8 @@ use tokio::sync::mpsc as answers;
 
 /// Bytes of records in one answer to a range.
 const RANGE_BYTES: usize = 4 << 20;
+/// Records looked at for one page of a partition: other jobs wait meanwhile.
+const PAGE_RECORDS: usize = 16_384;
 
 /// What the store thread is asked to do.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) enum StoreJob {
     Loads(Vec<Load>),
     /// Load a range.
     Range(Range),
+    /// Load a page of a partition.
+    Page(PageWanted),
     /// Begin a checkpoint; the journal before this segment is dropped after its commit.
     Begin(u64),
     /// Write sorted records into the checkpoint.
@@ -40,6 +44,8 @@ pub(super) enum DiskAnswer {
     Loaded(Load, Option<Vec<u8>>, bool),
     /// A range was loaded.
     Range(u64, Vec<u8>, Option<Vec<u8>>),
+    /// A page of a partition was loaded, or could not be.
+    Page(u64, Option<PageFound>),
     /// A batch is in the checkpoint.
     Batch(Vec<Replaced>),
     /// A checkpoint was committed: records in the store and bytes of its file.
@@ -195,6 +201,7 @@ impl StoreWorker {
                     continue;
                 }
                 StoreJob::Range(range) => self.range(&range),
+                StoreJob::Page(page) => self.page(&page),
                 StoreJob::Begin(segment) => {
                     (self.segment, self.failed) = (segment, false);
                     match self.store.begin() {
@@ -233,6 +240,22 @@ impl StoreWorker {
             Err(error) => {
                 tracing::error!(%error, "a range could not be loaded; the listing lacks it");
                 DiskAnswer::Range(range.id, Vec::new(), None)
+            }
+        }
+    }
+
+    fn page(&mut self, wanted: &PageWanted) -> DiskAnswer {
+        let after = (wanted.after.0.as_str(), wanted.after.1.as_slice());
+        let page = self.store.page(after, |key| wanted.wants(key), PAGE_RECORDS, wanted.limit_bytes);
+        match page {
+            Ok(page) => {
+                let found =
+                    PageFound { records: page.records, damaged: page.damaged > 0, next: page.next_after };
+                DiskAnswer::Page(wanted.id, Some(found))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a page for a member that copies could not be loaded; it asks again");
+                DiskAnswer::Page(wanted.id, None)
             }
         }
     }

@@ -82,7 +82,8 @@ impl Shared {
                 shared.core.borrow_mut().counts.pending_handshakes -= 1;
                 match shared.counted(shaken) {
                     Ok(link) => shared.admit(link, Side::Acceptor, from.to_string()).await,
-                    Err(error) => shared.note_refusal(&from.to_string(), None, &error.to_string()),
+                    // The caller's port is another one each time.
+                    Err(error) => shared.note_refusal(&from.ip().to_string(), None, &error.to_string()),
                 }
             });
         }
@@ -114,12 +115,17 @@ impl Shared {
             return self.note_refusal(&address, None, "its introduction makes no sense to this version");
         };
         let member = link.peer.member;
+        // A caller is known by where it listens: its port is another one each time.
+        let address = if side == Side::Acceptor { theirs.address.clone() } else { address };
         if member == self.core.borrow().engine.identity().member {
             self.view.borrow_mut().own_addresses.insert(address);
             return;
         }
         if side == Side::Acceptor && link.peer.role == Role::Joining {
             return membership::serve_joiner(self, link, &theirs).await;
+        }
+        if self.core.borrow().cluster.is_none() {
+            membership::note_caller(self, &theirs);
         }
         match self.judge(&link.peer, &theirs) {
             Ok(()) => self.carry(link, side, &theirs).await,

@@ -4,6 +4,8 @@
 //! A cluster is created exactly once: by `kith init`, or by a member with `bootstrap` when every
 //! seed but itself has *answered* that it knows no cluster and no lower id would bootstrap. The
 //! interleaving to fear is a seed that is down and knows a cluster: silence therefore means wait.
+//! The other one is two members of which only one knows the other as a seed: so to whoever answers
+//! that it knows no cluster, the one that asked is a seed from then on.
 //!
 //! The cluster's facts are written to disk before anything else of it, and repeating what follows
 //! them (the first records, the join) changes nothing; so a crash in between is repaired by the
@@ -22,7 +24,7 @@ use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal
 use crate::storage::{OsDisk, StorageError, small};
 use crate::transport::{self, Link};
 use rand::RngExt as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -57,7 +59,8 @@ pub(super) async fn find_cluster(shared: &Rc<Shared>) {
         let mut lowest = true;
         let mut silent = 0;
         let me = shared.core.borrow().engine.identity().member;
-        for seed in &shared.config.seeds {
+        let seeds = seeds(shared);
+        for seed in &seeds {
             if shared.view.borrow().own_addresses.contains(seed) || *seed == shared.view.borrow().address {
                 continue;
             }
@@ -79,7 +82,9 @@ pub(super) async fn find_cluster(shared: &Rc<Shared>) {
             }
         }
         let known = shared.core.borrow().cluster.is_some();
-        if shared.config.bootstrap && silent == 0 && lowest && !known {
+        // One that asked during this round was told that there is no cluster, and not asked itself.
+        let all_asked = shared.view.borrow().callers.is_subset(&seeds);
+        if shared.config.bootstrap && silent == 0 && lowest && all_asked && !known {
             let create = &shared.config.create;
             match create_cluster(shared, create.partition_bits, &create.settings) {
                 Ok(()) => return,
@@ -90,6 +95,24 @@ pub(super) async fn find_cluster(shared: &Rc<Shared>) {
         let jitter = transport::retry_delay(round, rand::rng().random::<u64>());
         sleep(jitter.min(ROUND) + Duration::from_millis(50)).await;
     }
+}
+
+/// Where a cluster is looked for: the configured seeds, and whoever came by.
+fn seeds(shared: &Shared) -> BTreeSet<String> {
+    shared.config.seeds.iter().chain(&shared.view.borrow().callers).cloned().collect()
+}
+
+/// Makes one that came by a seed; false when there is no room to remember it.
+pub(super) fn note_caller(shared: &Shared, theirs: &Introduction) -> bool {
+    let callers = &mut shared.view.borrow_mut().callers;
+    // Only these can lead to a cluster.
+    if !theirs.bootstrap && theirs.cluster.is_none() {
+        return true;
+    }
+    if callers.len() < MAX_MEMBERS {
+        callers.insert(theirs.address.clone());
+    }
+    callers.contains(&theirs.address)
 }
 
 pub(super) fn is_member(shared: &Shared) -> bool {
@@ -110,27 +133,24 @@ async fn ask(shared: &Rc<Shared>, address: &str) -> Found {
     let Ok(theirs) = Introduction::decode(&link.peer.introduction) else {
         return Found::Refused("its introduction makes no sense to this version".to_owned(), "malformed");
     };
-    if theirs.cluster.is_none() {
-        send_control(&mut link.writer, &Control::NoCluster).await;
-        return Found::NoCluster(link.peer.member, theirs.bootstrap);
-    }
+    // What its introduction says of a cluster may be outdated by now: the answer counts.
     if !send_control(&mut link.writer, &Control::Join).await {
         return Found::Silent("the connection ended".to_owned());
     }
     match next_control(&mut link.reader).await {
         Some(Control::Welcome { cluster, records }) => match enter(shared, &cluster, &records) {
-            Ok(()) => {
+            Ok(()) if is_member(shared) => {
                 tracing::info!(cluster = cluster.name, through = theirs.name, "joined");
                 Found::Joined
             }
-            Err(error) => Found::Refused(error.to_string(), "storage"),
+            Ok(()) => Found::Refused("its roster lacks this member still".to_owned(), "not_ready"),
+            Err(reason) => Found::Refused(reason, "bad_welcome"),
         },
         Some(Control::Refused(refusal)) => {
             Found::Refused(format!("{} refuses this member: {refusal}", theirs.name), refusal_code(&refusal))
         }
-        Some(Control::Join | Control::NoCluster) => {
-            Found::Refused("it answered something else".to_owned(), "malformed")
-        }
+        Some(Control::NoCluster) => Found::NoCluster(link.peer.member, theirs.bootstrap),
+        Some(Control::Join) => Found::Refused("it answered something else".to_owned(), "malformed"),
         None => Found::Silent("it did not answer".to_owned()),
     }
 }
@@ -150,9 +170,16 @@ const fn refusal_code(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// Enters the cluster that let this member in.
-fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), StorageError> {
-    store_cluster(shared, cluster, false)?;
+/// Enters the cluster that let this member in; refuses, in words, what can't be one or is not the
+/// one that this member belongs to by now.
+fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), String> {
+    if cluster.partition_bits > MAX_PARTITION_BITS {
+        return Err("it tells a number of partitions that no cluster has".to_owned());
+    }
+    if shared.core.borrow().cluster.as_ref().is_some_and(|known| known.id != cluster.id) {
+        return Err("this member belongs to another cluster meanwhile".to_owned());
+    }
+    store_cluster(shared, cluster, false).map_err(|error| error.to_string())?;
     shared.with(|core| {
         core.engine.set_partition_bits(cluster.partition_bits);
         core.cluster = Some(cluster.clone());
@@ -173,7 +200,8 @@ pub(super) fn load_cluster(disk: &OsDisk) -> Result<Option<(ClusterFacts, bool)>
     let Some(content) = small::read(disk, CLUSTER_FILE)? else { return Ok(None) };
     let parsed = content
         .split_first()
-        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)));
+        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)))
+        .filter(|(facts, _)| facts.partition_bits <= MAX_PARTITION_BITS);
     let damaged = || StorageError::damaged(CLUSTER_FILE, "its content makes no sense to this version");
     parsed.map(Some).ok_or_else(damaged)
 }
@@ -268,7 +296,7 @@ pub(super) fn init(shared: &Shared, request: &InitRequest) -> Result<(), Control
 /// Answers `kith join ADDRESS`.
 pub(super) async fn join(shared: &Rc<Shared>, address: String) -> Result<(), ControlError> {
     if is_member(shared) {
-        return Ok(());
+        return join_again(shared, address).await;
     }
     match ask(shared, &address).await {
         Found::Joined => Ok(()),
@@ -289,16 +317,38 @@ pub(super) async fn join(shared: &Rc<Shared>, address: String) -> Result<(), Con
     }
 }
 
+/// Answers `kith join ADDRESS` of a member that is in a cluster: fine if it is the same one.
+async fn join_again(shared: &Rc<Shared>, address: String) -> Result<(), ControlError> {
+    let ours = {
+        let core = shared.core.borrow();
+        if core.engine.roster().members().any(|(_, known)| known.entry.address == address) {
+            return Ok(());
+        }
+        core.cluster.clone().ok_or(ControlError::NoCluster)?
+    };
+    let link = match shared.dial(&address).await {
+        Ok(link) => link,
+        Err(error) => return Err(ControlError::Unreachable { address, reason: error.to_string() }),
+    };
+    let theirs = Introduction::decode(&link.peer.introduction).ok().and_then(|theirs| theirs.cluster);
+    if theirs.is_some_and(|theirs| theirs.id == ours.id) {
+        return Ok(());
+    }
+    Err(ControlError::OtherCluster { name: ours.name, id: uuid::Uuid::from_u128(ours.id).to_string() })
+}
+
 /// Serves a link of one that wants to join, or that only looks for a cluster.
 pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &Introduction) {
     let address = theirs.address.clone();
-    if shared.core.borrow().cluster.is_none() {
-        send_control(&mut link.writer, &Control::NoCluster).await;
-        return;
-    }
     match next_control(&mut link.reader).await {
         Some(Control::Join) => {}
         _ => return,
+    }
+    if shared.core.borrow().cluster.is_none() {
+        if note_caller(shared, theirs) {
+            send_control(&mut link.writer, &Control::NoCluster).await;
+        }
+        return;
     }
     match validate(shared, &link, theirs) {
         Ok(()) => {

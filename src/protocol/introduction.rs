@@ -55,7 +55,7 @@ pub enum Control {
     },
     /// The link is refused or given up, and why; what to do is in the reason's text.
     Refused(Refusal),
-    /// I belong to no cluster; the member ids of those that I know would bootstrap.
+    /// I belong to no cluster.
     NoCluster,
 }
 

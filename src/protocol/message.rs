@@ -39,12 +39,27 @@ pub enum Request {
         /// Canonical bytes, one after the other.
         records: Vec<u8>,
     },
-    /// A page of a partition's records, tombstones included, in the table's order.
+    /// A page of a partition's records, tombstones included.
     Copy {
         /// The partition.
         partition: u16,
-        /// Where the page before ended; 0 for the first.
-        after: u64,
+        /// Where the page begins.
+        from: CopyCursor,
+    },
+}
+
+/// Where a page of a copy begins: first comes what is in the peer's memory, then what only its redb
+/// may have. Worth nothing to another member, or to a later life of the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CopyCursor {
+    /// At this slot of the table.
+    Table(u32),
+    /// In redb, after this collection and key; both are empty at the beginning.
+    Store {
+        /// The collection.
+        collection: String,
+        /// The key.
+        key: Vec<u8>,
     },
 }
 
@@ -122,7 +137,7 @@ pub enum Reply {
         /// Canonical bytes, one after the other.
         records: Vec<u8>,
         /// Where to go on; none at the end.
-        next: Option<u64>,
+        next: Option<CopyCursor>,
     },
     /// It was not done.
     Failed(Failure),
@@ -221,7 +236,7 @@ mod tests {
         };
         let messages = [
             Message::Request(1, Request::Write(write)),
-            Message::Request(2, Request::Copy { partition: 3, after: 4 }),
+            Message::Request(2, Request::Copy { partition: 3, from: CopyCursor::Table(4) }),
             Message::Reply(5, Reply::Failed(Failure::Counter(CounterError::Overflow))),
             Message::Reply(6, Reply::Record(Some(vec![9; 70_000]))),
             Message::Notice(Notice::Complete { placement: 8, partitions: vec![255; 32] }),
@@ -249,7 +264,7 @@ mod tests {
         #[test]
         fn a_message_with_a_tail_is_refused(tail in prop::collection::vec(any::<u8>(), 1..9)) {
             let mut out = Vec::new();
-            encode(&mut out, &Message::Request(1, Request::Copy { partition: 1, after: 2 })).unwrap();
+            encode(&mut out, &Message::Request(1, Request::Copy { partition: 1, from: CopyCursor::Table(2) })).unwrap();
             out.extend_from_slice(&tail);
             prop_assert_eq!(decode(&out[4..]), Err(ProtocolError::Trailing(tail.len())));
         }

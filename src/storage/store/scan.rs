@@ -1,7 +1,7 @@
 //! Reading many records: all of them at a start, pages of them for listings.
 
 use super::{Disk, READING, RecordsTable, Store, Totals, from_redb, guarded, intact};
-use crate::model::RecordRef;
+use crate::model::{KeyRef, RecordRef};
 use crate::storage::error::StorageError;
 use redb::ReadableTable;
 use std::ops::Bound;
@@ -35,6 +35,18 @@ pub struct Page {
     /// The key at which the page ends; `None` when nothing comes after it. It may belong to a
     /// damaged record that was left out.
     pub next_after: Option<Vec<u8>>,
+}
+
+/// Some records of any collections, in the order of collection and key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamedPage {
+    /// Canonical records, one behind the other, verified.
+    pub records: Vec<u8>,
+    /// Damaged records that were left out.
+    pub damaged: usize,
+    /// The collection and key at which the page ends; `None` when nothing comes after it.
+    pub next_after: Option<(String, Vec<u8>)>,
 }
 
 impl<D: Disk> Store<D> {
@@ -119,6 +131,66 @@ impl<D: Disk> Store<D> {
         }
         Ok(page)
     }
+}
+
+impl<D: Disk> Store<D> {
+    /// The wanted records of all collections that come after a collection and key, verified, until
+    /// `limit_records` were looked at or `limit_bytes` are reached; at least one is looked at.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn page(
+        &mut self,
+        (collection, key): (&str, &[u8]),
+        wanted: impl Fn(KeyRef<'_>) -> bool,
+        limit_records: usize,
+        limit_bytes: usize,
+    ) -> Result<NamedPage, StorageError> {
+        let mut start = Vec::new();
+        super::encode_key(&mut start, collection.as_bytes(), key);
+        let mut damaged_keys = Vec::new();
+        let page = self.with_table(|table| {
+            let (mut page, mut looked_at) = (NamedPage::default(), 0);
+            let after = (Bound::Excluded(start.as_slice()), Bound::Unbounded);
+            let entries = table.range::<&[u8]>(after).map_err(from_redb(READING))?;
+            for entry in entries {
+                let (name, bytes) = entry.map_err(from_redb(READING))?;
+                // A name that is none belongs to no page; the scan at the next start finds it.
+                let Some(key) = key_of(name.value()) else { continue };
+                let bytes = bytes.value();
+                let is_wanted = wanted(key);
+                let full =
+                    is_wanted && !page.records.is_empty() && page.records.len() + bytes.len() > limit_bytes;
+                if looked_at >= limit_records.max(1) || full {
+                    return Ok(page);
+                }
+                looked_at += 1;
+                page.next_after = Some((key.collection().to_owned(), key.key().to_vec()));
+                if !is_wanted {
+                    continue;
+                }
+                match intact(name.value(), bytes) {
+                    Some(record) => page.records.extend_from_slice(record.bytes()),
+                    None => {
+                        damaged_keys.push(name.value().to_vec());
+                        page.damaged += 1;
+                    }
+                }
+            }
+            page.next_after = None;
+            Ok(page)
+        })?;
+        for key in damaged_keys {
+            self.remember_damaged(&key);
+        }
+        Ok(page)
+    }
+}
+
+fn key_of(name: &[u8]) -> Option<KeyRef<'_>> {
+    let zero = name.iter().position(|byte| *byte == 0)?;
+    let collection = std::str::from_utf8(name.get(..zero)?).ok()?;
+    KeyRef::new(collection, name.get(zero + 1..)?).ok()
 }
 
 /// Visits every whole record in key order and counts the others; tells whether reading came to the

@@ -1,0 +1,372 @@
+//! Copying: how an owner of a partition becomes complete for it.
+//!
+//! A partition that this member owns is *complete*, or it is copied from the other owners, its
+//! *sources*, one after the other: page after page of the one that was chosen, to its end. It is
+//! complete when no source is left. New writes reach this member meanwhile, as it is in the owner
+//! set.
+//!
+//! States of a source: *left* → *current* (at most one; at most one request of it is outstanding) →
+//! gone, because it was copied to its end or was passed over. Invariants:
+//!
+//! - Only a copy vouches. A source that is out of reach, or not complete itself, is passed over once
+//!   another was copied to its end that was complete all the while: what that one does not have, a
+//!   stamper keeps a hint for. If no owner ever said that it is complete, it is enough that all
+//!   owners in reach, and at least one, were copied to their end.
+//! - Only the reply to the outstanding request moves a copy.
+//! - Where a copy stands is kept through failures and changes of placement, for as long as its
+//!   owners are the same and the source lives: a later life of it has other slots.
+//! - At most [`COPIES_AT_ONCE`] requests are outstanding, so that the pages of a source never fill
+//!   its outbox.
+//!
+//! A page is made from the table, by slot, and behind the table's end from redb, by name, if any of
+//! the partition's records ever left the table. What leaves the table or comes back while it is
+//! walked is in redb, so one of the two walks meets it. An unresolved slot ends its page: the next
+//! one goes on there, when redb was asked.
+
+use super::peer::Peer;
+use super::requests::Purpose;
+use super::table::{SYSTEM, SlotId, UNRESOLVED};
+use super::write::Origin;
+use super::{Engine, PageFound, PageWanted};
+use crate::model::{MemberId, RecordRef};
+use crate::protocol::message::{CopyCursor, Failure, Reply, Request};
+use std::collections::BTreeMap;
+
+/// Requests for pages that may be outstanding.
+const COPIES_AT_ONCE: usize = 8;
+/// Bytes of records in one page, unless a single one has more.
+const PAGE_BYTES: usize = 512 << 10;
+/// Slots of the table looked at for one page.
+const PAGE_SLOTS: u32 = 8_192;
+/// Microseconds without a link after which a source counts as out of reach, though nobody said that
+/// it is dead: it may never have been heard.
+const PATIENCE_US: u64 = 10_000_000;
+/// Where a copy begins.
+const BEGIN: CopyCursor = CopyCursor::Table(0);
+
+/// What a request for a page was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    partition: u16,
+    number: u64,
+}
+
+/// The source that is copied from.
+#[derive(Debug)]
+struct Current {
+    source: MemberId,
+    life: Option<(u64, u64)>,
+    next: CopyCursor,
+    /// The outstanding request.
+    asked: Option<Ticket>,
+    /// It was a complete owner with each page so far.
+    complete: bool,
+}
+
+/// A partition that is being copied.
+#[derive(Debug)]
+struct Copying {
+    /// The other owners, when this began.
+    owners: Vec<MemberId>,
+    /// Those that are left.
+    sources: Vec<MemberId>,
+    current: Option<Current>,
+    began_us: u64,
+    /// A source was copied to its end.
+    copied: bool,
+    /// One of these was complete all the while.
+    vouched: bool,
+}
+
+/// All partitions that are being copied.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    partitions: BTreeMap<u16, Copying>,
+    tickets: u64,
+    /// Peers that wait for a page from redb, and its partition.
+    pages: BTreeMap<u64, (Origin, u16)>,
+    last_page: u64,
+}
+
+impl Copying {
+    const fn new(owners: Vec<MemberId>, sources: Vec<MemberId>, began_us: u64) -> Self {
+        Self { owners, sources, current: None, began_us, copied: false, vouched: false }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.asked.is_some())
+    }
+}
+
+impl Copies {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    fn outstanding(&self) -> usize {
+        self.partitions.values().filter(|copying| copying.is_asked()).count()
+    }
+
+    /// The copy whose outstanding request has this ticket.
+    fn awaiting(&mut self, ticket: Ticket) -> Option<&mut Current> {
+        let current = self.partitions.get_mut(&ticket.partition)?.current.as_mut()?;
+        (current.asked == Some(ticket)).then_some(current)
+    }
+}
+
+impl Engine {
+    /// Finds out which partitions this member owns and is not complete for.
+    pub(super) fn plan_copying(&mut self) {
+        let me = self.identity.member;
+        let mut before = std::mem::take(&mut self.copying.partitions);
+        let mut changed = false;
+        for partition in 0..self.complete.len() {
+            let Ok(number) = u16::try_from(partition) else { continue };
+            let set = self.placement.set(number);
+            let Some(complete) = self.complete.get_mut(partition) else { continue };
+            if !set.contains(me) {
+                changed |= std::mem::take(complete);
+            } else if !*complete {
+                let owners = set.owners.iter().map(|owner| owner.member);
+                let owners: Vec<MemberId> = owners.filter(|member| *member != me).collect();
+                let kept = before.remove(&number).filter(|copying| copying.owners == owners);
+                let began_us = self.now.mono_us;
+                let copying = kept.unwrap_or_else(|| Copying::new(owners.clone(), owners, began_us));
+                self.copying.partitions.insert(number, copying);
+            }
+        }
+        if changed {
+            self.note_complete();
+        }
+    }
+
+    /// Passes over sources that are not needed, ends copies that have none left, and asks for the
+    /// next pages of the others.
+    pub(super) fn continue_copying(&mut self) {
+        self.activate_when_complete();
+        let partitions: Vec<u16> = self.copying.partitions.keys().copied().collect();
+        let mut finished = false;
+        for partition in &partitions {
+            self.pass_over_sources(*partition);
+            finished |= self.finish_copy(*partition);
+        }
+        let mut room = COPIES_AT_ONCE.saturating_sub(self.copying.outstanding());
+        for partition in partitions {
+            if room == 0 {
+                break;
+            }
+            room -= usize::from(self.ask_for_page(partition));
+        }
+        if finished {
+            self.note_complete();
+            self.tell_complete(None);
+        }
+    }
+
+    fn pass_over_sources(&mut self, partition: u16) {
+        let Some(copying) = self.copying.partitions.get(&partition) else { return };
+        let digest = self.placement.digest();
+        let is_out = |member: &MemberId| self.is_out_of_reach(*member, copying.began_us);
+        let is_useless = |member: &MemberId| {
+            is_out(member)
+                || self
+                    .peer(*member)
+                    .is_some_and(|peer| peer.is_reachable() && !peer.is_complete(partition, digest))
+        };
+        let was_complete =
+            |member: &MemberId| self.peer(*member).is_some_and(|peer| peer.was_complete(partition));
+        let left: Vec<MemberId> = if copying.vouched {
+            copying.sources.iter().copied().filter(|member| !is_useless(member)).collect()
+        } else if copying.copied
+            && copying.sources.iter().all(is_out)
+            && !copying.owners.iter().any(was_complete)
+        {
+            Vec::new()
+        } else {
+            return;
+        };
+        if let Some(copying) = self.copying.partitions.get_mut(&partition) {
+            if copying.current.as_ref().is_some_and(|current| !left.contains(&current.source)) {
+                copying.current = None;
+            }
+            copying.sources = left;
+        }
+    }
+
+    /// Whether a source is dead, or was without a link for too long since the copy wanted it.
+    fn is_out_of_reach(&self, member: MemberId, began_us: u64) -> bool {
+        let since_us = match self.peer(member) {
+            Some(peer) if peer.dead => return true,
+            Some(peer) if peer.link.is_some() => return false,
+            Some(peer) => began_us.max(peer.link_lost_us),
+            None => began_us,
+        };
+        self.now.mono_us >= since_us + PATIENCE_US
+    }
+
+    fn finish_copy(&mut self, partition: u16) -> bool {
+        if self.copying.partitions.get(&partition).is_none_or(|copying| !copying.sources.is_empty()) {
+            return false;
+        }
+        self.copying.partitions.remove(&partition);
+        if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
+            *complete = true;
+        }
+        true
+    }
+
+    /// Asks for the next page of a partition, if that can be done now.
+    fn ask_for_page(&mut self, partition: u16) -> bool {
+        let rests = self.storage_problem.is_some() || self.is_congested();
+        let Some(copying) = self.copying.partitions.get(&partition).filter(|c| !rests && !c.is_asked())
+        else {
+            return false;
+        };
+        let Some(source) = self.choose_source(partition, copying) else { return false };
+        let life = self.peer(source).and_then(|peer| peer.life);
+        let going_on = copying.current.as_ref().filter(|now| now.source == source && now.life == life);
+        let (next, complete) = going_on.map_or((BEGIN, true), |now| (now.next.clone(), now.complete));
+        self.copying.tickets += 1;
+        let ticket = Ticket { partition, number: self.copying.tickets };
+        let request = Request::Copy { partition, from: next.clone() };
+        let asked = self.ask(source, request, Purpose::Copy(ticket)).then_some(ticket);
+        if let Some(copying) = self.copying.partitions.get_mut(&partition) {
+            copying.current = Some(Current { source, life, next, asked, complete });
+        }
+        asked.is_some()
+    }
+
+    /// The source to go on with: the current one while it can be asked, else a complete one, else
+    /// any.
+    fn choose_source(&self, partition: u16, copying: &Copying) -> Option<MemberId> {
+        let digest = self.placement.digest();
+        let reachable = || {
+            let peers = copying.sources.iter().filter_map(|member| self.peer(*member));
+            peers.filter(|peer| Peer::is_reachable(peer))
+        };
+        let current = copying.current.as_ref().map(|current| current.source);
+        let chosen = reachable()
+            .find(|peer| Some(peer.member) == current)
+            .or_else(|| reachable().find(|peer| peer.is_complete(partition, digest)))
+            .or_else(|| reachable().next());
+        chosen.map(|peer| peer.member)
+    }
+
+    /// A page arrived.
+    pub(super) fn take_copied(&mut self, ticket: Ticket, records: &[u8], next: Option<CopyCursor>) {
+        let Some(source) = self.copying.awaiting(ticket).map(|current| current.source) else { return };
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            self.merge(record, record.key_hash());
+        }
+        if !rest.is_empty() {
+            return self.copy_failed(ticket);
+        }
+        let partition = ticket.partition;
+        let is_complete = self.is_complete_at(source, partition);
+        let Some(current) = self.copying.awaiting(ticket) else { return };
+        current.asked = None;
+        current.complete &= is_complete;
+        match next {
+            Some(next) => {
+                // A page without anything waits for redb at its source; so does the next one.
+                let moved = !records.is_empty() || current.next != next;
+                current.next = next;
+                if moved {
+                    self.ask_for_page(partition);
+                }
+            }
+            None => {
+                if let Some(copying) = self.copying.partitions.get_mut(&partition) {
+                    copying.sources.retain(|member| *member != source);
+                    copying.copied = true;
+                    copying.vouched |= copying.current.take().is_some_and(|current| current.complete);
+                }
+                self.continue_copying();
+            }
+        }
+    }
+
+    /// A page will not come; it is asked for again at a tick.
+    pub(super) fn copy_failed(&mut self, ticket: Ticket) {
+        if let Some(current) = self.copying.awaiting(ticket) {
+            current.asked = None;
+        }
+    }
+
+    /// A peer copies a partition.
+    pub(super) fn copy_for_peer(
+        &mut self,
+        origin: Origin,
+        partition: u16,
+        from: CopyCursor,
+        same_placement: bool,
+    ) {
+        if !same_placement {
+            return self.reply(origin, Reply::Failed(Failure::Placement));
+        }
+        match from {
+            CopyCursor::Table(slot) => {
+                let (records, next) = self.page_of_table(partition, slot);
+                self.reply(origin, Reply::Copied { records, next });
+            }
+            CopyCursor::Store { collection, key } => {
+                self.copying.last_page += 1;
+                let id = self.copying.last_page;
+                self.copying.pages.insert(id, (origin, partition));
+                self.lanes.pages.push(PageWanted {
+                    id,
+                    partition,
+                    partition_bits: self.placement.partition_bits(),
+                    after: (collection, key),
+                    limit_bytes: PAGE_BYTES,
+                });
+            }
+        }
+    }
+
+    /// A page of redb's records, or `None` when redb could not be read.
+    pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
+        let Some((origin, partition)) = self.copying.pages.remove(&id) else { return };
+        let Some(PageFound { records, damaged, next }) = page else {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        };
+        // Told before the page is sent, so that this copy vouches for nothing.
+        if damaged {
+            self.lose_partition(partition);
+        }
+        let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });
+        self.reply(origin, Reply::Copied { records, next });
+    }
+
+    /// The records of a partition in the slots from `start` on, and where to go on.
+    fn page_of_table(&self, partition: u16, start: u32) -> (Vec<u8>, Option<CopyCursor>) {
+        let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
+        let end = slots.min(start.saturating_add(PAGE_SLOTS));
+        let mut records = Vec::new();
+        for slot in start..end {
+            let id = SlotId(slot);
+            let Some(record) = self.records.table.record(id) else { continue };
+            let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
+            if !here || self.records.table.has(id, SYSTEM) {
+                continue;
+            }
+            let full = !records.is_empty() && records.len() + record.bytes().len() > PAGE_BYTES;
+            if full || self.records.table.has(id, UNRESOLVED) {
+                return (records, Some(CopyCursor::Table(slot)));
+            }
+            records.extend_from_slice(record.bytes());
+        }
+        let store = || CopyCursor::Store { collection: String::new(), key: Vec::new() };
+        let next = match end < slots {
+            true => Some(CopyCursor::Table(end)),
+            false => self.records.was_any_evicted(partition).then(store),
+        };
+        (records, next)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! What makes an owner complete, shown on engines whose frames are carried by hand.
+
+use super::*;
+use crate::engine::{Bounds, Identity, Mode, TICK_US};
+use crate::model::key::ROSTER;
+use crate::model::roster::{MemberState, RosterEntry, entry_key};
+use crate::model::{KeyRef, Now, Record, Timestamp};
+
+const WALL_MS: u64 = 1_800_000_000_000;
+
+fn entry(at: usize) -> RosterEntry {
+    RosterEntry {
+        name: format!("m{at}"),
+        public_key: [u8::try_from(at).unwrap() + 1; 32],
+        address: "127.0.0.1:7400".to_owned(),
+        http_address: "127.0.0.1:7401".to_owned(),
+        zone: String::new(),
+        state: MemberState::Active,
+        admitted: at as u64,
+    }
+}
+
+fn record(number: usize) -> Record {
+    let timestamp = Timestamp { time: 1_000 + number as u64, member: entry(0).id() };
+    let key = format!("k{number}");
+    Record::value(KeyRef::new("c", key.as_bytes()).unwrap(), timestamp, None, b"v")
+}
+
+fn has(engine: &Engine, number: usize) -> bool {
+    engine.peek(record(number).view().key_ref().unwrap()).is_some()
+}
+
+/// Three members; the first created the cluster and is complete, the others were let in.
+struct World {
+    engines: Vec<Engine>,
+    links: Vec<(usize, usize, u64)>,
+    last_link: u64,
+    now_us: u64,
+    /// What the first member's redb holds.
+    stored: Vec<Record>,
+}
+
+impl World {
+    fn new(bits: u8, records: usize) -> Self {
+        Self::with_table(bits, records, usize::MAX)
+    }
+
+    /// The first member's table holds no more than `table_bytes` of its records.
+    fn with_table(bits: u8, records: usize, table_bytes: usize) -> Self {
+        let mut engines: Vec<Engine> = (0..3)
+            .map(|at| {
+                let who = Identity { member: entry(at).id(), incarnation: 1, life: at as u64 };
+                let mut engine = Engine::new(who, Bounds { table_bytes, ..Bounds::default() }, bits);
+                engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
+                for number in 0..if at == 0 { records } else { 0 } {
+                    engine.restore_record(record(number).view());
+                }
+                engine.restored(0, true);
+                engine.set_mode(Mode::Serving);
+                engine
+            })
+            .collect();
+        let entries = (0..3).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode()));
+        engines[0].create(&entries.collect::<Vec<_>>());
+        let system = engines[0].system_records();
+        engines[1].welcome(&system);
+        engines[2].welcome(&system);
+        let stored = (0..records).map(record).collect();
+        Self { engines, links: Vec::new(), last_link: 0, now_us: 0, stored }
+    }
+
+    fn link(&mut self, one: usize, other: usize) {
+        self.last_link += 1;
+        for (at, peer) in [(one, other), (other, one)] {
+            self.engines[at].link_up(entry(peer).id(), self.last_link);
+            self.links.push((at, peer, self.last_link));
+        }
+    }
+
+    fn cut(&mut self, one: usize, other: usize) {
+        for (at, peer) in [(one, other), (other, one)] {
+            let place = self.links.iter().position(|link| (link.0, link.1) == (at, peer)).unwrap();
+            let (.., link) = self.links.remove(place);
+            self.engines[at].link_down(entry(peer).id(), link);
+        }
+    }
+
+    /// Carries all frames until there are none.
+    fn carry(&mut self) {
+        let mut quiet = false;
+        while !std::mem::replace(&mut quiet, true) {
+            for engine in &mut self.engines {
+                engine.end_turn();
+                engine.written();
+                engine.synced(engine.positions().written);
+            }
+            self.load();
+            for (from, to, link) in self.links.clone() {
+                let mut bytes = Vec::new();
+                if self.engines[from].take_frame(entry(to).id(), &mut bytes) {
+                    quiet = false;
+                    self.engines[to].frame(entry(from).id(), link, &bytes).unwrap();
+                }
+            }
+        }
+    }
+
+    /// Answers what the first member asks of its redb: one record with each page.
+    fn load(&mut self) {
+        let engine = &mut self.engines[0];
+        for load in std::mem::take(&mut engine.lanes.loads) {
+            let is_it = |record: &&Record| record.view().key() == load.key;
+            let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
+            engine.loaded(&load, found, false);
+        }
+        for wanted in std::mem::take(&mut engine.lanes.pages) {
+            let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();
+            later.sort_by_key(|record| record.key().to_vec());
+            later.retain(|record| record.key() > wanted.after.1.as_slice());
+            let page = later.first().map_or_else(PageFound::default, |record| PageFound {
+                records: match wanted.wants(record.key_ref().unwrap()) {
+                    true => record.bytes().to_vec(),
+                    false => Vec::new(),
+                },
+                damaged: false,
+                next: Some((record.collection().to_owned(), record.key().to_vec())),
+            });
+            engine.page_loaded(wanted.id, Some(page));
+        }
+    }
+
+    /// Lets time pass, in milliseconds.
+    fn pass(&mut self, time_ms: u64) {
+        let end_us = self.now_us + 1_000 * time_ms;
+        while self.now_us < end_us {
+            self.now_us += TICK_US;
+            let now = Now { wall_ms: WALL_MS + self.now_us / 1_000, mono_us: self.now_us };
+            for engine in &mut self.engines {
+                engine.advance(now);
+                engine.tick();
+            }
+            self.carry();
+        }
+    }
+}
+
+#[test]
+fn a_complete_owner_that_died_before_it_was_copied_vouches_for_nobody() {
+    let mut world = World::new(2, 20);
+    world.link(1, 0);
+    world.carry();
+    world.cut(1, 0);
+    world.engines[1].liveness(entry(0).id(), false);
+    world.link(1, 2);
+    world.pass(30_000);
+    assert!(!world.engines[1].is_complete(), "nobody that had the records was copied");
+
+    world.link(1, 0);
+    world.pass(1_000);
+    assert!(world.engines[1].is_complete());
+    assert!((0..20).all(|number| has(&world.engines[1], number)));
+}
+
+#[test]
+fn an_owner_that_is_never_heard_is_waited_for_and_then_passed_over() {
+    let mut world = World::new(6, 20);
+    world.link(1, 0);
+    world.pass(9_000);
+    assert!(!world.engines[1].is_complete());
+    world.pass(2_000);
+    assert!(world.engines[1].is_complete());
+    assert!((0..20).all(|number| has(&world.engines[1], number)));
+}
+
+#[test]
+fn where_nobody_is_complete_copying_all_in_reach_is_enough() {
+    let mut world = World::new(2, 0);
+    world.link(1, 2);
+    world.pass(11_000);
+    assert!(world.engines[1].is_complete() && world.engines[2].is_complete());
+}
+
+#[test]
+fn who_reaches_nobody_does_not_become_complete() {
+    let mut world = World::new(2, 0);
+    world.pass(60_000);
+    assert!(!world.engines[1].is_complete());
+}
+
+#[test]
+fn a_reply_to_an_earlier_request_does_not_move_a_copy() {
+    let mut world = World::new(2, 20);
+    world.link(1, 0);
+    world.carry();
+    let engine = &mut world.engines[1];
+    engine.continue_copying();
+    let earlier = engine.copying.partitions[&0].current.as_ref().unwrap().asked.unwrap();
+    engine.copy_failed(earlier);
+    engine.continue_copying();
+    engine.take_copied(earlier, &[], None);
+    let copying = &engine.copying.partitions[&0];
+    assert!(copying.is_asked() && !copying.vouched);
+    assert_eq!(copying.sources.len(), 2);
+}
+
+#[test]
+fn a_copy_goes_on_where_it_stood_after_a_failure_and_after_a_change_that_does_not_concern_it() {
+    let mut world = World::new(2, 20);
+    world.link(1, 0);
+    world.carry();
+    let engine = &mut world.engines[1];
+    engine.continue_copying();
+    let asked = |engine: &Engine| engine.copying.partitions[&0].current.as_ref().unwrap().asked.unwrap();
+    let next = |engine: &Engine| engine.copying.partitions[&0].current.as_ref().unwrap().next.clone();
+    engine.take_copied(asked(engine), &[], Some(CopyCursor::Table(7)));
+    engine.copy_failed(asked(engine));
+    engine.plan_copying();
+    engine.continue_copying();
+    assert_eq!(next(engine), CopyCursor::Table(7));
+
+    engine.copy_failed(asked(engine));
+    engine.check_life(entry(0).id(), 2, 77).unwrap();
+    engine.continue_copying();
+    assert_eq!(next(engine), BEGIN, "the slots of another life mean nothing");
+}
+
+#[test]
+fn requests_for_pages_are_bounded_however_often_it_ticks() {
+    let mut world = World::new(8, 0);
+    world.link(1, 0);
+    world.carry();
+    for _ in 0..20 {
+        world.engines[1].continue_copying();
+    }
+    assert_eq!(world.engines[1].copying.outstanding(), COPIES_AT_ONCE);
+}
+
+#[test]
+fn records_that_only_redb_holds_are_copied_too() {
+    let mut world = World::with_table(2, 40, 1_000);
+    assert!(!has(&world.engines[0], 39), "they are not all in the table");
+    world.link(1, 0);
+    world.pass(11_000);
+    assert!(world.engines[1].is_complete());
+    assert!((0..40).all(|number| has(&world.engines[1], number)));
+}
+
+#[test]
+fn an_unresolved_record_holds_the_page_until_redb_was_asked() {
+    let mut world = World::with_table(0, 40, 1_000);
+    // Older than what was evicted, so redb must be asked before it may be shown.
+    let timestamp = Timestamp { time: 1, member: entry(0).id() };
+    let older = Record::value(KeyRef::new("c", b"k39").unwrap(), timestamp, None, b"older");
+    let engine = &mut world.engines[0];
+    engine.merge(older.view(), older.view().key_hash());
+    let held = |engine: &Engine| matches!(engine.page_of_table(0, 0).1, Some(CopyCursor::Table(_)));
+    assert!(held(engine));
+    world.load();
+    assert!(!held(&world.engines[0]));
+}
