@@ -264,7 +264,7 @@ impl Model {
             before = Some(key.clone());
             let old = self.transaction.get(&key).or_else(|| self.store.get(&key));
             if let Some((old, _)) = old.and_then(|old| RecordRef::parse(old).ok()) {
-                replaced.push(Replaced { hash: old.key_hash(), element: old.element() });
+                replaced.push(Replaced { hash: old.key_hash(), element: Some(old.element()) });
             }
             self.damaged.remove(&key);
             self.transaction.insert(key, record.bytes().to_vec());

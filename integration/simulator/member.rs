@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::real::Real;
 use crate::world::{Event, World};
 use kith::engine::{
-    CheckpointStep, Engine, Identity, Load, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
+    CheckpointStep, Engine, Identity, Load, Loaded, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
 };
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
@@ -32,7 +32,9 @@ pub enum Input {
     Liveness { peer: usize, alive: bool },
     Synced(u64),
     Loaded(Load, Option<Vec<u8>>, bool),
+    LoadFailed(Load),
     Ranged(u64, Vec<u8>, Option<Vec<u8>>),
+    RangeFailed(u64),
     Paged(u64, PageFound),
     Batched(Vec<Replaced>),
     Committed,
@@ -433,7 +435,12 @@ impl World {
                 engine.liveness(id(self, peer), alive);
             }
             Input::Synced(position) => engine.synced(position),
-            Input::Loaded(load, record, damaged) => engine.loaded(&load, record.as_deref(), damaged),
+            Input::Loaded(load, _, true) => engine.loaded(&load, Loaded::Damaged),
+            Input::Loaded(load, record, false) => {
+                engine.loaded(&load, record.as_deref().map_or(Loaded::Absent, Loaded::Found));
+            }
+            Input::LoadFailed(load) => engine.loaded(&load, Loaded::Failed),
+            Input::RangeFailed(id) => engine.range_failed(id),
             Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
             Input::Paged(id, page) => engine.page_loaded(id, Some(page)),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
@@ -609,6 +616,8 @@ impl World {
                 }
                 Input::Synced(position)
             }
+            Job::Load(load) if fails => Input::LoadFailed(load),
+            Job::Range(range) if fails => Input::RangeFailed(range.id),
             Job::Load(load) => {
                 let (record, damaged) = member.disk.load(&load)?;
                 Input::Loaded(load, record, damaged)

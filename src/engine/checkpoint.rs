@@ -3,7 +3,9 @@
 //! A checkpoint begins a new journal segment, whose first entries repeat the small state (hints,
 //! lives, completeness, reservation), and then walks the table once in key order. Every record
 //! that was dirty at its begin is handed out on the way; what changes behind the walk is in the
-//! new segment. Only when redb has committed are the segments before it dropped.
+//! new segment. A record that is not merged with redb's yet can't be handed out, so its entry is
+//! repeated in the new segment. Redb commits once all that was repeated is durable, and only then
+//! are the segments before it dropped.
 //!
 //! Invariant: a record is clean only if a *committed* checkpoint holds it.
 
@@ -22,7 +24,7 @@ const BATCHES_AT_ONCE: u32 = 2;
 /// A step of a checkpoint, for the storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckpointStep {
-    /// Begin: `rotate` is set in the same turn.
+    /// Begin: `rotate` is set in the same turn, and no other step comes before both are done.
     Begin,
     /// Write these records: canonical bytes, sorted by collection and key. Answered by
     /// [`Engine::checkpoint_batch`].
@@ -37,8 +39,8 @@ pub enum CheckpointStep {
 pub struct Replaced {
     /// The hash of its key.
     pub hash: KeyHash,
-    /// Its element.
-    pub element: u128,
+    /// Its element; `None` when it is damaged, so that nobody can tell.
+    pub element: Option<u128>,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +49,9 @@ enum Phase {
     Idle,
     /// Batches are made; the names of the last record that was looked at.
     Walking(Vec<u8>, Vec<u8>),
-    /// All batches are made.
+    /// All batches are made; the commit waits until what it relies on is durable.
+    Walked,
+    /// Redb commits.
     Committing,
 }
 
@@ -62,6 +66,8 @@ pub(super) struct State {
     /// Bytes of journal from before this life that are still to be covered.
     replayed: u64,
     under_way: u32,
+    /// Where in the journal all that this checkpoint repeated there ends.
+    relies_on: u64,
     shadows: Vec<SlotId>,
     wanted: bool,
     /// Not before this time in microseconds, after a failure.
@@ -72,6 +78,11 @@ impl State {
     /// Number of the last checkpoint that redb has.
     pub(super) const fn committed(&self) -> u32 {
         self.committed
+    }
+
+    /// Number of the last checkpoint that was begun.
+    pub(super) const fn latest(&self) -> u32 {
+        self.number
     }
 
     pub(super) const fn set_replayed(&mut self, bytes: u64) {
@@ -100,21 +111,32 @@ impl Engine {
     /// Whether the checkpoint has a step to make now, without any other event.
     #[must_use]
     pub const fn wants_checkpoint_step(&self) -> bool {
-        matches!(self.checkpoint.phase, Phase::Walking(..))
-            && self.checkpoint.under_way < BATCHES_AT_ONCE
-            && self.lanes.checkpoint.is_none()
+        let may_step = match self.checkpoint.phase {
+            Phase::Walking(..) => self.checkpoint.under_way < BATCHES_AT_ONCE,
+            Phase::Walked => self.positions.synced >= self.checkpoint.relies_on,
+            Phase::Idle | Phase::Committing => false,
+        };
+        may_step && self.is_last_step_taken()
+    }
+
+    /// Whether the step before is no longer in the lanes: a full disk may keep it there.
+    const fn is_last_step_taken(&self) -> bool {
+        !self.lanes.rotate && self.lanes.checkpoint.is_none()
     }
 
     /// Makes the next step of the checkpoint that is under way, or begins one when it is due.
     pub(super) fn step_checkpoint(&mut self) {
-        // A step that was not carried out yet (no room for a new segment) is not to be overtaken.
-        if self.lanes.checkpoint.is_some() {
+        if !self.is_last_step_taken() {
             return;
         }
         match std::mem::take(&mut self.checkpoint.phase) {
             Phase::Idle => self.begin_checkpoint_when_due(),
             Phase::Walking(collection, key) if self.checkpoint.under_way < BATCHES_AT_ONCE => {
                 self.next_batch(collection, key);
+            }
+            Phase::Walked if self.positions.synced >= self.checkpoint.relies_on => {
+                self.checkpoint.phase = Phase::Committing;
+                self.lanes.checkpoint = Some(CheckpointStep::Commit);
             }
             phase => self.checkpoint.phase = phase,
         }
@@ -124,8 +146,8 @@ impl Engine {
         let since = self.end() - self.checkpoint.began_at + self.checkpoint.replayed;
         let due =
             since >= self.bounds.journal_bytes || self.records.table.dirty() >= self.bounds.dirty_records;
-        let due = due && self.now.mono_us >= self.checkpoint.not_before_us;
-        if !(due || self.checkpoint.wanted) || self.storage_problem.is_some() {
+        let rests = self.now.mono_us < self.checkpoint.not_before_us;
+        if !(due || self.checkpoint.wanted) || rests || self.storage_problem.is_some() {
             return;
         }
         self.checkpoint.wanted = false;
@@ -137,7 +159,17 @@ impl Engine {
         self.lanes.rotate = true;
         self.lanes.checkpoint = Some(CheckpointStep::Begin);
         self.append_snapshot();
+        self.rely_on_journal();
+        for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
+            link.checkpoint_began(self.checkpoint.number);
+        }
         self.checkpoint.phase = Phase::Walking(Vec::new(), Vec::new());
+    }
+
+    /// The checkpoint must not commit before the journal is durable up to here.
+    fn rely_on_journal(&mut self) {
+        self.checkpoint.relies_on = self.end();
+        self.lanes.sync = true;
     }
 
     /// The small state, so that the segments before can be dropped.
@@ -160,14 +192,15 @@ impl Engine {
     fn next_batch(&mut self, collection: Vec<u8>, key: Vec<u8>) {
         let start = (&collection[..], &key[..]);
         let ids: Vec<SlotId> = self.records.table.iter_from(start, true).take(BATCH_SLOTS).collect();
-        let (mut batch, mut last, mut stuck) = (Vec::new(), None, false);
+        let (mut batch, mut last) = (Vec::new(), None);
+        let repeated_from = self.lanes.journal.len();
         for id in &ids {
             let table = &mut self.records.table;
             if table.has(*id, DIRTY | UNRESOLVED) {
-                stuck = true;
-                break;
-            }
-            if table.has(*id, DIRTY) {
+                if let Some(record) = table.record(*id) {
+                    journal::append(&mut self.lanes.journal, &Entry::Record(record));
+                }
+            } else if table.has(*id, DIRTY) {
                 if table.has(*id, SHADOW) {
                     self.checkpoint.shadows.push(*id);
                 }
@@ -176,21 +209,23 @@ impl Engine {
                 batch.extend_from_slice(table.record(*id).map(|record| record.bytes()).unwrap_or_default());
             }
             last = Some(*id);
-            if batch.len() >= BATCH_BYTES {
+            if batch.len() + self.lanes.journal.len() - repeated_from >= BATCH_BYTES {
                 break;
             }
         }
         let names = last.and_then(|id| self.records.table.record(id));
         let names = names.map(|record| (record.collection_bytes().to_vec(), record.key().to_vec()));
-        let at_end = ids.len() < BATCH_SLOTS && last == ids.last().copied() && !stuck;
+        let at_end = ids.len() < BATCH_SLOTS && last == ids.last().copied();
+        if self.lanes.journal.len() > repeated_from {
+            self.rely_on_journal();
+        }
         let (collection, key) = names.unwrap_or((collection, key));
         self.checkpoint.phase = Phase::Walking(collection, key);
         if !batch.is_empty() {
             self.checkpoint.under_way += 1;
             self.lanes.checkpoint = Some(CheckpointStep::Batch(batch));
         } else if at_end {
-            self.checkpoint.phase = Phase::Committing;
-            self.lanes.checkpoint = Some(CheckpointStep::Commit);
+            self.checkpoint.phase = Phase::Walked;
         }
     }
 
@@ -206,7 +241,7 @@ impl Engine {
         }
     }
 
-    /// Redb has committed.
+    /// Redb has committed; whether the journal's old segments are gone already does not matter.
     pub fn checkpoint_committed(&mut self) {
         for id in std::mem::take(&mut self.checkpoint.shadows) {
             self.records.table.clear_flags(id, SHADOW);

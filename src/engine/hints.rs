@@ -145,6 +145,14 @@ impl Hints {
         Some(hint.key)
     }
 
+    /// Forgets the hints for members that are no more.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(MemberId) -> bool) {
+        for (_, hints) in self.members.extract_if(.., |member, _| is_gone(*member)) {
+            let bytes = |hint: &Hint| hint.key.0.len() as u64 + OVERHEAD_BYTES;
+            self.bytes -= hints.keys.values().map(bytes).sum::<u64>();
+        }
+    }
+
     /// The next hints to send to `member`, at most `count`; each comes once in a round.
     pub(super) fn next(&mut self, member: MemberId, count: usize) -> Vec<(KeyHash, HintKey)> {
         let Some(hints) = self.members.get_mut(&member).filter(|hints| hints.unsent > 0) else {

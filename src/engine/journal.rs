@@ -118,6 +118,21 @@ pub(super) fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Jo
     })
 }
 
+/// The end of the last entry that ends within the first `most` bytes; of the first entry, if that one
+/// is longer.
+pub(super) fn whole_entries(bytes: &[u8], most: usize) -> usize {
+    let mut end = 0;
+    while let Some(rest) = bytes.get(end..).filter(|rest| !rest.is_empty()) {
+        let Ok((_, tail)) = entry(rest) else { return bytes.len() };
+        let next = bytes.len() - tail.len();
+        if next > most {
+            return if end == 0 { next } else { end };
+        }
+        end = next;
+    }
+    end
+}
+
 fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
     let (tag, rest) = bytes.split_first().ok_or(JournalError::CutOff)?;
     match *tag {
@@ -191,6 +206,19 @@ mod tests {
         }
         let read: Vec<_> = entries(&bytes).collect::<Result<_, _>>().unwrap();
         assert_eq!(read, written);
+    }
+
+    #[test]
+    fn bytes_are_parted_only_between_entries() {
+        let mut bytes = Vec::new();
+        for incarnation in 0..4 {
+            append(&mut bytes, &Entry::Life(MemberId(1), incarnation, 3));
+        }
+        let each = bytes.len() / 4;
+        assert_eq!(whole_entries(&bytes, each - 1), each, "an entry is never cut");
+        assert_eq!(whole_entries(&bytes, 3 * each - 1), 2 * each);
+        assert_eq!(whole_entries(&bytes, 3 * each), 3 * each);
+        assert_eq!(whole_entries(&bytes, usize::MAX), bytes.len());
     }
 
     proptest! {

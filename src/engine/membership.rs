@@ -152,24 +152,26 @@ impl Engine {
 
     /// This member can't vouch for a partition any more: it is copied anew.
     pub(super) fn lose_partition(&mut self, partition: u16) {
-        if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
-            *complete = false;
+        // What is being copied anyway needn't begin anew.
+        if self.complete.get_mut(usize::from(partition)).is_some_and(std::mem::take) {
+            self.plan_copying();
+            self.note_complete();
+            self.tell_complete(None);
         }
-        self.plan_copying();
-        self.note_complete();
-        self.tell_complete(None);
     }
 
     /// A joining member that has everything turns itself active.
     pub(super) fn activate_when_complete(&mut self) {
         let me = self.identity.member;
-        if !self.is_complete() || !self.is_heard() {
+        if !self.is_complete() || !self.is_heard() || self.now.mono_us < self.activation_after_us {
             return;
         }
         let Some(member) = self.roster.get(me) else { return };
         if member.entry.state != MemberState::Joining {
             return;
         }
+        // A write that another member stamps takes its time; it ends, one way or the other, by then.
+        self.activation_after_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
         let entry = RosterEntry { state: MemberState::Active, ..member.entry.clone() };
         self.write_roster_entry(me, &entry);
     }

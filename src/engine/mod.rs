@@ -34,7 +34,7 @@ mod write;
 
 pub use checkpoint::{CheckpointStep, Replaced};
 pub use membership::NOBODY;
-pub use read::Local;
+pub use read::{Loaded, Local};
 pub use recovery::Recovered;
 
 use crate::model::clock::Clock;
@@ -44,7 +44,7 @@ use crate::model::settings::Settings;
 use crate::model::{KeyHash, KeyRef, MemberId, Now};
 use hints::Hints;
 use operation::Completion;
-use peer::Peer;
+use peer::{Link, Peer};
 use records::Records;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -110,7 +110,7 @@ pub struct Lanes {
     pub completions: Vec<Completion>,
     /// Keys to be loaded from redb; each is answered by [`Engine::loaded`].
     pub loads: Vec<Load>,
-    /// Ranges to be loaded from redb; each is answered by [`Engine::range_loaded`].
+    /// Ranges to be loaded from redb; each is answered by [`Engine::range_loaded`] or [`Engine::range_failed`].
     pub ranges: Vec<Range>,
     /// Pages of partitions to be loaded from redb; each is answered by
     /// [`Engine::page_loaded`].
@@ -236,6 +236,8 @@ pub struct Engine {
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
+    /// No other attempt to turn active before this time in microseconds.
+    activation_after_us: u64,
     records: Records,
     hints: Hints,
     settling: settling::Settling,
@@ -244,6 +246,8 @@ pub struct Engine {
     writes: VecDeque<write::Pending>,
     spare_writes: VecDeque<write::Pending>,
     progress: bool,
+    /// Answers with own stamps that no durable reservation covers yet.
+    held: Vec<Completion>,
     requests: requests::Requests,
     loads: read::Loads,
     ranges: scan::Ranges,
@@ -279,6 +283,7 @@ impl Engine {
             placement,
             system_changed: false,
             copying: copying::Copies::default(),
+            activation_after_us: 0,
             records: Records::new(partition_bits),
             hints: Hints::default(),
             settling: settling::Settling::default(),
@@ -287,6 +292,7 @@ impl Engine {
             writes: VecDeque::new(),
             spare_writes: VecDeque::new(),
             progress: false,
+            held: Vec::new(),
             requests: requests::Requests::default(),
             loads: read::Loads::default(),
             ranges: scan::Ranges::default(),
@@ -317,10 +323,25 @@ impl Engine {
         self.settle_writes();
     }
 
+    /// The beginning of `lanes.journal`, up to the end of an entry, in at most `most` bytes: all of it
+    /// if it is no longer than that. For journals that take so much in one write; then
+    /// [`Engine::appended`].
+    #[must_use]
+    pub fn next_append(&self, most: usize) -> &[u8] {
+        let lane = &self.lanes.journal[..];
+        if lane.len() <= most { lane } else { lane.get(..journal::whole_entries(lane, most)).unwrap_or(lane) }
+    }
+
     /// `lanes.journal` was appended to the journal with one write, whole.
     pub fn written(&mut self) {
-        self.taken += self.lanes.journal.len() as u64;
-        self.lanes.journal.clear();
+        self.appended(self.lanes.journal.len());
+    }
+
+    /// The first `bytes` of `lanes.journal` were appended to the journal with one write.
+    pub fn appended(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.lanes.journal.len());
+        self.taken += bytes as u64;
+        self.lanes.journal.drain(..bytes);
         self.positions.written = self.taken;
         self.progress = true;
         self.settle_writes();
@@ -333,6 +354,9 @@ impl Engine {
             self.clock.reservation_synced(*time);
             self.reservations.pop_front();
         }
+        for completion in std::mem::take(&mut self.held) {
+            self.show(completion);
+        }
         self.progress = true;
         self.settle_writes();
     }
@@ -343,6 +367,7 @@ impl Engine {
         self.check_clock();
         self.settle_writes();
         self.expire_requests();
+        self.retry_loads();
         self.send_hints();
         self.settle_marks();
         self.continue_copying();
@@ -437,6 +462,7 @@ impl Engine {
         self.writes.is_empty()
             && self.requests.is_empty()
             && self.loads.is_empty()
+            && self.held.is_empty()
             && self.lanes.journal.is_empty()
     }
 
@@ -470,7 +496,11 @@ impl Engine {
         let (hand, expired) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
         self.expiry_hand = hand;
         self.counters.expired += expired as u64;
-        let committed = self.checkpoint.committed();
+        // What is on its way becomes a hint if its link ends, and for that it must be found here.
+        let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
+        let under_way = links.filter_map(Link::oldest_checkpoint).min();
+        let before = under_way.map_or(u32::MAX, |oldest| oldest.saturating_sub(1));
+        let committed = self.checkpoint.committed().min(before);
         let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed);
         self.counters.evicted += evicted as u64;
     }

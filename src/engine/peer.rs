@@ -5,18 +5,24 @@
 //! hints.
 
 use crate::engine::Positions;
+use crate::model::limits::{MAX_FRAME_BYTES, MAX_RECORD_BYTES};
 use crate::model::settings::Sync;
 use crate::model::{KeyHash, MemberId, RecordRef};
 use crate::protocol::ProtocolError;
-use crate::protocol::frame::{Exception, MAX_EXCEPTIONS, MAX_MESSAGES, Purpose};
+use crate::protocol::frame::{self, Exception, MAX_EXCEPTIONS, MAX_MESSAGES, Purpose};
 use crate::protocol::message::{self, Message};
 use std::collections::VecDeque;
 
 /// Frames with records that may be unconfirmed at a time: while both are, records wait, so that
 /// batches grow with load.
 const MAX_UNCONFIRMED_FRAMES: usize = 2;
-/// Bytes of records or messages after which the next ones go into another frame.
+/// Bytes of records or messages in one frame, if there is more than one of them.
 const CHUNK_BYTES: usize = 512 << 10;
+/// Bytes of records and messages in one frame: the rest is for its header and exceptions.
+const FRAME_ROOM: usize = MAX_FRAME_BYTES - (128 << 10);
+const _: () = assert!(
+    FRAME_ROOM > MAX_RECORD_BYTES && frame::overhead_bytes(MAX_EXCEPTIONS) < MAX_FRAME_BYTES - FRAME_ROOM
+);
 /// Bytes of records that may wait for a peer; beyond it they become hints.
 pub(super) const MAX_OUTBOX_BYTES: usize = 32 << 20;
 /// Bytes of messages that may wait for a peer; beyond it the link is given up.
@@ -108,9 +114,11 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// The chunk that the next item goes into.
-    fn open(&mut self, max_items: u32) -> &mut Chunk {
-        let full = |chunk: &Chunk| chunk.bytes.len() >= CHUNK_BYTES || chunk.count >= max_items;
+    /// The chunk that the next item of so many bytes goes into: a large one goes alone.
+    fn open(&mut self, bytes: usize, max_items: u32) -> &mut Chunk {
+        let full = |chunk: &Chunk| {
+            chunk.count > 0 && chunk.bytes.len() + bytes > CHUNK_BYTES || chunk.count >= max_items
+        };
         if self.queue.back().is_none_or(full) {
             let bytes = std::mem::take(&mut self.spare);
             self.queue.push_back(Chunk { bytes, count: 0 });
@@ -120,8 +128,9 @@ impl Chunks {
         &mut self.queue[last]
     }
 
-    fn take(&mut self) -> Option<Chunk> {
-        let chunk = self.queue.pop_front()?;
+    /// The next chunk, if it is within `room` bytes.
+    fn take(&mut self, room: usize) -> Option<Chunk> {
+        let chunk = self.queue.pop_front_if(|chunk| chunk.bytes.len() <= room)?;
         self.bytes -= chunk.bytes.len();
         Some(chunk)
     }
@@ -149,6 +158,8 @@ pub(super) struct Link {
     pub(super) id: u64,
     records: Chunks,
     messages: Chunks,
+    /// Room to encode a message in.
+    message: Vec<u8>,
     next: u64,
     sent: u64,
     frames: VecDeque<u64>,
@@ -161,14 +172,19 @@ pub(super) struct Link {
     told_written: u64,
     told_fsynced: u64,
     exceptions: VecDeque<Exception>,
+    /// The first record that was queued while a checkpoint was the latest, and that checkpoint;
+    /// rising, and not without those of records that are on their way.
+    checkpoints: VecDeque<(u64, u32)>,
 }
 
 impl Link {
-    pub(super) fn new(id: u64) -> Self {
+    /// A link that begins while `checkpoint` is the latest.
+    pub(super) fn new(id: u64, checkpoint: u32) -> Self {
         Self {
             id,
             records: Chunks::default(),
             messages: Chunks::default(),
+            message: Vec::new(),
             next: 1,
             sent: 0,
             frames: VecDeque::new(),
@@ -181,7 +197,24 @@ impl Link {
             told_written: 0,
             told_fsynced: 0,
             exceptions: VecDeque::new(),
+            checkpoints: VecDeque::from([(1, checkpoint)]),
         }
+    }
+
+    /// Notes that a checkpoint began.
+    pub(super) fn checkpoint_began(&mut self, number: u32) {
+        while self.checkpoints.get(1).is_some_and(|(first, _)| *first <= self.fsynced + 1) {
+            self.checkpoints.pop_front();
+        }
+        self.checkpoints.push_back((self.next, number));
+    }
+
+    /// The checkpoint that was the latest when the oldest record that is still on its way was
+    /// queued; `None` when none is.
+    pub(super) fn oldest_checkpoint(&self) -> Option<u32> {
+        let behind = self.checkpoints.partition_point(|(first, _)| *first <= self.fsynced + 1);
+        let (_, number) = self.checkpoints.get(behind.checked_sub(1)?)?;
+        (!self.on_the_way.is_empty()).then_some(*number)
     }
 
     /// Queues a record and returns its number; `None` when too much waits already.
@@ -195,7 +228,7 @@ impl Link {
         if self.records.bytes >= MAX_OUTBOX_BYTES || self.on_the_way.len() >= MAX_UNSYNCED {
             return None;
         }
-        let chunk = self.records.open(u32::MAX);
+        let chunk = self.records.open(1 + record.bytes().len(), u32::MAX);
         chunk.bytes.push(purpose as u8);
         chunk.bytes.extend_from_slice(record.bytes());
         chunk.count += 1;
@@ -205,15 +238,23 @@ impl Link {
         Some(self.next - 1)
     }
 
-    /// Queues a message.
+    /// Queues a message; fails when it is larger than a frame.
     pub(super) fn push_message(&mut self, message: &Message) -> Result<(), ProtocolError> {
-        let chunk = self.messages.open(MAX_MESSAGES.try_into().unwrap_or(u32::MAX));
-        let before = chunk.bytes.len();
-        message::encode(&mut chunk.bytes, message)?;
-        chunk.count += 1;
-        let added = chunk.bytes.len() - before;
-        self.messages.bytes += added;
-        Ok(())
+        // How long it is shows only when it is encoded.
+        let mut bytes = std::mem::take(&mut self.message);
+        bytes.clear();
+        let encoded = message::encode(&mut bytes, message);
+        let fits = bytes.len() <= FRAME_ROOM;
+        if encoded.is_ok() && fits {
+            let chunk = self.messages.open(bytes.len(), MAX_MESSAGES.try_into().unwrap_or(u32::MAX));
+            chunk.bytes.extend_from_slice(&bytes);
+            chunk.count += 1;
+            self.messages.bytes += bytes.len();
+        }
+        if bytes.capacity() <= 2 * CHUNK_BYTES {
+            self.message = bytes;
+        }
+        if fits { encoded } else { Err(ProtocolError::Message("it is larger than a frame".to_owned())) }
     }
 
     /// Whether so many messages wait that the peer seems not to read.
@@ -308,38 +349,34 @@ impl Link {
         (last.map_or(self.synced_mark, |(number, _)| *number), self.synced_mark)
     }
 
-    /// Whether a frame is due, and what it confirms. Records wait while `hold_records` or while
-    /// too many frames are unconfirmed.
-    pub(super) fn due(&mut self, positions: Positions, sync: Sync, hold_records: bool) -> Option<Parts> {
+    /// Whether a frame is due, and what it confirms. While `hold`, it shows no stamp. Records also
+    /// wait while too many frames are unconfirmed.
+    pub(super) fn due(&mut self, positions: Positions, sync: Sync, hold: bool) -> Option<Parts> {
+        let count = if hold { 0 } else { self.exceptions.len().min(MAX_EXCEPTIONS) };
+        // An exception must not come later than the confirmation that it is an exception to.
+        let bound = self.exceptions.get(count).map_or(u64::MAX, |next| next.first.saturating_sub(1));
         let (written, fsynced) = self.confirmable(positions);
+        let (written, fsynced) = (written.min(bound), fsynced.min(bound));
         let news = match sync {
             Sync::Always => fsynced > self.told_fsynced,
             Sync::Interval => written > self.told_written || fsynced > self.told_fsynced,
         };
-        let may_send = !hold_records && self.frames.len() < MAX_UNCONFIRMED_FRAMES;
-        let records = may_send && !self.records.queue.is_empty();
-        let messages = !self.messages.queue.is_empty();
-        // An exception must not come later than the confirmation that it is an exception to.
-        if !(news || records || messages || !self.exceptions.is_empty()) {
+        let records = !hold && self.frames.len() < MAX_UNCONFIRMED_FRAMES && !self.records.queue.is_empty();
+        let messages = !hold && !self.messages.queue.is_empty();
+        if !(news || records || messages || count > 0) {
             return None;
         }
-        let exceptions: Vec<_> = self.exceptions.drain(..self.exceptions.len().min(MAX_EXCEPTIONS)).collect();
-        let bound = self.exceptions.front().map_or(u64::MAX, |next| next.first.saturating_sub(1));
-        (self.told_written, self.told_fsynced) = (written.min(bound), fsynced.min(bound));
-        let records = if records { self.records.take() } else { None };
+        let exceptions: Vec<_> = self.exceptions.drain(..count).collect();
+        (self.told_written, self.told_fsynced) = (written, fsynced);
+        let records = if records { self.records.take(FRAME_ROOM) } else { None }.unwrap_or_default();
+        let room = FRAME_ROOM - records.bytes.len();
+        let messages = if messages { self.messages.take(room) } else { None }.unwrap_or_default();
         let first = self.sent + 1;
-        if let Some(chunk) = &records {
-            self.sent += u64::from(chunk.count);
+        if records.count > 0 {
+            self.sent += u64::from(records.count);
             self.frames.push_back(self.sent);
         }
-        Some(Parts {
-            written: self.told_written,
-            fsynced: self.told_fsynced,
-            exceptions,
-            first,
-            records: records.unwrap_or_default(),
-            messages: self.messages.take().unwrap_or_default(),
-        })
+        Some(Parts { written, fsynced, exceptions, first, records, messages })
     }
 
     /// Gives the allocations of a frame's parts back.
@@ -371,4 +408,76 @@ pub(super) struct Parts {
     pub(super) first: u64,
     pub(super) records: Chunk,
     pub(super) messages: Chunk,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::limits::MAX_VALUE_BYTES;
+    use crate::model::{KeyRef, Record, Timestamp};
+    use crate::protocol::message::Reply;
+
+    fn push(link: &mut Link, key: &[u8], bytes: usize) {
+        let key = KeyRef::new("c", key).unwrap();
+        let record = Record::value(key, Timestamp::ZERO, None, &vec![0; bytes]);
+        link.push_record(Purpose::Fresh, record.view(), key.hash(), None).unwrap();
+    }
+
+    #[test]
+    fn a_frame_stays_within_its_bound_whatever_waits() {
+        let mut link = Link::new(1, 0);
+        push(&mut link, b"a", CHUNK_BYTES - 100);
+        push(&mut link, b"b", MAX_VALUE_BYTES);
+        for _ in 0..2 {
+            link.push_message(&Message::Reply(1, Reply::Record(Some(vec![0; 400 << 10])))).unwrap();
+        }
+        link.push_message(&Message::Reply(1, Reply::Record(Some(vec![0; MAX_RECORD_BYTES])))).unwrap();
+        let mut counts = Vec::new();
+        while let Some(parts) = link.due(Positions::default(), Sync::Always, false) {
+            assert!(parts.records.bytes.len() + parts.messages.bytes.len() <= FRAME_ROOM);
+            counts.push((parts.records.count, parts.messages.count));
+            link.recycle(parts);
+        }
+        assert_eq!(counts, [(1, 1), (1, 0), (0, 1), (0, 1)]);
+    }
+
+    #[test]
+    fn a_message_that_fits_no_frame_is_refused_and_leaves_nothing() {
+        let mut link = Link::new(1, 0);
+        let large = Message::Reply(1, Reply::Record(Some(vec![0; FRAME_ROOM])));
+        assert!(link.push_message(&large).is_err());
+        assert!(link.due(Positions::default(), Sync::Always, false).is_none());
+    }
+
+    #[test]
+    fn while_stamps_are_held_back_only_confirmations_are_sent() {
+        let mut link = Link::new(1, 0);
+        push(&mut link, b"a", 1);
+        link.push_message(&Message::Reply(1, Reply::Record(None))).unwrap();
+        link.mark_received(1, 5).unwrap();
+        link.mark_received(2, 6).unwrap();
+        link.except(Exception { first: 2, count: 1, verdict: frame::Verdict::Superseded(Timestamp::ZERO) });
+        let positions = Positions { written: 9, synced: 9 };
+        let held = link.due(positions, Sync::Always, true).unwrap();
+        assert_eq!((held.fsynced, held.exceptions.len()), (1, 0));
+        assert_eq!((held.records.count, held.messages.count), (0, 0));
+        assert!(link.due(positions, Sync::Always, true).is_none());
+        let shown = link.due(positions, Sync::Always, false).unwrap();
+        assert_eq!((shown.fsynced, shown.exceptions.len()), (2, 1));
+        assert_eq!((shown.records.count, shown.messages.count), (1, 1));
+    }
+
+    #[test]
+    fn the_oldest_record_on_its_way_names_the_checkpoint_that_was_the_latest_then() {
+        let mut link = Link::new(1, 3);
+        link.checkpoint_began(4);
+        assert_eq!(link.oldest_checkpoint(), None);
+        push(&mut link, b"a", 1);
+        link.checkpoint_began(5);
+        push(&mut link, b"b", 1);
+        assert_eq!(link.oldest_checkpoint(), Some(4));
+        assert!(link.due(Positions::default(), Sync::Always, false).is_some());
+        link.confirm((1, 1), Sync::Always, |_| ()).unwrap();
+        assert_eq!(link.oldest_checkpoint(), Some(5));
+    }
 }

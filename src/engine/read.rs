@@ -11,7 +11,7 @@ use super::hints::HintKey;
 use super::operation::{Completion, OperationError, Outcome, Read};
 use super::records::Standing;
 use super::requests::Purpose;
-use super::table::SlotId;
+use super::table::{SlotId, UNRESOLVED};
 use super::write::{Job, Origin};
 use crate::model::merge::{Merged, merge};
 use crate::model::placement::OwnerSet;
@@ -20,6 +20,9 @@ use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::{Failure, Reply, Request, WriteRequest};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Microseconds until a load that failed is tried again.
+const LOAD_RETRY_US: u64 = 1_000_000;
 
 /// Names a gather.
 pub(super) type GatherId = u64;
@@ -39,11 +42,14 @@ pub enum Local<'a> {
 #[derive(Debug)]
 pub(super) struct Gather {
     token: u64,
+    key: HintKey,
     hash: KeyHash,
     set: Arc<OwnerSet>,
     level: Level,
     /// Take what there is: no owner is complete.
     any: bool,
+    /// Complete owners to ask when the one that is asked fails, the next one last.
+    others: Vec<MemberId>,
     answers: Vec<(MemberId, Option<Record>)>,
     waiting: usize,
     deadline_us: u64,
@@ -66,10 +72,25 @@ pub(super) enum Waiter {
     Resolve,
 }
 
+/// What redb answered for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded<'a> {
+    /// The record's canonical bytes, verified.
+    Found(&'a [u8]),
+    /// It surely has none.
+    Absent,
+    /// It has one that does not verify: the record is lost here, and others must be asked.
+    Damaged,
+    /// It could not be read: nobody knows what it has, and it is asked again.
+    Failed,
+}
+
 /// Keys that are being loaded.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
     waiting: BTreeMap<HintKey, Vec<Waiter>>,
+    /// Loads that failed and whose keys can't do without, and when they are tried again.
+    failed: Vec<(u64, Load)>,
 }
 
 impl Loads {
@@ -96,8 +117,11 @@ impl Engine {
         match self.records.standing(key, hash) {
             Standing::Here(id) => {
                 let record = self.records.table.record(id);
-                let readable = record.filter(|record| record.is_readable(self.now.wall_ms));
-                readable.map_or(Local::Missing, Local::Found)
+                match record.filter(|record| record.is_readable(self.now.wall_ms)) {
+                    Some(record) if !self.is_covered(record.timestamp()) => Local::Elsewhere,
+                    Some(record) => Local::Found(record),
+                    None => Local::Missing,
+                }
             }
             Standing::Absent => Local::Missing,
             Standing::Unknown => Local::Elsewhere,
@@ -129,15 +153,25 @@ impl Engine {
                 Standing::Unknown => self.load_then(key, hash, Waiter::Read(token)),
             };
         }
+        self.read_elsewhere(token, key, hash);
+    }
+
+    /// Asks one complete owner after the other; all that can be reached if none is complete.
+    fn read_elsewhere(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
         let partition = self.placement.partition_of(hash);
         let digest = self.placement.digest();
         let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
         let is_complete = |member: &MemberId| {
             self.peer(*member).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
         };
-        match set.owners.iter().map(|owner| owner.member).find(is_complete) {
+        let owners = set.owners.iter().rev().map(|owner| owner.member);
+        let mut others: Vec<MemberId> = owners.filter(is_complete).collect();
+        match others.pop() {
             Some(member) => {
                 let id = self.new_gather(token, key, hash, Level::One, false);
+                if let Some(gather) = self.requests.gathers.get_mut(&id) {
+                    gather.others = others;
+                }
                 self.ask_read(id, member, key);
             }
             None => self.gather(token, key, hash, Level::One, true),
@@ -150,7 +184,18 @@ impl Engine {
     }
 
     fn found(&mut self, token: u64, record: Option<Record>) {
-        self.lanes.completions.push(Completion { token, outcome: Outcome::Found(record) });
+        self.show(Completion { token, outcome: Outcome::Found(record) });
+    }
+
+    /// Gives an answer, or holds it while it has own stamps that no durable reservation covers.
+    pub(super) fn show(&mut self, completion: Completion) {
+        let is_covered = |record: &Record| self.is_covered(record.view().timestamp());
+        let may_show = match &completion.outcome {
+            Outcome::Found(record) => record.iter().all(is_covered),
+            Outcome::Page(page) => page.records.iter().all(is_covered),
+            Outcome::Stored(_) | Outcome::Failed(_) => true,
+        };
+        if may_show { &mut self.lanes.completions } else { &mut self.held }.push(completion);
     }
 
     fn new_gather(
@@ -165,10 +210,12 @@ impl Engine {
         let id = self.requests.last_gather;
         let gather = Gather {
             token,
+            key: HintKey::of(key),
             hash,
             set: Arc::clone(self.placement.set_of(hash, key.is_system())),
             level,
             any,
+            others: Vec::new(),
             answers: Vec::new(),
             waiting: 0,
             deadline_us: self.now.mono_us + 1_000 * self.settings.write_timeout_ms,
@@ -183,7 +230,7 @@ impl Engine {
             gather.waiting += 1;
         }
         if !self.ask(member, request, Purpose::Read(id)) {
-            self.read_failed(id, member);
+            self.read_failed(id);
         }
     }
 
@@ -206,6 +253,7 @@ impl Engine {
         }
         match self.records.standing(key, hash) {
             Standing::Unknown => self.load_then(key, hash, Waiter::Gather(id)),
+            Standing::Absent if self.lacks(hash) => self.read_failed(id),
             Standing::Absent => self.gather_own(id, None),
             Standing::Here(slot) => {
                 let own = self.records.table.record(slot).map(Record::copy_of);
@@ -224,7 +272,7 @@ impl Engine {
         let parsed = record.map(|bytes| RecordRef::parse(bytes).map(|(record, _)| Record::copy_of(record)));
         match parsed.transpose() {
             Ok(record) => self.add_answer(id, member, record),
-            Err(_) => self.read_failed(id, member),
+            Err(_) => self.read_failed(id),
         }
     }
 
@@ -237,10 +285,13 @@ impl Engine {
     }
 
     /// An owner will not answer a read.
-    pub(super) fn read_failed(&mut self, id: GatherId, _member: MemberId) {
-        if let Some(gather) = self.requests.gathers.get_mut(&id) {
-            gather.waiting = gather.waiting.saturating_sub(1);
-            self.judge_gather(id);
+    pub(super) fn read_failed(&mut self, id: GatherId) {
+        let Some(gather) = self.requests.gathers.get_mut(&id) else { return };
+        gather.waiting = gather.waiting.saturating_sub(1);
+        let Some(next) = gather.others.pop() else { return self.judge_gather(id) };
+        let key = gather.key.clone();
+        if let Some(key) = key.key() {
+            self.ask_read(id, next, key);
         }
     }
 
@@ -328,6 +379,7 @@ impl Engine {
         let hash = key.hash();
         match self.records.standing(key, hash) {
             Standing::Unknown => self.load_then(key, hash, Waiter::Peer(origin)),
+            Standing::Absent if self.lacks(hash) => self.reply(origin, Reply::Failed(Failure::NotReady)),
             Standing::Absent => self.reply(origin, Reply::Record(None)),
             Standing::Here(id) => {
                 let record = self.records.table.record(id).map(|record| record.bytes().to_vec());
@@ -343,6 +395,11 @@ impl Engine {
         }
         let partition = self.placement.partition_of(hash);
         self.complete.get(usize::from(partition)) == Some(&true)
+    }
+
+    /// Whether a key's record was lost here and may still be had from others.
+    fn lacks(&self, hash: KeyHash) -> bool {
+        self.records.is_lost(hash) && !self.is_complete_for(hash, false)
     }
 
     /// Loads a key, and lets `waiter` go on then.
@@ -363,21 +420,65 @@ impl Engine {
         self.load_then(key, hash, Waiter::Resolve);
     }
 
-    /// A load's answer: the record's canonical bytes, verified; `None` when redb has nothing.
-    /// `damaged` tells that it had something that did not verify, so others must be asked.
-    pub fn loaded(&mut self, load: &Load, record: Option<&[u8]>, damaged: bool) {
+    /// A load's answer.
+    pub fn loaded(&mut self, load: &Load, found: Loaded<'_>) {
         let Ok(key) = KeyRef::new(&load.collection, &load.key) else { return };
         let Some(waiters) = self.loads.waiting.remove(&HintKey::of(key)) else { return };
         let hash = load.hash;
-        if damaged {
-            self.counters.loads_damaged += 1;
-            self.lose_partition(self.placement.partition_of(hash));
+        let record = match found {
+            Loaded::Found(bytes) => RecordRef::parse(bytes).ok().map(|(record, _)| record),
+            Loaded::Absent | Loaded::Damaged | Loaded::Failed => None,
+        };
+        match (found, record) {
+            (Loaded::Failed, _) => {
+                let is_unresolved = |slot| self.records.table.has(slot, UNRESOLVED);
+                if self.records.table.find(key, hash).is_some_and(is_unresolved) {
+                    self.loads.failed.push((self.now.mono_us + LOAD_RETRY_US, load.clone()));
+                }
+            }
+            (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
+                self.counters.loads_damaged += 1;
+                self.records.lose(key, hash);
+                self.lose_partition(self.placement.partition_of(hash));
+            }
+            (Loaded::Absent | Loaded::Found(_), record) => {
+                self.counters.load_misses += u64::from(record.is_none());
+                self.records.resolve(key, hash, record);
+                for waiter in waiters {
+                    self.go_on(key, hash, waiter);
+                }
+                return;
+            }
         }
-        self.counters.load_misses += u64::from(record.is_none() && !damaged);
-        let record = record.and_then(|bytes| RecordRef::parse(bytes).ok()).map(|(record, _)| record);
-        self.records.resolve(key, hash, record);
         for waiter in waiters {
-            self.go_on(key, hash, waiter);
+            self.go_without(key, hash, waiter);
+        }
+    }
+
+    /// Loads again what could not be read.
+    pub(super) fn retry_loads(&mut self) {
+        let now = self.now.mono_us;
+        for (_, load) in
+            self.loads.failed.extract_if(.., |(again_us, _)| *again_us <= now).collect::<Vec<_>>()
+        {
+            if let Ok(key) = KeyRef::new(&load.collection, &load.key) {
+                self.resolve_later(key, load.hash);
+            }
+        }
+    }
+
+    /// What was read here is of no use: others are asked, or told that this member can't tell.
+    fn go_without(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
+        match waiter {
+            Waiter::Resolve => {}
+            Waiter::Read(token) => self.read_elsewhere(token, key, hash),
+            Waiter::Peer(origin) => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            Waiter::Gather(id) => self.read_failed(id),
+            Waiter::Write(origin, ..) => {
+                let problem = "what is stored under the key could not be read".to_owned();
+                self.fail(origin, OperationError::Storage(problem));
+            }
+            Waiter::Hint(member) => self.hint_again(member, hash),
         }
     }
 
@@ -406,11 +507,10 @@ impl Engine {
                     self.stamp_write(Job { is_loaded: true, ..job });
                 }
             }
-            Waiter::Hint(member) => {
-                if let Some(slot) = slot {
-                    self.send_hint(member, slot, hash);
-                }
-            }
+            Waiter::Hint(member) => match slot {
+                Some(slot) => self.send_hint(member, slot, hash),
+                None => _ = self.hint_done(member, hash, None),
+            },
         }
     }
 }

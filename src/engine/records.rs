@@ -3,13 +3,17 @@
 //!
 //! Invariant: a tree's leaf is the XOR of the elements of all records of that leaf that this
 //! member holds, in the table or in redb, except for unresolved ones (not in it yet) and for
-//! shadowed ones (the older element still in it). Both end when redb's record is seen.
+//! shadowed ones (the older element still in it). Both end when redb's record is seen. A record that
+//! is damaged in redb is *lost*: as good as absent here, until another member's takes its place. Its
+//! element can't be told, so its leaf is wrong until all its records are in memory again.
+//! System records are never in redb only.
 
 use super::table::{DIRTY, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::model::merge::{Merged, merge};
 use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
+use std::collections::BTreeSet;
 
 /// What merging a record into the table did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,8 @@ struct Evicted {
     count: u32,
     /// None of them has a higher time.
     time: u64,
+    /// The tree's leaf still has elements of lost records.
+    is_wrong: bool,
     /// There was one in this life, though it may be in the table again.
     ever: bool,
 }
@@ -41,6 +47,8 @@ pub(super) struct Records {
     pub(super) table: Table,
     pub(super) trees: HashTrees,
     evicted: Vec<Evicted>,
+    /// Keys whose records are damaged in redb.
+    lost: BTreeSet<KeyHash>,
     partition_bits: u8,
     hand: u32,
 }
@@ -63,6 +71,7 @@ impl Records {
             table: Table::default(),
             trees: HashTrees::new(partition_bits),
             evicted: vec![Evicted::default(); leaves],
+            lost: BTreeSet::new(),
             partition_bits,
             hand: 0,
         }
@@ -100,9 +109,15 @@ impl Records {
         match self.table.find(key, hash) {
             Some(id) if self.table.has(id, UNRESOLVED) => Standing::Unknown,
             Some(id) => Standing::Here(id),
+            None if key.is_system() || self.is_lost(hash) => Standing::Absent,
             None if self.evicted_of(hash).count == 0 => Standing::Absent,
             None => Standing::Unknown,
         }
+    }
+
+    /// Whether redb's record of a key is damaged, and nothing took its place yet.
+    pub(super) fn is_lost(&self, hash: KeyHash) -> bool {
+        self.lost.contains(&hash)
     }
 
     /// The highest time that a record of this key may have, as far as memory tells.
@@ -126,14 +141,16 @@ impl Records {
                 (id, applied, false)
             }
             None => {
+                let is_system = incoming.key_ref().is_ok_and(KeyRef::is_system);
+                let below =
+                    if is_system || self.lost.remove(&hash) { 0 } else { self.evicted_of(hash).count };
                 let evicted = self.evicted_of(hash);
                 let newer = incoming.kind() != Kind::Counter && incoming.timestamp().time > evicted.time;
-                let (flags, unresolved) = match (evicted.count, newer) {
+                let (flags, unresolved) = match (below, newer) {
                     (0, _) => (0, false),
                     (_, true) => (SHADOW, false),
                     (_, false) => (UNRESOLVED, true),
                 };
-                let is_system = incoming.key_ref().is_ok_and(KeyRef::is_system);
                 let system = if is_system { SYSTEM } else { 0 };
                 let id = self.table.insert(hash, Record::copy_of(incoming), DIRTY | flags | system);
                 if !unresolved {
@@ -193,7 +210,7 @@ impl Records {
         leaf.time = leaf.time.max(time);
     }
 
-    /// Takes what redb answered for a key; `None` means that it has nothing.
+    /// Takes what redb answered for a key; `None` means that it surely has nothing.
     pub(super) fn resolve(&mut self, key: KeyRef<'_>, hash: KeyHash, loaded: Option<RecordRef<'_>>) {
         match (self.table.find(key, hash), loaded) {
             (Some(id), loaded) if self.table.has(id, UNRESOLVED) => {
@@ -204,8 +221,9 @@ impl Records {
                 self.table.clear_flags(id, UNRESOLVED);
                 let element = self.table.record(id).map_or(0, RecordRef::element);
                 self.trees.toggle(hash, false, element ^ loaded.map_or(0, RecordRef::element));
+                self.mend(hash);
             }
-            (Some(id), Some(old)) => self.unshadow(id, old.element()),
+            (Some(id), Some(old)) => self.unshadow(id, Some(old.element())),
             (Some(id), None) => self.table.clear_flags(id, SHADOW),
             (None, Some(old)) => {
                 self.forget_evicted(hash);
@@ -215,14 +233,61 @@ impl Records {
         }
     }
 
-    /// Takes the element of the older record that a shadowing slot hid out of its tree.
-    pub(super) fn unshadow(&mut self, id: SlotId, element: u128) {
-        if self.table.has(id, SHADOW) {
-            let hash = self.table.hash(id);
-            self.table.clear_flags(id, SHADOW);
-            self.forget_evicted(hash);
-            self.trees.toggle(hash, false, element);
+    /// Redb's record of a key is damaged: what the table has is all there is.
+    pub(super) fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
+        match self.table.find(key, hash) {
+            Some(id) if self.table.has(id, UNRESOLVED) => {
+                self.table.clear_flags(id, UNRESOLVED);
+                let element = self.table.record(id).map_or(0, RecordRef::element);
+                self.trees.toggle(hash, false, element);
+                self.forget_damaged(hash);
+            }
+            Some(id) => self.unshadow(id, None),
+            None if !key.is_system() && self.lost.insert(hash) => self.forget_damaged(hash),
+            None => {}
         }
+    }
+
+    fn forget_damaged(&mut self, hash: KeyHash) {
+        self.forget_evicted(hash);
+        self.evicted(hash).is_wrong = true;
+        self.mend(hash);
+    }
+
+    /// Takes the element of the older record that a shadowing slot hid out of its tree; `None` when
+    /// that is damaged.
+    pub(super) fn unshadow(&mut self, id: SlotId, element: Option<u128>) {
+        if !self.table.has(id, SHADOW) {
+            return;
+        }
+        let hash = self.table.hash(id);
+        self.table.clear_flags(id, SHADOW);
+        match element {
+            Some(element) => {
+                self.forget_evicted(hash);
+                self.trees.toggle(hash, false, element);
+                self.mend(hash);
+            }
+            None => self.forget_damaged(hash),
+        }
+    }
+
+    /// Makes a wrong leaf right, if all its records are in memory.
+    fn mend(&mut self, hash: KeyHash) {
+        let leaf = self.evicted_of(hash);
+        if !leaf.is_wrong || leaf.count > 0 {
+            return;
+        }
+        let at = self.leaf_index(hash);
+        let slots = self.table.sweep(0, self.table.slots());
+        let of_leaf = slots.filter(|id| self.leaf_index(self.table.hash(*id)) == at);
+        let counted = of_leaf.filter(|id| !self.table.has(*id, SYSTEM) && !self.table.has(*id, UNRESOLVED));
+        let elements = counted.filter_map(|id| self.table.record(id)).map(RecordRef::element);
+        let right = elements.fold(0, |sum, element| sum ^ element);
+        let tree = self.trees.tree(hash.partition(self.partition_bits));
+        let wrong = tree.map_or(0, |tree| tree.leaf(hash.leaf(self.partition_bits)));
+        self.trees.toggle(hash, false, wrong ^ right);
+        self.evicted(hash).is_wrong = false;
     }
 
     fn forget_evicted(&mut self, hash: KeyHash) {
@@ -310,7 +375,7 @@ mod tests {
             let key = steps[0].0.view().key_ref().unwrap();
             let hash = key.hash();
             if let Some(id) = evicting.table.find(key, hash) && evicting.table.has(id, SHADOW) {
-                evicting.unshadow(id, before.as_ref().map_or(0, |r| r.view().element()));
+                evicting.unshadow(id, before.as_ref().map(|r| r.view().element()));
             }
             let of = |records: &Records| {
                 let id = records.table.find(key, hash).unwrap();
@@ -320,5 +385,63 @@ mod tests {
             prop_assert!(plain.trees.roots().eq(evicting.trees.roots()));
             prop_assert!(!evicting.any_evicted());
         }
+    }
+
+    fn record(key: &[u8], time: u64) -> Record {
+        let key = KeyRef::new("c", key).unwrap();
+        Record::value(key, Timestamp { time, member: crate::model::MemberId(1) }, None, b"v")
+    }
+
+    #[test]
+    fn a_damaged_record_that_comes_again_leaves_the_tree_of_an_undamaged_one() {
+        let old = record(b"k", 5);
+        let (key, hash) = (old.view().key_ref().unwrap(), old.view().key_hash());
+        let whole = {
+            let mut records = Records::new(2);
+            records.restore(old.view(), usize::MAX);
+            records.trees.roots().collect::<Vec<_>>()
+        };
+        for when in ["before", "behind", "unresolved"] {
+            let mut records = Records::new(2);
+            records.restore(old.view(), 0);
+            if when == "unresolved" {
+                assert!(records.apply(old.view(), hash).2);
+            }
+            records.lose(key, hash);
+            assert!(when == "unresolved" || records.standing(key, hash) == Standing::Absent);
+            if when == "behind" {
+                records.lose(key, hash);
+            }
+            records.apply(old.view(), hash);
+            assert!(matches!(records.standing(key, hash), Standing::Here(_)), "{when}");
+            assert!(!records.is_lost(hash) && !records.any_evicted());
+            assert_eq!(records.trees.roots().collect::<Vec<_>>(), whole, "{when}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_replaces_a_damaged_one_stands_alone_in_the_tree() {
+        let (old, new) = (record(b"k", 5), record(b"k", 6));
+        let mut records = Records::new(2);
+        records.restore(old.view(), 0);
+        let (slot, _, unresolved) = records.apply(new.view(), new.view().key_hash());
+        assert!(!unresolved);
+        records.unshadow(slot, None);
+        let mut plain = Records::new(2);
+        plain.restore(new.view(), usize::MAX);
+        assert!(records.trees.roots().eq(plain.trees.roots()));
+    }
+
+    #[test]
+    fn a_system_record_never_waits_for_redb() {
+        let key = KeyRef::new(crate::model::key::SETTINGS, b"k").unwrap();
+        let system = Record::value(key, Timestamp::ZERO, None, b"v");
+        let mut records = Records::new(0);
+        for n in 0..1_000u32 {
+            records.restore(record(&n.to_le_bytes(), 9).view(), 0);
+        }
+        assert_eq!(records.standing(key, key.hash()), Standing::Absent);
+        let (slot, _, unresolved) = records.apply(system.view(), key.hash());
+        assert!(!unresolved && !records.table.has(slot, SHADOW));
     }
 }

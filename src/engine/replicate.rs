@@ -8,7 +8,7 @@
 use super::journal::{self, Entry};
 use super::operation::OperationError;
 use super::peer::{Link, OnTheWay};
-use super::records::Applied;
+use super::records::{Applied, Standing};
 use super::{Engine, Mode};
 use crate::model::timestamp::time_of_ms;
 use crate::model::{KeyHash, MemberId, RecordRef};
@@ -28,9 +28,10 @@ impl Engine {
     /// used before.
     pub fn link_up(&mut self, member: MemberId, link: u64) {
         self.link_lost(member);
+        let checkpoint = self.checkpoint.latest();
         let at = self.peer_at(member);
         if let Some(peer) = self.peers.get_mut(at) {
-            peer.link = Some(Link::new(link));
+            peer.link = Some(Link::new(link, checkpoint));
             peer.dead = false;
             peer.unresponsive = false;
             peer.exchange_after_us = 0;
@@ -81,7 +82,7 @@ impl Engine {
     }
 
     fn hint_by_hash(&mut self, member: MemberId, hash: KeyHash) {
-        // A record that was evicted meanwhile is in redb here; comparing trees repairs the peer.
+        // A client's record is not evicted while it is on its way; a repair's may be.
         if let Some(slot) = self.records.table.find_hash(hash) {
             self.note_hint(member, slot, hash);
         }
@@ -159,10 +160,7 @@ impl Engine {
                     None => self.hint_by_hash(member, hash),
                 }
             }
-            let hints_after_us = self.now.mono_us + HINT_RETRY_US;
-            if let Some(peer) = self.peer_mut(member) {
-                peer.hints_after_us = hints_after_us;
-            }
+            self.rest_hints(member);
         }
         self.writes_excepted(member, exception.first..end, exception.verdict);
     }
@@ -183,12 +181,32 @@ impl Engine {
             self.progress = true;
         }
         for (hash, version) in done {
-            if let Some(key) = self.hints.done(member, hash, Some(version)) {
-                self.counters.hints_delivered += 1;
-                journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
-            }
+            self.counters.hints_delivered += u64::from(self.hint_done(member, hash, Some(version)));
         }
         Ok(())
+    }
+
+    /// Discards a hint; says whether there was one.
+    pub(super) fn hint_done(&mut self, member: MemberId, hash: KeyHash, version: Option<u32>) -> bool {
+        let done = self.hints.done(member, hash, version);
+        let there_was = done.is_some();
+        if let Some(key) = done {
+            journal::append(&mut self.lanes.journal, &Entry::HintDone(member, key));
+        }
+        there_was
+    }
+
+    /// The record of a hint could not be read: it is sent later.
+    pub(super) fn hint_again(&mut self, member: MemberId, hash: KeyHash) {
+        self.hints.again(member, hash);
+        self.rest_hints(member);
+    }
+
+    fn rest_hints(&mut self, member: MemberId) {
+        let hints_after_us = self.now.mono_us + HINT_RETRY_US;
+        if let Some(peer) = self.peer_mut(member) {
+            peer.hints_after_us = hints_after_us;
+        }
     }
 
     fn take_records(
@@ -264,7 +282,8 @@ impl Engine {
 
     /// Builds the frame that is due for a peer, if one is. Called at most once a turn for each.
     pub fn take_frame(&mut self, member: MemberId, out: &mut Vec<u8>) -> bool {
-        let hold = !self.clock.is_covered(self.last_stamp());
+        // Whatever this member says may show or rest on its last stamp.
+        let hold = !self.clock.is_covered(self.clock.stamped());
         let (positions, sync) = (self.positions, self.settings.sync);
         let header = Header {
             time: self.clock.time(),
@@ -292,13 +311,9 @@ impl Engine {
         self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.member)
     }
 
-    /// The highest stamp of this member's own.
-    fn last_stamp(&self) -> u64 {
-        if self.reservations.is_empty() { 0 } else { self.clock.time() }
-    }
-
     /// Sends hints to members that can be reached, while nothing else waits for them.
     pub(super) fn send_hints(&mut self) {
+        self.hints.forget(|member| self.roster.is_removed(member));
         let members: Vec<MemberId> = self
             .peers
             .iter()
@@ -310,9 +325,11 @@ impl Engine {
         for member in members {
             for (hash, key) in self.hints.next(member, HINTS_AT_ONCE) {
                 let Some(key) = key.key() else { continue };
-                match self.records.table.find(key, hash) {
-                    Some(slot) => self.send_hint(member, slot, hash),
-                    None => self.load_then(key, hash, super::read::Waiter::Hint(member)),
+                match self.records.standing(key, hash) {
+                    Standing::Here(slot) => self.send_hint(member, slot, hash),
+                    Standing::Unknown => self.load_then(key, hash, super::read::Waiter::Hint(member)),
+                    // There is nothing that the member could lack.
+                    Standing::Absent => _ = self.hint_done(member, hash, None),
                 }
             }
         }

@@ -111,8 +111,10 @@ impl Engine {
     pub(super) fn reply(&mut self, origin: Origin, reply: Reply) {
         if let Origin::Peer { member, link, request } = origin
             && self.has_link(member, link)
+            && !self.send_message(member, &Message::Reply(request, reply))
         {
-            self.send_message(member, &Message::Reply(request, reply));
+            // It was larger than a frame.
+            self.send_message(member, &Message::Reply(request, Reply::Failed(Failure::NotReady)));
         }
     }
 
@@ -155,7 +157,7 @@ impl Engine {
             (Purpose::Read(gather), Reply::Record(record)) => {
                 self.read_answered(gather, member, record.as_deref());
             }
-            (Purpose::Read(gather), _) => self.read_failed(gather, member),
+            (Purpose::Read(gather), _) => self.read_failed(gather),
             (Purpose::Scan(scan), Reply::Page { records, resume }) => {
                 self.scan_answered(scan, member, &records, resume);
             }
@@ -222,7 +224,7 @@ impl Engine {
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match sent.purpose {
             Purpose::Write(origin, ..) => self.fail(origin, OperationError::Unknown { copies: 0 }),
-            Purpose::Read(gather) => self.read_failed(gather, sent.member),
+            Purpose::Read(gather) => self.read_failed(gather),
             Purpose::Scan(scan) => self.scan_failed(scan),
             Purpose::System => {}
             Purpose::Copy(ticket) => self.copy_failed(ticket),

@@ -38,6 +38,24 @@ struct Part {
     resume: Option<Vec<u8>>,
 }
 
+impl Part {
+    /// A part of these records, cut off at its bounds.
+    fn within(mut records: Vec<Record>, resume: Option<Vec<u8>>, limit: usize) -> Self {
+        let mut bytes = 0;
+        let fits = |record: &&Record| {
+            bytes += record.view().bytes().len();
+            bytes <= MAX_PART_BYTES
+        };
+        let count = records.iter().take_while(fits).count().clamp(1, limit.max(1));
+        if records.len() <= count {
+            return Self { records, resume };
+        }
+        records.truncate(count);
+        let resume = records.last().map(|record| record.view().key().to_vec());
+        Self { records, resume }
+    }
+}
+
 /// A local part that waits for a range of redb.
 #[derive(Debug)]
 enum RangeFor {
@@ -165,6 +183,15 @@ impl Engine {
         }
     }
 
+    /// A range could not be loaded.
+    pub fn range_failed(&mut self, id: u64) {
+        match self.ranges.waiting.remove(&id) {
+            Some(RangeFor::Own(scan, _)) => self.scan_failed(scan),
+            Some(RangeFor::Peer(origin, _)) => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            None => {}
+        }
+    }
+
     fn finish_own(&mut self, range: RangeFor, stored: &[u8], stored_resume: Option<&[u8]>) {
         let part = self.own_part(range.request(), stored, stored_resume);
         match range {
@@ -221,13 +248,7 @@ impl Engine {
             (Some(a), Some(b)) => Some(a.min(b.to_vec())),
             (a, b) => a.or_else(|| b.map(<[u8]>::to_vec)),
         };
-        let mut records: Vec<Record> = found.into_values().flatten().collect();
-        let mut resume = bound;
-        if records.len() > limit {
-            records.truncate(limit);
-            resume = records.last().map(|record| record.view().key().to_vec());
-        }
-        Part { records, resume }
+        Part::within(found.into_values().flatten().collect(), bound, limit)
     }
 
     /// A peer's part arrived.
@@ -289,7 +310,7 @@ impl Engine {
         let last = records.last().map(|record| record.view().key().to_vec());
         let resume = if cut { last } else { bound };
         let page = Page { more: resume.is_some(), records, resume };
-        self.lanes.completions.push(Completion { token, outcome: Outcome::Page(page) });
+        self.show(Completion { token, outcome: Outcome::Page(page) });
     }
 
     /// Ends scans that waited too long.

@@ -20,6 +20,7 @@ use super::operation::{Change, Completion, OperationError, Outcome, Stored, Writ
 use super::peer::Peer;
 use super::records::Standing;
 use super::table::SlotId;
+use crate::model::key::ROSTER;
 use crate::model::merge::{CounterError, increment};
 use crate::model::placement::OwnerSet;
 use crate::model::record::append_value;
@@ -182,12 +183,14 @@ impl Engine {
         let Some(job) = Job::of(origin, request, 0) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
-        let owns = self.placement.set_of(job.hash, false).contains(self.identity.member);
+        // Of kith's own records, members whose clock is off hand on their roster entries.
+        let is_system = job.key.is_system();
+        let owns = self.placement.set_of(job.hash, is_system).contains(self.identity.member);
         if !same_placement || !owns {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
         let serves = matches!(self.mode, Mode::Starting | Mode::Serving);
-        if !serves || job.key.is_system() {
+        if !serves || is_system && job.key.collection() != ROSTER {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.hash, false) {
@@ -521,7 +524,7 @@ impl Engine {
 
     /// Whether the stamp may be shown: the clock's own must be covered by a reservation. Those of
     /// others (a counter's base) need not, nor those that only exceed a record too far ahead.
-    fn is_covered(&self, stamp: Timestamp) -> bool {
+    pub(super) fn is_covered(&self, stamp: Timestamp) -> bool {
         let given = stamp.member == self.identity.member && stamp.time <= self.clock.time();
         !given || self.clock.is_covered(stamp.time)
     }

@@ -19,6 +19,7 @@ pub const RESERVATION_MS: u64 = 1_000;
 pub struct Clock {
     member: MemberId,
     last: u64,
+    stamped: u64,
     asked: u64,
     reserved: u64,
 }
@@ -27,13 +28,14 @@ impl Clock {
     /// A clock that continues above `reserved`, the highest reservation found in storage.
     #[must_use]
     pub const fn after_reservation(member: MemberId, reserved: u64) -> Self {
-        Self { member, last: reserved, asked: reserved, reserved }
+        Self { member, last: reserved, stamped: 0, asked: reserved, reserved }
     }
 
     /// Stamps an event that follows everything seen, and `after`.
     pub fn stamp(&mut self, wall_ms: u64, after: u64) -> Timestamp {
         let floor = self.last.max(after).saturating_add(1);
         self.last = floor.max(time_of_ms(wall_ms));
+        self.stamped = self.last;
         Timestamp { time: self.last, member: self.member }
     }
 
@@ -48,6 +50,12 @@ impl Clock {
     #[must_use]
     pub const fn time(&self) -> u64 {
         self.last
+    }
+
+    /// The time of the last stamp that was given; 0 before the first.
+    #[must_use]
+    pub const fn stamped(&self) -> u64 {
+        self.stamped
     }
 
     /// Whether a stamp of this time may be shown: the durable reservation covers it.

@@ -19,7 +19,7 @@ use crate::model::MemberId;
 use crate::model::settings::Sync;
 use crate::protocol::introduction::ClusterFacts;
 use crate::security::Credentials;
-use crate::storage::{Journal, OsDisk, StorageError};
+use crate::storage::{Journal, Loaded, MAX_APPEND_BYTES, OsDisk, StorageError};
 use crate::transport::{FrameKind, LinkWriter};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -231,18 +231,23 @@ impl Core {
         if self.engine.lanes.journal.is_empty() {
             return Ok(());
         }
-        match self.journal.append(&self.engine.lanes.journal) {
-            Ok(()) => {}
-            Err(error) if error.is_full() => return self.disk_full(&error, now_us),
-            Err(error) => return Err(error),
+        // More than one write takes waits here while the disk is full, or when many hints are repeated.
+        while !self.engine.lanes.journal.is_empty() {
+            let part = self.engine.next_append(MAX_APPEND_BYTES);
+            let bytes = part.len();
+            match self.journal.append(part) {
+                Ok(()) => {}
+                Err(error) if error.is_full() => return self.disk_full(&error, now_us),
+                Err(error) => return Err(error),
+            }
+            self.counts.journal.appends += 1;
+            self.engine.appended(bytes);
         }
         if self.retry_us > 0 {
             tracing::info!("the disk takes writes again");
             self.retry_us = 0;
             self.engine.set_storage_problem(None);
         }
-        self.counts.journal.appends += 1;
-        self.engine.written();
         let wanted = std::mem::take(&mut self.engine.lanes.sync);
         if wanted || self.engine.settings().sync == Sync::Always || self.is_congested() {
             self.sync(now_us);
@@ -332,6 +337,9 @@ impl Core {
     pub(super) fn drop_link(&mut self, member: MemberId) {
         if let Some(outgoing) = self.links.remove(&member) {
             self.counts.links.closed += 1;
+            if let Some(drain) = outgoing.drain {
+                drain.wake();
+            }
             outgoing.end.notify_waiters();
             outgoing.end.notify_one();
             self.engine.link_down(member, outgoing.link);
@@ -346,11 +354,26 @@ impl Core {
                 self.counts.synced(durable, self.engine.now().mono_us);
                 self.engine.synced(durable);
             }
-            DiskAnswer::Loaded(load, record, damaged) => {
-                self.engine.loaded(&load, record.as_deref(), damaged)
+            DiskAnswer::Loaded(load, found) => {
+                let found = match &found {
+                    Ok(Loaded::Found(record)) => engine::Loaded::Found(record.view().bytes()),
+                    Ok(Loaded::Absent) => engine::Loaded::Absent,
+                    Ok(Loaded::Damaged) => engine::Loaded::Damaged,
+                    Err(error) => {
+                        tracing::error!(%error, "a record could not be loaded; it is tried again");
+                        self.counts.disk_failed("load");
+                        engine::Loaded::Failed
+                    }
+                };
+                self.engine.loaded(&load, found);
             }
             DiskAnswer::Range(id, records, resume) => {
                 self.engine.range_loaded(id, &records, resume.as_deref())
+            }
+            DiskAnswer::RangeFailed(id, error) => {
+                tracing::error!(%error, "a range could not be loaded; the listing fails");
+                self.counts.disk_failed("load");
+                self.engine.range_failed(id);
             }
             DiskAnswer::Page(id, page) => self.engine.page_loaded(id, page),
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),

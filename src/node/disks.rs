@@ -40,10 +40,12 @@ pub(super) enum StoreJob {
 pub(super) enum DiskAnswer {
     /// The journal is durable up to the position in [`Disks::durable`].
     Synced,
-    /// A key was loaded: the record, and whether it was damaged.
-    Loaded(Load, Option<Vec<u8>>, bool),
+    /// What there is under a key.
+    Loaded(Load, Result<Loaded, StorageError>),
     /// A range was loaded.
     Range(u64, Vec<u8>, Option<Vec<u8>>),
+    /// A range could not be loaded.
+    RangeFailed(u64, StorageError),
     /// A page of a partition was loaded, or could not be.
     Page(u64, Option<PageFound>),
     /// A batch is in the checkpoint.
@@ -195,15 +197,15 @@ impl StoreWorker {
             let answer = match job {
                 StoreJob::Loads(loads) => {
                     for load in loads {
-                        let (record, damaged) = self.load(&load);
-                        _ = self.answers.send(DiskAnswer::Loaded(load, record, damaged));
+                        let found = self.load(&load);
+                        _ = self.answers.send(DiskAnswer::Loaded(load, found));
                     }
                     continue;
                 }
                 StoreJob::Range(range) => self.range(&range),
                 StoreJob::Page(page) => self.page(&page),
                 StoreJob::Begin(segment) => {
-                    (self.segment, self.failed) = (segment, false);
+                    (self.segment, self.failed, self.checkpoint) = (segment, false, None);
                     match self.store.begin() {
                         Ok(checkpoint) => {
                             self.checkpoint = Some(checkpoint);
@@ -220,27 +222,15 @@ impl StoreWorker {
         }
     }
 
-    fn load(&mut self, load: &Load) -> (Option<Vec<u8>>, bool) {
-        let Ok(key) = KeyRef::new(&load.collection, &load.key) else { return (None, false) };
-        match self.store.load(key) {
-            Ok(Loaded::Found(record)) => (Some(record.into_bytes().into_vec()), false),
-            Ok(Loaded::Absent) => (None, false),
-            Ok(Loaded::Damaged) => (None, true),
-            Err(error) => {
-                tracing::error!(%error, "a record could not be loaded; it is asked of its other owners");
-                (None, true)
-            }
-        }
+    fn load(&mut self, load: &Load) -> Result<Loaded, StorageError> {
+        KeyRef::new(&load.collection, &load.key).map_or(Ok(Loaded::Absent), |key| self.store.load(key))
     }
 
     fn range(&mut self, range: &Range) -> DiskAnswer {
         let after = range.after.as_deref();
         match self.store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES) {
             Ok(page) => DiskAnswer::Range(range.id, page.records, page.next_after),
-            Err(error) => {
-                tracing::error!(%error, "a range could not be loaded; the listing lacks it");
-                DiskAnswer::Range(range.id, Vec::new(), None)
-            }
+            Err(error) => DiskAnswer::RangeFailed(range.id, error),
         }
     }
 
@@ -267,10 +257,10 @@ impl StoreWorker {
         let mut replaced = Vec::new();
         match checkpoint.write_batch(records, &mut replaced) {
             Ok(()) => {
-                let known = replaced.iter().filter_map(|old| {
-                    old.was.as_ref().map(|mark| Replaced { hash: old.hash, element: mark.element })
-                });
-                DiskAnswer::Batch(known.collect())
+                let replaced = replaced
+                    .iter()
+                    .map(|old| Replaced { hash: old.hash, element: old.was.map(|mark| mark.element) });
+                DiskAnswer::Batch(replaced.collect())
             }
             Err(error) => self.give_up(error),
         }
@@ -281,13 +271,15 @@ impl StoreWorker {
             return self.give_up(StorageError::Poisoned { what: "checkpoint" });
         };
         // The new segment repeats the small state, so it must be durable before the old ones go.
-        let done = self
-            .syncer
-            .sync()
-            .and_then(|_| self.store.commit(checkpoint, self.segment))
-            .and_then(|()| self.syncer.drop_before(self.segment));
+        let done = self.syncer.sync().and_then(|_| self.store.commit(checkpoint, self.segment));
         match done {
-            Ok(()) => DiskAnswer::Committed(self.store.records(), self.store.file_bytes().unwrap_or(0)),
+            Ok(()) => {
+                // Redb knows that it needs them no more, so they only take space until the next drop.
+                if let Err(error) = self.syncer.drop_before(self.segment) {
+                    tracing::warn!(%error, "old journal segments are dropped with the next checkpoint");
+                }
+                DiskAnswer::Committed(self.store.records(), self.store.file_bytes().unwrap_or(0))
+            }
             Err(error) => self.give_up(error),
         }
     }

@@ -475,7 +475,7 @@ mod tests {
         counts.disk_failed("append");
         counts.disk_failed("checkpoint");
         assert_eq!(counts.rejected.0.iter().flatten().sum::<u64>(), 4);
-        assert_eq!(counts.disk_errors.0, [[1], [1]]);
+        assert_eq!(counts.disk_errors.0, [[1], [1], [0]]);
     }
 
     #[test]

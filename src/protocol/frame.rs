@@ -71,6 +71,12 @@ pub enum Verdict {
     Storage,
 }
 
+/// Bytes of a frame beside its records and messages.
+#[must_use]
+pub const fn overhead_bytes(exceptions: usize) -> usize {
+    FIXED_BYTES + 2 + exceptions * EXCEPTION_BYTES + 8 + 4 + 4 + 2
+}
+
 /// Writes a frame. Parts come in this order: exceptions, records, messages; what is left out is
 /// written as empty.
 pub fn encode(

@@ -14,5 +14,5 @@ pub mod store;
 
 pub use disk::{Disk, File, OsDisk};
 pub use error::StorageError;
-pub use journal::{Journal, JournalOptions, Recovery, Syncer};
+pub use journal::{Journal, JournalOptions, MAX_APPEND_BYTES, Recovery, Syncer};
 pub use store::{Checkpoint, Loaded, Mark, Page, Replaced, Scan, Store, StoreRecovery};

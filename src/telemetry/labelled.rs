@@ -33,7 +33,7 @@ pub const REJECTIONS: [&str; 16] = [
 ];
 /// What the disk failed at; values of the label `action`. What it can't fail at without ending the
 /// member is not among them.
-pub const STORAGE_ERRORS: [&str; 2] = ["append", "checkpoint"];
+pub const STORAGE_ERRORS: [&str; 3] = ["append", "checkpoint", "load"];
 /// Routes times status codes that are told apart; beyond it they count as `other`.
 const MAX_HTTP_SERIES: usize = 512;
 

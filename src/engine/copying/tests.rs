@@ -258,3 +258,21 @@ fn an_unresolved_record_holds_the_page_until_redb_was_asked() {
     world.load();
     assert!(!held(&world.engines[0]));
 }
+
+#[test]
+fn a_joiner_whose_clock_may_not_stamp_turns_active_through_another_member() {
+    let mut world = World::new(2, 0);
+    let joining = RosterEntry { state: MemberState::Joining, ..entry(1) };
+    world.engines[0].write_roster_entry(entry(1).id(), &joining);
+    world.link(1, 0);
+    world.carry();
+    world.engines[1].may_stamp = false;
+    let stamped = |world: &World| world.engines[0].roster().get(entry(1).id()).unwrap().clone();
+    assert_eq!(stamped(&world).entry.state, MemberState::Joining);
+    world.engines[1].copying.partitions.clear();
+    for _ in 0..3 {
+        world.engines[1].activate_when_complete();
+    }
+    world.carry();
+    assert_eq!(stamped(&world).entry.state, MemberState::Active);
+}
