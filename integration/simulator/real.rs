@@ -102,10 +102,11 @@ impl Real {
         let checkpoint = self.storage()?.checkpoint.as_mut().ok_or("no checkpoint was begun")?;
         let mut replaced = Vec::new();
         checkpoint.write_batch(batch, &mut replaced).map_err(told)?;
-        let known = replaced.iter();
-        Ok(known
-            .filter_map(|old| old.was.as_ref().map(|was| Replaced { hash: old.hash, element: was.element }))
-            .collect())
+        let told = |old: &kith::storage::Replaced| Replaced {
+            hash: old.hash,
+            element: old.was.as_ref().map(|mark| mark.element),
+        };
+        Ok(replaced.iter().map(told).collect())
     }
 
     /// Commits as the node does: the journal first, for it repeats the small state.
