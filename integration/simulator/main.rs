@@ -28,6 +28,9 @@ mod member;
 mod network;
 mod plan;
 mod random;
+mod real;
+#[path = "../support/disk.rs"]
+mod support;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
