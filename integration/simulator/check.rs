@@ -29,6 +29,7 @@ impl World {
             self.repair_all();
         }
         self.checkpoint_all();
+        self.look_into_stores();
         self.check_membership();
         self.check_keys();
         self.check_trees();
@@ -149,6 +150,15 @@ impl World {
         });
     }
 
+    fn look_into_stores(&mut self) {
+        for index in 0..self.members.len() {
+            match self.members[index].disk.stored() {
+                Ok(stored) => self.members[index].stored = stored,
+                Err(error) => self.violate("the storage works", None, format!("m{index}: {error}")),
+            }
+        }
+    }
+
     fn check_membership(&mut self) {
         let other = {
             let digests = |engine: &Engine| {
@@ -168,8 +178,9 @@ impl World {
         let member = &self.members[index];
         let key = self.clients.keys[key].as_ref();
         let here = member.engine()?.peek(key).map(Record::copy_of);
-        let stored = member.disk.stored(key.collection(), key.key());
-        let stored = stored.and_then(|bytes| RecordRef::parse(bytes).ok()).map(|(record, _)| record);
+        let name = (key.collection().as_bytes().to_vec(), key.key().to_vec());
+        let stored = member.stored.get(&name).and_then(|bytes| RecordRef::parse(bytes).ok());
+        let stored = stored.map(|(record, _)| record);
         match (here, stored) {
             (Some(here), Some(stored)) => Some(match merge(here.view(), stored) {
                 Merged::Present => here,

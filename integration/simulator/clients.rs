@@ -2,7 +2,7 @@
 //! doubt. What they are told is checked against that at once; the rest is checked at the end.
 
 use crate::member::{EPOCH_MS, Input};
-use crate::plan::{MS, Plan, SECOND};
+use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 use kith::engine::operation::{Change, Completion, OperationError, Outcome, Page, Read, Scan, Stored, Write};
@@ -279,6 +279,11 @@ impl World {
         let state = match outcome {
             Outcome::Stored(stored) => {
                 self.check_stored(token, &operation, stored);
+                // The worst moment: it was acknowledged just now.
+                if self.troubled && self.plan.knows(Fault::PowerCut) && self.random.chance(5) {
+                    let everywhere = self.random.chance(500);
+                    self.schedule(0, Event::PowerCut { everywhere });
+                }
                 State::Stored(stored)
             }
             Outcome::Found(record) => {
@@ -357,7 +362,7 @@ impl World {
         self.check_stamp(token, operation, stamp);
         let level = self.effective_level(operation);
         if matches!(level, Level::Quorum | Level::All) {
-            if stamp <= operation.floor && !self.plan.knows(crate::plan::Fault::Damage) {
+            if stamp <= operation.floor && !self.plan.knows(Fault::Damage) {
                 let text =
                     format!("{token} got {stamp}, not superseded, at {level}, after {}", operation.floor);
                 return self.violate("superseded is told", Some(key), text);
@@ -429,7 +434,7 @@ impl World {
         let level = self.effective_level(operation);
         let is_sure = matches!(level, Level::Quorum | Level::All)
             && !self.clients.keys[key].is_counter
-            && !self.plan.knows(crate::plan::Fault::Damage);
+            && !self.plan.knows(Fault::Damage);
         if !is_sure || operation.floor == Timestamp::ZERO {
             return;
         }

@@ -1,18 +1,141 @@
-//! A member's disk in memory: a journal of segments and a store with transactions, with what a
+//! A member's disk as a model in memory: a journal of segments and a store with transactions, with what a
 //! power cut leaves of them.
 //!
 //! Appends are kept in order; a power cut keeps all that was fsynced and a random prefix of the
 //! rest, the last of it perhaps torn. A transaction of the store is there whole or not at all.
 
 use crate::random::Random;
+use crate::real::Real;
 use kith::engine::{Load, PageFound, PageWanted, Range, Replaced};
 use kith::model::{KeyRef, RecordRef};
 use std::collections::{BTreeMap, VecDeque};
 
-type Key = (Vec<u8>, Vec<u8>);
+/// Collection and key.
+pub type Key = (Vec<u8>, Vec<u8>);
+
+/// What a member's disk is made of.
+#[derive(Debug)]
+pub enum Disk {
+    Model(Model),
+    /// The storage of the real member, over a disk that tears and reorders.
+    Real(Box<Real>),
+}
+
+impl Disk {
+    pub fn rotate(&mut self) -> Result<(), String> {
+        match self {
+            Self::Model(disk) => Ok(disk.rotate()),
+            Self::Real(disk) => disk.rotate(),
+        }
+    }
+
+    pub fn append(&mut self, payload: &[u8]) -> Result<(), String> {
+        match self {
+            Self::Model(disk) => Ok(disk.append(payload)),
+            Self::Real(disk) => disk.append(payload),
+        }
+    }
+
+    pub const fn appended(&self) -> usize {
+        match self {
+            Self::Model(disk) => disk.appended(),
+            Self::Real(_) => 0,
+        }
+    }
+
+    pub fn fsynced(&mut self, appended: usize) -> Result<(), String> {
+        match self {
+            Self::Model(disk) => Ok(disk.fsynced(appended)),
+            Self::Real(disk) => disk.sync(),
+        }
+    }
+
+    pub fn load(&mut self, load: &Load) -> Result<(Option<Vec<u8>>, bool), String> {
+        match self {
+            Self::Model(disk) => Ok(disk.load(load)),
+            Self::Real(disk) => disk.load(load),
+        }
+    }
+
+    pub fn range(&mut self, range: &Range) -> Result<(Vec<u8>, Option<Vec<u8>>), String> {
+        match self {
+            Self::Model(disk) => Ok(disk.range(range)),
+            Self::Real(disk) => disk.range(range),
+        }
+    }
+
+    pub fn page(&mut self, wanted: &PageWanted) -> Result<PageFound, String> {
+        match self {
+            Self::Model(disk) => Ok(disk.page(wanted)),
+            Self::Real(disk) => disk.page(wanted),
+        }
+    }
+
+    pub fn begin(&mut self) -> Result<(), String> {
+        match self {
+            Self::Model(_) => Ok(()),
+            Self::Real(disk) => disk.begin(),
+        }
+    }
+
+    pub fn batch(&mut self, batch: &[u8]) -> Result<Vec<Replaced>, String> {
+        match self {
+            Self::Model(disk) => disk.batch(batch),
+            Self::Real(disk) => disk.batch(batch),
+        }
+    }
+
+    /// A commit was asked for: a crash from now on may come in the middle of it.
+    pub fn committing(&mut self) {
+        if let Self::Real(disk) = self {
+            disk.committing = true;
+        }
+    }
+
+    pub fn commit(&mut self) -> Result<(), String> {
+        match self {
+            Self::Model(disk) => Ok(disk.commit()),
+            Self::Real(disk) => disk.commit(),
+        }
+    }
+
+    pub fn abort(&mut self) {
+        match self {
+            Self::Model(disk) => disk.abort(),
+            Self::Real(disk) => disk.abort(),
+        }
+    }
+
+    pub fn damage(&mut self, random: &mut Random) {
+        if let Self::Model(disk) = self {
+            disk.damage(random);
+        }
+    }
+
+    pub fn crash(&mut self, power_cut: bool, random: &mut Random) {
+        match self {
+            Self::Model(disk) => disk.crash(power_cut, random),
+            Self::Real(disk) => disk.crash(power_cut, random),
+        }
+    }
+
+    pub fn open(&mut self, random: &mut Random) -> Result<Found, String> {
+        match self {
+            Self::Model(disk) => Ok(disk.open()),
+            Self::Real(disk) => disk.open(random.number()),
+        }
+    }
+
+    pub fn stored(&mut self) -> Result<BTreeMap<Key, Vec<u8>>, String> {
+        match self {
+            Self::Model(disk) => Ok(disk.stored()),
+            Self::Real(disk) => disk.stored(),
+        }
+    }
+}
 
 /// What a start finds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Found {
     pub records: Vec<Vec<u8>>,
     pub payloads: Vec<Vec<u8>>,
@@ -20,9 +143,9 @@ pub struct Found {
     pub intact: bool,
 }
 
-/// The disk of one member.
+/// The model of one member's disk.
 #[derive(Debug, Default)]
-pub struct Disk {
+pub struct Model {
     segments: VecDeque<Vec<Vec<u8>>>,
     /// Appends ever made and not lost again; how many of them are fsynced.
     appended: usize,
@@ -39,7 +162,7 @@ fn key_of(record: RecordRef<'_>) -> Key {
     (record.collection_bytes().to_vec(), record.key().to_vec())
 }
 
-impl Disk {
+impl Model {
     /// Begins a new segment.
     pub fn rotate(&mut self) {
         self.before_checkpoint = self.segments.len();
@@ -78,7 +201,7 @@ impl Disk {
     }
 
     /// Looks a range up: bytes of the records, and the key after which it was cut off.
-    pub fn range(&self, range: &Range) -> (Vec<u8>, Option<Vec<u8>>) {
+    pub fn range(&mut self, range: &Range) -> (Vec<u8>, Option<Vec<u8>>) {
         let collection = range.collection.as_bytes().to_vec();
         let (mut bytes, mut count, mut last) = (Vec::new(), 0, None);
         for ((_, key), record) in self
@@ -209,8 +332,8 @@ impl Disk {
         }
     }
 
-    /// What the store holds under a key.
-    pub fn stored(&self, collection: &str, key: &[u8]) -> Option<&[u8]> {
-        self.store.get(&(collection.as_bytes().to_vec(), key.to_vec())).map(Vec::as_slice)
+    /// All that the store holds.
+    pub fn stored(&self) -> BTreeMap<Key, Vec<u8>> {
+        self.store.clone()
     }
 }

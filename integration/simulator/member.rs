@@ -1,8 +1,9 @@
 //! A member: an engine and what drives it, as the node does: turns, journal, store, timers, starts.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Found, Key, Model};
 use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
+use crate::real::Real;
 use crate::world::{Event, World};
 use kith::engine::{
     CheckpointStep, Engine, Identity, Load, Loaded, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
@@ -79,6 +80,8 @@ pub struct Member {
     entry: RosterEntry,
     pub engine: Option<Engine>,
     pub disk: Disk,
+    /// What its store holds, looked up for the checks at the end.
+    pub stored: BTreeMap<Key, Vec<u8>>,
     /// Rises with each start and each crash: what was meant for an earlier life is void.
     pub epoch: u64,
     incarnation: u64,
@@ -130,7 +133,12 @@ impl Member {
             id: entry.id(),
             entry,
             engine: None,
-            disk: Disk::default(),
+            disk: if plan.real_storage {
+                Disk::Real(Box::new(Real::new(random.number())))
+            } else {
+                Disk::Model(Model::default())
+            },
+            stored: BTreeMap::new(),
             epoch: 0,
             incarnation: 0,
             life: 0,
@@ -247,9 +255,11 @@ impl World {
         let who = Identity { member: member.id, incarnation: member.incarnation, life };
         let mut engine = Engine::new(who, bounds, bits);
         engine.advance(member.now(now));
-        let found = member.disk.open();
+        let (found, mut error) = match member.disk.open(&mut self.random) {
+            Ok(found) => (found, None),
+            Err(error) => (Found::default(), Some(error)),
+        };
         let (records, payloads) = (found.records.len() as u64, found.payloads.len() as u64);
-        let mut error = None;
         for record in &found.records {
             match kith::model::RecordRef::parse(record) {
                 Ok((record, _)) => engine.restore_record(record),
@@ -495,7 +505,9 @@ impl World {
                 member.retry_at = now + 100 * MS;
                 return engine.set_storage_problem(Some("the disk is full".to_owned()));
             }
-            member.disk.rotate();
+            if let Err(error) = member.disk.rotate() {
+                return self.violate("the storage works", None, format!("m{index}: {error}"));
+            }
             engine.lanes.rotate = false;
         }
         if engine.lanes.journal.is_empty() {
@@ -505,7 +517,9 @@ impl World {
             member.retry_at = now + 100 * MS;
             return engine.set_storage_problem(Some("the disk is full".to_owned()));
         }
-        member.disk.append(&engine.lanes.journal);
+        if let Err(error) = member.disk.append(&engine.lanes.journal) {
+            return self.violate("the storage works", None, format!("m{index}: {error}"));
+        }
         if member.retry_at > 0 {
             member.retry_at = 0;
             engine.set_storage_problem(None);
@@ -556,7 +570,12 @@ impl World {
         match engine.lanes.checkpoint.take() {
             Some(CheckpointStep::Begin) => self.ask_store(index, Job::Begin),
             Some(CheckpointStep::Batch(batch)) => self.ask_store(index, Job::Batch(batch)),
-            Some(CheckpointStep::Commit) => self.ask_store(index, Job::Commit),
+            Some(CheckpointStep::Commit) => {
+                if !self.members[index].checkpoint_failed {
+                    self.members[index].disk.committing();
+                }
+                self.ask_store(index, Job::Commit);
+            }
             None => {}
         }
     }
@@ -574,51 +593,57 @@ impl World {
         if self.members[index].epoch != epoch {
             return;
         }
+        match self.carry_out(index, job) {
+            Ok(Some(input)) => self.give(index, epoch, input),
+            Ok(None) => {}
+            Err(error) => self.violate("the storage works", None, format!("m{index}: {error}")),
+        }
+    }
+
+    /// Does a job of a disk; tells what the member is to hear of it.
+    fn carry_out(&mut self, index: usize, job: Job) -> Result<Option<Input>, String> {
         let fails = self.troubled && self.plan.knows(Fault::Checkpoint) && self.random.chance(150);
         let member = &mut self.members[index];
-        let input = match job {
+        Ok(Some(match job {
             Job::Sync { appended, position } => {
-                member.disk.fsynced(appended);
+                member.disk.fsynced(appended)?;
                 member.sync_running = false;
-                let again = std::mem::take(&mut member.sync_wanted);
-                self.give(index, epoch, Input::Synced(position));
-                if again && let Some(engine) = self.members[index].engine.take() {
+                if std::mem::take(&mut member.sync_wanted)
+                    && let Some(engine) = member.engine.take()
+                {
                     self.sync(index, &engine);
                     self.members[index].engine = Some(engine);
                 }
-                return;
+                Input::Synced(position)
             }
             Job::Load(load) if fails => Input::LoadFailed(load),
             Job::Range(range) if fails => Input::RangeFailed(range.id),
             Job::Load(load) => {
-                let (record, damaged) = member.disk.load(&load);
+                let (record, damaged) = member.disk.load(&load)?;
                 Input::Loaded(load, record, damaged)
             }
             Job::Range(range) => {
-                let (records, resume) = member.disk.range(&range);
+                let (records, resume) = member.disk.range(&range)?;
                 Input::Ranged(range.id, records, resume)
             }
-            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)),
+            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)?),
             Job::Begin => {
                 member.checkpoint_failed = false;
-                return;
+                member.disk.begin()?;
+                return Ok(None);
             }
-            Job::Batch(_) | Job::Commit if member.checkpoint_failed => return,
+            Job::Batch(_) | Job::Commit if member.checkpoint_failed => return Ok(None),
             Job::Batch(_) | Job::Commit if fails => {
                 member.checkpoint_failed = true;
                 member.disk.abort();
                 Input::CheckpointFailed
             }
-            Job::Batch(batch) => match member.disk.batch(&batch) {
-                Ok(replaced) => Input::Batched(replaced),
-                Err(error) => return self.violate("a checkpoint is in order", None, error),
-            },
+            Job::Batch(batch) => Input::Batched(member.disk.batch(&batch)?),
             Job::Commit => {
-                member.disk.commit();
+                member.disk.commit()?;
                 Input::Committed
             }
-        };
-        self.give(index, epoch, input);
+        }))
     }
 
     fn send_frames(&mut self, index: usize, engine: &mut Engine) {
@@ -669,9 +694,13 @@ impl World {
     pub fn member_fault(&mut self, fault: Fault) {
         let index = self.random.index(self.members.len());
         match fault {
-            Fault::Kill | Fault::PowerCut => {
+            Fault::Kill => {
                 let downtime = self.random.duration(3 * SECOND);
-                self.crash(index, fault == Fault::PowerCut, downtime);
+                self.crash(index, false, downtime);
+            }
+            Fault::PowerCut => {
+                let everywhere = self.random.chance(150);
+                self.power_cut(everywhere);
             }
             Fault::Pause => {
                 let time = self.random.duration(2 * SECOND);
@@ -701,6 +730,17 @@ impl World {
                 self.crash(last, true, 0);
             }
             _ => {}
+        }
+    }
+
+    /// The power fails for one member, or for all at the same moment.
+    pub fn power_cut(&mut self, everywhere: bool) {
+        let one = self.random.index(self.members.len());
+        for index in 0..self.members.len() {
+            if everywhere || index == one {
+                let downtime = self.random.duration(3 * SECOND);
+                self.crash(index, true, downtime);
+            }
         }
     }
 

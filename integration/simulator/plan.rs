@@ -100,11 +100,13 @@ pub struct Plan {
     /// Usual time of a disk's operation in microseconds.
     pub disk_delay: u64,
     pub padding: u64,
+    /// Members keep what they have by the real storage.
+    pub real_storage: bool,
 }
 
 impl Plan {
     /// Draws a world.
-    pub fn draw(random: &mut Random) -> Self {
+    pub fn draw(random: &mut Random, real_storage: bool) -> Self {
         let members = usize::try_from(random.between(3, 7)).unwrap_or(3);
         let rare = random.between(100, 600);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| random.chance(rare)).collect();
@@ -114,6 +116,10 @@ impl Plan {
             // What remains must show a quorum without it, and be able to repair each other.
             replication_factor = 3;
             faults.retain(|fault| !matches!(fault, Fault::Damage | Fault::Join));
+        }
+        if real_storage {
+            // The storage's own tests damage its files.
+            faults.retain(|fault| *fault != Fault::Damage);
         }
         if faults.contains(&Fault::Damage) {
             replication_factor = replication_factor.max(3);
@@ -166,6 +172,7 @@ impl Plan {
             loss: if random.chance(300) { random.between(1, 30) } else { 0 },
             disk_delay: random.between(100, 5_000),
             padding: if random.chance(100) { 3_000 } else { 120 },
+            real_storage,
         }
     }
 

@@ -14,6 +14,9 @@ use std::collections::BinaryHeap;
 /// Lines of the trace that are kept when it is recorded.
 const TRACE_LINES: usize = 400_000;
 
+/// Every so many seeds the members have the real storage.
+const REAL_STORAGE_EVERY: u64 = 5;
+
 /// Something that happens at its time.
 #[derive(Debug)]
 pub enum Event {
@@ -43,6 +46,8 @@ pub enum Event {
     Liveness,
     /// The next fault.
     Fault,
+    /// The power fails, for one member or for all.
+    PowerCut { everywhere: bool },
     /// A frozen clock runs again.
     Thaw { member: usize },
 }
@@ -102,7 +107,7 @@ impl World {
     /// A world before its first moment.
     pub fn new(seed: u64, record: bool) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(&mut random, seed % REAL_STORAGE_EVERY == REAL_STORAGE_EVERY - 1);
         let count = plan.members + plan.joiners;
         let members = (0..count).map(|index| Member::new(index, &plan, &mut random)).collect();
         let clients = Clients::new(&plan, &mut random);
@@ -176,6 +181,7 @@ impl World {
             Event::Patience { session, operation } => self.lose_patience(session, operation),
             Event::Liveness => self.tell_liveness(),
             Event::Fault => self.fault(),
+            Event::PowerCut { everywhere } => self.power_cut(everywhere),
             Event::Thaw { member } => self.thaw(member),
         }
     }

@@ -163,13 +163,15 @@ impl Engine {
     /// A joining member that has everything turns itself active.
     pub(super) fn activate_when_complete(&mut self) {
         let me = self.identity.member;
-        if !self.is_complete() || !self.is_heard() {
+        if !self.is_complete() || !self.is_heard() || self.now.mono_us < self.activation_after_us {
             return;
         }
         let Some(member) = self.roster.get(me) else { return };
         if member.entry.state != MemberState::Joining {
             return;
         }
+        // A write that another member stamps takes its time; it ends, one way or the other, by then.
+        self.activation_after_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
         let entry = RosterEntry { state: MemberState::Active, ..member.entry.clone() };
         self.write_roster_entry(me, &entry);
     }

@@ -22,6 +22,7 @@ mod membership;
 pub mod operation;
 mod order;
 mod peer;
+mod pending;
 mod read;
 mod records;
 mod recovery;
@@ -236,13 +237,15 @@ pub struct Engine {
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
+    /// No other attempt to turn active before this time in microseconds.
+    activation_after_us: u64,
     records: Records,
     hints: Hints,
     settling: settling::Settling,
     peers: Vec<Peer>,
     peer_index: BTreeMap<MemberId, usize>,
-    writes: VecDeque<write::Pending>,
-    spare_writes: VecDeque<write::Pending>,
+    writes: VecDeque<pending::Pending>,
+    spare_writes: VecDeque<pending::Pending>,
     progress: bool,
     /// Answers with own stamps that no durable reservation covers yet.
     held: Vec<Completion>,
@@ -281,6 +284,7 @@ impl Engine {
             placement,
             system_changed: false,
             copying: copying::Copies::default(),
+            activation_after_us: 0,
             records: Records::new(partition_bits),
             hints: Hints::default(),
             settling: settling::Settling::default(),

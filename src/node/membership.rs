@@ -33,6 +33,10 @@ use tokio::time::sleep;
 const CLUSTER_FILE: &str = "cluster";
 /// How long a joiner waits between two rounds over its seeds, at most.
 const ROUND: Duration = Duration::from_millis(500);
+/// How long a joiner's entry may take to get into the roster; less than a joiner waits.
+const ENTRY_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the roster is looked at meanwhile.
+const ENTRY_POLL: Duration = Duration::from_millis(10);
 
 /// What came of asking one address for a cluster.
 #[derive(Debug)]
@@ -352,8 +356,8 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
     }
     match validate(shared, &link, theirs) {
         Ok(()) => {
-            let (cluster, records) = shared.with(|core| {
-                let member = link.peer.member;
+            let member = link.peer.member;
+            shared.with(|core| {
                 if core.engine.roster().get(member).is_none() {
                     let entry = RosterEntry {
                         name: theirs.name.clone(),
@@ -366,14 +370,29 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                     };
                     core.engine.write_roster_entry(member, &entry);
                 }
-                (core.cluster.clone(), core.engine.system_records())
             });
+            // Another member may have to write it, and nobody may be able to just now.
+            if !is_entered(shared, member).await {
+                let refusal = Refusal::NotReady("it can't change the roster now".to_owned());
+                return shared.refuse(link, &address, Some(&theirs.name), refusal).await;
+            }
+            let (cluster, records) = shared.with(|core| (core.cluster.clone(), core.engine.system_records()));
             let Some(cluster) = cluster else { return };
             tracing::info!(name = theirs.name, address, "let in");
             send_control(&mut link.writer, &Control::Welcome { cluster, records }).await;
         }
         Err(refusal) => shared.refuse(link, &address, Some(&theirs.name), refusal).await,
     }
+}
+
+/// Waits until a member is in the roster; false when it did not come to that in time.
+async fn is_entered(shared: &Shared, member: MemberId) -> bool {
+    let entered = async {
+        while shared.core.borrow().engine.roster().get(member).is_none() {
+            sleep(ENTRY_POLL).await;
+        }
+    };
+    tokio::time::timeout(ENTRY_DEADLINE, entered).await.is_ok()
 }
 
 /// Why one can't be let in.

@@ -116,6 +116,8 @@ struct Opened {
     identity: Identity,
     cluster: Option<(protocol::introduction::ClusterFacts, bool)>,
     problems: Vec<String>,
+    /// The directory never held a record.
+    is_blank: bool,
 }
 
 /// Opens the data directory and brings the engine to the state that it had.
@@ -189,7 +191,8 @@ fn open(
     }
     let intact = problems.is_empty();
     engine.restored(recovery.payload_bytes, intact);
-    Ok(Opened { engine, journal, store, identity, cluster, problems })
+    let is_blank = intact && found.created && recovery.payload_bytes == 0;
+    Ok(Opened { engine, journal, store, identity, cluster, problems, is_blank })
 }
 
 fn open_identity(disk: &OsDisk, failed: &impl Fn(StorageError) -> NodeError) -> Result<Identity, NodeError> {
@@ -263,9 +266,9 @@ async fn serve(
 
     shared.view.borrow_mut().begin_step("links");
     spawn_tasks(&shared, acceptor, links.outgoing, answers, requests, &telemetry);
-    let joined = !shared.core.borrow().engine.roster().is_empty();
+    // A creator that lost its records finds the cluster again through the others, as a joiner does.
     if let Some((facts, true)) = &opened.cluster
-        && !joined
+        && opened.is_blank
     {
         let settings = crate::model::settings::Settings::from_entries(
             shared.config.create.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())),

@@ -1,6 +1,7 @@
 //! What makes an owner complete, shown on engines whose frames are carried by hand.
 
 use super::*;
+use crate::engine::read::Loaded;
 use crate::engine::{Bounds, Identity, Mode, TICK_US};
 use crate::model::key::ROSTER;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
@@ -111,7 +112,7 @@ impl World {
         for load in std::mem::take(&mut engine.lanes.loads) {
             let is_it = |record: &&Record| record.view().key() == load.key;
             let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
-            engine.loaded(&load, found.map_or(crate::engine::Loaded::Absent, crate::engine::Loaded::Found));
+            engine.loaded(&load, found.map_or(Loaded::Absent, Loaded::Found));
         }
         for wanted in std::mem::take(&mut engine.lanes.pages) {
             let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();
@@ -257,4 +258,22 @@ fn an_unresolved_record_holds_the_page_until_redb_was_asked() {
     assert!(held(engine));
     world.load();
     assert!(!held(&world.engines[0]));
+}
+
+#[test]
+fn a_joiner_whose_clock_may_not_stamp_turns_active_through_another_member() {
+    let mut world = World::new(2, 0);
+    let joining = RosterEntry { state: MemberState::Joining, ..entry(1) };
+    world.engines[0].write_roster_entry(entry(1).id(), &joining);
+    world.link(1, 0);
+    world.carry();
+    world.engines[1].may_stamp = false;
+    let stamped = |world: &World| world.engines[0].roster().get(entry(1).id()).unwrap().clone();
+    assert_eq!(stamped(&world).entry.state, MemberState::Joining);
+    world.engines[1].copying.partitions.clear();
+    for _ in 0..3 {
+        world.engines[1].activate_when_complete();
+    }
+    world.carry();
+    assert_eq!(stamped(&world).entry.state, MemberState::Active);
 }
