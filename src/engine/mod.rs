@@ -18,6 +18,7 @@ mod checkpoint;
 mod copying;
 mod hints;
 pub mod journal;
+mod loads;
 mod membership;
 pub mod operation;
 mod order;
@@ -34,8 +35,9 @@ mod table;
 mod write;
 
 pub use checkpoint::{CheckpointStep, Replaced};
+pub use loads::Loaded;
 pub use membership::NOBODY;
-pub use read::{Loaded, Local};
+pub use read::Local;
 pub use recovery::Recovered;
 
 use crate::model::clock::Clock;
@@ -250,7 +252,7 @@ pub struct Engine {
     /// Answers with own stamps that no durable reservation covers yet.
     held: Vec<Completion>,
     requests: requests::Requests,
-    loads: read::Loads,
+    loads: loads::Loads,
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
     expiry_hand: u32,
@@ -295,7 +297,7 @@ impl Engine {
             progress: false,
             held: Vec::new(),
             requests: requests::Requests::default(),
-            loads: read::Loads::default(),
+            loads: loads::Loads::default(),
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
             expiry_hand: 0,

@@ -204,7 +204,7 @@ impl Engine {
         let counts = matches!(job.change, Change::Increment { .. });
         let must_know = (counts || far) && self.records.standing(job.key, job.hash) == Standing::Unknown;
         if !job.is_loaded && (must_know || self.loads.has_writer(job.key)) {
-            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
+            let waiter = super::loads::Waiter::Write(job.origin, job.request(), job.give_up_us);
             return self.load_then(job.key, job.hash, waiter);
         }
         let start = self.lanes.journal.len();

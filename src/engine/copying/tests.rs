@@ -1,7 +1,7 @@
 //! What makes an owner complete, shown on engines whose frames are carried by hand.
 
 use super::*;
-use crate::engine::read::Loaded;
+use crate::engine::loads::Loaded;
 use crate::engine::{Bounds, Identity, Mode, TICK_US};
 use crate::model::key::ROSTER;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
