@@ -223,7 +223,7 @@ impl Engine {
         for write in &mut writes {
             let at = write.set.position(member);
             if at.and_then(|at| write.copies.get(at)) == Some(&Copy::Lost) {
-                let copy = self.resend(member, write.hash);
+                let copy = self.resend(member, write);
                 if let Some(slot) = at.and_then(|at| write.copies.get_mut(at)) {
                     *slot = copy;
                 }
@@ -232,10 +232,15 @@ impl Engine {
         self.writes = writes;
     }
 
-    fn resend(&mut self, member: MemberId, hash: KeyHash) -> Copy {
+    /// Sends the newest record of a write's key. Where that is another write's, this one never
+    /// reaches the owner: it is superseded.
+    fn resend(&mut self, member: MemberId, write: &mut Pending) -> Copy {
+        let hash = write.hash;
         let Some(slot) = self.records.table.find_hash(hash) else { return Copy::Lost };
         let Some(at) = self.peer_index.get(&member).copied() else { return Copy::Lost };
         let record = self.records.table.record(slot);
+        let newest = record.map(crate::model::RecordRef::timestamp);
+        write.superseded = write.superseded.max(newest.filter(|newest| *newest > write.timestamp));
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
         let sent =
             link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, None));
@@ -253,24 +258,19 @@ impl Engine {
             if set == write.set || set.owners.is_empty() {
                 continue;
             }
-            let copies: SmallVec<[Copy; 4]> = set
-                .owners
-                .iter()
-                .map(|owner| {
-                    let known = write.set.position(owner.member).and_then(|at| write.copies.get(at));
-                    match known {
-                        Some(copy) => *copy,
-                        None if owner.member == self.identity.member => Copy::Own,
-                        None => match self.resend(owner.member, write.hash) {
-                            Copy::Lost => {
-                                self.note_hint(owner.member, slot, write.hash);
-                                Copy::Lost
-                            }
-                            sent => sent,
-                        },
-                    }
-                })
-                .collect();
+            let mut copies: SmallVec<[Copy; 4]> = SmallVec::new();
+            for owner in &set.owners {
+                let known = write.set.position(owner.member).and_then(|at| write.copies.get(at)).copied();
+                let copy = match known {
+                    Some(copy) => copy,
+                    None if owner.member == self.identity.member => Copy::Own,
+                    None => self.resend(owner.member, write),
+                };
+                if known.is_none() && copy == Copy::Lost {
+                    self.note_hint(owner.member, slot, write.hash);
+                }
+                copies.push(copy);
+            }
             write.is_settled = set.is_settled();
             write.held &= !set.contains(self.identity.member);
             (write.set, write.copies) = (set, copies);
