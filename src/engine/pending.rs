@@ -166,7 +166,7 @@ impl Engine {
     /// Whether the stamp may be shown: the clock's own must be covered by a reservation. Those of
     /// others (a counter's base) need not, nor those that only exceed a record too far ahead.
     pub(super) fn is_covered(&self, stamp: Timestamp) -> bool {
-        let given = stamp.member == self.identity.member && stamp.time <= self.clock.time();
+        let given = stamp.member == self.identity.member && stamp.time <= self.clock.stamped();
         !given || self.clock.is_covered(stamp.time)
     }
 
