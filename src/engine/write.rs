@@ -608,6 +608,7 @@ impl Engine {
         for write in &mut writes {
             let at = write.set.position(member);
             if at.and_then(|at| write.copies.get(at)) == Some(&Copy::Lost) {
+                self.note_newer(write);
                 let copy = self.resend(member, write.hash);
                 if let Some(slot) = at.and_then(|at| write.copies.get_mut(at)) {
                     *slot = copy;
@@ -615,6 +616,15 @@ impl Engine {
             }
         }
         self.writes = writes;
+    }
+
+    /// What is sent for a write now is the newest record of its key; what its receiver thinks of the
+    /// write itself will never be known.
+    fn note_newer(&self, write: &mut Pending) {
+        let newest =
+            self.records.table.find_hash(write.hash).and_then(|slot| self.records.table.record(slot));
+        let newer = newest.map(RecordRef::timestamp).filter(|newest| *newest > write.timestamp);
+        write.superseded = write.superseded.max(newer);
     }
 
     fn resend(&mut self, member: MemberId, hash: KeyHash) -> Copy {
@@ -634,6 +644,7 @@ impl Engine {
             let Some(slot) = self.records.table.find_hash(write.hash) else { continue };
             let Some(key) = self.records.table.record(slot).and_then(|r| r.key_ref().ok()) else { continue };
             let is_system = key.is_system();
+            self.note_newer(write);
             let set = Arc::clone(self.placement.set_of(write.hash, is_system));
             if set == write.set || set.owners.is_empty() {
                 continue;
