@@ -139,7 +139,7 @@ async fn joining_through_a_dead_address_fails_clearly_and_through_a_live_one_wor
 
 #[tokio::test]
 async fn a_fourth_member_joins_a_cluster_with_data_and_every_key_is_readable_everywhere() {
-    const KEYS: usize = 20_000;
+    const KEYS: usize = 10_000;
     let plan = Plan::default().setting("replication_factor", "2");
     let mut group = Group::ready(3, &plan).await;
     let model = import(&group[0].client(), "joined", KEYS).await;

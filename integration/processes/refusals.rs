@@ -8,13 +8,13 @@ use std::fs;
 use std::path::Path;
 
 /// A cluster of one member, ready, and a second member that looks for a cluster there.
-async fn pair(second: &str, plan: impl FnOnce(Plan) -> Plan) -> Group {
+async fn pair(plan: impl FnOnce(Plan) -> Plan) -> Group {
     let mut group = Group::empty().await;
     group.add("first", Plan::default().bootstrap());
     group.start();
     group[0].until_ready().await;
     let plan = plan(Plan::default().seeds([group[0].peers]));
-    group.add(second, plan);
+    group.add("second", plan);
     group.start();
     group[1].until_answering().await;
     group
@@ -31,8 +31,6 @@ async fn is_kept_out(group: &Group) {
 
 #[tokio::test]
 async fn a_second_member_of_one_name_is_refused_and_both_sides_say_why() {
-    let group = pair("second", |plan| plan).await;
-    drop(group);
     let mut group = Group::empty().await;
     group.add("first", Plan::default().bootstrap());
     group.start();
@@ -50,7 +48,7 @@ async fn a_second_member_of_one_name_is_refused_and_both_sides_say_why() {
 
 #[tokio::test]
 async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
-    let group = pair("second", |plan| Plan { secret: "another secret altogether".to_owned(), ..plan }).await;
+    let group = pair(|plan| Plan { secret: "another secret altogether".to_owned(), ..plan }).await;
     for member in &group.members {
         let reason = member.until_refusal(&["different cluster secrets", "same one"]).await;
         assert!(!reason.contains("altogether"), "a secret is shown: {reason}");
@@ -61,7 +59,7 @@ async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
 
 #[tokio::test]
 async fn a_member_of_a_cluster_of_another_name_is_refused_and_both_sides_say_why() {
-    let group = pair("second", |plan| Plan { cluster: "other".to_owned(), ..plan }).await;
+    let group = pair(|plan| Plan { cluster: "other".to_owned(), ..plan }).await;
     for member in &group.members {
         member.until_refusal(&["clusters of different names", "check the cluster's name"]).await;
     }

@@ -136,7 +136,7 @@ fn check(seed: u64, trace: bool) -> Result<(), String> {
     if let Some(violation) = violation {
         return Err(explain(seed, &violation));
     }
-    if seed % TWICE_EVERY == 0 {
+    if seed.is_multiple_of(TWICE_EVERY) {
         let (again, _) = run(seed, false);
         if again.trace_hash() != world.trace_hash() {
             return Err(format!(

@@ -192,8 +192,7 @@ pub async fn check(member: &Member, level: Level, model: &Model) -> Result<(), S
             }
         }
     }
-    let shown: Vec<&String> =
-        wrong.iter().take(if std::env::var_os("KITH_SHOW").is_some() { 10000 } else { 5 }).collect();
+    let shown: Vec<&String> = wrong.iter().take(5).collect();
     if wrong.is_empty() {
         Ok(())
     } else {

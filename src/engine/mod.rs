@@ -18,10 +18,12 @@ mod checkpoint;
 mod copying;
 mod hints;
 pub mod journal;
+mod loads;
 mod membership;
 pub mod operation;
 mod order;
 mod peer;
+mod pending;
 mod read;
 mod records;
 mod recovery;
@@ -33,8 +35,9 @@ mod table;
 mod write;
 
 pub use checkpoint::{CheckpointStep, Replaced};
+pub use loads::Loaded;
 pub use membership::NOBODY;
-pub use read::{Loaded, Local};
+pub use read::Local;
 pub use recovery::Recovered;
 
 use crate::model::clock::Clock;
@@ -243,13 +246,13 @@ pub struct Engine {
     settling: settling::Settling,
     peers: Vec<Peer>,
     peer_index: BTreeMap<MemberId, usize>,
-    writes: VecDeque<write::Pending>,
-    spare_writes: VecDeque<write::Pending>,
+    writes: VecDeque<pending::Pending>,
+    spare_writes: VecDeque<pending::Pending>,
     progress: bool,
     /// Answers with own stamps that no durable reservation covers yet.
     held: Vec<Completion>,
     requests: requests::Requests,
-    loads: read::Loads,
+    loads: loads::Loads,
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
     expiry_hand: u32,
@@ -294,7 +297,7 @@ impl Engine {
             progress: false,
             held: Vec::new(),
             requests: requests::Requests::default(),
-            loads: read::Loads::default(),
+            loads: loads::Loads::default(),
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
             expiry_hand: 0,

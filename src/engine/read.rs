@@ -1,28 +1,24 @@
-//! Reading: from memory when this member is a complete owner, else from others; loads from redb.
+//! Reading: from memory when this member is a complete owner, else from others.
 //!
 //! Level `one` takes one complete owner's answer; if no owner is complete, all that can be reached
 //! are merged. Higher levels merge the answers of so many owners in each owner set, and send the
 //! newest record to every owner whose answer was older.
 
 use super::Engine;
-use super::Load;
 use super::Mode;
 use super::hints::HintKey;
+use super::loads::Waiter;
 use super::operation::{Completion, OperationError, Outcome, Read};
 use super::records::Standing;
 use super::requests::Purpose;
-use super::table::{SlotId, UNRESOLVED};
-use super::write::{Job, Origin};
+use super::table::SlotId;
+use super::write::Origin;
 use crate::model::merge::{Merged, merge};
 use crate::model::placement::OwnerSet;
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
-use crate::protocol::message::{Failure, Reply, Request, WriteRequest};
-use std::collections::BTreeMap;
+use crate::protocol::message::{Failure, Reply, Request};
 use std::sync::Arc;
-
-/// Microseconds until a load that failed is tried again.
-const LOAD_RETRY_US: u64 = 1_000_000;
 
 /// Names a gather.
 pub(super) type GatherId = u64;
@@ -53,57 +49,6 @@ pub(super) struct Gather {
     answers: Vec<(MemberId, Option<Record>)>,
     waiting: usize,
     deadline_us: u64,
-}
-
-/// Who waits for a key to be loaded.
-#[derive(Debug)]
-pub(super) enum Waiter {
-    /// A client's local read.
-    Read(u64),
-    /// A peer's read.
-    Peer(Origin),
-    /// The local part of a gather.
-    Gather(GatherId),
-    /// A write that must know what is there.
-    Write(Origin, WriteRequest, u64),
-    /// A hint to send.
-    Hint(MemberId),
-    /// The slot only has to be merged with what redb holds.
-    Resolve,
-}
-
-/// What redb answered for a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loaded<'a> {
-    /// The record's canonical bytes, verified.
-    Found(&'a [u8]),
-    /// It surely has none.
-    Absent,
-    /// It has one that does not verify: the record is lost here, and others must be asked.
-    Damaged,
-    /// It could not be read: nobody knows what it has, and it is asked again.
-    Failed,
-}
-
-/// Keys that are being loaded.
-#[derive(Debug, Default)]
-pub(super) struct Loads {
-    waiting: BTreeMap<HintKey, Vec<Waiter>>,
-    /// Loads that failed and whose keys can't do without, and when they are tried again.
-    failed: Vec<(u64, Load)>,
-}
-
-impl Loads {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Whether a write of this key waits for a load: later ones wait behind it.
-    pub(super) fn has_writer(&self, key: KeyRef<'_>) -> bool {
-        let is_write = |waiter: &Waiter| matches!(waiter, Waiter::Write(..));
-        !self.waiting.is_empty()
-            && self.waiting.get(&HintKey::of(key)).is_some_and(|waiters| waiters.iter().any(is_write))
-    }
 }
 
 impl Engine {
@@ -145,7 +90,7 @@ impl Engine {
         self.gather(token, read.key, hash, level, false);
     }
 
-    fn read_one(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
+    pub(super) fn read_one(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
         if self.is_complete_for(hash, key.is_system()) {
             return match self.records.standing(key, hash) {
                 Standing::Here(id) => self.found(token, self.readable(id)),
@@ -157,7 +102,7 @@ impl Engine {
     }
 
     /// Asks one complete owner after the other; all that can be reached if none is complete.
-    fn read_elsewhere(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
+    pub(super) fn read_elsewhere(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
         let partition = self.placement.partition_of(hash);
         let digest = self.placement.digest();
         let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
@@ -178,12 +123,12 @@ impl Engine {
         }
     }
 
-    fn readable(&self, id: SlotId) -> Option<Record> {
+    pub(super) fn readable(&self, id: SlotId) -> Option<Record> {
         let record = self.records.table.record(id)?;
         record.is_readable(self.now.wall_ms).then(|| Record::copy_of(record))
     }
 
-    fn found(&mut self, token: u64, record: Option<Record>) {
+    pub(super) fn found(&mut self, token: u64, record: Option<Record>) {
         self.show(Completion { token, outcome: Outcome::Found(record) });
     }
 
@@ -262,7 +207,7 @@ impl Engine {
         }
     }
 
-    fn gather_own(&mut self, id: GatherId, own: Option<Record>) {
+    pub(super) fn gather_own(&mut self, id: GatherId, own: Option<Record>) {
         let me = self.identity.member;
         self.add_answer(id, me, own);
     }
@@ -400,118 +345,6 @@ impl Engine {
     /// Whether a key's record was lost here and may still be had from others.
     fn lacks(&self, hash: KeyHash) -> bool {
         self.records.is_lost(hash) && !self.is_complete_for(hash, false)
-    }
-
-    /// Loads a key, and lets `waiter` go on then.
-    pub(super) fn load_then(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
-        let waiters = self.loads.waiting.entry(HintKey::of(key)).or_default();
-        if waiters.is_empty() {
-            self.lanes.loads.push(Load {
-                hash,
-                collection: key.collection().to_owned(),
-                key: key.key().to_vec(),
-            });
-            self.counters.loads += 1;
-        }
-        waiters.push(waiter);
-    }
-
-    pub(super) fn resolve_later(&mut self, key: KeyRef<'_>, hash: KeyHash) {
-        self.load_then(key, hash, Waiter::Resolve);
-    }
-
-    /// A load's answer.
-    pub fn loaded(&mut self, load: &Load, found: Loaded<'_>) {
-        let Ok(key) = KeyRef::new(&load.collection, &load.key) else { return };
-        let Some(waiters) = self.loads.waiting.remove(&HintKey::of(key)) else { return };
-        let hash = load.hash;
-        let record = match found {
-            Loaded::Found(bytes) => RecordRef::parse(bytes).ok().map(|(record, _)| record),
-            Loaded::Absent | Loaded::Damaged | Loaded::Failed => None,
-        };
-        match (found, record) {
-            (Loaded::Failed, _) => {
-                let is_unresolved = |slot| self.records.table.has(slot, UNRESOLVED);
-                if self.records.table.find(key, hash).is_some_and(is_unresolved) {
-                    self.loads.failed.push((self.now.mono_us + LOAD_RETRY_US, load.clone()));
-                }
-            }
-            (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
-                self.counters.loads_damaged += 1;
-                self.records.lose(key, hash);
-                self.lose_partition(self.placement.partition_of(hash));
-            }
-            (Loaded::Absent | Loaded::Found(_), record) => {
-                self.counters.load_misses += u64::from(record.is_none());
-                self.records.resolve(key, hash, record);
-                for waiter in waiters {
-                    self.go_on(key, hash, waiter);
-                }
-                return;
-            }
-        }
-        for waiter in waiters {
-            self.go_without(key, hash, waiter);
-        }
-    }
-
-    /// Loads again what could not be read.
-    pub(super) fn retry_loads(&mut self) {
-        let now = self.now.mono_us;
-        for (_, load) in
-            self.loads.failed.extract_if(.., |(again_us, _)| *again_us <= now).collect::<Vec<_>>()
-        {
-            if let Ok(key) = KeyRef::new(&load.collection, &load.key) {
-                self.resolve_later(key, load.hash);
-            }
-        }
-    }
-
-    /// What was read here is of no use: others are asked, or told that this member can't tell.
-    fn go_without(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
-        match waiter {
-            Waiter::Resolve => {}
-            Waiter::Read(token) => self.read_elsewhere(token, key, hash),
-            Waiter::Peer(origin) => self.reply(origin, Reply::Failed(Failure::NotReady)),
-            Waiter::Gather(id) => self.read_failed(id),
-            Waiter::Write(origin, ..) => {
-                let problem = "what is stored under the key could not be read".to_owned();
-                self.fail(origin, OperationError::Storage(problem));
-            }
-            Waiter::Hint(member) => self.hint_again(member, hash),
-        }
-    }
-
-    fn go_on(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
-        let slot = self.records.table.find(key, hash);
-        match waiter {
-            Waiter::Resolve => {}
-            Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
-                self.read_one(token, key, hash);
-            }
-            Waiter::Read(token) => {
-                let record = slot.and_then(|slot| self.readable(slot));
-                self.found(token, record);
-            }
-            Waiter::Peer(origin) => {
-                let record = slot.and_then(|slot| self.records.table.record(slot));
-                let record = record.map(|record| record.bytes().to_vec());
-                self.reply(origin, Reply::Record(record));
-            }
-            Waiter::Gather(id) => {
-                let own = slot.and_then(|slot| self.records.table.record(slot)).map(Record::copy_of);
-                self.gather_own(id, own);
-            }
-            Waiter::Write(origin, write, give_up_us) => {
-                if let Some(job) = Job::of(origin, &write, give_up_us) {
-                    self.stamp_write(Job { is_loaded: true, ..job });
-                }
-            }
-            Waiter::Hint(member) => match slot {
-                Some(slot) => self.send_hint(member, slot, hash),
-                None => _ = self.hint_done(member, hash, None),
-            },
-        }
     }
 }
 

@@ -327,7 +327,7 @@ impl Engine {
                 let Some(key) = key.key() else { continue };
                 match self.records.standing(key, hash) {
                     Standing::Here(slot) => self.send_hint(member, slot, hash),
-                    Standing::Unknown => self.load_then(key, hash, super::read::Waiter::Hint(member)),
+                    Standing::Unknown => self.load_then(key, hash, super::loads::Waiter::Hint(member)),
                     // There is nothing that the member could lack.
                     Standing::Absent => _ = self.hint_done(member, hash, None),
                 }

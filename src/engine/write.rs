@@ -2,15 +2,8 @@
 //!
 //! The front checks, the *stamper* stamps: the front itself if it owns the key and its clock is
 //! right, else the first owner that can be reached, else (no owner lives) the front, which holds
-//! the record as a hint. The stamper journals the record and queues it for every other owner; the
-//! write then waits in [`Pending`] until the copies that are known satisfy its level in both owner
-//! sets, or its deadline passes.
-//!
-//! States of one owner's copy: `Sent` until its link confirms the record's number; `Lost` when it could
-//! not be sent, the link ended or it was refused (a hint is noted then); `Confirmed`.
-//! The interleaving to fear is a change of placement meanwhile: an owner of the new placement
-//! refuses what was sent under the old one, both members exchange rosters, and `rebase_writes`
-//! sends to the owners of the day what is still pending.
+//! the record as a hint. The stamper journals the record and queues it for every other owner; from
+//! then on the write is [`super::pending`].
 
 use super::Engine;
 use super::Mode;
@@ -18,15 +11,15 @@ use super::hints::{Added, HintKey};
 use super::journal;
 use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
 use super::peer::Peer;
+use super::pending::{Copy, Pending, short, sides};
 use super::records::Standing;
 use super::table::SlotId;
 use crate::model::key::ROSTER;
 use crate::model::merge::{CounterError, increment};
-use crate::model::placement::OwnerSet;
 use crate::model::record::append_value;
-use crate::model::settings::{Level, Sync};
+use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
-use crate::protocol::frame::{Purpose, Verdict};
+use crate::protocol::frame::Purpose;
 use crate::protocol::message::{Failure, Reply, WireChange, WriteRequest};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -80,49 +73,6 @@ impl<'a> Job<'a> {
         }
     }
 }
-
-/// What is known of one owner's copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copy {
-    /// This member's own: durable with the journal's position.
-    Own,
-    /// Under way on the present link of the peer at that place, by that number.
-    Sent(usize, u64),
-    /// Not under way: a hint is noted.
-    Lost,
-    /// The owner has it durably, or something newer.
-    Confirmed,
-}
-
-/// A write that waits for its level.
-#[derive(Debug)]
-pub(super) struct Pending {
-    origin: Origin,
-    hash: KeyHash,
-    timestamp: Timestamp,
-    /// The journal's position after the own copy.
-    position: u64,
-    deadline_us: u64,
-    level: Level,
-    set: Arc<OwnerSet>,
-    /// Old and new owners are the same.
-    is_settled: bool,
-    /// What each owner of `set` has, in its order.
-    copies: SmallVec<[Copy; 4]>,
-    superseded: Option<Timestamp>,
-    number: Option<i64>,
-    /// No owner could be reached: the own copy counts though this member is no owner, if none lives.
-    held: bool,
-}
-
-/// What a pending write's copies mean for its level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judgement {
-    Wait,
-    Met { copies: u16 },
-    Missed { copies: u16 },
-}
-
 impl Engine {
     /// A client's write. The answer comes under `token`, an [`Outcome::Stored`] or
     /// [`Outcome::Failed`].
@@ -254,7 +204,7 @@ impl Engine {
         let counts = matches!(job.change, Change::Increment { .. });
         let must_know = (counts || far) && self.records.standing(job.key, job.hash) == Standing::Unknown;
         if !job.is_loaded && (must_know || self.loads.has_writer(job.key)) {
-            let waiter = super::read::Waiter::Write(job.origin, job.request(), job.give_up_us);
+            let waiter = super::loads::Waiter::Write(job.origin, job.request(), job.give_up_us);
             return self.load_then(job.key, job.hash, waiter);
         }
         let start = self.lanes.journal.len();
@@ -421,125 +371,6 @@ impl Engine {
         }
     }
 
-    /// Answers every pending write whose level is met or whose deadline has passed.
-    pub(super) fn settle_writes(&mut self) {
-        if !std::mem::take(&mut self.progress) || self.writes.is_empty() {
-            return;
-        }
-        let all_expected = self.peers.iter().all(Peer::is_expected);
-        let mut waiting = std::mem::take(&mut self.spare_writes);
-        let mut pending = std::mem::take(&mut self.writes);
-        for mut write in pending.drain(..) {
-            match self.judge(&mut write, all_expected) {
-                Judgement::Wait => waiting.push_back(write),
-                Judgement::Met { copies } => self.complete_write(&write, copies),
-                Judgement::Missed { copies } => self.fail(write.origin, OperationError::Unknown { copies }),
-            }
-        }
-        self.spare_writes = pending;
-        self.writes = waiting;
-    }
-
-    /// The common case in a few comparisons: this runs for every pending write in every turn.
-    fn judge(&mut self, write: &mut Pending, all_expected: bool) -> Judgement {
-        let sync = self.settings.sync;
-        let own = self.has_own_copy(write);
-        let mut copies = 0;
-        for copy in &mut write.copies {
-            if let Copy::Sent(peer, number) = *copy
-                && self.peers.get(peer).is_some_and(|peer| number <= peer.confirmed(sync))
-            {
-                *copy = Copy::Confirmed;
-            }
-            copies += usize::from(*copy == Copy::Confirmed || *copy == Copy::Own && own);
-        }
-        let late = self.now.mono_us >= write.deadline_us;
-        if write.is_settled && !write.held {
-            let owners = write.copies.len();
-            let needed = match write.level {
-                Level::One => 1,
-                Level::Available | Level::Quorum => owners / 2 + 1,
-                Level::All => owners,
-            };
-            if copies >= needed {
-                return Judgement::Met { copies: short(copies) };
-            }
-            if !late && (all_expected || write.level != Level::Available) {
-                return Judgement::Wait;
-            }
-        }
-        self.judge_closely(write, own, copies, late)
-    }
-
-    fn has_own_copy(&self, write: &Pending) -> bool {
-        let position = match self.settings.sync {
-            Sync::Always => self.positions.synced,
-            Sync::Interval => self.positions.written,
-        };
-        position >= write.position && self.is_covered(write.timestamp)
-    }
-
-    /// Owners of both sides, and owners that need not be waited for.
-    fn judge_closely(&mut self, write: &Pending, own: bool, copies: usize, late: bool) -> Judgement {
-        let mut expected: SmallVec<[bool; 8]> = SmallVec::new();
-        for (owner, copy) in write.set.owners.iter().zip(&write.copies) {
-            let peer = self.peer_mut(owner.member);
-            if late
-                && matches!(copy, Copy::Sent(..) | Copy::Lost)
-                && let Some(peer) = peer
-            {
-                peer.unresponsive = true;
-            }
-            expected.push(*copy == Copy::Own || self.peer(owner.member).is_none_or(Peer::is_expected));
-        }
-        let has = |at: &usize| match write.copies.get(*at) {
-            Some(Copy::Own) => own,
-            Some(Copy::Confirmed) => true,
-            _ => false,
-        };
-        // A hint counts only while no owner lives, and never for a level that names owners.
-        let held = write.held
-            && own
-            && copies == 0
-            && matches!(write.level, Level::One | Level::Available)
-            && !expected.contains(&true);
-        let copies = short(copies + usize::from(held));
-        let met = sides(&write.set).iter().all(|side| {
-            let have = side.iter().filter(|at| has(at)).count() + usize::from(held);
-            let hoped = side.iter().filter(|at| has(at) || expected.get(**at) == Some(&true)).count();
-            let needed = match write.level {
-                Level::One => 1,
-                Level::Available => (side.len() / 2 + 1).min(hoped).max(1),
-                Level::Quorum => side.len() / 2 + 1,
-                Level::All => side.len(),
-            };
-            have >= needed
-        });
-        match (met, late) {
-            (true, _) => Judgement::Met { copies },
-            (false, true) => Judgement::Missed { copies },
-            (false, false) => Judgement::Wait,
-        }
-    }
-
-    /// Whether the stamp may be shown: the clock's own must be covered by a reservation. Those of
-    /// others (a counter's base) need not, nor those that only exceed a record too far ahead.
-    pub(super) fn is_covered(&self, stamp: Timestamp) -> bool {
-        let given = stamp.member == self.identity.member && stamp.time <= self.clock.time();
-        !given || self.clock.is_covered(stamp.time)
-    }
-
-    fn complete_write(&mut self, write: &Pending, copies: u16) {
-        self.counters.superseded += u64::from(write.superseded.is_some());
-        let stored = Stored {
-            timestamp: write.superseded.unwrap_or(write.timestamp),
-            copies,
-            superseded: write.superseded.is_some(),
-            number: write.number,
-        };
-        self.answer(write.origin, stored);
-    }
-
     /// Answers a write that met its level.
     pub(super) fn answer(&mut self, origin: Origin, stored: Stored) {
         match origin {
@@ -565,132 +396,6 @@ impl Engine {
             }
         }
     }
-
-    /// A peer did not simply store records of its link.
-    pub(super) fn writes_excepted(
-        &mut self,
-        member: MemberId,
-        numbers: std::ops::Range<u64>,
-        verdict: Verdict,
-    ) {
-        for write in &mut self.writes {
-            let Some(at) = write.set.position(member) else { continue };
-            let Some(copy) = write.copies.get_mut(at) else { continue };
-            if matches!(copy, Copy::Sent(_, number) if numbers.contains(number)) {
-                match verdict {
-                    Verdict::Superseded(winner) => {
-                        write.superseded = write.superseded.max(Some(winner));
-                    }
-                    Verdict::ClockAhead | Verdict::Placement | Verdict::Storage => *copy = Copy::Lost,
-                }
-            }
-        }
-        self.progress = true;
-    }
-
-    /// A link ended: what it did not confirm is no longer under way.
-    pub(super) fn writes_lost(&mut self, member: MemberId) {
-        for write in &mut self.writes {
-            let at = write.set.position(member);
-            if let Some(copy) = at.and_then(|at| write.copies.get_mut(at))
-                && matches!(copy, Copy::Sent(..))
-            {
-                *copy = Copy::Lost;
-            }
-        }
-        self.progress = true;
-    }
-
-    /// Sends to a peer what pending writes could not send to it before. Called when a link comes
-    /// up and when the peer's placement is found to agree again.
-    pub(super) fn resend_writes(&mut self, member: MemberId) {
-        let mut writes = std::mem::take(&mut self.writes);
-        for write in &mut writes {
-            let at = write.set.position(member);
-            if at.and_then(|at| write.copies.get(at)) == Some(&Copy::Lost) {
-                self.note_newer(write);
-                let copy = self.resend(member, write.hash);
-                if let Some(slot) = at.and_then(|at| write.copies.get_mut(at)) {
-                    *slot = copy;
-                }
-            }
-        }
-        self.writes = writes;
-    }
-
-    /// What is sent for a write now is the newest record of its key; what its receiver thinks of the
-    /// write itself will never be known.
-    fn note_newer(&self, write: &mut Pending) {
-        let newest =
-            self.records.table.find_hash(write.hash).and_then(|slot| self.records.table.record(slot));
-        let newer = newest.map(RecordRef::timestamp).filter(|newest| *newest > write.timestamp);
-        write.superseded = write.superseded.max(newer);
-    }
-
-    fn resend(&mut self, member: MemberId, hash: KeyHash) -> Copy {
-        let Some(slot) = self.records.table.find_hash(hash) else { return Copy::Lost };
-        let Some(at) = self.peer_index.get(&member).copied() else { return Copy::Lost };
-        let record = self.records.table.record(slot);
-        let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
-        let sent =
-            link.zip(record).and_then(|(link, record)| link.push_record(Purpose::Fresh, record, hash, None));
-        sent.map_or(Copy::Lost, |number| Copy::Sent(at, number))
-    }
-
-    /// The placement changed: pending writes go to the owners of the day.
-    pub(super) fn rebase_writes(&mut self) {
-        let mut writes = std::mem::take(&mut self.writes);
-        for write in &mut writes {
-            let Some(slot) = self.records.table.find_hash(write.hash) else { continue };
-            let Some(key) = self.records.table.record(slot).and_then(|r| r.key_ref().ok()) else { continue };
-            let is_system = key.is_system();
-            self.note_newer(write);
-            let set = Arc::clone(self.placement.set_of(write.hash, is_system));
-            if set == write.set || set.owners.is_empty() {
-                continue;
-            }
-            let copies: SmallVec<[Copy; 4]> = set
-                .owners
-                .iter()
-                .map(|owner| {
-                    let known = write.set.position(owner.member).and_then(|at| write.copies.get(at));
-                    match known {
-                        Some(copy) => *copy,
-                        None if owner.member == self.identity.member => Copy::Own,
-                        None => match self.resend(owner.member, write.hash) {
-                            Copy::Lost => {
-                                self.note_hint(owner.member, slot, write.hash);
-                                Copy::Lost
-                            }
-                            sent => sent,
-                        },
-                    }
-                })
-                .collect();
-            write.is_settled = set.is_settled();
-            write.held &= !set.contains(self.identity.member);
-            (write.set, write.copies) = (set, copies);
-        }
-        self.writes = writes;
-        self.progress = true;
-    }
-}
-
-/// The positions of the old owners and of the new owners in a set; one side when they are equal.
-fn sides(set: &OwnerSet) -> SmallVec<[SmallVec<[usize; 8]>; 2]> {
-    let side = |fits: fn(&crate::model::placement::Owner) -> bool| {
-        set.owners.iter().enumerate().filter(|(_, owner)| fits(owner)).map(|(at, _)| at).collect()
-    };
-    let mut sides: SmallVec<[SmallVec<[usize; 8]>; 2]> = SmallVec::new();
-    sides.push(side(|owner| owner.in_old));
-    if !set.is_settled() {
-        sides.push(side(|owner| owner.in_new));
-    }
-    sides
-}
-
-fn short(count: usize) -> u16 {
-    u16::try_from(count).unwrap_or(u16::MAX)
 }
 
 fn wire_change(change: Change<'_>) -> WireChange {

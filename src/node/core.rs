@@ -24,7 +24,7 @@ use crate::transport::{FrameKind, LinkWriter};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -81,9 +81,9 @@ pub(super) struct Shared {
     pub(super) credentials: Credentials,
     pub(super) disk: OsDisk,
     /// The member's state beside the engine: refusals, steps, what gossip sees.
-    pub(super) view: RefCell<super::control::View>,
-    flush_wanted: Cell<bool>,
-    flusher: RefCell<Option<Waker>>,
+    pub(super) view: RefCell<super::view::View>,
+    pub(super) flush_wanted: Cell<bool>,
+    pub(super) flusher: RefCell<Option<Waker>>,
     /// Set once the member must stop, with the reason if it is an error.
     pub(super) fatal: RefCell<Option<NodeError>>,
     pub(super) stop: Notify,
@@ -201,7 +201,7 @@ impl Core {
     }
 
     /// Ends a turn. Says whether another one is due at once.
-    fn turn(&mut self, clock: &SystemClock) -> Result<bool, StorageError> {
+    pub(super) fn turn(&mut self, clock: &SystemClock) -> Result<bool, StorageError> {
         let now = clock.now();
         self.engine.advance(now);
         self.engine.end_turn();
@@ -395,7 +395,7 @@ impl Core {
     }
 
     /// What is due with time.
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         self.engine.tick();
         self.sweep_mailboxes();
         let now_us = self.engine.now().mono_us;
@@ -420,7 +420,7 @@ impl Shared {
         config: MemberConfig,
         credentials: Credentials,
         disk: OsDisk,
-        view: super::control::View,
+        view: super::view::View,
     ) -> Self {
         Self {
             core: RefCell::new(core),
@@ -461,67 +461,8 @@ impl Shared {
         self.stop.notify_one();
     }
 
-    fn storage_failed(&self, source: StorageError) {
+    pub(super) fn storage_failed(&self, source: StorageError) {
         let directory = self.config.data_dir.display().to_string();
         self.fail(NodeError::Storage { directory, source });
-    }
-
-    /// The flusher: ends a turn whenever one was begun.
-    pub(super) async fn flush_turns(self: Rc<Self>) {
-        loop {
-            std::future::poll_fn(|context| {
-                if self.flush_wanted.get() {
-                    return Poll::Ready(());
-                }
-                *self.flusher.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            })
-            .await;
-            self.flush_wanted.set(false);
-            let (turned, changed) = {
-                let mut core = self.core.borrow_mut();
-                let turned = core.turn(&self.clock);
-                (turned, std::mem::take(&mut core.engine.lanes.membership_changed))
-            };
-            if changed {
-                self.changed.notify_one();
-            }
-            match turned {
-                Ok(true) => self.flush_wanted.set(true),
-                Ok(false) => {}
-                Err(error) => return self.storage_failed(error),
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Housekeeping's clock.
-    pub(super) async fn tick(self: Rc<Self>) {
-        let mut interval = tokio::time::interval(Duration::from_micros(engine::TICK_US));
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            self.with(|core| {
-                core.engine.advance(self.clock.now());
-                core.tick();
-            });
-            if !self.core.borrow().disks.are_running() {
-                let ended = "see the log for the reason".to_owned();
-                return self.fail(NodeError::PartEnded("a thread that works on the disk", ended));
-            }
-        }
-    }
-
-    /// Takes the disk threads' answers as they come.
-    pub(super) async fn take_disk_answers(
-        self: Rc<Self>,
-        mut answers: tokio::sync::mpsc::UnboundedReceiver<DiskAnswer>,
-    ) {
-        while let Some(answer) = answers.recv().await {
-            let taken = self.with(|core| core.disk_answer(answer));
-            if let Err(error) = taken {
-                return self.storage_failed(error);
-            }
-        }
     }
 }

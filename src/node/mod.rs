@@ -17,6 +17,8 @@ pub mod local;
 mod membership;
 mod publish;
 mod start;
+mod turns;
+mod view;
 
 pub use error::NodeError;
 pub use local::LocalHandle;

@@ -5,13 +5,14 @@
 //! step ends the member with what and why.
 
 use super::clock::SystemClock;
-use super::control::{self, View};
+use super::control;
 use super::core::{Core, Shared};
 use super::disks::Disks;
 use super::handle::Handle;
 use super::handle::status::StepOutcome;
 use super::local::LocalHandle;
 use super::publish;
+use super::view::View;
 use super::{NodeError, membership};
 use crate::config::MemberConfig;
 use crate::engine::{self, Bounds, Engine, Mode};

@@ -1,6 +1,7 @@
 //! What makes an owner complete, shown on engines whose frames are carried by hand.
 
 use super::*;
+use crate::engine::loads::Loaded;
 use crate::engine::{Bounds, Identity, Mode, TICK_US};
 use crate::model::key::ROSTER;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
@@ -111,7 +112,7 @@ impl World {
         for load in std::mem::take(&mut engine.lanes.loads) {
             let is_it = |record: &&Record| record.view().key() == load.key;
             let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
-            engine.loaded(&load, found, false);
+            engine.loaded(&load, found.map_or(Loaded::Absent, Loaded::Found));
         }
         for wanted in std::mem::take(&mut engine.lanes.pages) {
             let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();

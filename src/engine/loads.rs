@@ -1,0 +1,181 @@
+//! Loads: keys that redb must be asked for, and what waits for them.
+//!
+//! Operations on a key that is being loaded queue behind the load. A load that failed resolves
+//! nothing: what can be had elsewhere is asked of others, and what can't is tried again.
+
+use super::hints::HintKey;
+use super::operation::OperationError;
+use super::read::GatherId;
+use super::table::UNRESOLVED;
+use super::write::{Job, Origin};
+use super::{Engine, Load};
+use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
+use crate::protocol::message::{Failure, Reply, WriteRequest};
+use std::collections::BTreeMap;
+
+/// Microseconds until a load that failed is tried again.
+const LOAD_RETRY_US: u64 = 1_000_000;
+
+/// Who waits for a key to be loaded.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// A client's local read.
+    Read(u64),
+    /// A peer's read.
+    Peer(Origin),
+    /// The local part of a gather.
+    Gather(GatherId),
+    /// A write that must know what is there.
+    Write(Origin, WriteRequest, u64),
+    /// A hint to send.
+    Hint(MemberId),
+    /// The slot only has to be merged with what redb holds.
+    Resolve,
+}
+
+/// What redb answered for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded<'a> {
+    /// The record's canonical bytes, verified.
+    Found(&'a [u8]),
+    /// It surely has none.
+    Absent,
+    /// It has one that does not verify: the record is lost here, and others must be asked.
+    Damaged,
+    /// It could not be read: nobody knows what it has, and it is asked again.
+    Failed,
+}
+
+/// Keys that are being loaded.
+#[derive(Debug, Default)]
+pub(super) struct Loads {
+    waiting: BTreeMap<HintKey, Vec<Waiter>>,
+    /// Loads that failed and whose keys can't do without, and when they are tried again.
+    failed: Vec<(u64, Load)>,
+}
+
+impl Loads {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether a write of this key waits for a load: later ones wait behind it.
+    pub(super) fn has_writer(&self, key: KeyRef<'_>) -> bool {
+        let is_write = |waiter: &Waiter| matches!(waiter, Waiter::Write(..));
+        !self.waiting.is_empty()
+            && self.waiting.get(&HintKey::of(key)).is_some_and(|waiters| waiters.iter().any(is_write))
+    }
+}
+impl Engine {
+    /// Loads a key, and lets `waiter` go on then.
+    pub(super) fn load_then(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
+        let waiters = self.loads.waiting.entry(HintKey::of(key)).or_default();
+        if waiters.is_empty() {
+            self.lanes.loads.push(Load {
+                hash,
+                collection: key.collection().to_owned(),
+                key: key.key().to_vec(),
+            });
+            self.counters.loads += 1;
+        }
+        waiters.push(waiter);
+    }
+
+    pub(super) fn resolve_later(&mut self, key: KeyRef<'_>, hash: KeyHash) {
+        self.load_then(key, hash, Waiter::Resolve);
+    }
+
+    /// A load's answer.
+    pub fn loaded(&mut self, load: &Load, found: Loaded<'_>) {
+        let Ok(key) = KeyRef::new(&load.collection, &load.key) else { return };
+        let Some(waiters) = self.loads.waiting.remove(&HintKey::of(key)) else { return };
+        let hash = load.hash;
+        let record = match found {
+            Loaded::Found(bytes) => RecordRef::parse(bytes).ok().map(|(record, _)| record),
+            Loaded::Absent | Loaded::Damaged | Loaded::Failed => None,
+        };
+        match (found, record) {
+            (Loaded::Failed, _) => {
+                let is_unresolved = |slot| self.records.table.has(slot, UNRESOLVED);
+                if self.records.table.find(key, hash).is_some_and(is_unresolved) {
+                    self.loads.failed.push((self.now.mono_us + LOAD_RETRY_US, load.clone()));
+                }
+            }
+            (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
+                self.counters.loads_damaged += 1;
+                self.records.lose(key, hash);
+                self.lose_partition(self.placement.partition_of(hash));
+            }
+            (Loaded::Absent | Loaded::Found(_), record) => {
+                self.counters.load_misses += u64::from(record.is_none());
+                self.records.resolve(key, hash, record);
+                for waiter in waiters {
+                    self.go_on(key, hash, waiter);
+                }
+                return;
+            }
+        }
+        for waiter in waiters {
+            self.go_without(key, hash, waiter);
+        }
+    }
+
+    /// Loads again what could not be read.
+    pub(super) fn retry_loads(&mut self) {
+        let now = self.now.mono_us;
+        for (_, load) in
+            self.loads.failed.extract_if(.., |(again_us, _)| *again_us <= now).collect::<Vec<_>>()
+        {
+            if let Ok(key) = KeyRef::new(&load.collection, &load.key) {
+                self.resolve_later(key, load.hash);
+            }
+        }
+    }
+
+    /// What was read here is of no use: others are asked, or told that this member can't tell.
+    fn go_without(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
+        match waiter {
+            Waiter::Resolve => {}
+            Waiter::Read(token) => self.read_elsewhere(token, key, hash),
+            Waiter::Peer(origin) => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            Waiter::Gather(id) => self.read_failed(id),
+            Waiter::Write(origin, ..) => {
+                let problem = "what is stored under the key could not be read".to_owned();
+                self.fail(origin, OperationError::Storage(problem));
+            }
+            Waiter::Hint(member) => self.hint_again(member, hash),
+        }
+    }
+
+    fn go_on(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
+        let slot = self.records.table.find(key, hash);
+        match waiter {
+            Waiter::Resolve => {}
+            Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
+                self.read_one(token, key, hash);
+            }
+            Waiter::Read(token) => {
+                let record = slot.and_then(|slot| self.readable(slot));
+                self.found(token, record);
+            }
+            Waiter::Peer(origin) => {
+                let record = slot.and_then(|slot| self.records.table.record(slot));
+                let record = record.map(|record| record.bytes().to_vec());
+                self.reply(origin, Reply::Record(record));
+            }
+            Waiter::Gather(id) => {
+                let own = slot.and_then(|slot| self.records.table.record(slot)).map(Record::copy_of);
+                self.gather_own(id, own);
+            }
+            Waiter::Write(origin, write, give_up_us) => {
+                if let Some(job) = Job::of(origin, &write, give_up_us) {
+                    self.stamp_write(Job { is_loaded: true, ..job });
+                }
+            }
+            Waiter::Hint(member) => match slot {
+                Some(slot) => self.send_hint(member, slot, hash),
+                None => _ = self.hint_done(member, hash, None),
+            },
+        }
+    }
+}

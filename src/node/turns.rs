@@ -1,0 +1,71 @@
+//! The tasks that drive the data thread: the flusher that ends turns, housekeeping's clock, and the
+//! disk threads' answers.
+
+use super::NodeError;
+use super::core::Shared;
+use super::disks::DiskAnswer;
+use crate::engine;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+impl Shared {
+    /// The flusher: ends a turn whenever one was begun.
+    pub(super) async fn flush_turns(self: Rc<Self>) {
+        loop {
+            std::future::poll_fn(|context| {
+                if self.flush_wanted.get() {
+                    return Poll::Ready(());
+                }
+                *self.flusher.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            self.flush_wanted.set(false);
+            let (turned, changed) = {
+                let mut core = self.core.borrow_mut();
+                let turned = core.turn(&self.clock);
+                (turned, std::mem::take(&mut core.engine.lanes.membership_changed))
+            };
+            if changed {
+                self.changed.notify_one();
+            }
+            match turned {
+                Ok(true) => self.flush_wanted.set(true),
+                Ok(false) => {}
+                Err(error) => return self.storage_failed(error),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Housekeeping's clock.
+    pub(super) async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(Duration::from_micros(engine::TICK_US));
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.with(|core| {
+                core.engine.advance(self.clock.now());
+                core.tick();
+            });
+            if !self.core.borrow().disks.are_running() {
+                let ended = "see the log for the reason".to_owned();
+                return self.fail(NodeError::PartEnded("a thread that works on the disk", ended));
+            }
+        }
+    }
+
+    /// Takes the disk threads' answers as they come.
+    pub(super) async fn take_disk_answers(
+        self: Rc<Self>,
+        mut answers: tokio::sync::mpsc::UnboundedReceiver<DiskAnswer>,
+    ) {
+        while let Some(answer) = answers.recv().await {
+            let taken = self.with(|core| core.disk_answer(answer));
+            if let Err(error) = taken {
+                return self.storage_failed(error);
+            }
+        }
+    }
+}
