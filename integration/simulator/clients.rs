@@ -92,6 +92,8 @@ pub struct Clients {
     pub operations: BTreeMap<u64, Operation>,
     stamps: BTreeMap<(Timestamp, usize), u64>,
     last: u64,
+    /// Nobody asks for anything any more, so nothing hides what was lost.
+    pub retired: bool,
     /// Pages of the last scan.
     pub pages: Vec<(Vec<u8>, Timestamp)>,
 }
@@ -114,6 +116,7 @@ impl Clients {
             operations: BTreeMap::new(),
             stamps: BTreeMap::new(),
             last: 0,
+            retired: false,
             pages: Vec::new(),
         }
     }
@@ -132,7 +135,7 @@ fn is_refusal(error: &OperationError) -> bool {
 impl World {
     /// A session's next step: an operation, unless it waits for one.
     pub fn session_step(&mut self, session: usize) {
-        if !self.troubled || self.clients.sessions[session].waits_for.is_some() {
+        if !self.troubled || self.clients.retired || self.clients.sessions[session].waits_for.is_some() {
             return;
         }
         let front = self.clients.sessions[session].front;

@@ -736,6 +736,7 @@ impl World {
     /// The power fails for one member, or for all at the same moment.
     pub fn power_cut(&mut self, everywhere: bool) {
         let one = self.random.index(self.members.len());
+        self.clients.retired |= everywhere && self.random.chance(500);
         for index in 0..self.members.len() {
             if everywhere || index == one {
                 let downtime = self.random.duration(3 * SECOND);

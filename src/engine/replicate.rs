@@ -368,7 +368,10 @@ impl Engine {
         offsets.sort_unstable();
         let middle = offsets.len() / 2;
         let at = |index: usize| offsets.get(index).copied().unwrap_or_default();
-        let median = if offsets.len() % 2 == 1 { at(middle) } else { at(middle - 1).midpoint(at(middle)) };
+        // Between two in the middle the nearer one: a clock is not moved by half a vote.
+        let lower = if offsets.len() % 2 == 1 { middle } else { middle.saturating_sub(1) };
+        let median = [at(lower), at(middle)].into_iter().min_by_key(|offset| offset.unsigned_abs());
+        let median = median.unwrap_or_default();
         self.clock_offset_ms = median.saturating_neg();
         let is_right = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
         // A clock that was far ahead and was set back goes on giving stamps from there.
