@@ -24,14 +24,20 @@ pub enum Disk {
 impl Disk {
     pub fn rotate(&mut self) -> Result<(), String> {
         match self {
-            Self::Model(disk) => Ok(disk.rotate()),
+            Self::Model(disk) => {
+                disk.rotate();
+                Ok(())
+            }
             Self::Real(disk) => disk.rotate(),
         }
     }
 
     pub fn append(&mut self, payload: &[u8]) -> Result<(), String> {
         match self {
-            Self::Model(disk) => Ok(disk.append(payload)),
+            Self::Model(disk) => {
+                disk.append(payload);
+                Ok(())
+            }
             Self::Real(disk) => disk.append(payload),
         }
     }
@@ -45,7 +51,10 @@ impl Disk {
 
     pub fn fsynced(&mut self, appended: usize) -> Result<(), String> {
         match self {
-            Self::Model(disk) => Ok(disk.fsynced(appended)),
+            Self::Model(disk) => {
+                disk.fsynced(appended);
+                Ok(())
+            }
             Self::Real(disk) => disk.sync(),
         }
     }
@@ -94,7 +103,10 @@ impl Disk {
 
     pub fn commit(&mut self) -> Result<(), String> {
         match self {
-            Self::Model(disk) => Ok(disk.commit()),
+            Self::Model(disk) => {
+                disk.commit();
+                Ok(())
+            }
             Self::Real(disk) => disk.commit(),
         }
     }
