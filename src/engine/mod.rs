@@ -17,6 +17,7 @@
 mod checkpoint;
 mod copying;
 mod hints;
+mod inbox;
 pub mod journal;
 mod loads;
 mod membership;
@@ -255,6 +256,7 @@ pub struct Engine {
     loads: loads::Loads,
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
+    inbox: inbox::Inbox,
     expiry_hand: u32,
     taken: u64,
     positions: Positions,
@@ -300,6 +302,7 @@ impl Engine {
             loads: loads::Loads::default(),
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
+            inbox: inbox::Inbox::default(),
             expiry_hand: 0,
             taken: 0,
             positions: Positions::default(),
@@ -321,6 +324,7 @@ impl Engine {
 
     /// Ends a turn's events: decides what became true, and completes the lanes.
     pub fn end_turn(&mut self) {
+        self.take_writes();
         self.refresh_placement();
         self.step_checkpoint();
         self.settle_writes();
@@ -402,6 +406,7 @@ impl Engine {
 
     /// Sets whether clients are served.
     pub fn set_mode(&mut self, mode: Mode) {
+        self.take_writes();
         self.mode = mode;
     }
 

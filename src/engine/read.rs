@@ -54,7 +54,8 @@ pub(super) struct Gather {
 impl Engine {
     /// What a reader at level `one` gets without waiting for anything: the hot path of a read.
     #[must_use]
-    pub fn read_now(&self, key: KeyRef<'_>) -> Local<'_> {
+    pub fn read_now(&mut self, key: KeyRef<'_>) -> Local<'_> {
+        self.take_writes();
         let hash = key.hash();
         if self.mode != Mode::Serving || !self.is_complete_for(hash, key.is_system()) {
             return Local::Elsewhere;
@@ -76,6 +77,7 @@ impl Engine {
     /// A client's read. The answer comes under `token`, an [`Outcome::Found`] or
     /// [`Outcome::Failed`].
     pub fn read(&mut self, token: u64, read: Read<'_>) {
+        self.take_writes();
         match self.mode {
             Mode::NoCluster => return self.fail(Origin::Client(token), OperationError::NoCluster),
             Mode::Starting => return self.fail(Origin::Client(token), OperationError::Starting),

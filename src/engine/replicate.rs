@@ -15,7 +15,10 @@ use crate::model::{KeyHash, MemberId, RecordRef};
 use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, Frame, Header, Messages, Purpose, Records, Verdict};
 use crate::protocol::message::{self, Message, Notice, Request};
+use smallvec::SmallVec;
 
+/// Received records whose keys are looked for together, see [`Table::warm`](super::table::Table::warm).
+const RECORDS_AT_ONCE: usize = 64;
 /// Hints that are sent to a peer in one go, while nothing else waits for it.
 const HINTS_AT_ONCE: usize = 512;
 /// Bytes of waiting records above which no hints are added.
@@ -215,17 +218,29 @@ impl Engine {
         records: Records<'_>,
         same_placement: bool,
     ) -> Result<(), ProtocolError> {
-        for parsed in records.iter() {
-            let (number, purpose, record) = parsed?;
-            let verdict = self.take_record(purpose, record, same_placement);
-            let position = self.end();
-            let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) else { return Ok(()) };
-            if let Some(verdict) = verdict {
-                link.except(Exception { first: number, count: 1, verdict });
+        let mut parsed = records.iter();
+        let mut batch: SmallVec<[_; RECORDS_AT_ONCE]> = SmallVec::new();
+        loop {
+            batch.clear();
+            for one in parsed.by_ref().take(RECORDS_AT_ONCE) {
+                let (number, purpose, record) = one?;
+                batch.push((number, purpose, record, record.key_hash()));
             }
-            link.mark_received(number, position)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.records.table.warm(batch.iter().map(|(.., hash)| *hash));
+            for (number, purpose, record, hash) in &batch {
+                let verdict = self.take_record(*purpose, *record, *hash, same_placement);
+                let position = self.end();
+                let link = self.peer_mut(member).and_then(|peer| peer.link.as_mut());
+                let Some(link) = link else { return Ok(()) };
+                if let Some(verdict) = verdict {
+                    link.except(Exception { first: *number, count: 1, verdict });
+                }
+                link.mark_received(*number, position)?;
+            }
         }
-        Ok(())
     }
 
     /// Merges one received record; tells what is to be excepted from its confirmation.
@@ -233,12 +248,12 @@ impl Engine {
         &mut self,
         purpose: Purpose,
         record: RecordRef<'_>,
+        hash: KeyHash,
         same_placement: bool,
     ) -> Option<Verdict> {
         if self.storage_problem.is_some() || self.mode == Mode::NoCluster {
             return Some(Verdict::Storage);
         }
-        let hash = record.key_hash();
         if purpose == Purpose::Fresh {
             let bound = self.foreign_bound().saturating_add(u16::MAX.into());
             let overwrites = || record.key_ref().is_ok_and(|key| self.records.time_of(key, hash) > bound);

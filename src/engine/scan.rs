@@ -74,6 +74,7 @@ impl Engine {
     /// A client's scan. The answer comes under `token`, an [`Outcome::Page`] or
     /// [`Outcome::Failed`].
     pub fn scan(&mut self, token: u64, scan: &Scan) {
+        self.take_writes();
         let refusal = match self.mode {
             Mode::NoCluster => Some(OperationError::NoCluster),
             Mode::Starting => Some(OperationError::Starting),

@@ -2,6 +2,9 @@
 //!
 //! Records live in slots; a hash index over the slots finds them by the key's fixed hash, and
 //! [`Order`] keeps key order apart. Nothing iterates over the index for a decision.
+//!
+//! Nothing here stalls while it grows: slots come in blocks that never move, and the index is cut into
+//! shards, each of which grows by itself.
 #![expect(
     clippy::indexing_slicing,
     reason = "slot ids come from the index or the order, which hold occupied slots only"
@@ -24,6 +27,15 @@ pub(super) const UNRESOLVED: u8 = 4;
 /// Of a system collection: never evicted.
 pub(super) const SYSTEM: u8 = 8;
 
+/// Parts of the index; a power of two.
+const SHARDS: usize = 256;
+/// Slots in a block; a power of two.
+const BLOCK_SLOTS: usize = 4_096;
+/// Bytes between two reads that bring a record into the processor's cache: one line of it.
+const LINE_BYTES: usize = 64;
+/// Bytes of a record that are brought there: its header, its names, and a small value.
+const WARM_BYTES: usize = 256;
+
 /// Place of a record in the table; valid until that record is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlotId(pub(super) u32);
@@ -37,15 +49,77 @@ struct Slot {
     flags: u8,
 }
 
-/// All records in memory.
+/// Slots by their number, in blocks.
 #[derive(Debug, Default)]
+struct Slots {
+    blocks: Vec<Vec<Slot>>,
+}
+
+impl Slots {
+    fn push(&mut self, slot: Slot) -> u32 {
+        if self.blocks.last().is_none_or(|block| block.len() == BLOCK_SLOTS) {
+            // The first block grows as it is used: an idle member needs few slots.
+            let room = if self.blocks.is_empty() { 0 } else { BLOCK_SLOTS };
+            self.blocks.push(Vec::with_capacity(room));
+        }
+        let last = self.blocks.len() - 1;
+        self.blocks[last].push(slot);
+        u32::try_from(self.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    fn len(&self) -> usize {
+        self.blocks.last().map_or(0, |last| (self.blocks.len() - 1) * BLOCK_SLOTS + last.len())
+    }
+
+    fn get(&self, id: u32) -> Option<&Slot> {
+        self.blocks.get(id as usize / BLOCK_SLOTS)?.get(id as usize % BLOCK_SLOTS)
+    }
+}
+
+impl std::ops::Index<u32> for Slots {
+    type Output = Slot;
+
+    fn index(&self, id: u32) -> &Slot {
+        &self.blocks[id as usize / BLOCK_SLOTS][id as usize % BLOCK_SLOTS]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Slots {
+    fn index_mut(&mut self, id: u32) -> &mut Slot {
+        &mut self.blocks[id as usize / BLOCK_SLOTS][id as usize % BLOCK_SLOTS]
+    }
+}
+
+/// All records in memory.
+#[derive(Debug)]
 pub(super) struct Table {
-    index: HashTable<u32>,
-    slots: Vec<Slot>,
+    index: Vec<HashTable<u32>>,
+    slots: Slots,
     free: Vec<u32>,
     order: Order,
+    records: usize,
     bytes: usize,
     dirty: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            index: vec![HashTable::new(); SHARDS],
+            slots: Slots::default(),
+            free: Vec::new(),
+            order: Order::default(),
+            records: 0,
+            bytes: 0,
+            dirty: 0,
+        }
+    }
+}
+
+/// The shard of a key, and its hash there. The topmost bits place the key in the cluster: those of one
+/// member's keys differ little, so they stand where the index uses them last.
+const fn place(hash: KeyHash) -> (usize, u64) {
+    (hash.0 as usize % SHARDS, hash.0.rotate_left(32))
 }
 
 impl Table {
@@ -68,36 +142,49 @@ impl Table {
 
     fn find_where(&self, hash: KeyHash, fits: impl Fn(RecordRef<'_>) -> bool) -> Option<SlotId> {
         let is_it = |id: &u32| {
-            let slot = &self.slots[*id as usize];
+            let slot = &self.slots[*id];
             slot.hash == hash && slot.record.as_ref().is_some_and(|record| fits(record.view()))
         };
-        self.index.find(hash.0, is_it).copied().map(SlotId)
+        let (shard, place) = place(hash);
+        self.index[shard].find(place, is_it).copied().map(SlotId)
+    }
+
+    /// Reads what looking for these keys will read, so that it is in the processor's cache then. The
+    /// memory that one key's lookup needs is known only step by step, and each step waits for the one
+    /// before; steps of different keys don't wait for each other when nothing else stands between them.
+    pub(super) fn warm(&self, hashes: impl Iterator<Item = KeyHash>) {
+        let mut seen = 0;
+        for hash in hashes {
+            let Some(record) = self.find_hash(hash).and_then(|id| self.record(id)) else { continue };
+            let lines = record.bytes().iter().take(WARM_BYTES).step_by(LINE_BYTES);
+            seen ^= lines.fold(0, |all, byte| all ^ byte);
+        }
+        std::hint::black_box(seen);
     }
 
     /// Adds the first record of a key that is not in the table.
     pub(super) fn insert(&mut self, hash: KeyHash, record: Record, flags: u8) -> SlotId {
         self.bytes += record.view().bytes().len() + OVERHEAD_BYTES;
         self.dirty += usize::from(flags & DIRTY != 0);
+        self.records += 1;
         let slot = Slot { hash, record: Some(record), checkpoint: 0, flags };
         let id = match self.free.pop() {
             Some(id) => {
-                self.slots[id as usize] = slot;
+                self.slots[id] = slot;
                 id
             }
-            None => {
-                self.slots.push(slot);
-                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-            }
+            None => self.slots.push(slot),
         };
         let slots = &self.slots;
-        self.index.insert_unique(hash.0, id, |id| slots[*id as usize].hash.0);
+        let (shard, at) = place(hash);
+        self.index[shard].insert_unique(at, id, |id| place(slots[*id].hash).1);
         self.order.insert(id, |id| names_of(slots, id));
         SlotId(id)
     }
 
     /// Overwrites a record with another of the same key, which then is dirty.
     pub(super) fn replace(&mut self, id: SlotId, record: RecordRef<'_>) {
-        let slot = &mut self.slots[id.0 as usize];
+        let slot = &mut self.slots[id.0];
         if let Some(present) = &mut slot.record {
             self.bytes = self.bytes + record.bytes().len() - present.view().bytes().len();
             present.assign(record);
@@ -109,11 +196,13 @@ impl Table {
     pub(super) fn remove(&mut self, id: SlotId) {
         let slots = &self.slots;
         self.order.remove(id.0, |id| names_of(slots, id));
-        let slot = &mut self.slots[id.0 as usize];
-        if let Ok(entry) = self.index.find_entry(slot.hash.0, |other| *other == id.0) {
+        let slot = &mut self.slots[id.0];
+        let (shard, at) = place(slot.hash);
+        if let Ok(entry) = self.index[shard].find_entry(at, |other| *other == id.0) {
             entry.remove();
         }
         if let Some(record) = slot.record.take() {
+            self.records -= 1;
             self.bytes -= record.view().bytes().len() + OVERHEAD_BYTES;
             self.dirty -= usize::from(slot.flags & DIRTY != 0);
             self.free.push(id.0);
@@ -122,29 +211,29 @@ impl Table {
 
     /// The record of an occupied slot.
     pub(super) fn record(&self, id: SlotId) -> Option<RecordRef<'_>> {
-        self.slots.get(id.0 as usize)?.record.as_ref().map(Record::view)
+        self.slots.get(id.0)?.record.as_ref().map(Record::view)
     }
 
     /// The hash of the key in a slot.
     pub(super) fn hash(&self, id: SlotId) -> KeyHash {
-        self.slots[id.0 as usize].hash
+        self.slots[id.0].hash
     }
 
     /// Whether all of these flags are set.
     pub(super) fn has(&self, id: SlotId, flags: u8) -> bool {
-        self.slots[id.0 as usize].flags & flags == flags
+        self.slots[id.0].flags & flags == flags
     }
 
     /// Sets flags.
     pub(super) fn add_flags(&mut self, id: SlotId, flags: u8) {
-        let slot = &mut self.slots[id.0 as usize];
+        let slot = &mut self.slots[id.0];
         self.dirty += usize::from(flags & !slot.flags & DIRTY != 0);
         slot.flags |= flags;
     }
 
     /// Clears flags.
     pub(super) fn clear_flags(&mut self, id: SlotId, flags: u8) {
-        let slot = &mut self.slots[id.0 as usize];
+        let slot = &mut self.slots[id.0];
         self.dirty -= usize::from(flags & slot.flags & DIRTY != 0);
         slot.flags &= !flags;
     }
@@ -152,29 +241,30 @@ impl Table {
     /// Notes that a record was handed to a checkpoint.
     pub(super) fn hand_out(&mut self, id: SlotId, checkpoint: u32) {
         self.clear_flags(id, DIRTY);
-        self.slots[id.0 as usize].checkpoint = checkpoint;
+        self.slots[id.0].checkpoint = checkpoint;
     }
 
     /// Makes all records dirty again that a failed checkpoint had been handed.
     pub(super) fn take_back(&mut self, checkpoint: u32) {
-        for at in 0..self.slots.len() {
-            if self.slots[at].checkpoint == checkpoint && self.slots[at].record.is_some() {
-                self.add_flags(SlotId(u32::try_from(at).unwrap_or(u32::MAX)), DIRTY);
+        for id in (0..self.slots.len()).map_while(|at| u32::try_from(at).ok()) {
+            if self.slots[id].checkpoint == checkpoint && self.slots[id].record.is_some() {
+                self.add_flags(SlotId(id), DIRTY);
             }
         }
     }
 
     /// Whether redb holds this very record: it may be evicted.
     pub(super) fn is_clean(&self, id: SlotId, committed: u32) -> bool {
-        let slot = &self.slots[id.0 as usize];
+        let slot = &self.slots[id.0];
         slot.flags & (DIRTY | SHADOW | UNRESOLVED) == 0 && slot.checkpoint <= committed
     }
 
     /// Occupied slots from `start` on in the order of the slots, without end: for sweeps.
     pub(super) fn sweep(&self, start: u32, count: usize) -> impl Iterator<Item = SlotId> + '_ {
         let length = self.slots.len();
-        let ids = (0..count.min(length)).map(move |step| (start as usize + step) % length);
-        ids.filter(|at| self.slots[*at].record.is_some()).map(|at| SlotId(u32::try_from(at).unwrap_or(0)))
+        let places = (0..count.min(length)).map(move |step| (start as usize + step) % length);
+        let ids = places.map_while(|at| u32::try_from(at).ok());
+        ids.filter(|id| self.slots[*id].record.is_some()).map(SlotId)
     }
 
     /// Slots, occupied or free.
@@ -183,14 +273,14 @@ impl Table {
     }
 
     /// Slots in key order from `start` on (after it, if `exclusive`).
-    pub(super) fn iter_from(&mut self, start: Names<'_>, exclusive: bool) -> impl Iterator<Item = SlotId> {
+    pub(super) fn iter_from(&self, start: Names<'_>, exclusive: bool) -> impl Iterator<Item = SlotId> {
         let slots = &self.slots;
         self.order.iter_from(start, exclusive, |id| names_of(slots, id)).map(SlotId)
     }
 
     /// Records in memory.
-    pub(super) fn len(&self) -> usize {
-        self.index.len()
+    pub(super) const fn len(&self) -> usize {
+        self.records
     }
 
     /// Memory that the records take, about, in bytes.
@@ -204,7 +294,7 @@ impl Table {
     }
 }
 
-fn names_of(slots: &[Slot], id: u32) -> Names<'_> {
-    let record = slots.get(id as usize).and_then(|slot| slot.record.as_ref());
+fn names_of(slots: &Slots, id: u32) -> Names<'_> {
+    let record = slots.get(id).and_then(|slot| slot.record.as_ref());
     record.map(|record| (record.view().collection_bytes(), record.view().key())).unwrap_or_default()
 }

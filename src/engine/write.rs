@@ -74,27 +74,20 @@ impl<'a> Job<'a> {
     }
 }
 impl Engine {
-    /// A client's write. The answer comes under `token`, an [`Outcome::Stored`] or
-    /// [`Outcome::Failed`].
-    pub fn write(&mut self, token: u64, write: Write<'_>) {
+    /// Begins a client's write.
+    pub(super) fn take_write(&mut self, token: u64, write: &Write<'_>, hash: KeyHash) {
         let origin = Origin::Client(token);
-        if let Err(error) = self.check_write(&write) {
+        if let Err(error) = self.check_write(write) {
             return self.fail(origin, error);
         }
+        let Write { key, change, after, .. } = *write;
         let level = write.level.unwrap_or(self.settings.write_level);
-        self.begin_write(self.job(origin, write.key, write.change, level, write.after));
+        let give_up_us = self.give_up_us();
+        self.begin_write(Job { origin, key, hash, change, level, after, give_up_us, is_loaded: false });
     }
 
-    fn job<'a>(
-        &self,
-        origin: Origin,
-        key: KeyRef<'a>,
-        change: Change<'a>,
-        level: Level,
-        after: u64,
-    ) -> Job<'a> {
-        let give_up_us = self.now.mono_us + 1_000 * self.settings.write_timeout_ms;
-        Job { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false }
+    const fn give_up_us(&self) -> u64 {
+        self.now.mono_us + 1_000 * self.settings.write_timeout_ms
     }
 
     /// A write of kith itself to a system collection. Every member owns those, so this one stamps,
@@ -102,7 +95,9 @@ impl Engine {
     /// in.
     pub fn write_system(&mut self, token: u64, key: KeyRef<'_>, change: Change<'_>) {
         debug_assert!(key.is_system());
-        self.stamp_write(self.job(Origin::Client(token), key, change, Level::Available, 0));
+        let (origin, level, give_up_us) = (Origin::Client(token), Level::Available, self.give_up_us());
+        let hash = key.hash();
+        self.stamp_write(Job { origin, key, hash, change, level, after: 0, give_up_us, is_loaded: false });
     }
 
     fn check_write(&self, write: &Write<'_>) -> Result<(), OperationError> {

@@ -257,7 +257,7 @@ impl LocalHandle {
 
 impl Local for LocalHandle {
     fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
-        let core = self.shared.core.borrow();
+        let core = &mut *self.shared.core.borrow_mut();
         if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
             return None;
         }
