@@ -169,7 +169,7 @@ mod tests {
         match n % 3 {
             0 => format!("{:x}", n.wrapping_mul(2_654_435_761)).into_bytes(),
             1 => format!("a/long/way/to/the/key:{n:012}").into_bytes(),
-            _ => vec![u8::from(n % 2 == 0); 1 + n as usize / 90],
+            _ => vec![u8::from(n.is_multiple_of(2)); 1 + n as usize / 90],
         }
     }
 

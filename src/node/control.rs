@@ -113,7 +113,7 @@ fn submit(local: &LocalHandle, mailbox: &Mailbox, token: u32, operation: &Operat
     let (change, level, after) = match operation {
         Operation::Get { level, .. } => return local.read(mailbox, token, Read { key, level: *level }),
         Operation::Put { value, ttl_ms, level, after, .. } => {
-            let expiry_ms = ttl_ms.map(|ttl| local.wall_ms().saturating_add(ttl));
+            let expiry_ms = ttl_ms.map(|ttl| local.read_clocks().saturating_add(ttl));
             (Change::Set { value, expiry_ms }, *level, *after)
         }
         Operation::Delete { level, after, .. } => (Change::Delete, *level, *after),

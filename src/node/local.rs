@@ -39,8 +39,9 @@ pub trait Local: Clone + 'static {
     /// possibly before this returns. Whatever is needed of `write` is copied during the call.
     fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>);
 
-    /// Milliseconds since the Unix epoch, as read at the start of this turn.
-    fn wall_ms(&self) -> u64;
+    /// Reads the clocks: what is expired is judged by this moment until they are read again. To be
+    /// called once for a batch of operations. Returns milliseconds since the Unix epoch.
+    fn read_clocks(&self) -> u64;
 
     /// What a client may be told about this member.
     fn info(&self) -> LocalInfo;
@@ -288,8 +289,10 @@ impl Local for LocalHandle {
         });
     }
 
-    fn wall_ms(&self) -> u64 {
-        self.shared.clock.now().wall_ms
+    fn read_clocks(&self) -> u64 {
+        let now = self.shared.clock.now();
+        self.shared.core.borrow_mut().engine.advance(now);
+        now.wall_ms
     }
 
     fn is_congested(&self) -> bool {

@@ -215,12 +215,17 @@ fn next_incarnation(disk: &OsDisk) -> Result<u64, StorageError> {
     Ok(incarnation)
 }
 
-fn credentials(config: &MemberConfig, identity: Identity) -> Result<Credentials, NodeError> {
+/// The cluster's keys. Called before anything else: the allocator uses the memory that stretching the secret
+/// took for all that comes later, where it would keep it for nothing if it were freed at last.
+fn cluster_keys(config: &MemberConfig) -> Result<ClusterKeys, NodeError> {
     let secret = Secret::parse(&String::from_utf8_lossy(config.secret.expose()))?;
-    let keys = ClusterKeys::derive(&secret, &config.cluster)?;
+    Ok(ClusterKeys::derive(&secret, &config.cluster)?)
+}
+
+fn credentials(config: &MemberConfig, identity: Identity, keys: ClusterKeys) -> Credentials {
     let (min, max) = protocol::VERSIONS.into_inner();
     let protocol = ProtocolRange { min, max };
-    Ok(Credentials { identity, keyring: Keyring::new(keys, None), cluster: config.cluster.clone(), protocol })
+    Credentials { identity, keyring: Keyring::new(keys, None), cluster: config.cluster.clone(), protocol }
 }
 
 async fn serve(
@@ -229,6 +234,7 @@ async fn serve(
     services: tokio::runtime::Handle,
     stop_wanted: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
+    let keys = cluster_keys(&config)?;
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
@@ -258,7 +264,7 @@ async fn serve(
     let opened = open(&config, &disk, &clock, &mut view)?;
 
     view.begin_step("security");
-    let credentials = credentials(&config, opened.identity)?;
+    let credentials = credentials(&config, opened.identity, keys);
     let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;
     let facts = opened.cluster.as_ref().map(|(facts, _)| facts.clone());
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());

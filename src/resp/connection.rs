@@ -163,7 +163,8 @@ impl<L: Local> Connection<L> {
         let mut reads = 0;
         loop {
             self.collect();
-            let pause = self.execute();
+            let wall_ms = self.local.read_clocks();
+            let pause = self.execute(wall_ms);
             self.ending |= self.client.quits || (pause == Pause::Input && self.shared.stopping.get());
             if pause == Pause::Input && !self.ending && self.read(task)?.is_ready() {
                 reads += 1;
@@ -172,7 +173,7 @@ impl<L: Local> Connection<L> {
                 }
                 task.waker().wake_by_ref();
             }
-            self.replies.advance(self.local.wall_ms());
+            self.replies.advance(wall_ms);
             count(&self.shared.counts.errors, self.replies.take_errors());
             let sent = self.send(task)?;
             if self.ending && self.replies.is_empty() {
@@ -209,7 +210,7 @@ impl<L: Local> Connection<L> {
     }
 
     /// Executes the commands that are complete.
-    fn execute(&mut self) -> Pause {
+    fn execute(&mut self, wall_ms: u64) -> Pause {
         while !self.ending && !self.client.quits {
             let arguments = match self.input.command() {
                 Ok(Some(arguments)) => arguments,
@@ -233,6 +234,7 @@ impl<L: Local> Connection<L> {
                 shared: &self.shared,
                 client: &mut self.client,
                 replies: &mut self.replies,
+                wall_ms,
             };
             // An empty line is no command.
             if arguments.len() > 0 {

@@ -150,7 +150,7 @@ impl Local for Fake {
         state.pending.push((mailbox.clone(), token, Pending::Answer(outcome)));
     }
 
-    fn wall_ms(&self) -> u64 {
+    fn read_clocks(&self) -> u64 {
         WALL_MS
     }
 

@@ -69,6 +69,8 @@ pub struct Context<'a, L> {
     pub client: &'a mut Client,
     /// Where replies go.
     pub replies: &'a mut Replies,
+    /// This moment, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +226,7 @@ impl<L: Local> Context<'_, L> {
             Ok(key) => key,
             Err(error) => return self.error(&error.to_string()),
         };
-        let (wall_ms, replies) = (self.local.wall_ms(), &mut *self.replies);
+        let (wall_ms, replies) = (self.wall_ms, &mut *self.replies);
         let hit = self.local.get_now(key, |found| {
             note(seen, found);
             replies.ready(|out| reply.encode(out, found, wall_ms));

@@ -13,7 +13,7 @@ pub fn set<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> 
     let value = arguments.get(2);
     let expiry_ms = match arguments.len() {
         3 => None,
-        5 => match expiry(arguments.get(3), arguments.get(4), context.local.wall_ms()) {
+        5 => match expiry(arguments.get(3), arguments.get(4), context.wall_ms) {
             Ok(expiry) => Some(expiry),
             Err(message) => return context.error(message),
         },
