@@ -11,12 +11,16 @@ mod control;
 mod core;
 mod disks;
 mod error;
+mod founding;
 pub mod handle;
 mod links;
 pub mod local;
 mod membership;
 mod publish;
 mod start;
+mod state;
+#[cfg(test)]
+mod testing;
 mod turns;
 mod view;
 
