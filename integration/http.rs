@@ -276,17 +276,6 @@ async fn a_value_that_is_too_large_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_far_too_much_sees_the_reason_and_not_a_lost_connection() {
-    let served = serve(true).await;
-    let value = bytes::Bytes::from(vec![b'x'; 5 * MAX_VALUE_BYTES]);
-    for _ in 0..5 {
-        let refused = served.client.put("default", b"k", value.clone(), &WriteOptions::default()).await;
-        let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
-        assert_eq!((status, code.as_str()), (413, "too_large"));
-    }
-}
-
-#[tokio::test]
 async fn a_value_that_does_not_say_its_length_is_cut_off_at_the_limit() {
     let served = serve(true).await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();

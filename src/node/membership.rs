@@ -433,3 +433,6 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

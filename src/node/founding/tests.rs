@@ -99,7 +99,9 @@ async fn init_answers_when_the_first_records_are_durable_and_a_start_stores_them
     member.until(State::NoCluster).await;
     let id = member.handle.init(InitRequest::default()).await.unwrap().id;
     assert_eq!(belonging(&plan.data(directory.path())), Belonging::Alone);
-    member.until(State::Ready).await;
+    let status = member.until(State::Ready).await;
+    // Every setting and the member's own entry, though there was no checkpoint yet.
+    assert_eq!(status.storage.records, DEFINITIONS.len() as u64 + 1);
     member.handle.init(InitRequest::default()).await.unwrap();
     let other = InitRequest { partitions: Some(8), ..InitRequest::default() };
     assert!(matches!(member.handle.init(other).await, Err(ControlError::OtherContent(_))));
