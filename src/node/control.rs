@@ -158,7 +158,8 @@ fn state(shared: &Shared) -> State {
     match (core.engine.mode(), me.map(|known| known.entry.state)) {
         (Mode::Stopping, _) => State::Stopping,
         _ if core.cluster.is_none() => State::NoCluster,
-        (_, None) => State::RecordsLost,
+        (_, None) if core.engine.roster().is_empty() => State::RecordsLost,
+        (_, None) => State::Joining,
         _ if !core.engine.roster().holds_its_name(member) => State::NameTaken,
         (_, Some(MemberState::Joining)) => State::Joining,
         (Mode::Serving, _) => State::Ready,

@@ -119,7 +119,7 @@ async fn create(shared: &Rc<Shared>) {
         Err(error @ (ControlError::InvalidCluster(_) | ControlError::Storage(_))) => {
             tracing::error!(%error, "the cluster could not be created; it is tried again");
         }
-        Err(error) => tracing::info!(%error, "the cluster is not created yet"),
+        Err(error) => tracing::debug!(%error, "the cluster is not created yet"),
     }
 }
 
@@ -151,11 +151,11 @@ pub(super) fn is_member(shared: &Shared) -> bool {
     core.cluster.is_some() && core.engine.roster().holds_its_name(core.engine.identity().member)
 }
 
-/// Refuses when this member belongs to a cluster whose roster it has lost.
+/// Refuses when this member belongs to a cluster whose roster it has lost: with it goes whoever let it in.
 pub(super) fn check_records(shared: &Shared) -> Result<(), ControlError> {
     let core = shared.core.borrow();
     let cluster = core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
-    if core.engine.roster().get(core.engine.identity().member).is_some() {
+    if !core.engine.roster().is_empty() {
         return Ok(());
     }
     let what_now = if shared.view.borrow().creating.alone {
