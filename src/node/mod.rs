@@ -19,10 +19,11 @@ mod membership;
 mod publish;
 mod start;
 mod state;
-#[cfg(test)]
-mod testing;
 mod turns;
 mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::NodeError;
 pub use local::LocalHandle;

@@ -441,7 +441,7 @@ mod tests {
     use crate::model::{MemberId, Timestamp};
     use crate::node::handle::status::State;
     use crate::node::handle::{Key, Operation};
-    use crate::node::testing::{Plan, until};
+    use crate::node::tests::{Plan, until};
     use crate::telemetry::tests::{parse, value};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

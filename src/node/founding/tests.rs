@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::{Bounds, Engine};
 use crate::node::handle::status::State;
-use crate::node::testing::{Plan, Running, Stranger, until};
+use crate::node::tests::{Plan, Running, Stranger, until};
 use crate::protocol::ProtocolError;
 use crate::security::Identity;
 use crate::storage::OsDisk;

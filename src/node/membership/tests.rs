@@ -1,7 +1,7 @@
 //! Who is not let in, and what both sides say.
 
 use crate::node::handle::status::{InitRequest, State};
-use crate::node::testing::{Plan, until};
+use crate::node::tests::{Plan, until};
 use crate::telemetry::tests::{parse, value};
 
 #[tokio::test]
