@@ -16,14 +16,14 @@
 //! The cluster's facts are written to disk before anything else of it, and repeating what follows
 //! them (the join) changes nothing; so a crash in between is repaired by the next start.
 
-use super::core::Shared;
+use super::core::{Core, Shared};
 use super::founding::{self, Belonging, Content, Silence};
 use super::handle::ControlError;
 use super::handle::status::InitRequest;
 use super::links::{name_is_taken, next_control, send_control};
-use crate::model::MemberId;
 use crate::model::limits::{MAX_MEMBERS, MAX_PARTITION_BITS};
 use crate::model::roster::{MemberState, RosterEntry};
+use crate::model::{MemberId, timestamp};
 use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal};
 use crate::transport::{self, Link};
 use rand::RngExt as _;
@@ -346,7 +346,7 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                         http_address: theirs.http_address.clone(),
                         zone: theirs.zone.clone(),
                         state: MemberState::Joining,
-                        admitted: core.engine.clock_time(),
+                        admitted: admission_time(core),
                     };
                     core.engine.write_roster_entry(member, &entry);
                 }
@@ -363,6 +363,12 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
         }
         Err(refusal) => shared.refuse(link, &address, Some(&theirs.name), refusal).await,
     }
+}
+
+/// The hybrid time of an admission now. The clock alone stands still while nothing is stamped, and of two
+/// admissions the earlier one wins the name.
+fn admission_time(core: &Core) -> u64 {
+    core.engine.clock_time().max(timestamp::time_of_ms(core.engine.now().wall_ms))
 }
 
 /// Waits until a member is in the roster under its name; false when it did not come to that in time.
@@ -421,7 +427,7 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
         }
         let entry = RosterEntry {
             // A name is held from the admission under it.
-            admitted: if renamed { core.engine.clock_time() } else { known.admitted },
+            admitted: if renamed { admission_time(core) } else { known.admitted },
             name: introduction.name,
             address: introduction.address,
             http_address: introduction.http_address,

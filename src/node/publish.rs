@@ -517,7 +517,10 @@ mod tests {
     #[tokio::test]
     async fn a_member_publishes_what_its_clients_did() {
         let directory = tempfile::tempdir().unwrap();
-        let member = Plan { bootstrap: true, ..Plan::new("one") }.start(directory.path());
+        // A write that waits for the disk longer than `write_timeout` ends as unknown, and a disk that others
+        // use as well may take longer than usual over what is written here.
+        let plan = Plan { bootstrap: true, write_timeout: "1m", ..Plan::new("one") };
+        let member = plan.start(directory.path());
         member.until(State::Ready).await;
         let (handle, telemetry, resp) = (&member.handle, &member.telemetry, member.resp);
         let mut stream = tokio::net::TcpStream::connect(resp).await.unwrap();

@@ -61,11 +61,12 @@ pub(super) struct Plan {
     pub(super) bootstrap: bool,
     /// How far its wall clock is ahead.
     pub(super) ahead_ms: u64,
+    pub(super) write_timeout: &'static str,
 }
 
 impl Plan {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, seeds: Vec::new(), bootstrap: false, ahead_ms: 0 }
+        Self { name, seeds: Vec::new(), bootstrap: false, ahead_ms: 0, write_timeout: "1s" }
     }
 
     /// Its data directory.
@@ -75,13 +76,11 @@ impl Plan {
 
     /// Starts it, with a data directory of its name below `directory`.
     pub(super) fn start(&self, directory: &Path) -> Running {
-        // A write that waits for the disk longer than `write_timeout` ends as unknown, and a disk that others
-        // use as well may take longer than the default over what one test writes here.
-        let Self { name, seeds, bootstrap, ahead_ms } = self.clone();
+        let Self { name, seeds, bootstrap, ahead_ms, write_timeout } = self.clone();
         let text = format!(
             "name = \"{name}\"\ncluster = \"test\"\ndata_dir = \"{name}\"\nbootstrap = {bootstrap}\nseeds = {seeds:?}\n\
             [listen]\npeers = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nresp = \"127.0.0.1:0\"\n\
-            [create.settings]\nreplication_factor = 1\nwrite_timeout = \"1m\"\n"
+            [create.settings]\nreplication_factor = 1\nwrite_timeout = \"{write_timeout}\"\n"
         );
         let config = MemberConfig::from_text(&text, &directory.join("member.toml"), &|variable| {
             (variable == "KITH_SECRET").then(secret)
@@ -184,6 +183,11 @@ impl Stranger {
             bootstrap: true,
         };
         Self { credentials, introduction }
+    }
+
+    /// Its wall clock when it was made.
+    pub(super) fn made_ms(&self) -> u64 {
+        self.introduction.wall_ms
     }
 
     pub(super) fn protocol(&self) -> ProtocolRange {

@@ -1,7 +1,12 @@
-//! Who is not let in, and what both sides say.
+//! Who is let in and who is not, and what both sides say.
 
+use crate::model::RecordRef;
+use crate::model::key::ROSTER;
+use crate::model::roster::RosterEntry;
+use crate::model::timestamp::time_of_ms;
 use crate::node::handle::status::{InitRequest, State};
-use crate::node::tests::{Plan, until};
+use crate::node::tests::{Plan, Stranger, until};
+use crate::protocol::introduction::Control;
 use crate::telemetry::tests::{parse, value};
 
 #[tokio::test]
@@ -39,4 +44,25 @@ async fn a_member_whose_clock_is_far_off_is_refused_and_both_sides_say_why() {
     }
     assert_eq!(first.handle.cluster().await.unwrap().members.len(), 1);
     first.stop().await;
+}
+
+#[tokio::test]
+async fn the_time_of_an_admission_is_that_of_its_day_however_long_nothing_was_stamped() {
+    let directory = tempfile::tempdir().unwrap();
+    let member = Plan::new("member").start(directory.path());
+    member.until(State::NoCluster).await;
+    member.handle.init(InitRequest::default()).await.unwrap();
+    member.until(State::Ready).await;
+    let stranger = Stranger::new(1, "stranger", "127.0.0.1:2");
+    let (answer, _) = stranger.ask(&member.address().await, &Control::Join).await;
+    let Some(Control::Welcome { records, .. }) = answer else { panic!("{answer:?}") };
+    let mut rest = &records[..];
+    let mut admitted = None;
+    while let Ok((record, tail)) = RecordRef::parse(rest) {
+        rest = tail;
+        let entry = (record.collection() == ROSTER).then(|| RosterEntry::decode(record.body()).unwrap());
+        admitted = entry.filter(|entry| entry.name == "stranger").map(|entry| entry.admitted).or(admitted);
+    }
+    assert!(admitted.unwrap() >= time_of_ms(stranger.made_ms()), "{admitted:?}");
+    member.stop().await;
 }
