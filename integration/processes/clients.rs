@@ -86,6 +86,14 @@ async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 413", "it is refused before a byte of it is read");
+    // So is what a client sends all the same, and it sees the reason and not a broken connection.
+    let far_too_large: bytes::Bytes = vec![b'x'; 4 * announced].into();
+    for length in [announced, 2 * announced, far_too_large.len()].repeat(5) {
+        let value = far_too_large.slice(..length);
+        let refused = client.put(DEFAULT, b"large", value, &WriteOptions::default()).await;
+        let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{length}: {refused:?}") };
+        assert_eq!((status, code.as_str()), (413, "too_large"));
+    }
     let long_key = vec![b'k'; longest_key.len() + 1];
     let refused = client.put(DEFAULT, &long_key, "v".into(), &WriteOptions::default()).await;
     let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };

@@ -1,7 +1,7 @@
 //! How clusters come to be, grow, and come back.
 
 use crate::load::{check, import};
-use crate::members::{Group, PATIENCE, Plan, free_address, until};
+use crate::members::{Group, Member, PATIENCE, Plan, free_address, until};
 use kith::client::ClientError;
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
@@ -70,6 +70,123 @@ async fn members_that_may_create_the_cluster_and_are_known_to_some_only_form_one
 }
 
 #[tokio::test]
+async fn two_that_may_create_the_cluster_and_know_one_common_seed_only_form_one_cluster() {
+    for _ in 0..3 {
+        let mut group = Group::empty().await;
+        let common = group.add("common", Plan::default());
+        let seed = group[common].peers;
+        for name in ["one", "other"] {
+            group.add(name, Plan::default().seeds([seed]).bootstrap());
+        }
+        group.start();
+        group.until_ready().await;
+        assert_eq!(cluster_ids(&group).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn init_during_another_members_last_round_makes_no_second_cluster() {
+    for _ in 0..3 {
+        let mut group = Group::empty().await;
+        let other = group.add("other", Plan::default());
+        let seed = group[other].peers;
+        let creator = group.add("creator", Plan::default().seeds([seed]).bootstrap());
+        group[other].start();
+        group[other].until_answering().await;
+        group[creator].start();
+        // As early as it can be heard of: its rounds over the seeds have just begun.
+        group[creator].until_answering().await;
+        let refused = group[other].client().init(&InitRequest::default()).await;
+        if let Err(refused) = refused {
+            let ClientError::Refused { code, .. } = &refused else { panic!("{refused:?}") };
+            // The other one claims the creation, or has created the cluster and is not ready.
+            assert!(["creating", "not_ready"].contains(&code.as_str()), "{refused:?}");
+        }
+        group.until_ready().await;
+        assert_eq!(cluster_ids(&group).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn init_of_all_members_at_once_makes_one_cluster() {
+    for _ in 0..3 {
+        let mut group = Group::empty().await;
+        group.add_together(3, &Plan::default());
+        for member in &mut group.members {
+            member.plan.bootstrap = false;
+            member.write_config();
+        }
+        group.start();
+        for member in &group.members {
+            member.until_answering().await;
+        }
+        let init = async |member: &Member| member.client().init(&InitRequest::default()).await;
+        let told = futures_util::future::join_all(group.members.iter().map(init)).await;
+        // Two that refuse each other change nothing; then a person repeats it.
+        until("somebody creates it", PATIENCE, async || {
+            for member in &group.members {
+                if member.status().await?.cluster.is_some() {
+                    return Ok(());
+                }
+            }
+            init(&group[0]).await.map(drop).map_err(|error| format!("{error}, at first {told:?}"))
+        })
+        .await;
+        group.until_ready().await;
+        assert_eq!(cluster_ids(&group).await.len(), 1, "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_creator_that_lost_its_records_gets_roster_and_settings_back_as_they_were() {
+    let mut group = Group::ready(2, &Plan::default().setting("replication_factor", "2")).await;
+    let model = import(&group[0].client(), "before", 200).await;
+    let creator = usize::from(!group[0].log().contains("cluster created"));
+    let other = 1 - creator;
+    let seen = async |member: &Member| {
+        let (settings, roster) =
+            (member.client().settings().await.unwrap(), member.client().roster().await.unwrap());
+        let stamps = settings.entries.into_iter().map(|entry| (entry.name, entry.timestamp));
+        let members = roster.entries.into_iter().map(|row| (row.name, Some(row.timestamp)));
+        stamps.chain(members).collect::<BTreeSet<_>>()
+    };
+    until("both know the same", PATIENCE, async || {
+        let (one, two) = (seen(&group[creator]).await, seen(&group[other]).await);
+        if one == two { Ok(()) } else { Err(format!("{one:?} {two:?}")) }
+    })
+    .await;
+    let before = seen(&group[other]).await;
+    group.members.iter_mut().for_each(|member| member.kill());
+    for entry in std::fs::read_dir(group[creator].data()).unwrap() {
+        let path = entry.unwrap().path();
+        let kept = ["identity", "incarnation", "cluster"].map(|name| path.ends_with(name));
+        match (kept.contains(&true), path.is_dir()) {
+            (true, _) => {}
+            (false, true) => std::fs::remove_dir_all(path).unwrap(),
+            (false, false) => std::fs::remove_file(path).unwrap(),
+        }
+    }
+
+    group[creator].start();
+    let lost = async || {
+        let status = group[creator].status().await?;
+        if status.state == State::RecordsLost { Ok(status) } else { Err(format!("{status:?}")) }
+    };
+    let status = until("it has lost its records and waits for the other member", PATIENCE, lost).await;
+    assert!(status.warnings.iter().any(|warning| warning.contains("kith join")), "{:?}", status.warnings);
+    let refused = group[creator].kith(&["init", "replication_factor=2"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("has lost"), "{refused:?}");
+
+    group[other].start();
+    group.until_ready().await;
+    for member in &group.members {
+        assert_eq!(seen(member).await, before, "{}", member.name);
+        check(member, Level::One, &model).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn before_a_cluster_exists_data_is_refused_and_init_creates_it_once() {
     let mut group = Group::empty().await;
     group.add("alone", Plan::default());
@@ -96,8 +213,15 @@ async fn before_a_cluster_exists_data_is_refused_and_init_creates_it_once() {
     let id = client.cluster().await.unwrap().id;
     let again = group[0].kith(&["init", "--partitions", "64", "replication_factor=1"]);
     assert!(again.status.success(), "{again:?}");
-    for other in [["--partitions", "128"], ["--partitions=64", "replication_factor=2"]] {
-        let refused = group[0].kith(&[&["init"][..], &other[..]].concat());
+    let others: [&[&str]; 4] = [
+        &["--partitions", "128", "replication_factor=1"],
+        &["--partitions=64", "replication_factor=2"],
+        &["--partitions=64", "replication_factor=1", "read_level=all"],
+        // What is not said is the default, and not what there happens to be.
+        &["--partitions=64"],
+    ];
+    for other in others {
+        let refused = group[0].kith(&[&["init"], other].concat());
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains("differs in"), "{refused:?}");
     }

@@ -46,6 +46,65 @@ async fn a_second_member_of_one_name_is_refused_and_both_sides_say_why() {
     is_kept_out(&group).await;
 }
 
+async fn until_members(member: &Member, count: usize) {
+    until(&format!("{} knows {count} members", member.name), PATIENCE, async || {
+        let members = member.client().cluster().await.map_err(|error| error.to_string())?.members;
+        if members.len() == count { Ok(()) } else { Err(format!("{members:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_let_in_under_one_name_the_later_stops_with_the_reason_and_comes_back_under_another() {
+    let mut group = Group::ready(2, &Plan::default().setting("replication_factor", "2")).await;
+    let (one, two) = (group[0].peers, group[1].peers);
+    let elsewhere = group.directory.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let first = group.add("twin", Plan::default().seeds([one]));
+    group.members.push(Member::new(&elsewhere, "twin", Plan::default().seeds([two])));
+    let second = first + 1;
+    // Each is let in by a member that can't know of the other.
+    group[1].kill();
+    group[first].start();
+    until_members(&group[0], 3).await;
+    group[0].kill();
+    group[first].kill();
+    group[1].start();
+    group[1].until_ready().await;
+    group[second].start();
+    until_members(&group[1], 3).await;
+    group[0].start();
+    group[first].start();
+
+    for index in [0, 1, first] {
+        group[index].until_ready().await;
+    }
+    let stopped = async || {
+        let status = group[second].status().await?;
+        let told = status.warnings.iter().any(|warning| warning.contains("choose another `name`"));
+        if status.state == State::NameTaken && told { Ok(()) } else { Err(format!("{status:?}")) }
+    };
+    until("the later one stops and says what to do", PATIENCE, stopped).await;
+    assert!(group[second].log().contains("choose another `name`"));
+    for index in [0, 1, first] {
+        until_members(&group[index], 4).await;
+        let members = group[index].client().cluster().await.unwrap().members;
+        let names: Vec<&str> = members.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["member1", "member2", "twin", "twin"], "they are sorted by name");
+        let owners = members.iter().filter(|row| row.name == "twin" && row.partitions > 0).count();
+        assert_eq!(owners, 1, "{members:?}");
+    }
+    group[first].client().put(DEFAULT, b"key", "value".into(), &WriteOptions::default()).await.unwrap();
+
+    assert!(group[second].stop().await.success());
+    group[second].name = "another".to_owned();
+    group[second].write_config();
+    group[second].start();
+    group.until_ready().await;
+    let cluster = group[second].client().cluster().await.unwrap();
+    assert!(cluster.members.iter().all(|row| row.partitions > 0), "{cluster:?}");
+}
+
 #[tokio::test]
 async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
     let group = pair(|plan| Plan { secret: "another secret altogether".to_owned(), ..plan }).await;

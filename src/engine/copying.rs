@@ -206,6 +206,9 @@ impl Engine {
     }
 
     fn finish_copy(&mut self, partition: u16) -> bool {
+        if self.roster_distrusted && self.roster.len() <= 1 {
+            return false;
+        }
         if self.copying.partitions.get(&partition).is_none_or(|copying| !copying.sources.is_empty()) {
             return false;
         }

@@ -26,16 +26,30 @@ pub(super) const EXCHANGE_US: u64 = 200_000;
 pub const NOBODY: u64 = u64::MAX;
 
 impl Engine {
-    /// Makes this member the first of a new cluster, with these system records: pairs of
-    /// collection, key and value.
+    /// Makes this member the first of a new cluster, with these system records: collection, key and
+    /// value of each.
     pub fn create(&mut self, entries: &[(&str, Vec<u8>, Vec<u8>)]) {
+        let records = self.stamp_first_records(entries);
+        self.store_first_records(&records);
+    }
+
+    /// The first records of a cluster as canonical bytes, one after the other, with the stamps that
+    /// they keep. Nothing is stored yet.
+    pub fn stamp_first_records(&mut self, entries: &[(&str, Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let mut records = Vec::new();
         for (collection, key, value) in entries {
             if let Ok(key) = KeyRef::new(collection, key) {
                 let timestamp = self.clock.stamp(self.now.wall_ms, 0);
-                let record = Record::value(key, timestamp, None, value);
-                self.merge(record.view(), key.hash());
+                records.extend_from_slice(Record::value(key, timestamp, None, value).view().bytes());
             }
         }
+        records
+    }
+
+    /// Stores the first records of a cluster, whose only member this is. Doing it again with the same
+    /// records changes nothing. Gives the position of the journal at which they are all in it.
+    pub fn store_first_records(&mut self, records: &[u8]) -> u64 {
+        self.take_system(records);
         if let Some(time) = self.clock.wants_reservation() {
             journal::append(&mut self.lanes.journal, &Entry::Reservation(time));
             let end = self.end();
@@ -46,6 +60,7 @@ impl Engine {
         self.complete.fill(true);
         self.plan_copying();
         self.note_complete();
+        self.end()
     }
 
     /// Fixes the number of partitions, when the cluster is known that this member belongs to. Only
@@ -167,7 +182,7 @@ impl Engine {
             return;
         }
         let Some(member) = self.roster.get(me) else { return };
-        if member.entry.state != MemberState::Joining {
+        if member.entry.state != MemberState::Joining || !self.roster.holds_its_name(me) {
             return;
         }
         // A write that another member stamps takes its time; it ends, one way or the other, by then.
@@ -266,6 +281,12 @@ impl Engine {
     #[must_use]
     pub fn table_counts(&self) -> (usize, usize, usize) {
         (self.records.table.len(), self.records.table.bytes(), self.records.table.dirty())
+    }
+
+    /// Records that this member holds, in memory and on the disk, tombstones and kith's own included.
+    #[must_use]
+    pub fn record_count(&self) -> u64 {
+        self.records.count()
     }
 
     /// The record of a key in memory as it is, tombstones included; redb may hold an older one, or

@@ -236,6 +236,8 @@ pub struct Engine {
     reservations: VecDeque<(u64, u64)>,
     settings: Settings,
     roster: Roster,
+    /// See [`Engine::distrust_roster`].
+    roster_distrusted: bool,
     placement: Placement,
     system_changed: bool,
     complete: Vec<bool>,
@@ -284,6 +286,7 @@ impl Engine {
             reservations: VecDeque::new(),
             settings,
             roster,
+            roster_distrusted: false,
             complete: vec![false; placement.partitions()],
             placement,
             system_changed: false,

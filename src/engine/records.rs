@@ -98,6 +98,12 @@ impl Records {
         self.evicted.iter().any(|leaf| leaf.count > 0)
     }
 
+    /// Records in the table and in redb only. One that only redb held and that was overwritten since counts
+    /// twice until a checkpoint has met it.
+    pub(super) fn count(&self) -> u64 {
+        self.table.len() as u64 + self.evicted.iter().map(|leaf| u64::from(leaf.count)).sum::<u64>()
+    }
+
     /// Whether any record of a partition was in redb only at some time of this life.
     pub(super) fn was_any_evicted(&self, partition: u16) -> bool {
         let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));

@@ -72,6 +72,14 @@ impl Engine {
         }
     }
 
+    /// Some records were lost, and the roster may have been among them: other members were let in. So
+    /// this member is complete for nothing while the roster names nobody to compare with.
+    pub fn distrust_roster(&mut self) {
+        self.roster_distrusted = true;
+        self.complete.fill(false);
+        self.plan_copying();
+    }
+
     /// Ends the restoring. `journal_bytes` is what the journal still holds; `intact` tells that
     /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
     pub fn restored(&mut self, journal_bytes: u64, intact: bool) -> Recovered {

@@ -3,17 +3,25 @@
 //! A body that says it is too large is refused before a byte of it is read; one that does not say
 //! is refused where it passes the limit. The bytes of all bodies together are bounded: room for a
 //! body is taken before it is read and given back when its request is done.
+//!
+//! Of a body that is refused some is still taken off the wire and thrown away, beside the answer: a
+//! connection that ends with unread bytes is reset, and its client would see that instead of the reason.
 
 use super::failure::Failure;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What one permit of the room stands for.
 const BYTES_PER_PERMIT: usize = 1_024;
+/// Bytes of a refused body that are thrown away: far more than is on its way before the client sees the answer.
+const DISCARDED_BYTES: usize = 64 << 20;
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Room for the bodies of all requests.
 #[derive(Debug, Clone)]
@@ -41,7 +49,12 @@ impl BodyRoom {
     ) -> Result<ReadBody, Failure> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut parts = body.into_data_stream();
         if announced.is_some_and(|bytes: usize| bytes > limit) {
+            // Who waits to be told to go on sends nothing now.
+            if !headers.contains_key(header::EXPECT) {
+                tokio::spawn(discard(parts));
+            }
             return Err(Failure::too_large(what, limit));
         }
         let expected = announced.unwrap_or(limit);
@@ -49,16 +62,30 @@ impl BodyRoom {
         // The semaphore is never closed.
         let room = Arc::clone(&self.0).acquire_many_owned(permits).await.ok();
         let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default());
-        let mut parts = body.into_data_stream();
         while let Some(part) = parts.next().await {
             let part = part.map_err(|error| {
                 Failure::new(StatusCode::BAD_REQUEST, "cut_off", format!("{what} could not be read: {error}"))
             })?;
             if bytes.len() + part.len() > limit {
+                tokio::spawn(discard(parts));
                 return Err(Failure::too_large(what, limit));
             }
             bytes.extend_from_slice(&part);
         }
         Ok(ReadBody { bytes: bytes.freeze(), _room: room })
     }
+}
+
+async fn discard(mut parts: BodyDataStream) {
+    let discarded = async {
+        let mut room = DISCARDED_BYTES;
+        while let Some(Ok(part)) = parts.next().await {
+            match room.checked_sub(part.len()) {
+                Some(left) => room = left,
+                None => return,
+            }
+        }
+    };
+    // Either way the connection ends with what is left.
+    _ = tokio::time::timeout(DISCARD_TIMEOUT, discarded).await;
 }

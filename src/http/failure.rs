@@ -70,7 +70,11 @@ impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         use ControlError as E;
         let status = match &error {
-            E::NoCluster | E::OtherCluster { .. } | E::OtherContent(_) => StatusCode::CONFLICT,
+            E::NoCluster
+            | E::Creating(_)
+            | E::RecordsLost { .. }
+            | E::OtherCluster { .. }
+            | E::OtherContent(_) => StatusCode::CONFLICT,
             E::InvalidCluster(_) => StatusCode::BAD_REQUEST,
             E::Refused { .. } => StatusCode::FORBIDDEN,
             E::Unreachable { .. } => StatusCode::BAD_GATEWAY,

@@ -31,6 +31,9 @@ pub enum KeyError {
         "a collection's name has 1 to {MAX_COLLECTION_BYTES} characters of a-z, A-Z, 0-9, `_`, `-` and `.`"
     )]
     Collection,
+    /// The collection's name is a step in a path.
+    #[error("`.` and `..` can't name a collection: addresses on the web take them for steps in a path")]
+    CollectionIsStep,
     /// The key is empty.
     #[error("a key has at least one byte")]
     Empty,
@@ -83,11 +86,15 @@ impl<'a> KeyRef<'a> {
 /// Checks a collection's name.
 ///
 /// # Errors
-/// [`KeyError::Collection`].
+/// [`KeyError::Collection`], [`KeyError::CollectionIsStep`].
 pub fn check_collection(name: &str) -> Result<(), KeyError> {
     let fits = (1..=MAX_COLLECTION_BYTES).contains(&name.len());
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-    if fits && plain { Ok(()) } else { Err(KeyError::Collection) }
+    match name {
+        _ if !fits || !plain => Err(KeyError::Collection),
+        "." | ".." => Err(KeyError::CollectionIsStep),
+        _ => Ok(()),
+    }
 }
 
 /// The first 64 bits of blake3 over collection and key.
@@ -166,6 +173,10 @@ mod tests {
         assert_eq!(KeyRef::new("", b"k"), Err(KeyError::Collection));
         assert_eq!(KeyRef::new("a/b", b"k"), Err(KeyError::Collection));
         assert_eq!(KeyRef::new(&"x".repeat(65), b"k"), Err(KeyError::Collection));
+        for step in [".", ".."] {
+            assert_eq!(KeyRef::new(step, b"k"), Err(KeyError::CollectionIsStep));
+        }
+        assert!(KeyRef::new("...", b"k").is_ok() && KeyRef::new(".a", b"k").is_ok());
         assert_eq!(KeyRef::new("a", b""), Err(KeyError::Empty));
         assert_eq!(KeyRef::new("a", &[0; 4097]), Err(KeyError::TooLong(4097)));
         assert!(KeyRef::new("a", &[0; 4096]).is_ok());

@@ -8,7 +8,8 @@
 //! Two owner sets per partition say what is changing: *old* (active and leaving members, the
 //! replication factor in force) and *new* (active and joining members, the replication factor to
 //! be). Invariants: the scores never change between versions; liveness plays no part; a higher
-//! replication factor only appends owners. Which owners live, and what is sent to them, is left to
+//! replication factor only appends owners; a member that does not hold its name (two may have been let
+//! in under one at the same time) owns nothing. Which owners live, and what is sent to them, is left to
 //! the engine.
 
 use super::key::KeyHash;
@@ -17,7 +18,7 @@ use super::roster::{MemberState, Roster};
 use super::settings::Settings;
 use super::timestamp::MemberId;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// One member that must hold a partition.
@@ -97,7 +98,8 @@ impl Placement {
     #[must_use]
     pub fn compute(partition_bits: u8, roster: &Roster, settings: &Settings) -> Self {
         let partition_bits = partition_bits.min(MAX_PARTITION_BITS);
-        let candidates = candidates(roster);
+        let holders = roster.holders();
+        let candidates = candidates(roster, &holders);
         let old = side(&candidates, MemberState::Joining, settings.replication_factor_in_force);
         let new = side(&candidates, MemberState::Leaving, settings.replication_factor);
         let (old, new) = match (old.candidates.is_empty(), new.candidates.is_empty()) {
@@ -110,18 +112,19 @@ impl Placement {
             let second = if old == new { first.clone() } else { new.choose(partition) };
             Arc::new(OwnerSet::of(&first, &second))
         });
-        let everyone = roster.members().map(|(member, _)| Owner { member, in_old: true, in_new: true });
+        let everyone = holders.iter().map(|member| Owner { member: *member, in_old: true, in_new: true });
         Self {
             partition_bits,
-            digest: digest(partition_bits, roster, settings),
+            digest: digest(partition_bits, roster, &holders, settings),
             sets: sets.collect(),
             system: Arc::new(OwnerSet { owners: everyone.collect() }),
             nobody: Arc::default(),
         }
     }
 
-    /// 64 bits over all that placement depends on: members, their states and zones, both
-    /// replication factors, and the number of partitions. Names and addresses play no part.
+    /// 64 bits over all that placement depends on: members, their states and zones, whether they
+    /// hold their names, both replication factors, and the number of partitions. The names
+    /// themselves and addresses play no part.
     #[must_use]
     pub const fn digest(&self) -> u64 {
         self.digest
@@ -145,7 +148,8 @@ impl Placement {
         self.sets.get(usize::from(partition)).unwrap_or(&self.nobody)
     }
 
-    /// The owners of the system collections: every member, by id, whatever its state.
+    /// The owners of the system collections: every member that holds its name, by id, whatever its
+    /// state.
     #[must_use]
     pub const fn system(&self) -> &Arc<OwnerSet> {
         &self.system
@@ -173,9 +177,10 @@ struct Candidate {
     zone: usize,
 }
 
-fn candidates(roster: &Roster) -> Vec<Candidate> {
+fn candidates(roster: &Roster, holders: &BTreeSet<MemberId>) -> Vec<Candidate> {
     let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
-    let numbered = roster.members().enumerate().map(|(number, (member, known))| {
+    let members = roster.members().filter(|(member, _)| holders.contains(member));
+    let numbered = members.enumerate().map(|(number, (member, known))| {
         let name = known.entry.zone.as_str();
         let zone = if name.is_empty() { number } else { *zones.entry(name).or_insert(number) };
         Candidate { member, state: known.entry.state, zone }
@@ -265,7 +270,7 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-fn digest(partition_bits: u8, roster: &Roster, settings: &Settings) -> u64 {
+fn digest(partition_bits: u8, roster: &Roster, holders: &BTreeSet<MemberId>, settings: &Settings) -> u64 {
     let mut hasher = blake3::Hasher::new_derive_key("kith 2026 placement digest");
     hasher.update(&[partition_bits, settings.replication_factor_in_force, settings.replication_factor]);
     for (id, member) in roster.members() {
@@ -275,7 +280,7 @@ fn digest(partition_bits: u8, roster: &Roster, settings: &Settings) -> u64 {
             MemberState::Leaving => 2,
         };
         let zone = member.entry.zone.as_bytes();
-        hasher.update(&id.0.to_le_bytes()).update(&[state]);
+        hasher.update(&id.0.to_le_bytes()).update(&[state, u8::from(holders.contains(&id))]);
         hasher.update(&(zone.len() as u64).to_le_bytes()).update(zone);
     }
     let head = hasher.finalize().as_bytes().first_chunk().copied();
@@ -290,7 +295,6 @@ mod tests {
     use super::*;
     use MemberState::{Active, Joining, Leaving};
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn entry(number: u16, state: MemberState, zone: &str) -> RosterEntry {
         let mut public_key = [0; 32];
@@ -475,6 +479,35 @@ mod tests {
         let placement = Placement::compute(8, &roster, &copies(3, 3));
         assert!(every_set(&placement).all(|set| !set.contains(id(1)) && set.owners.len() == 2));
         assert!(!placement.system().contains(id(1)));
+    }
+
+    #[test]
+    fn of_two_members_of_one_name_only_the_one_admitted_first_owns_anything() {
+        let settings = copies(3, 3);
+        let mut both = roster(&[(Active, ""); 3]);
+        let alone = Placement::compute(8, &both, &settings);
+        let twin = RosterEntry { name: "member0".to_owned(), admitted: 1, ..entry(3, Joining, "") };
+        let (first, second) = (id(0), add(&mut both, &twin));
+        assert!(both.holds_its_name(first) && !both.holds_its_name(second));
+        let placement = Placement::compute(8, &both, &settings);
+        assert!(every_set(&placement).zip(every_set(&alone)).all(|(set, before)| set == before));
+        assert_eq!(placement.system(), alone.system());
+        assert_ne!(placement.digest(), alone.digest(), "who knows of the second tells who does not");
+
+        both.apply(&removal_key(first), None, Timestamp::ZERO);
+        assert!(both.holds_its_name(second), "the name is free again");
+        assert!(Placement::compute(8, &both, &settings).system().contains(second));
+        // The digest tells which of the two is out, though both rosters hold the same members.
+        let named = |first_admitted: u64| {
+            let mut roster = Roster::default();
+            add(&mut roster, &RosterEntry { admitted: first_admitted, ..entry(0, Active, "") });
+            add(
+                &mut roster,
+                &RosterEntry { name: "member0".to_owned(), admitted: 5, ..entry(1, Active, "") },
+            );
+            Placement::compute(8, &roster, &settings).digest()
+        };
+        assert_ne!(named(4), named(6));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use super::limits::MAX_NAME_BYTES;
 use super::timestamp::{MemberId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 /// Bytes of an entry's or removal's JSON form.
@@ -315,6 +315,26 @@ impl Roster {
     pub fn by_name(&self, name: &str) -> Option<(MemberId, &RosterMember)> {
         let named = self.members().filter(|(_, member)| member.entry.name == name);
         named.min_by_key(|(id, member)| (member.entry.admitted, *id))
+    }
+
+    /// The members that hold their names, which is all but those that were let in elsewhere at the
+    /// same time under another's name. Only these have a part in the cluster; the others have to
+    /// choose another name.
+    #[must_use]
+    pub fn holders(&self) -> BTreeSet<MemberId> {
+        let mut holders: BTreeMap<&str, (u64, MemberId)> = BTreeMap::new();
+        for (id, member) in self.members() {
+            let claim = (member.entry.admitted, id);
+            let holder = holders.entry(&member.entry.name).or_insert(claim);
+            *holder = claim.min(*holder);
+        }
+        holders.into_values().map(|(_, id)| id).collect()
+    }
+
+    /// Whether a member is in the roster and holds its name.
+    #[must_use]
+    pub fn holds_its_name(&self, id: MemberId) -> bool {
+        self.get(id).is_some_and(|member| self.holder_of(&member.entry.name) == Some(id))
     }
 
     /// The id of the member that holds a name; a member that is not its name's holder has to give

@@ -2,6 +2,7 @@
 //! answer a [`Handle`](super::handle::Handle)'s requests on the data thread.
 
 use super::core::Shared;
+use super::founding;
 use super::handle::status::{
     ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
     PhysicalRow, Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, State, Status,
@@ -134,8 +135,11 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
         Control::Placement { key, reply } => _ = reply.send(placement(shared, key.as_ref())),
         Control::Settings(reply) => _ = reply.send(settings(shared)),
         Control::Init { request, reply } => {
-            let done = membership::init(shared, &request);
-            _ = reply.send(done.and_then(|()| cluster(shared)));
+            let shared = Rc::clone(shared);
+            tokio::task::spawn_local(async move {
+                let done = founding::init(&shared, &request).await;
+                _ = reply.send(done.and_then(|()| cluster(&shared)));
+            });
         }
         Control::Join { address, reply } => {
             let shared = Rc::clone(shared);
@@ -149,13 +153,17 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
 
 fn state(shared: &Shared) -> State {
     let core = shared.core.borrow();
-    let me = core.engine.roster().get(core.engine.identity().member);
+    let member = core.engine.identity().member;
+    let me = core.engine.roster().get(member);
     match (core.engine.mode(), me.map(|known| known.entry.state)) {
         (Mode::Stopping, _) => State::Stopping,
         _ if core.cluster.is_none() => State::NoCluster,
+        (_, None) if core.engine.roster().is_empty() => State::RecordsLost,
+        (_, None) => State::Joining,
+        _ if !core.engine.roster().holds_its_name(member) => State::NameTaken,
         (_, Some(MemberState::Joining)) => State::Joining,
         (Mode::Serving, _) => State::Ready,
-        (Mode::Starting | Mode::NoCluster, _) => State::Starting,
+        (Mode::Starting | Mode::NoCluster, Some(_)) => State::Starting,
     }
 }
 
@@ -173,6 +181,10 @@ pub(super) fn status(shared: &Shared) -> Status {
     let (offset_ms, may_stamp) = engine.clock_health();
     let problem = engine.storage_problem().map(str::to_owned);
     let mut warnings: Vec<String> = core.problems.clone();
+    if state == State::RecordsLost {
+        warnings.extend(membership::check_records(shared).err().map(|error| error.to_string()));
+    }
+    warnings.extend(membership::name_lost(shared));
     if !may_stamp {
         warnings.push(format!(
             "this member's clock is {offset_ms} ms off the others' median, so others stamp its writes; set it (NTP)"
@@ -201,7 +213,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             journal_bytes: engine.positions().written,
             table_records: records as u64,
             table_bytes: bytes as u64,
-            records: core.store_records,
+            records: engine.record_count(),
             accepts_writes: problem.is_none(),
             problems: problem.into_iter().collect(),
         },
@@ -285,6 +297,7 @@ const fn standing(state: MemberState) -> Standing {
 
 fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
     let (core, view) = (shared.core.borrow(), shared.view.borrow());
+    membership::check_records(shared)?;
     let cluster = core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
     let engine = &core.engine;
     let identity = engine.identity();
@@ -309,19 +322,21 @@ fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
             this_member: mine,
         }
     });
+    let mut members: Vec<MemberRow> = rows.collect();
+    members.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
     Ok(Cluster {
         id: text_of(cluster.id),
         name: cluster.name.clone(),
         partitions: u32::try_from(engine.placement().partitions()).unwrap_or(u32::MAX),
         replication_factor: engine.settings().replication_factor.into(),
         placement_digest: format!("{:016x}", engine.placement().digest()),
-        members: rows.collect(),
+        members,
     })
 }
 
 fn roster(shared: &Shared) -> Result<Roster, ControlError> {
     let core = shared.core.borrow();
-    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    membership::check_records(shared)?;
     let roster = core.engine.roster();
     let entries = roster.members().map(|(member, known)| RosterRow {
         id: member,
@@ -337,7 +352,7 @@ fn roster(shared: &Shared) -> Result<Roster, ControlError> {
 
 fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlError> {
     let (core, view) = (shared.core.borrow(), shared.view.borrow());
-    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    membership::check_records(shared)?;
     let engine = &core.engine;
     let me = engine.identity().member;
     let wanted =
@@ -371,7 +386,7 @@ fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlErr
 
 fn settings(shared: &Shared) -> Result<Settings, ControlError> {
     let core = shared.core.borrow();
-    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    membership::check_records(shared)?;
     let engine = &core.engine;
     let stamp = |name: &str| {
         let key = KeyRef::new(SETTINGS, name.as_bytes()).ok()?;

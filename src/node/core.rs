@@ -58,7 +58,6 @@ pub(super) struct Core {
     pub(super) disks: Disks,
     pub(super) links: BTreeMap<MemberId, Outgoing>,
     pub(super) cluster: Option<ClusterFacts>,
-    pub(super) store_records: u64,
     pub(super) counts: Counts,
     pub(super) problems: Vec<String>,
     mailboxes: Vec<Option<Mailbox>>,
@@ -104,7 +103,6 @@ impl Core {
             disks,
             links: BTreeMap::new(),
             cluster,
-            store_records: 0,
             counts: Counts::default(),
             problems: Vec::new(),
             mailboxes: Vec::new(),
@@ -378,7 +376,6 @@ impl Core {
             DiskAnswer::Page(id, page) => self.engine.page_loaded(id, page),
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
             DiskAnswer::Committed(records, bytes) => {
-                self.store_records = records;
                 self.counts.checkpoint_ended(self.engine.now().mono_us);
                 tracing::info!(records, bytes, "checkpoint done");
                 self.engine.checkpoint_committed();

@@ -199,6 +199,23 @@ pub enum ControlError {
     /// The member is not far enough in its start.
     #[error("this member is still starting; `kith status` shows the step it is at")]
     Starting,
+    /// A member is about to create the cluster.
+    #[error(
+        "member `{0}` is about to create the cluster, and this member will join it; if `kith status` shows no cluster after some seconds, repeat this"
+    )]
+    Creating(String),
+    /// The member belongs to a cluster, but its records of it are gone.
+    #[error(
+        "this member belongs to the cluster `{name}` ({id}), but its data directory has lost the cluster's roster and settings; {what_now}"
+    )]
+    RecordsLost {
+        /// That cluster's name.
+        name: String,
+        /// Its id.
+        id: String,
+        /// What it does about it, and what a person can do.
+        what_now: &'static str,
+    },
     /// The member ends or has ended; whether a change was made is unknown.
     #[error("this member is shutting down; ask another member")]
     Stopping,
@@ -250,6 +267,8 @@ impl ControlError {
         match self {
             Self::NoCluster => "no_cluster",
             Self::Starting => "starting",
+            Self::Creating(_) => "creating",
+            Self::RecordsLost { .. } => "records_lost",
             Self::Stopping => "stopping",
             Self::OtherCluster { .. } => "other_cluster",
             Self::OtherContent(_) => "other_content",

@@ -61,11 +61,6 @@ impl Shared {
         }
     }
 
-    fn is_member(&self) -> bool {
-        let core = self.core.borrow();
-        core.cluster.is_some() && core.engine.roster().get(core.engine.identity().member).is_some()
-    }
-
     /// Accepts links for ever.
     pub(super) async fn accept_links(self: Rc<Self>, acceptor: Acceptor) {
         loop {
@@ -75,7 +70,7 @@ impl Shared {
             let shared = Rc::clone(&self);
             tokio::task::spawn_local(async move {
                 let from = arrival.address();
-                let role = if shared.is_member() { Role::Member } else { Role::Joining };
+                let role = if membership::is_member(&shared) { Role::Member } else { Role::Joining };
                 let Ok(introduction) = shared.introduction().encode() else { return };
                 shared.core.borrow_mut().counts.pending_handshakes += 1;
                 let shaken = arrival.handshake(&shared.credentials, role, &introduction, DIAL_DEADLINE).await;
@@ -91,7 +86,7 @@ impl Shared {
 
     /// Dials one address as what this member is.
     pub(super) async fn dial(&self, address: &str) -> Result<Link, LinkError> {
-        let role = if self.is_member() { Role::Member } else { Role::Joining };
+        let role = if membership::is_member(self) { Role::Member } else { Role::Joining };
         let introduction = self.introduction().encode().unwrap_or_default();
         let dialled =
             transport::connect(address, &self.credentials, role, &introduction, DIAL_DEADLINE).await;
@@ -149,7 +144,10 @@ impl Shared {
         if roster.is_removed(peer.member) {
             return Err(Refusal::Removed);
         }
-        if name_is_taken(roster, peer.member, &theirs.name) {
+        // One that is in the roster and lost this name to another learns that from the roster itself, which
+        // comes over the link.
+        let entered = roster.get(peer.member).is_some_and(|known| known.entry.name == theirs.name);
+        if !entered && name_is_taken(roster, peer.member, &theirs.name) {
             return Err(Refusal::NameTaken(theirs.name.clone()));
         }
         let seen = core.engine.check_life(peer.member, theirs.incarnation, theirs.life);
@@ -365,12 +363,15 @@ impl Shared {
     /// Addresses of members without a link. A seed is asked only while some member is missing or
     /// nobody is linked: it may know a part of the cluster that this member was cut off from.
     fn dial_targets(&self) -> BTreeSet<String> {
-        let (core, view) = (self.core.borrow(), self.view.borrow());
-        let me = core.engine.identity().member;
-        if core.cluster.is_none() || core.engine.roster().get(me).is_none() {
+        if !membership::is_member(self) {
             return BTreeSet::new();
         }
-        let others = core.engine.roster().members().filter(|(member, _)| *member != me);
+        let (core, view) = (self.core.borrow(), self.view.borrow());
+        let me = core.engine.identity().member;
+        let holders = core.engine.roster().holders();
+        // One that lost its name stops, and comes back by itself under another.
+        let others =
+            core.engine.roster().members().filter(|(member, _)| *member != me && holders.contains(member));
         let mut targets: BTreeSet<String> = others
             .filter(|(member, _)| !core.links.contains_key(member))
             .map(|(_, known)| known.entry.address.clone())

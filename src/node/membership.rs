@@ -1,36 +1,37 @@
-//! How a member comes into a cluster: creating one, finding one through the seeds, being let in.
+//! How a member comes into a cluster: finding one through the seeds, being let in, coming back.
 //!
-//! States of a member: *no cluster* → (created | welcomed) → *in the roster* → complete → *ready*.
-//! A cluster is created exactly once: by `kith init`, or by a member with `bootstrap` when every
-//! seed but itself has *answered* that it knows no cluster and no lower id would bootstrap. The
-//! interleaving to fear is a seed that is down and knows a cluster: silence therefore means wait.
+//! States of a member: *no cluster* → (created | welcomed) → *in the roster* → complete → *ready*. How a
+//! cluster is created is told in `founding`. Two things lead a member of a cluster back to where it asks
+//! its seeds to be let in, without serving anybody meanwhile:
+//!
+//! - Its data directory has lost the roster. It never makes a new one: whoever lets it in again gives it
+//!   theirs, and if nobody else was ever let in, it says that what it held is gone.
+//! - It does not hold its name: two members let in two of one name at the same moment, and the other one's
+//!   admission was earlier. Under another name it is let in anew.
+//!
+//! The interleaving to fear is a seed that is down and knows a cluster: silence therefore means wait.
 //! The other one is two members of which only one knows the other as a seed: so to whoever answers
 //! that it knows no cluster, the one that asked is a seed from then on.
 //!
 //! The cluster's facts are written to disk before anything else of it, and repeating what follows
-//! them (the first records, the join) changes nothing; so a crash in between is repaired by the
-//! next start.
+//! them (the join) changes nothing; so a crash in between is repaired by the next start.
 
-use super::core::Shared;
+use super::core::{Core, Shared};
+use super::founding::{self, Belonging, Content, Silence};
 use super::handle::ControlError;
 use super::handle::status::InitRequest;
 use super::links::{name_is_taken, next_control, send_control};
-use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::limits::{MAX_MEMBERS, MAX_PARTITION_BITS};
-use crate::model::roster::{MemberState, RosterEntry, entry_key};
-use crate::model::settings::Settings;
+use crate::model::roster::{MemberState, RosterEntry};
 use crate::model::{MemberId, timestamp};
 use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal};
-use crate::storage::{OsDisk, StorageError, small};
 use crate::transport::{self, Link};
 use rand::RngExt as _;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// The small file with the cluster's facts.
-const CLUSTER_FILE: &str = "cluster";
 /// How long a joiner waits between two rounds over its seeds, at most.
 const ROUND: Duration = Duration::from_millis(500);
 /// How long a joiner's entry may take to get into the roster; less than a joiner waits.
@@ -40,11 +41,18 @@ const ENTRY_POLL: Duration = Duration::from_millis(10);
 
 /// What came of asking one address for a cluster.
 #[derive(Debug)]
-enum Found {
+pub(super) enum Found {
     /// This member is in.
     Joined,
     /// A member without a cluster: who, and whether it would create one.
     NoCluster(MemberId, bool),
+    /// A member without a cluster that promised to create none.
+    Promised {
+        /// Where the promise can be given back.
+        link: Box<Link>,
+        /// Who else may have created one.
+        callers: Vec<String>,
+    },
     /// It is this member itself.
     Myself,
     /// It was refused, in words.
@@ -53,79 +61,126 @@ enum Found {
     Silent(String),
 }
 
-/// Looks for a cluster through the seeds until this member is in one.
+/// Looks for a cluster through the seeds whenever this member is in none, for ever.
 pub(super) async fn find_cluster(shared: &Rc<Shared>) {
     let mut round: u32 = 0;
     loop {
         if is_member(shared) {
-            return;
+            round = 0;
+        } else {
+            let nobody_objects = ask_seeds(shared).await;
+            if nobody_objects && shared.core.borrow().cluster.is_none() {
+                create(shared).await;
+            }
+            round = round.saturating_add(1);
         }
-        let mut lowest = true;
-        let mut silent = 0;
-        let me = shared.core.borrow().engine.identity().member;
-        let seeds = seeds(shared);
-        for seed in &seeds {
-            if shared.view.borrow().own_addresses.contains(seed) || *seed == shared.view.borrow().address {
-                continue;
-            }
-            match ask(shared, seed).await {
-                Found::Joined => return,
-                Found::Myself => {}
-                Found::NoCluster(member, bootstrap) => lowest &= !bootstrap || me < member,
-                Found::Refused(reason, _) => {
-                    silent += 1;
-                    shared.note_refusal(seed, None, &reason);
-                }
-                Found::Silent(reason) => {
-                    silent += 1;
-                    shared.note_refusal(seed, None, &reason);
-                }
-            }
-            if is_member(shared) {
-                return;
-            }
-        }
-        let known = shared.core.borrow().cluster.is_some();
-        // One that asked during this round was told that there is no cluster, and not asked itself.
-        let all_asked = shared.view.borrow().callers.is_subset(&seeds);
-        if shared.config.bootstrap && silent == 0 && lowest && all_asked && !known {
-            let create = &shared.config.create;
-            match create_cluster(shared, create.partition_bits, &create.settings) {
-                Ok(()) => return,
-                Err(error) => tracing::error!(%error, "the cluster could not be created; it is tried again"),
-            }
-        }
-        round = round.saturating_add(1);
         let jitter = transport::retry_delay(round, rand::rng().random::<u64>());
         sleep(jitter.min(ROUND) + Duration::from_millis(50)).await;
     }
 }
 
-/// Where a cluster is looked for: the configured seeds, and whoever came by.
-fn seeds(shared: &Shared) -> BTreeSet<String> {
-    shared.config.seeds.iter().chain(&shared.view.borrow().callers).cloned().collect()
+/// Asks every seed to be let in. Says whether this member, if it may, is the one to create the cluster: all
+/// answered that they know none, and no lower id would create one.
+async fn ask_seeds(shared: &Rc<Shared>) -> bool {
+    let me = shared.core.borrow().engine.identity().member;
+    let mut first = true;
+    let seeds = seeds(shared);
+    for seed in &seeds {
+        match ask(shared, seed, &Control::Join).await {
+            Found::Joined => return false,
+            Found::Myself => {}
+            Found::NoCluster(member, bootstrap) => first &= !bootstrap || me < member,
+            Found::Promised { .. } => first = false,
+            Found::Refused(reason, _) | Found::Silent(reason) => {
+                first = false;
+                shared.note_refusal(seed, None, &reason);
+            }
+        }
+        if is_member(shared) {
+            return false;
+        }
+    }
+    // One that asked during this round was told that there is no cluster, and not asked itself.
+    first && self::seeds(shared).is_subset(&seeds)
 }
 
-/// Makes one that came by a seed; false when there is no room to remember it.
+/// Creates the cluster, if this member may; else it is tried again in the next round.
+async fn create(shared: &Rc<Shared>) {
+    if !shared.config.bootstrap {
+        return;
+    }
+    let content = Content::new(shared, &InitRequest::default());
+    let created = match &content {
+        Ok(content) => founding::create(shared, content, Silence::Forbids).await,
+        Err(error) => Err(error.clone()),
+    };
+    match created {
+        Ok(()) => {}
+        Err(error @ (ControlError::InvalidCluster(_) | ControlError::Storage(_))) => {
+            tracing::error!(%error, "the cluster could not be created; it is tried again");
+        }
+        Err(error) => tracing::debug!(%error, "the cluster is not created yet"),
+    }
+}
+
+/// Where a cluster is looked for: the configured seeds, and whoever came by; never this member itself.
+pub(super) fn seeds(shared: &Shared) -> BTreeSet<String> {
+    let view = shared.view.borrow();
+    let all = shared.config.seeds.iter().chain(&view.callers);
+    let others = all.filter(|seed| !view.own_addresses.contains(*seed) && **seed != view.address);
+    others.cloned().collect()
+}
+
+/// Makes one that came by a seed, if it can lead to a cluster; false when there is no room to remember it.
 pub(super) fn note_caller(shared: &Shared, theirs: &Introduction) -> bool {
-    let callers = &mut shared.view.borrow_mut().callers;
-    // Only these can lead to a cluster.
-    if !theirs.bootstrap && theirs.cluster.is_none() {
-        return true;
-    }
-    if callers.len() < MAX_MEMBERS {
-        callers.insert(theirs.address.clone());
-    }
-    callers.contains(&theirs.address)
+    !theirs.bootstrap && theirs.cluster.is_none() || note_address(shared, &theirs.address)
 }
 
+/// Makes an address a seed; false when there is no room to remember it.
+pub(super) fn note_address(shared: &Shared, address: &str) -> bool {
+    let callers = &mut shared.view.borrow_mut().callers;
+    if callers.len() < MAX_MEMBERS {
+        callers.insert(address.to_owned());
+    }
+    callers.contains(address)
+}
+
+/// Whether this member is in the roster of its cluster, under a name that it holds.
 pub(super) fn is_member(shared: &Shared) -> bool {
     let core = shared.core.borrow();
-    core.cluster.is_some() && core.engine.roster().get(core.engine.identity().member).is_some()
+    core.cluster.is_some() && core.engine.roster().holds_its_name(core.engine.identity().member)
 }
 
-/// Asks one address whether it knows a cluster, and joins it.
-async fn ask(shared: &Rc<Shared>, address: &str) -> Found {
+/// Refuses when this member belongs to a cluster whose roster it has lost: with it goes whoever let it in.
+pub(super) fn check_records(shared: &Shared) -> Result<(), ControlError> {
+    let core = shared.core.borrow();
+    let cluster = core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    if !core.engine.roster().is_empty() {
+        return Ok(());
+    }
+    let what_now = if shared.view.borrow().creating.alone {
+        "no other member was ever let in, so what it held is gone; start it with an empty data directory to create a new cluster"
+    } else {
+        "it asks its seeds for them; name any member of the cluster with `kith join ADDRESS`, or start it with an empty data directory to join as a new member"
+    };
+    let (name, id) = (cluster.name.clone(), uuid::Uuid::from_u128(cluster.id).to_string());
+    Err(ControlError::RecordsLost { name, id, what_now })
+}
+
+/// Why this member does not serve, though it is in the roster: another one holds its name.
+pub(super) fn name_lost(shared: &Shared) -> Option<String> {
+    let core = shared.core.borrow();
+    let roster = core.engine.roster();
+    let entry = &roster.get(core.engine.identity().member)?.entry;
+    let (_, holder) = roster.by_name(&entry.name).filter(|(id, _)| *id != entry.id())?;
+    Some(format!(
+        "the name `{}` is used by another member, at {}, that was let in before this one; choose another `name` in this member's config file and start it again",
+        entry.name, holder.entry.address
+    ))
+}
+
+/// Asks one address whether it knows a cluster, and joins it; `request` is to join, or a claim.
+pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -> Found {
     let mut link = match shared.dial(address).await {
         Ok(link) => link,
         Err(error) => return Found::Silent(error.to_string()),
@@ -138,7 +193,7 @@ async fn ask(shared: &Rc<Shared>, address: &str) -> Found {
         return Found::Refused("its introduction makes no sense to this version".to_owned(), "malformed");
     };
     // What its introduction says of a cluster may be outdated by now: the answer counts.
-    if !send_control(&mut link.writer, &Control::Join).await {
+    if !send_control(&mut link.writer, request).await {
         return Found::Silent("the connection ended".to_owned());
     }
     match next_control(&mut link.reader).await {
@@ -151,10 +206,16 @@ async fn ask(shared: &Rc<Shared>, address: &str) -> Found {
             Err(reason) => Found::Refused(reason, "bad_welcome"),
         },
         Some(Control::Refused(refusal)) => {
+            shared.core.borrow_mut().counts.link_refused(&refusal);
             Found::Refused(format!("{} refuses this member: {refusal}", theirs.name), refusal_code(&refusal))
         }
         Some(Control::NoCluster) => Found::NoCluster(link.peer.member, theirs.bootstrap),
-        Some(Control::Join) => Found::Refused("it answered something else".to_owned(), "malformed"),
+        Some(Control::Promised { callers }) if *request == Control::Claim => {
+            Found::Promised { link: Box::new(link), callers }
+        }
+        Some(Control::Join | Control::Claim | Control::Promised { .. } | Control::Release) => {
+            Found::Refused("it answered something else".to_owned(), "malformed")
+        }
         None => Found::Silent("it did not answer".to_owned()),
     }
 }
@@ -171,6 +232,7 @@ const fn refusal_code(refusal: &Refusal) -> &'static str {
         Refusal::Full(_) => "full",
         Refusal::NoCluster => "no_cluster",
         Refusal::NotReady(_) => "not_ready",
+        Refusal::Creating(_) => "creating",
     }
 }
 
@@ -183,7 +245,9 @@ fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), 
     if shared.core.borrow().cluster.as_ref().is_some_and(|known| known.id != cluster.id) {
         return Err("this member belongs to another cluster meanwhile".to_owned());
     }
-    store_cluster(shared, cluster, false).map_err(|error| error.to_string())?;
+    let stored = founding::store_cluster(&shared.disk, cluster, &Belonging::Together);
+    stored.map_err(|error| error.to_string())?;
+    shared.view.borrow_mut().creating.alone = false;
     shared.with(|core| {
         core.engine.set_partition_bits(cluster.partition_bits);
         core.cluster = Some(cluster.clone());
@@ -192,65 +256,8 @@ fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// The file's content: whether this member created the cluster, then the cluster's facts.
-fn store_cluster(shared: &Shared, cluster: &ClusterFacts, created: bool) -> Result<(), StorageError> {
-    let mut content = vec![u8::from(created)];
-    content.extend(cluster.encode());
-    small::write_atomic(&shared.disk, CLUSTER_FILE, &content)
-}
-
-/// Reads the cluster that this member belongs to, and whether it created it.
-pub(super) fn load_cluster(disk: &OsDisk) -> Result<Option<(ClusterFacts, bool)>, StorageError> {
-    let Some(content) = small::read(disk, CLUSTER_FILE)? else { return Ok(None) };
-    let parsed = content
-        .split_first()
-        .and_then(|(created, facts)| ClusterFacts::decode(facts).ok().map(|facts| (facts, *created == 1)))
-        .filter(|(facts, _)| facts.partition_bits <= MAX_PARTITION_BITS);
-    let damaged = || StorageError::damaged(CLUSTER_FILE, "its content makes no sense to this version");
-    parsed.map(Some).ok_or_else(damaged)
-}
-
-/// Creates a cluster with this member as its first.
-pub(super) fn create_cluster(
-    shared: &Shared,
-    partition_bits: u8,
-    changes: &BTreeMap<String, String>,
-) -> Result<(), ControlError> {
-    let changes: Vec<(String, String)> = changes.iter().map(|(a, b)| (a.clone(), b.clone())).collect();
-    let canonical = Settings::default().validate_change(&changes).map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        ControlError::InvalidCluster(problems.join("; "))
-    })?;
-    let settings =
-        Settings::from_entries(canonical.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let cluster = ClusterFacts {
-        id: uuid::Uuid::new_v4().as_u128(),
-        name: shared.config.cluster.clone(),
-        partition_bits,
-    };
-    store_cluster(shared, &cluster, true).map_err(|error| ControlError::Storage(error.to_string()))?;
-    plant(shared, &cluster, &settings);
-    let id = uuid::Uuid::from_u128(cluster.id);
-    tracing::info!(cluster = cluster.name, %id, "cluster created");
-    Ok(())
-}
-
-/// Writes the first records of a cluster.
-pub(super) fn plant(shared: &Shared, cluster: &ClusterFacts, settings: &Settings) {
-    let entry = own_entry(shared, MemberState::Active, timestamp::time_of_ms(shared.clock.now().wall_ms));
-    shared.with(|core| {
-        core.engine.set_partition_bits(cluster.partition_bits);
-        core.cluster = Some(cluster.clone());
-        let member = core.engine.identity().member;
-        let mut entries = vec![(ROSTER, entry_key(member), entry.encode())];
-        entries.extend(
-            settings.records().map(|(name, value)| (SETTINGS, name.as_bytes().to_vec(), value.into_bytes())),
-        );
-        core.engine.create(&entries);
-    });
-}
-
-fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> RosterEntry {
+/// This member as the roster has it.
+pub(super) fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> RosterEntry {
     let introduction = shared.introduction();
     RosterEntry {
         name: introduction.name,
@@ -263,51 +270,17 @@ fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> RosterEntry 
     }
 }
 
-/// Answers `kith init`. Repeating it with the same content changes nothing.
-pub(super) fn init(shared: &Shared, request: &InitRequest) -> Result<(), ControlError> {
-    let bits = match request.partitions {
-        None => shared.config.create.partition_bits,
-        Some(count) => {
-            let bits = u8::try_from(count.trailing_zeros()).unwrap_or(u8::MAX);
-            if !count.is_power_of_two() || bits > MAX_PARTITION_BITS {
-                let most = 1u32 << MAX_PARTITION_BITS;
-                return Err(ControlError::InvalidCluster(format!(
-                    "`partitions` is a power of two up to {most}"
-                )));
-            }
-            bits
-        }
-    };
-    let mut settings = shared.config.create.settings.clone();
-    settings.extend(request.settings.iter().map(|(name, value)| (name.clone(), value.clone())));
-    let present = shared.core.borrow().cluster.clone();
-    let Some(present) = present else { return create_cluster(shared, bits, &settings) };
-    if present.partition_bits != bits {
-        return Err(ControlError::OtherContent("a number of partitions".to_owned()));
-    }
-    let changes: Vec<(String, String)> = settings.into_iter().collect();
-    let wanted = Settings::default().validate_change(&changes).unwrap_or_default();
-    let now = shared.core.borrow().engine.settings().entries();
-    let differs = |(name, value): &(String, String)| {
-        now.iter().any(|entry| entry.name == *name && entry.value != *value)
-    };
-    match wanted.iter().find(|change| differs(change)) {
-        Some((name, _)) => Err(ControlError::OtherContent(format!("`{name}`"))),
-        None => Ok(()),
-    }
-}
-
 /// Answers `kith join ADDRESS`.
 pub(super) async fn join(shared: &Rc<Shared>, address: String) -> Result<(), ControlError> {
     if is_member(shared) {
         return join_again(shared, address).await;
     }
-    match ask(shared, &address).await {
+    match ask(shared, &address, &Control::Join).await {
         Found::Joined => Ok(()),
         Found::Refused(message, code) => {
             Err(ControlError::Refused { address, code: code.to_owned(), message })
         }
-        Found::NoCluster(..) => Err(ControlError::Refused {
+        Found::NoCluster(..) | Found::Promised { .. } => Err(ControlError::Refused {
             address,
             code: "no_cluster".to_owned(),
             message: "it belongs to no cluster yet; create one there with `kith init`".to_owned(),
@@ -344,12 +317,14 @@ async fn join_again(shared: &Rc<Shared>, address: String) -> Result<(), ControlE
 /// Serves a link of one that wants to join, or that only looks for a cluster.
 pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &Introduction) {
     let address = theirs.address.clone();
-    match next_control(&mut link.reader).await {
-        Some(Control::Join) => {}
-        _ => return,
+    let asked = next_control(&mut link.reader).await;
+    if !matches!(asked, Some(Control::Join | Control::Claim)) {
+        return;
     }
     if shared.core.borrow().cluster.is_none() {
-        if note_caller(shared, theirs) {
+        if asked == Some(Control::Claim) {
+            founding::answer_claim(shared, link, theirs).await;
+        } else if note_caller(shared, theirs) {
             send_control(&mut link.writer, &Control::NoCluster).await;
         }
         return;
@@ -357,8 +332,13 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
     match validate(shared, &link, theirs) {
         Ok(()) => {
             let member = link.peer.member;
+            if let Err(error) = founding::note_others(shared) {
+                tracing::error!(%error, "nobody can be let in");
+                let refusal = Refusal::NotReady("its storage failed".to_owned());
+                return shared.refuse(link, &address, Some(&theirs.name), refusal).await;
+            }
             shared.with(|core| {
-                if core.engine.roster().get(member).is_none() {
+                if !core.engine.roster().holds_its_name(member) {
                     let entry = RosterEntry {
                         name: theirs.name.clone(),
                         public_key: link.peer.public_key,
@@ -366,7 +346,7 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                         http_address: theirs.http_address.clone(),
                         zone: theirs.zone.clone(),
                         state: MemberState::Joining,
-                        admitted: core.engine.clock_time(),
+                        admitted: admission_time(core),
                     };
                     core.engine.write_roster_entry(member, &entry);
                 }
@@ -385,10 +365,16 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
     }
 }
 
-/// Waits until a member is in the roster; false when it did not come to that in time.
+/// The hybrid time of an admission now. The clock alone stands still while nothing is stamped, and of two
+/// admissions the earlier one wins the name.
+fn admission_time(core: &Core) -> u64 {
+    core.engine.clock_time().max(timestamp::time_of_ms(core.engine.now().wall_ms))
+}
+
+/// Waits until a member is in the roster under its name; false when it did not come to that in time.
 async fn is_entered(shared: &Shared, member: MemberId) -> bool {
     let entered = async {
-        while shared.core.borrow().engine.roster().get(member).is_none() {
+        while !shared.core.borrow().engine.roster().holds_its_name(member) {
             sleep(ENTRY_POLL).await;
         }
     };
@@ -433,8 +419,15 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
     let introduction = shared.introduction();
     shared.with(|core| {
         let member = core.engine.identity().member;
-        let Some(known) = core.engine.roster().get(member).map(|known| known.entry.clone()) else { return };
+        let roster = core.engine.roster();
+        let Some(known) = roster.get(member).map(|known| known.entry.clone()) else { return };
+        let renamed = known.name != introduction.name;
+        if renamed && name_is_taken(roster, member, &introduction.name) {
+            return;
+        }
         let entry = RosterEntry {
+            // A name is held from the admission under it.
+            admitted: if renamed { admission_time(core) } else { known.admitted },
             name: introduction.name,
             address: introduction.address,
             http_address: introduction.http_address,
@@ -446,3 +439,6 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,14 +11,19 @@ mod control;
 mod core;
 mod disks;
 mod error;
+mod founding;
 pub mod handle;
 mod links;
 pub mod local;
 mod membership;
 mod publish;
 mod start;
+mod state;
 mod turns;
 mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::NodeError;
 pub use local::LocalHandle;

@@ -221,7 +221,7 @@ const fn reason_of_refusal(refusal: &Refusal) -> &'static str {
         Refusal::OldLife { .. } => "old_life",
         Refusal::NotAMember => "not_a_member",
         Refusal::Full(_) => "cluster_full",
-        Refusal::NoCluster | Refusal::NotReady(_) => "not_ready",
+        Refusal::NoCluster | Refusal::NotReady(_) | Refusal::Creating(_) => "not_ready",
     }
 }
 
@@ -438,14 +438,11 @@ fn publish_gossip(core: &Core, shared: &Shared, metrics: &Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MemberConfig;
     use crate::model::{MemberId, Timestamp};
     use crate::node::handle::status::State;
-    use crate::node::handle::{Handle, Key, Operation};
-    use crate::node::{Fronts, Shutdown};
+    use crate::node::handle::{Key, Operation};
+    use crate::node::tests::{Plan, until};
     use crate::telemetry::tests::{parse, value};
-    use std::net::SocketAddr;
-    use std::sync::mpsc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn stored(superseded: bool) -> Outcome {
@@ -505,62 +502,27 @@ mod tests {
         assert!((counts.journal.last_sync_seconds - 2.0).abs() < 1e-9);
     }
 
-    /// A member in a thread of its own, and what its fronts were given.
-    struct Running {
-        handle: Handle,
-        telemetry: Telemetry,
-        resp: SocketAddr,
-        stop: tokio::sync::oneshot::Sender<()>,
-        thread: std::thread::JoinHandle<()>,
-    }
-
-    async fn ended(mut shutdown: Shutdown) {
-        _ = shutdown.wait_for(|stop| *stop).await;
-    }
-
-    fn start(directory: &std::path::Path) -> Running {
-        let text = "name = \"one\"\ncluster = \"test\"\ndata_dir = \"one\"\nbootstrap = true\n\
-            [listen]\npeers = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nresp = \"127.0.0.1:0\"\n\
-            [create.settings]\nreplication_factor = 1\n";
-        let secret = crate::security::Secret::generate([7; 32]);
-        let config = MemberConfig::from_text(text, &directory.join("one.toml"), &|variable| {
-            (variable == "KITH_SECRET").then(|| secret.clone())
-        });
-        let config = config.unwrap();
-        let (shared, from_shared) = mpsc::channel();
-        let (local, from_local) = mpsc::channel();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let fronts = move || Fronts {
-            local: Box::new(move |listener, member, shutdown| {
-                local.send(listener.local_addr().unwrap()).unwrap();
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                Box::pin(crate::resp::serve(
-                    listener,
-                    member,
-                    crate::resp::Limits::default(),
-                    ended(shutdown),
-                ))
-            }),
-            shared: Box::new(move |_, handle, telemetry, shutdown| {
-                shared.send((handle, telemetry)).unwrap();
-                Box::pin(ended(shutdown))
-            }),
-        };
-        let thread = std::thread::spawn(move || {
-            let stop = async { _ = stopped.await };
-            crate::node::run(config, fronts(), stop).unwrap();
-        });
-        let (handle, telemetry) = from_shared.recv().unwrap();
-        Running { handle, telemetry, resp: from_local.recv().unwrap(), stop, thread }
+    /// Waits until each series has at least its value.
+    async fn until_published(telemetry: &Telemetry, expected: &[(&str, f64)]) {
+        until("what is published", async || {
+            let families = parse(&telemetry.render());
+            let missing = expected.iter().find(|(series, least)| value(&families, series) < *least);
+            missing.map_or(Ok(()), |(series, least)| {
+                Err(format!("{series} is {}, expected at least {least}", value(&families, series)))
+            })
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_member_publishes_what_its_clients_did() {
         let directory = tempfile::tempdir().unwrap();
-        let Running { handle, telemetry, resp, stop, thread } = start(directory.path());
-        while handle.status().await.unwrap().state != State::Ready {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        // A write that waits for the disk longer than `write_timeout` ends as unknown, and a disk that others
+        // use as well may take longer than usual over what is written here.
+        let plan = Plan { bootstrap: true, write_timeout: "1m", ..Plan::new("one") };
+        let member = plan.start(directory.path());
+        member.until(State::Ready).await;
+        let (handle, telemetry, resp) = (&member.handle, &member.telemetry, member.resp);
         let mut stream = tokio::net::TcpStream::connect(resp).await.unwrap();
         let commands = b"SET a 1\r\nGET a\r\nGET none\r\nINCR a\r\nDEL a\r\nFOO\r\n";
         stream.write_all(commands).await.unwrap();
@@ -569,18 +531,8 @@ mod tests {
         stream.read_to_string(&mut replies).await.unwrap();
         assert!(replies.starts_with("+OK\r\n$1\r\n1\r\n$-1\r\n:2\r\n:1\r\n-ERR"), "{replies}");
         handle.put(Key::new("default", "b").unwrap(), bytes::Bytes::from_static(b"2")).await.unwrap();
-        let published = || {
-            let families = parse(&telemetry.render());
-            let done = value(&families, "kith_operations_total{op=\"set\",outcome=\"ok\"}") >= 2.0;
-            (done && value(&families, "kith_journal_syncs_total") > 0.0).then_some(families)
-        };
-        let families = loop {
-            if let Some(families) = published() {
-                break families;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        for (series, least) in [
+        let expected = [
+            ("kith_operations_total{op=\"set\",outcome=\"ok\"}", 2.0),
             ("kith_operations_total{op=\"get\",outcome=\"not_found\"}", 1.0),
             ("kith_operations_total{op=\"increment\",outcome=\"ok\"}", 1.0),
             ("kith_operations_total{op=\"delete\",outcome=\"ok\"}", 1.0),
@@ -590,6 +542,7 @@ mod tests {
             ("kith_resp_connections_total", 1.0),
             ("kith_journal_records_total", 4.0),
             ("kith_journal_appends_total", 1.0),
+            ("kith_journal_syncs_total", 1.0),
             ("kith_journal_last_sync_seconds", 1e-6),
             ("kith_store_bytes", 1.0),
             ("kith_disk_free_bytes", 1.0),
@@ -597,21 +550,17 @@ mod tests {
             ("kith_complete_partitions", 256.0),
             ("kith_ready", 1.0),
             ("kith_table_records", 2.0),
-        ] {
-            let value = value(&families, series);
-            assert!(value >= least, "{series} is {value}, expected at least {least}");
-        }
+        ];
+        until_published(telemetry, &expected).await;
         let value_of_1_mib = bytes::Bytes::from(vec![b'x'; 1 << 20]);
         let put = |key: u8| {
             let key = Key::new("default", vec![key]).unwrap();
             Operation::Put { key, value: value_of_1_mib.clone(), ttl_ms: None, level: None, after: 0 }
         };
         let answers = handle.run((0..80).map(put).collect()).await.unwrap();
-        assert!(answers.iter().all(Result::is_ok), "more than may wait for the disk was not refused");
-        while value(&parse(&telemetry.render()), "kith_journal_waits_total") < 1.0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        stop.send(()).unwrap();
-        tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+        let failed: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+        assert!(failed.is_empty(), "more than may wait for the disk was not taken: {failed:?}");
+        until_published(telemetry, &[("kith_journal_waits_total", 1.0)]).await;
+        member.stop().await;
     }
 }

@@ -8,18 +8,18 @@ use super::clock::SystemClock;
 use super::control;
 use super::core::{Core, Shared};
 use super::disks::Disks;
+use super::founding::{self, Belonging};
 use super::handle::Handle;
-use super::handle::status::StepOutcome;
 use super::local::LocalHandle;
 use super::publish;
 use super::view::View;
-use super::{NodeError, membership};
+use super::{NodeError, membership, state};
 use crate::config::MemberConfig;
 use crate::engine::{self, Bounds, Engine, Mode};
-use crate::gossip::{self, Gossip, GossipConfig, Wires};
+use crate::gossip;
 use crate::model::limits::DEFAULT_PARTITION_BITS;
-use crate::model::roster::MemberState;
 use crate::protocol;
+use crate::protocol::introduction::ClusterFacts;
 use crate::security::{
     ClusterKeys, Credentials, Gate, Identity, Keyring, MAX_PENDING_PER_ADDRESS, ProtocolRange, Secret,
 };
@@ -38,10 +38,6 @@ use tokio::task::LocalSet;
 
 /// How long a member that stops waits for what it began.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a start waits for its partitions to be complete before it serves without them.
-const RECOVERY_DEADLINE: Duration = Duration::from_secs(30);
-/// How often the node looks at its own state.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Room on the disk that the journal leaves for checkpoints, in bytes.
 const RESERVE_BYTES: u64 = 16 << 20;
 /// Bytes of journal that are prepared ahead of appends.
@@ -115,10 +111,8 @@ struct Opened {
     journal: Journal<OsDisk>,
     store: Store<OsDisk>,
     identity: Identity,
-    cluster: Option<(protocol::introduction::ClusterFacts, bool)>,
+    cluster: Option<(ClusterFacts, Belonging)>,
     problems: Vec<String>,
-    /// The directory never held a record.
-    is_blank: bool,
 }
 
 /// Opens the data directory and brings the engine to the state that it had.
@@ -133,7 +127,7 @@ fn open(
     view.begin_step("identity");
     let identity = open_identity(disk, &failed)?;
     let incarnation = next_incarnation(disk).map_err(failed)?;
-    let cluster = membership::load_cluster(disk).map_err(failed)?;
+    let cluster = founding::load_cluster(disk).map_err(failed)?;
     let bits = cluster.as_ref().map_or(DEFAULT_PARTITION_BITS, |(cluster, _)| cluster.partition_bits);
     let who = engine::Identity { member: identity.member_id(), incarnation, life: rand::rng().random() };
     let bounds = Bounds {
@@ -192,8 +186,10 @@ fn open(
     }
     let intact = problems.is_empty();
     engine.restored(recovery.payload_bytes, intact);
-    let is_blank = intact && found.created && recovery.payload_bytes == 0;
-    Ok(Opened { engine, journal, store, identity, cluster, problems, is_blank })
+    if !intact && matches!(cluster, Some((_, Belonging::Together))) {
+        engine.distrust_roster();
+    }
+    Ok(Opened { engine, journal, store, identity, cluster, problems })
 }
 
 fn open_identity(disk: &OsDisk, failed: &impl Fn(StorageError) -> NodeError) -> Result<Identity, NodeError> {
@@ -273,21 +269,13 @@ async fn serve(
 
     shared.view.borrow_mut().begin_step("links");
     spawn_tasks(&shared, acceptor, links.outgoing, answers, requests, &telemetry);
-    // A creator that lost its records finds the cluster again through the others, as a joiner does.
-    if let Some((facts, true)) = &opened.cluster
-        && opened.is_blank
-    {
-        let settings = crate::model::settings::Settings::from_entries(
-            shared.config.create.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())),
-        );
-        membership::plant(&shared, facts, &settings);
-    }
+    resume(&shared, opened.cluster);
     shared.view.borrow_mut().begin_step("cluster");
     let seeker = tokio::task::spawn_local({
         let shared = Rc::clone(&shared);
         async move { membership::find_cluster(&shared).await }
     });
-    let watcher = tokio::task::spawn_local(watch_state(Rc::clone(&shared), wires, services));
+    let watcher = tokio::task::spawn_local(state::watch(Rc::clone(&shared), wires, services));
     let resp_front = resp.map(|listener| {
         let local = LocalHandle { shared: Rc::clone(&shared) };
         tokio::task::spawn_local((fronts.local)(listener, local, shutdown))
@@ -302,6 +290,20 @@ async fn serve(
     watcher.abort();
     let fatal = shared.fatal.borrow_mut().take();
     fatal.map_or(Ok(()), Err)
+}
+
+/// Goes on with the cluster that this member belongs to.
+fn resume(shared: &Rc<Shared>, cluster: Option<(ClusterFacts, Belonging)>) {
+    let Some((facts, belonging)) = cluster else { return };
+    shared.view.borrow_mut().creating.alone = belonging == Belonging::Alone;
+    if let Belonging::Founding(records) = belonging {
+        founding::found(shared, facts, &records);
+    }
+    // Clients are told that it is on its way and not that there is no cluster.
+    shared.with(|core| core.engine.set_mode(Mode::Starting));
+    if let Err(error) = membership::check_records(shared) {
+        tracing::error!("{error}");
+    }
 }
 
 fn spawn_tasks(
@@ -389,113 +391,5 @@ async fn stop(
     for outgoing in core.links.values_mut() {
         let goodbye = outgoing.writer.queue(crate::transport::FrameKind::Goodbye, b"the member stops");
         _ = goodbye.and_then(|()| outgoing.writer.try_flush());
-    }
-}
-
-/// Watches the member's own state: in a cluster → gossip, complete → serving; and tells gossip.
-async fn watch_state(shared: Rc<Shared>, wires: Wires, services: tokio::runtime::Handle) {
-    let mut wires = Some(wires);
-    let mut joined_at = None;
-    let mut told_entry = false;
-    loop {
-        tokio::select! {
-            () = shared.changed.notified() => (),
-            () = tokio::time::sleep(WATCH_INTERVAL) => (),
-        }
-        if !membership::is_member(&shared) {
-            continue;
-        }
-        if let Some(wires) = wires.take()
-            && !start_gossip(&shared, wires, &services)
-        {
-            return;
-        }
-        let began = *joined_at.get_or_insert_with(|| {
-            shared.with(|core| core.engine.set_mode(Mode::Starting));
-            shared.view.borrow_mut().begin_step("recovery");
-            std::time::Instant::now()
-        });
-        serve_when_ready(&shared, began);
-        let serving = *shared.core.borrow().engine.mode() == Mode::Serving;
-        if serving && !std::mem::replace(&mut told_entry, true) {
-            membership::refresh_own_entry(&shared);
-        }
-        publish::tell_gossip(&shared);
-    }
-}
-
-fn serve_when_ready(shared: &Shared, began: std::time::Instant) {
-    let ready = {
-        let core = shared.core.borrow();
-        if *core.engine.mode() != Mode::Starting {
-            return;
-        }
-        let member = core.engine.identity().member;
-        let state = core.engine.roster().get(member).map(|known| known.entry.state);
-        let late = began.elapsed() > RECOVERY_DEADLINE;
-        state.is_some_and(|state| state != MemberState::Joining) && (core.engine.is_complete() || late)
-    };
-    if ready {
-        shared.with(|core| core.engine.set_mode(Mode::Serving));
-        shared.view.borrow_mut().end_step(StepOutcome::Done);
-        tracing::info!("ready");
-    }
-}
-
-/// Starts gossip on the third runtime, and the task that takes what it sees.
-fn start_gossip(shared: &Rc<Shared>, wires: Wires, services: &tokio::runtime::Handle) -> bool {
-    let facts = publish::facts(shared);
-    let cluster = shared.core.borrow().cluster.as_ref().map(|cluster| cluster.id).unwrap_or_default();
-    let member = shared.core.borrow().engine.identity().member;
-    let cluster = uuid::Uuid::from_u128(cluster).to_string();
-    let mut config = GossipConfig::new(member, &cluster, shared.clock.origin(), facts);
-    config.interval = Duration::from_millis(shared.core.borrow().engine.settings().gossip_interval_ms);
-    let spawned = {
-        let _guard = services.enter();
-        Gossip::spawn(config, wires)
-    };
-    let gossip = match spawned {
-        Ok(gossip) => Arc::new(gossip),
-        Err(error) => {
-            shared.fail(NodeError::PartEnded("gossip", error.to_string()));
-            return false;
-        }
-    };
-    let linked: Vec<_> = {
-        let mut view = shared.view.borrow_mut();
-        view.pulses = gossip.pulses();
-        view.gossip = Some(Arc::clone(&gossip));
-        shared.core.borrow().links.keys().copied().collect()
-    };
-    for member in linked {
-        gossip.pulse(member).beat(shared.clock.now().mono_us);
-        gossip.gossip_with(member);
-    }
-    let watcher = Rc::clone(shared);
-    let (mut seen, ended) = (gossip.view(), gossip.ended());
-    tokio::task::spawn_local(async move {
-        let follow = async {
-            while seen.changed().await.is_ok() {
-                let now = seen.borrow_and_update().clone();
-                follow_liveness(&watcher, now);
-            }
-        };
-        let reason = tokio::select! { () = follow => None, reason = ended => Some(reason) };
-        let reason = reason.map_or_else(|| "its view is gone".to_owned(), |reason| reason.to_string());
-        watcher.fail(NodeError::PartEnded("gossip", reason));
-    });
-    true
-}
-
-fn follow_liveness(shared: &Shared, now: gossip::View) {
-    let before = std::mem::replace(&mut shared.view.borrow_mut().seen, now.clone());
-    for (member, seen) in &now.members {
-        let known = before.members.get(member).map(|seen| seen.standing);
-        if known == Some(seen.standing) || seen.standing == gossip::Standing::Unheard {
-            continue;
-        }
-        let alive = seen.alive();
-        tracing::info!(%member, alive, "liveness");
-        shared.with(|core| core.engine.liveness(*member, alive));
     }
 }

@@ -1,6 +1,7 @@
 //! The member's state beside its engine: addresses, steps of the start, what gossip sees, and why
 //! there is no link to somebody.
 
+use super::founding::Creating;
 use super::handle::status::{StartStep, StepOutcome};
 use crate::gossip::{self, Gossip, Pulses};
 use crate::model::MemberId;
@@ -34,6 +35,8 @@ pub(super) struct View {
     pub(super) own_addresses: BTreeSet<String>,
     /// Addresses of members that came for a cluster, or from one, while this one knew none.
     pub(super) callers: BTreeSet<String>,
+    /// This member's part in the creation of its cluster.
+    pub(super) creating: Creating,
     /// Who answered last at an address that this member dialled.
     answered: BTreeMap<String, MemberId>,
     pub(super) pulses: Pulses,
@@ -56,6 +59,7 @@ impl View {
             http_address,
             own_addresses: BTreeSet::new(),
             callers: BTreeSet::new(),
+            creating: Creating::default(),
             answered: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,

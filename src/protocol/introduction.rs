@@ -57,6 +57,15 @@ pub enum Control {
     Refused(Refusal),
     /// I belong to no cluster.
     NoCluster,
+    /// I am about to create the cluster: let me in if there is one, else promise to create none.
+    Claim,
+    /// I belong to no cluster and create none until this claim is over.
+    Promised {
+        /// Where all those listen that came by and may have created one meanwhile.
+        callers: Vec<String>,
+    },
+    /// The claim is over; I created nothing.
+    Release,
 }
 
 /// Why a member is refused.
@@ -108,6 +117,9 @@ pub enum Refusal {
     /// The refusing member can't decide now.
     #[error("the member it asked is not ready: {0}")]
     NotReady(String),
+    /// Another member is about to create the cluster.
+    #[error("member `{0}` is about to create the cluster; wait some seconds and it can be joined")]
+    Creating(String),
 }
 
 impl ClusterFacts {

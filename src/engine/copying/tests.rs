@@ -277,3 +277,26 @@ fn a_joiner_whose_clock_may_not_stamp_turns_active_through_another_member() {
     world.carry();
     assert_eq!(stamped(&world).entry.state, MemberState::Active);
 }
+
+#[test]
+fn a_damaged_member_whose_roster_names_nobody_is_complete_for_nothing_before_it_has_the_others_roster() {
+    const RECORDS: usize = 40;
+    let mut world = World::new(2, RECORDS);
+    let key = entry_key(entry(2).id());
+    let own = world.engines[0].peek(KeyRef::new(ROSTER, &key).unwrap()).unwrap().bytes().to_vec();
+    let who = Identity { member: entry(2).id(), incarnation: 2, life: 9 };
+    let mut engine = Engine::new(who, Bounds::default(), 2);
+    engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
+    engine.restore_record(RecordRef::parse(&own).unwrap().0);
+    engine.restored(0, false);
+    engine.distrust_roster();
+    engine.set_mode(Mode::Serving);
+    world.engines[2] = engine;
+    world.pass(60_000);
+    assert!(!world.engines[2].is_complete());
+
+    world.link(0, 2);
+    world.pass(60_000);
+    assert!(world.engines[2].is_complete());
+    assert!((0..RECORDS).all(|number| has(&world.engines[2], number)));
+}

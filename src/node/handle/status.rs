@@ -39,6 +39,11 @@ pub enum State {
     NoCluster,
     /// It was admitted, or looks for a member that admits it, and brings its data up.
     Joining,
+    /// It belongs to a cluster, has lost the cluster's roster and settings, and waits for a member that
+    /// has them.
+    RecordsLost,
+    /// Another member of its name was let in first; it needs another `name` to come back.
+    NameTaken,
     /// It serves clients.
     Ready,
     /// It takes no new work and ends.
@@ -51,6 +56,8 @@ impl fmt::Display for State {
             Self::Starting => "starting",
             Self::NoCluster => "no_cluster",
             Self::Joining => "joining",
+            Self::RecordsLost => "records_lost",
+            Self::NameTaken => "name_taken",
             Self::Ready => "ready",
             Self::Stopping => "stopping",
         })
