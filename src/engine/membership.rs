@@ -130,13 +130,35 @@ impl Engine {
         if placement.digest() == self.placement.digest() {
             return;
         }
-        self.placement = placement;
+        let before = std::mem::replace(&mut self.placement, placement);
+        self.placement_position = self.end();
+        self.lanes.sync = true;
         for peer in &mut self.peers {
             peer.exchange_after_us = 0;
         }
+        self.rebase_hints(&before);
         self.rebase_writes();
+        self.rebase_gathers();
         self.plan_copying();
         self.tell_complete(None);
+    }
+
+    /// A hint is for a partition's owners of the day: who became one gets it too.
+    fn rebase_hints(&mut self, before: &Placement) {
+        let mut missing = Vec::new();
+        for (_, key) in self.hints.iter() {
+            let Some(name) = key.key() else { continue };
+            let (hash, is_system) = (name.hash(), name.is_system());
+            let were = before.set_of(hash, is_system);
+            let new = self.placement.set_of(hash, is_system).owners.iter().map(|owner| owner.member);
+            let new = new.filter(|owner| !were.contains(*owner) && *owner != self.identity.member);
+            if !were.owners.is_empty() {
+                missing.extend(new.map(|owner| (owner, hash, key.clone())));
+            }
+        }
+        for (owner, hash, key) in missing {
+            self.note_hint_of(owner, hash, key);
+        }
     }
 
     fn read_settings(&mut self) -> Settings {
@@ -160,9 +182,14 @@ impl Engine {
         }
     }
 
-    /// A joining member that has everything turns itself active.
+    /// A joining member that has everything turns itself active. What it has is judged by all that
+    /// it knows: who else turned active may have changed what is everything.
     pub(super) fn activate_when_complete(&mut self) {
         let me = self.identity.member;
+        self.refresh_placement();
+        if !self.placement.is_arriving(me) {
+            return;
+        }
         if !self.is_complete() || !self.is_heard() || self.now.mono_us < self.activation_after_us {
             return;
         }

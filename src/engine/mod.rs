@@ -236,6 +236,8 @@ pub struct Engine {
     settings: Settings,
     roster: Roster,
     placement: Placement,
+    /// Where in the journal all that the placement rests on ends.
+    placement_position: u64,
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
@@ -284,6 +286,7 @@ impl Engine {
             roster,
             complete: vec![false; placement.partitions()],
             placement,
+            placement_position: 0,
             system_changed: false,
             copying: copying::Copies::default(),
             activation_after_us: 0,

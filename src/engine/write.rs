@@ -11,7 +11,7 @@ use super::hints::{Added, HintKey};
 use super::journal;
 use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
 use super::peer::Peer;
-use super::pending::{Copy, Pending, short, sides};
+use super::pending::{Copy, Pending, short};
 use super::records::Standing;
 use super::table::SlotId;
 use crate::model::key::ROSTER;
@@ -239,7 +239,7 @@ impl Engine {
         if holds && !self.hints.has_room(&HintKey::of(job.key), set.owners.len(), self.settings.hint_bytes) {
             return Err(OperationError::NoRoomForHint);
         }
-        for side in sides(set) {
+        for side in set.sides() {
             let count =
                 side.iter().filter(|at| set.owners.get(**at).is_some_and(|o| may_have(o.member))).count();
             let needed = match level {
@@ -355,7 +355,10 @@ impl Engine {
         let Some(key) = self.records.table.record(slot).and_then(|record| record.key_ref().ok()) else {
             return;
         };
-        let key = HintKey::of(key);
+        self.note_hint_of(member, hash, HintKey::of(key));
+    }
+
+    pub(super) fn note_hint_of(&mut self, member: MemberId, hash: KeyHash, key: HintKey) {
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
             self.counters.hints_stored += 1;
             journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
