@@ -52,6 +52,7 @@ pub enum Job {
     Page(PageWanted),
     Begin,
     Batch(Vec<u8>),
+    CommitBegins,
     Commit,
 }
 
@@ -570,12 +571,7 @@ impl World {
         match engine.lanes.checkpoint.take() {
             Some(CheckpointStep::Begin) => self.ask_store(index, Job::Begin),
             Some(CheckpointStep::Batch(batch)) => self.ask_store(index, Job::Batch(batch)),
-            Some(CheckpointStep::Commit) => {
-                if !self.members[index].checkpoint_failed {
-                    self.members[index].disk.committing();
-                }
-                self.ask_store(index, Job::Commit);
-            }
+            Some(CheckpointStep::Commit) => self.ask_for_commit(index),
             None => {}
         }
     }
@@ -587,6 +583,15 @@ impl World {
         member.store_free_at = member.store_free_at.max(self.now) + delay;
         let (epoch, after) = (member.epoch, member.store_free_at - self.now);
         self.schedule(after, Event::Disk { member: index, epoch, job });
+    }
+
+    /// A commit takes its time, and the power may fail in the middle of it; but the store begins it
+    /// only when it has done what it was asked before.
+    fn ask_for_commit(&mut self, index: usize) {
+        let member = &self.members[index];
+        let (epoch, after) = (member.epoch, member.store_free_at.saturating_sub(self.now));
+        self.schedule(after, Event::Disk { member: index, epoch, job: Job::CommitBegins });
+        self.ask_store(index, Job::Commit);
     }
 
     pub fn disk_done(&mut self, index: usize, epoch: u64, job: Job) {
@@ -632,7 +637,11 @@ impl World {
                 member.disk.begin()?;
                 return Ok(None);
             }
-            Job::Batch(_) | Job::Commit if member.checkpoint_failed => return Ok(None),
+            Job::Batch(_) | Job::CommitBegins | Job::Commit if member.checkpoint_failed => return Ok(None),
+            Job::CommitBegins => {
+                member.disk.committing();
+                return Ok(None);
+            }
             Job::Batch(_) | Job::Commit if fails => {
                 member.checkpoint_failed = true;
                 member.disk.abort();
