@@ -289,6 +289,14 @@ impl Engine {
         (self.hints.pending_for(member), self.hints.pending(), self.hints.bytes(), self.hints.dropped())
     }
 
+    /// Records that wait for links or were sent, and that their owners did not confirm after fsync
+    /// yet.
+    #[must_use]
+    pub fn records_under_way(&self) -> usize {
+        let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
+        links.map(|link| link.on_the_way(1..u64::MAX).count()).sum()
+    }
+
     /// Records in memory, their bytes, and those that no checkpoint has.
     #[must_use]
     pub fn table_counts(&self) -> (usize, usize, usize) {
