@@ -100,8 +100,7 @@ impl Engine {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             if record.collection().starts_with(SYSTEM_PREFIX) {
-                let (wall_ms, ahead_ms) = (self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
-                self.clock.observe(record.timestamp().time, wall_ms, ahead_ms);
+                self.follow(record.timestamp().time);
                 self.merge(record, record.key_hash());
             }
         }
@@ -320,6 +319,6 @@ impl Engine {
     /// whether a link is up.
     #[must_use]
     pub fn peer_facts(&self, member: MemberId) -> Option<(Option<i64>, bool, bool)> {
-        self.peer(member).map(|peer| (peer.clock_offset_ms, peer.dead, peer.link.is_some()))
+        self.peer(member).map(|peer| (self.clock_offset_ms(peer), peer.dead, peer.link.is_some()))
     }
 }

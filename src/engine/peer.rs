@@ -41,8 +41,10 @@ pub(super) struct Peer {
     pub(super) dead: bool,
     /// It let a write time out, and has confirmed nothing since.
     pub(super) unresponsive: bool,
-    /// Its wall clock minus this member's, in milliseconds.
-    pub(super) clock_offset_ms: Option<i64>,
+    /// Its wall clock minus this member's monotonic one, in milliseconds, when it was last heard.
+    pub(super) clock_ms: Option<i64>,
+    /// The highest hybrid time that it gave or saw, when it was last heard.
+    pub(super) clock_time: u64,
     /// The partitions it is a complete owner of, and under which placement it said so.
     pub(super) complete: Option<(u64, Vec<u8>)>,
     /// The highest incarnation seen, and its life.
@@ -61,7 +63,8 @@ impl Peer {
             link_lost_us: 0,
             dead: false,
             unresponsive: false,
-            clock_offset_ms: None,
+            clock_ms: None,
+            clock_time: 0,
             complete: None,
             life: None,
             exchange_after_us: 0,

@@ -187,12 +187,6 @@ impl Engine {
         right.or_else(anybody).or(if counts { None } else { Some(me) })
     }
 
-    /// Whether a peer's wall clock is near enough to the median for it to stamp.
-    fn has_right_clock(&self, peer: &Peer) -> bool {
-        let from_median = |offset: i64| offset.saturating_add(self.clock_offset_ms).unsigned_abs();
-        peer.clock_offset_ms.is_none_or(|offset| from_median(offset) <= self.settings.max_clock_ahead_ms / 2)
-    }
-
     /// Stamps a write, journals it, and sends it to the other owners.
     pub(super) fn stamp_write(&mut self, job: Job<'_>) {
         if let Err(error) = self.check_stamper(&job) {
@@ -283,17 +277,17 @@ impl Engine {
 
     /// A stamp above that of the record that is there, and above what the session saw.
     ///
-    /// Neither may drag the clock into the future: a session's claim counts as far as a peer's time
-    /// does, and a record that a wrong clock stamped far ahead is overwritten just above its stamp,
-    /// without following it there; else all that this member stamps from then on would be refused.
+    /// Neither may drag the clock into the future, else all that this member stamps from then on would
+    /// be refused: what it does not follow from a peer is exceeded by just so much, and the clock stays
+    /// where it is. Of a session's claim only so much counts as fresh writes of that time are taken.
     /// Such a stamp needs no reservation: each life adds its own number, so none is given twice.
     fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
-        let bound = self.foreign_bound();
-        if held > bound.max(self.clock.time()) {
-            let time = held.saturating_add(1).saturating_add(self.identity.incarnation);
+        let floor = after.min(self.foreign_bound()).max(held);
+        if floor > self.follow_bound().max(self.clock.time()) {
+            let time = floor.saturating_add(1).saturating_add(self.identity.incarnation);
             return Timestamp { time, member: self.identity.member };
         }
-        self.clock.stamp(self.now.wall_ms, after.min(bound).max(held))
+        self.clock.stamp(self.now.wall_ms, floor)
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other

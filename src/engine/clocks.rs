@@ -1,0 +1,124 @@
+//! The members' wall clocks: which time of day this member believes, whether it may stamp, and how far
+//! into the future times from elsewhere may lead.
+//!
+//! What is known of a peer's wall clock is kept as its distance to this member's *monotonic* clock, so
+//! it stays true while the own wall clock is set, frozen or runs at another speed. The time of day that
+//! is believed is the median of all clocks of the roster that were ever heard, the own one among them.
+//!
+//! Invariants, as long as the members' medians differ by less than a quarter of `max_clock_ahead`:
+//!
+//! - No healthy member refuses the stamp of a healthy one. Fresh writes are taken up to *median +
+//!   `max_clock_ahead`*, but times from elsewhere move the own clock only to three quarters of that,
+//!   and a wall clock that is more than half of it away from the median stamps nothing.
+//! - What healthy members stamped, a session's next write exceeds anywhere: what a session has seen
+//!   counts as far as fresh writes are taken.
+
+use super::Engine;
+use super::peer::Peer;
+use crate::model::MemberId;
+use crate::model::timestamp::time_of_ms;
+
+/// Milliseconds by which a clock leaves its course before the median is found anew at once.
+const JUMP_MS: u64 = 100;
+
+/// What is known of the members' wall clocks; all in milliseconds over the own monotonic clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Clocks {
+    /// The own wall clock, when the median was found.
+    own_ms: i64,
+    median_ms: i64,
+}
+
+impl Engine {
+    fn mono_ms(&self) -> i64 {
+        i64::try_from(self.now.mono_us / 1_000).unwrap_or(i64::MAX)
+    }
+
+    /// A wall clock's reading of now as its distance to the monotonic clock.
+    fn over_mono(&self, wall_ms: u64) -> i64 {
+        i64::try_from(wall_ms).unwrap_or(i64::MAX).saturating_sub(self.mono_ms())
+    }
+
+    /// Time passed: was the wall clock set meanwhile?
+    pub(super) fn watch_clock(&mut self) {
+        if self.over_mono(self.now.wall_ms).abs_diff(self.clocks.own_ms) > JUMP_MS {
+            self.check_clock();
+        }
+    }
+
+    /// A frame tells a peer's clocks: its wall clock and the time that it stamps above.
+    pub(super) fn note_clock(&mut self, member: MemberId, wall_ms: u64, time: u64) {
+        self.follow(time);
+        let reading = self.over_mono(wall_ms);
+        let Some(peer) = self.peer_mut(member) else { return };
+        peer.clock_time = time;
+        let before = peer.clock_ms.replace(reading);
+        if before.is_none_or(|before| before.abs_diff(reading) > JUMP_MS) {
+            self.check_clock();
+        }
+    }
+
+    /// Finds the median of the members' clocks, and whether this member's is near enough to stamp.
+    /// Members that can't be reached count as they were last heard: of the two on one side of a cut,
+    /// neither could tell who is wrong.
+    pub(super) fn check_clock(&mut self) {
+        let own_ms = self.over_mono(self.now.wall_ms);
+        let members = self.peers.iter().filter(|peer| self.roster.get(peer.member).is_some());
+        let mut readings: Vec<i64> = members.filter_map(|peer| peer.clock_ms).collect();
+        readings.push(own_ms);
+        readings.sort_unstable();
+        let middle = readings.len() / 2;
+        let at = |index: usize| readings.get(index).copied().unwrap_or(own_ms);
+        // Between two in the middle the nearer one: a clock is not moved by half a vote.
+        let lower = if readings.len() % 2 == 1 { middle } else { middle.saturating_sub(1) };
+        let nearer = [at(lower), at(middle)].into_iter().min_by_key(|reading| reading.abs_diff(own_ms));
+        self.clocks = Clocks { own_ms, median_ms: nearer.unwrap_or(own_ms) };
+        // A clock that was far ahead and was set back goes on giving stamps from there.
+        self.may_stamp = self.is_near(own_ms) && self.clock.time() <= self.follow_bound();
+    }
+
+    /// The time of day that times from elsewhere are measured against.
+    fn believed_wall_ms(&self) -> u64 {
+        u64::try_from(self.clocks.median_ms.saturating_add(self.mono_ms())).unwrap_or(0)
+    }
+
+    fn bound(&self, ahead_ms: u64) -> u64 {
+        time_of_ms(self.believed_wall_ms().saturating_add(ahead_ms))
+    }
+
+    /// The highest time of a fresh write that this member takes.
+    pub(super) fn foreign_bound(&self) -> u64 {
+        self.bound(self.settings.max_clock_ahead_ms)
+    }
+
+    /// The highest time from elsewhere that this member's clock follows.
+    pub(super) fn follow_bound(&self) -> u64 {
+        self.bound(self.settings.max_clock_ahead_ms / 4 * 3)
+    }
+
+    /// Merges a time from elsewhere into the clock.
+    pub(super) fn follow(&mut self, time: u64) {
+        self.clock.observe(time, self.follow_bound());
+    }
+
+    /// Milliseconds that this member's wall clock is ahead of the median of the members, and whether
+    /// it is near enough to stamp.
+    #[must_use]
+    pub const fn clock_health(&self) -> (i64, bool) {
+        (self.clocks.own_ms.saturating_sub(self.clocks.median_ms), self.may_stamp)
+    }
+
+    /// A peer's wall clock minus this member's, in milliseconds.
+    pub(super) fn clock_offset_ms(&self, peer: &Peer) -> Option<i64> {
+        peer.clock_ms.map(|reading| reading.saturating_sub(self.over_mono(self.now.wall_ms)))
+    }
+
+    /// Whether a peer's clock is near enough to the median for it to stamp, as far as is known.
+    pub(super) fn has_right_clock(&self, peer: &Peer) -> bool {
+        peer.clock_time <= self.foreign_bound() && peer.clock_ms.is_none_or(|reading| self.is_near(reading))
+    }
+
+    const fn is_near(&self, reading: i64) -> bool {
+        reading.abs_diff(self.clocks.median_ms) <= self.settings.max_clock_ahead_ms / 2
+    }
+}
