@@ -20,8 +20,37 @@ use crate::model::timestamp::time_of_ms;
 
 /// Milliseconds by which a clock leaves its course before the median is found anew at once.
 const JUMP_MS: u64 = 100;
+/// Microseconds for which a reading counts, at least; at most twice as long while others come.
+const READING_US: u64 = 10_000_000;
 
-/// What is known of the members' wall clocks; all in milliseconds over the own monotonic clock.
+/// What the frames of a peer told of its wall clock, in milliseconds over the own monotonic clock.
+///
+/// A frame that was under way for long (it waited in a cut, or for this member) tells a time that is
+/// past. So the highest reading of the last frames counts: that of the quickest one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    since_us: u64,
+    highest: i64,
+    before: i64,
+}
+
+impl Reading {
+    fn add(known: Option<Self>, now_us: u64, reading: i64) -> Self {
+        match known {
+            None => Self { since_us: now_us, highest: reading, before: reading },
+            Some(known) if now_us >= known.since_us + READING_US => {
+                Self { since_us: now_us, highest: reading, before: known.highest }
+            }
+            Some(known) => Self { highest: known.highest.max(reading), ..known },
+        }
+    }
+
+    fn value(self) -> i64 {
+        self.highest.max(self.before)
+    }
+}
+
+/// The own wall clock and that of the majority; both in milliseconds over the own monotonic clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Clocks {
     /// The own wall clock, when the median was found.
@@ -50,12 +79,21 @@ impl Engine {
     pub(super) fn note_clock(&mut self, member: MemberId, wall_ms: u64, time: u64) {
         self.follow(time);
         let reading = self.over_mono(wall_ms);
+        let now_us = self.now.mono_us;
         let Some(peer) = self.peer_mut(member) else { return };
         peer.clock_time = time;
-        let before = peer.clock_ms.replace(reading);
-        if before.is_none_or(|before| before.abs_diff(reading) > JUMP_MS) {
+        let known = Reading::add(peer.clock, now_us, reading);
+        let before = peer.clock.replace(known);
+        if before.is_none_or(|before| before.value().abs_diff(known.value()) > JUMP_MS) {
             self.check_clock();
         }
+    }
+
+    /// Whether the clock of every peer that can be reached was heard in this life. Until then, which is
+    /// a moment after a start, nothing is stamped for clients: a clock that is behind would not know it,
+    /// and a session's write would not follow what it has seen.
+    pub(super) fn knows_clocks(&self) -> bool {
+        self.peers.iter().all(|peer| peer.clock.is_some() || !peer.is_reachable())
     }
 
     /// Finds the median of the members' clocks, and whether this member's is near enough to stamp.
@@ -64,7 +102,7 @@ impl Engine {
     pub(super) fn check_clock(&mut self) {
         let own_ms = self.over_mono(self.now.wall_ms);
         let members = self.peers.iter().filter(|peer| self.roster.get(peer.member).is_some());
-        let mut readings: Vec<i64> = members.filter_map(|peer| peer.clock_ms).collect();
+        let mut readings: Vec<i64> = members.filter_map(|peer| Some(peer.clock?.value())).collect();
         readings.push(own_ms);
         readings.sort_unstable();
         let middle = readings.len() / 2;
@@ -110,12 +148,12 @@ impl Engine {
 
     /// A peer's wall clock minus this member's, in milliseconds.
     pub(super) fn clock_offset_ms(&self, peer: &Peer) -> Option<i64> {
-        peer.clock_ms.map(|reading| reading.saturating_sub(self.over_mono(self.now.wall_ms)))
+        peer.clock.map(|clock| clock.value().saturating_sub(self.over_mono(self.now.wall_ms)))
     }
 
     /// Whether a peer's clock is near enough to the median for it to stamp, as far as is known.
     pub(super) fn has_right_clock(&self, peer: &Peer) -> bool {
-        peer.clock_time <= self.foreign_bound() && peer.clock_ms.is_none_or(|reading| self.is_near(reading))
+        peer.clock_time <= self.foreign_bound() && peer.clock.is_none_or(|clock| self.is_near(clock.value()))
     }
 
     const fn is_near(&self, reading: i64) -> bool {

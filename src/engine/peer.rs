@@ -4,6 +4,7 @@
 //! fsynced. A link's numbers, queues and marks end with it; what was not fsynced by then becomes
 //! hints.
 
+use super::clocks::Reading;
 use crate::engine::Positions;
 use crate::model::limits::{MAX_FRAME_BYTES, MAX_RECORD_BYTES};
 use crate::model::settings::Sync;
@@ -41,8 +42,8 @@ pub(super) struct Peer {
     pub(super) dead: bool,
     /// It let a write time out, and has confirmed nothing since.
     pub(super) unresponsive: bool,
-    /// Its wall clock minus this member's monotonic one, in milliseconds, when it was last heard.
-    pub(super) clock_ms: Option<i64>,
+    /// Its wall clock; `None` when it was never heard in this life.
+    pub(super) clock: Option<Reading>,
     /// The highest hybrid time that it gave or saw, when it was last heard.
     pub(super) clock_time: u64,
     /// The partitions it is a complete owner of, and under which placement it said so.
@@ -63,7 +64,7 @@ impl Peer {
             link_lost_us: 0,
             dead: false,
             unresponsive: false,
-            clock_ms: None,
+            clock: None,
             clock_time: 0,
             complete: None,
             life: None,

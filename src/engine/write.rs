@@ -140,7 +140,7 @@ impl Engine {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
         let serves = matches!(self.mode, Mode::Starting | Mode::Serving);
-        if !serves || is_system && job.key.collection() != ROSTER {
+        if !serves || !is_system && !self.knows_clocks() || is_system && job.key.collection() != ROSTER {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.hash, false) {
@@ -166,11 +166,15 @@ impl Engine {
 
     /// Who stamps: this member if it is an owner with a right clock, else the first owner like
     /// that, else any owner, else this member, which then holds the write for its owners. An
-    /// increment extends what it finds, so only complete owners take it; `None` while there is none.
+    /// increment extends what it finds, so only complete owners take it. `None` while there is none,
+    /// or while nobody's clock was heard.
     fn stamper(&self, job: &Job<'_>) -> Option<MemberId> {
         let me = self.identity.member;
         if job.key.is_system() {
             return Some(me);
+        }
+        if !self.knows_clocks() {
+            return None;
         }
         let counts = matches!(job.change, Change::Increment { .. });
         let partition = self.placement.partition_of(job.hash);

@@ -149,7 +149,8 @@ impl Placement {
             (_, true) => (old.clone(), old),
             _ => (old, new),
         };
-        let alone: Vec<_> = arriving.iter().filter_map(|member| old.joined_by(&candidates, *member)).collect();
+        let alone: Vec<_> =
+            arriving.iter().filter_map(|member| old.joined_by(&candidates, *member)).collect();
         let sets = (0..1u16 << partition_bits).map(|partition| {
             let first = old.choose(partition);
             let second = if old == new { first.clone() } else { new.choose(partition) };
