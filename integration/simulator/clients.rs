@@ -340,7 +340,7 @@ impl World {
         let ahead_ms = self.plan.settings.max_clock_ahead_ms;
         let now_ms = EPOCH_MS + self.now / MS;
         let Some(stamper) = self.members.iter().find(|member| member.id == stamp.member) else { return true };
-        let is_behind = stamper.wall_ms(self.now) + ahead_ms / 2 < now_ms;
+        let is_behind = stamper.behind_at >= operation.issued;
         let is_sane = operation.after <= time_of_ms(now_ms + ahead_ms / 2);
         is_sane && !(is_behind && stamper.alone_at >= operation.issued)
     }

@@ -109,6 +109,8 @@ pub struct Member {
     pub shown: u64,
     /// When it last had links to no majority.
     pub alone_at: u64,
+    /// When its wall clock last was so far behind that it must follow others.
+    pub behind_at: u64,
     /// Its clock's time after its last turn.
     pub clock_time: u64,
 }
@@ -163,6 +165,7 @@ impl Member {
             slow_until: 0,
             shown: 0,
             alone_at: 0,
+            behind_at: 0,
             clock_time: 0,
         }
     }
@@ -398,6 +401,10 @@ impl World {
         self.members[index].clock_time = engine.clock_time();
         if engine.linked().count() <= self.members.len() / 2 {
             self.members[index].alone_at = now;
+        }
+        let behind_ms = self.plan.settings.max_clock_ahead_ms / 2;
+        if self.members[index].wall_ms(now) + behind_ms < EPOCH_MS + now / MS {
+            self.members[index].behind_at = now;
         }
         self.members[index].engine = Some(engine);
         for completion in completions {
