@@ -115,6 +115,16 @@ impl Engine {
         self.may_stamp = self.is_near(own_ms) && self.clock.time() <= self.follow_bound();
     }
 
+    /// The time of day to stamp by: the own wall clock, or what is believed if that is off. A member
+    /// whose clock is off stamps what nobody else can, and others must be able to take it.
+    pub(super) fn stamping_wall_ms(&self) -> u64 {
+        if self.is_near(self.over_mono(self.now.wall_ms)) {
+            self.now.wall_ms
+        } else {
+            self.believed_wall_ms()
+        }
+    }
+
     /// The time of day that times from elsewhere are measured against.
     fn believed_wall_ms(&self) -> u64 {
         u64::try_from(self.clocks.median_ms.saturating_add(self.mono_ms())).unwrap_or(0)

@@ -369,6 +369,7 @@ impl Engine {
         };
         // Told before the page is sent, so that this copy vouches for nothing.
         if damaged {
+            self.counters.loads_damaged += 1;
             self.lose_partition(partition);
         }
         let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });

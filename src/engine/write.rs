@@ -291,7 +291,7 @@ impl Engine {
             let time = floor.saturating_add(1).saturating_add(self.identity.incarnation);
             return Timestamp { time, member: self.identity.member };
         }
-        self.clock.stamp(self.now.wall_ms, floor)
+        self.clock.stamp(self.stamping_wall_ms(), floor)
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
