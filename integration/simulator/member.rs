@@ -5,13 +5,15 @@ use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::real::Real;
 use crate::world::{Event, World};
+use kith::engine::operation::Change;
 use kith::engine::{
-    CheckpointStep, Engine, Identity, Load, Loaded, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
+    CheckpointStep, Engine, Identity, Load, Loaded, Mode, NOBODY, PageFound, PageWanted, Range, Replaced,
+    TICK_US,
 };
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
 use kith::model::settings::Sync;
-use kith::model::{MemberId, Now};
+use kith::model::{KeyRef, MemberId, Now};
 use kith::protocol::frame::Frame;
 use std::collections::BTreeMap;
 
@@ -19,8 +21,6 @@ use std::collections::BTreeMap;
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
 /// A start serves after this time even if it is not complete.
 const RECOVERY: u64 = 10 * SECOND;
-/// A day in milliseconds.
-const DAY_MS: u64 = 86_400_000;
 
 /// Something that reaches a member and is taken in at its next turn.
 #[derive(Debug)]
@@ -35,12 +35,13 @@ pub enum Input {
     LoadFailed(Load),
     Ranged(u64, Vec<u8>, Option<Vec<u8>>),
     RangeFailed(u64),
-    Paged(u64, PageFound),
+    Paged(u64, Option<PageFound>),
     Batched(Vec<Replaced>),
     Committed,
     CheckpointFailed,
     Operation(u64),
     Admit(usize),
+    Setting(&'static str, String),
 }
 
 /// A job of a member's disk.
@@ -450,10 +451,17 @@ impl World {
             Input::LoadFailed(load) => engine.loaded(&load, Loaded::Failed),
             Input::RangeFailed(id) => engine.range_failed(id),
             Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
-            Input::Paged(id, page) => engine.page_loaded(id, Some(page)),
+            Input::Paged(id, page) => engine.page_loaded(id, page),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
             Input::Committed => engine.checkpoint_committed(),
             Input::CheckpointFailed => engine.checkpoint_failed(),
+            Input::Setting(name, value) => {
+                self.note("setting", &[index as u64], || format!("m{index} sets {name} to {value}"));
+                if let Ok(key) = KeyRef::new(SETTINGS, name.as_bytes()) {
+                    let change = Change::Set { value: value.as_bytes(), expiry_ms: None };
+                    engine.write_system(NOBODY, key, change);
+                }
+            }
             Input::Operation(operation) => self.begin_operation(index, engine, operation),
             Input::Admit(joiner) => {
                 let entry = self.members[joiner].entry.clone();
@@ -466,6 +474,19 @@ impl World {
                 self.note("admit", &[index as u64, joiner as u64], || format!("m{index} lets m{joiner} in"));
                 self.schedule(MS, Event::Start { member: joiner });
             }
+        }
+    }
+
+    /// Somebody changes a setting that no check of the simulator relies on.
+    fn change_setting(&mut self, index: usize) {
+        let (name, value) = match self.random.below(3) {
+            0 => ("write_timeout", format!("{}ms", self.random.between(200, 1_500))),
+            1 => ("sync_interval", format!("{}ms", self.random.between(50, 1_000))),
+            _ => ("hint_bytes", format!("{}MiB", self.random.between(64, 512))),
+        };
+        if self.serves(index) {
+            let epoch = self.members[index].epoch;
+            self.give(index, epoch, Input::Setting(name, value));
         }
     }
 
@@ -638,7 +659,8 @@ impl World {
                 let (records, resume) = member.disk.range(&range)?;
                 Input::Ranged(range.id, records, resume)
             }
-            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)?),
+            Job::Page(wanted) if fails => Input::Paged(wanted.id, None),
+            Job::Page(wanted) => Input::Paged(wanted.id, Some(member.disk.page(&wanted)?)),
             Job::Begin => {
                 member.checkpoint_failed = false;
                 member.disk.begin()?;
@@ -740,6 +762,7 @@ impl World {
                 self.members[last].disk.damage(&mut self.random);
             }
             Fault::Join => self.admit(),
+            Fault::Setting => self.change_setting(index),
             Fault::Lost => {
                 let last = self.plan.members - 1;
                 self.members[last].lost = true;
@@ -779,7 +802,7 @@ impl World {
         let range = match self.random.below(3) {
             0 => 3_000,
             1 => 60_000,
-            _ => DAY_MS,
+            _ => self.plan.clock_range_ms,
         };
         let offset =
             i64::try_from(self.random.below(2 * range)).unwrap_or(0) - i64::try_from(range).unwrap_or(0);
