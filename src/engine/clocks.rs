@@ -3,7 +3,7 @@
 //!
 //! What is known of a peer's wall clock is kept as its distance to this member's *monotonic* clock, so
 //! it stays true while the own wall clock is set, frozen or runs at another speed. The time of day that
-//! is believed is the median of all clocks of the roster that were ever heard, the own one among them.
+//! is believed is the median of the clocks of the whole roster.
 //!
 //! Invariants, as long as the members' medians differ by less than a quarter of `max_clock_ahead`:
 //!
@@ -98,11 +98,13 @@ impl Engine {
 
     /// Finds the median of the members' clocks, and whether this member's is near enough to stamp.
     /// Members that can't be reached count as they were last heard: of the two on one side of a cut,
-    /// neither could tell who is wrong.
+    /// neither could tell who is wrong. One that was never heard counts as if it agreed with this
+    /// member: while a minority of all clocks is wrong, no right one is ever outvoted.
     pub(super) fn check_clock(&mut self) {
         let own_ms = self.over_mono(self.now.wall_ms);
-        let members = self.peers.iter().filter(|peer| self.roster.get(peer.member).is_some());
-        let mut readings: Vec<i64> = members.filter_map(|peer| Some(peer.clock?.value())).collect();
+        let reading = |member: MemberId| self.peer(member).and_then(|peer| Some(peer.clock?.value()));
+        let others = self.roster.members().map(|(member, _)| member).filter(|m| *m != self.identity.member);
+        let mut readings: Vec<i64> = others.map(|other| reading(other).unwrap_or(own_ms)).collect();
         readings.push(own_ms);
         readings.sort_unstable();
         let middle = readings.len() / 2;
@@ -170,3 +172,6 @@ impl Engine {
         reading.abs_diff(self.clocks.median_ms) <= self.settings.max_clock_ahead_ms / 2
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -285,7 +285,7 @@ impl Engine {
     /// be refused: what it does not follow from a peer is exceeded by just so much, and the clock stays
     /// where it is. Of a session's claim only so much counts as fresh writes of that time are taken.
     /// Such a stamp needs no reservation: each life adds its own number, so none is given twice.
-    fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
+    pub(super) fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
         let floor = after.min(self.foreign_bound()).max(held);
         if floor > self.follow_bound().max(self.clock.time()) {
             let time = floor.saturating_add(1).saturating_add(self.identity.incarnation);
