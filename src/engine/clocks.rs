@@ -99,13 +99,22 @@ impl Engine {
     /// Finds the median of the members' clocks, and whether this member's is near enough to stamp.
     /// Members that can't be reached count as they were last heard: of the two on one side of a cut,
     /// neither could tell who is wrong. One that was never heard counts as if it agreed with this
-    /// member: while a minority of all clocks is wrong, no right one is ever outvoted.
+    /// member: while less than half of all clocks are wrong, no right one is ever outvoted. In an even
+    /// number one of these has no vote: half of all that disagree can't be wrong together.
     pub(super) fn check_clock(&mut self) {
         let own_ms = self.over_mono(self.now.wall_ms);
         let reading = |member: MemberId| self.peer(member).and_then(|peer| Some(peer.clock?.value()));
         let others = self.roster.members().map(|(member, _)| member).filter(|m| *m != self.identity.member);
-        let mut readings: Vec<i64> = others.map(|other| reading(other).unwrap_or(own_ms)).collect();
-        readings.push(own_ms);
+        let (mut readings, mut silent, mut is_even) = (vec![own_ms], 0, false);
+        for other in others {
+            is_even = !is_even;
+            match reading(other) {
+                Some(reading) => readings.push(reading),
+                None => silent += 1,
+            }
+        }
+        let silent = if is_even { silent - silent.min(1) } else { silent };
+        readings.extend(std::iter::repeat_n(own_ms, silent));
         readings.sort_unstable();
         let middle = readings.len() / 2;
         let at = |index: usize| readings.get(index).copied().unwrap_or(own_ms);

@@ -127,3 +127,16 @@ fn a_right_clock_is_not_outvoted_by_the_wrong_ones_that_happen_to_be_heard_first
     hear(&mut engine, 3, WALL_MS - 60_000, 0);
     assert!(!engine.clock_health().1, "a majority is believed");
 }
+
+#[test]
+fn half_of_all_clocks_that_agree_outvote_one_that_never_heard_the_rest() {
+    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
+    let mut engine = Engine::new(who, Bounds::default(), 2);
+    engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
+    let entries: Vec<_> = (0..4).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode())).collect();
+    engine.create(&entries);
+    hear(&mut engine, 1, WALL_MS - 60_000, 0);
+    assert_eq!(engine.clock_health(), (0, true));
+    hear(&mut engine, 2, WALL_MS - 60_000, 0);
+    assert_eq!(engine.clock_health(), (60_000, false));
+}
