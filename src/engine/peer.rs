@@ -12,7 +12,7 @@ use crate::model::{KeyHash, MemberId, RecordRef};
 use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, MAX_EXCEPTIONS, MAX_MESSAGES, Purpose};
 use crate::protocol::message::{self, Message};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Frames with records that may be unconfirmed at a time: while both are, records wait, so that
 /// batches grow with load.
@@ -173,6 +173,8 @@ pub(super) struct Link {
     received: u64,
     marks: VecDeque<(u64, u64)>,
     synced_mark: u64,
+    /// Received records that must not be confirmed yet.
+    held: BTreeSet<u64>,
     told_written: u64,
     told_fsynced: u64,
     exceptions: VecDeque<Exception>,
@@ -198,6 +200,7 @@ impl Link {
             received: 0,
             marks: VecDeque::new(),
             synced_mark: 0,
+            held: BTreeSet::new(),
             told_written: 0,
             told_fsynced: 0,
             exceptions: VecDeque::new(),
@@ -328,9 +331,22 @@ impl Link {
         Ok(())
     }
 
-    /// Notes what happened to a received record that is not simply stored.
+    /// Lets nothing be confirmed from a received record on, until it is released.
+    pub(super) fn hold(&mut self, number: u64) {
+        self.held.insert(number);
+    }
+
+    /// What became of a received record is known.
+    pub(super) fn release(&mut self, number: u64) {
+        self.held.remove(&number);
+    }
+
+    /// Notes what happened to a received record that is not simply stored. It was not confirmed yet.
     pub(super) fn except(&mut self, exception: Exception) {
-        match self.exceptions.back_mut() {
+        // They stand in the order of their numbers; only one that was held comes late.
+        let at = self.exceptions.partition_point(|other| other.first < exception.first);
+        let before = at.checked_sub(1).and_then(|before| self.exceptions.get_mut(before));
+        match before {
             Some(last)
                 if last.verdict == exception.verdict
                     && last.first + u64::from(last.count) == exception.first
@@ -338,7 +354,7 @@ impl Link {
             {
                 last.count += 1;
             }
-            _ => self.exceptions.push_back(exception),
+            _ => self.exceptions.insert(at, exception),
         }
     }
 
@@ -359,6 +375,7 @@ impl Link {
         let count = if hold { 0 } else { self.exceptions.len().min(MAX_EXCEPTIONS) };
         // An exception must not come later than the confirmation that it is an exception to.
         let bound = self.exceptions.get(count).map_or(u64::MAX, |next| next.first.saturating_sub(1));
+        let bound = self.held.first().map_or(bound, |held| bound.min(held.saturating_sub(1)));
         let (written, fsynced) = self.confirmable(positions);
         let (written, fsynced) = (written.min(bound), fsynced.min(bound));
         let news = match sync {

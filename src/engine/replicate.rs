@@ -6,11 +6,13 @@
 //! true.
 
 use super::journal::{self, Entry};
+use super::loads::Waiter;
 use super::operation::OperationError;
 use super::peer::{Link, OnTheWay};
 use super::records::{Applied, Standing};
+use super::table::UNRESOLVED;
 use super::{Engine, Mode};
-use crate::model::{KeyHash, MemberId, RecordRef};
+use crate::model::{KeyHash, MemberId, RecordRef, Timestamp};
 use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, Frame, Header, Messages, Purpose, Records, Verdict};
 use crate::protocol::message::{self, Message, Notice, Request};
@@ -21,6 +23,16 @@ const HINTS_AT_ONCE: usize = 512;
 const HINTS_WAIT_BYTES: usize = 256 << 10;
 /// Microseconds without hints to a member that refused a record.
 const HINT_RETRY_US: u64 = 1_000_000;
+
+/// A fresh record that was received and must be compared with what redb holds before it is confirmed:
+/// a write that meets a newer record is told so, wherever that one is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fresh {
+    member: MemberId,
+    link: u64,
+    number: u64,
+    pub(super) timestamp: Timestamp,
+}
 
 impl Engine {
     /// A link to a member is up; frames of its earlier links are void from now on. `link` was never
@@ -212,13 +224,34 @@ impl Engine {
             let (number, purpose, record) = parsed?;
             let verdict = self.take_record(purpose, record, same_placement);
             let position = self.end();
+            let is_unresolved = verdict.is_none() && purpose == Purpose::Fresh && self.is_unresolved(record);
             let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) else { return Ok(()) };
             if let Some(verdict) = verdict {
                 link.except(Exception { first: number, count: 1, verdict });
             }
             link.mark_received(number, position)?;
+            if is_unresolved && let Ok(key) = record.key_ref() {
+                link.hold(number);
+                let fresh = Fresh { member, link: link.id, number, timestamp: record.timestamp() };
+                self.load_then(key, record.key_hash(), Waiter::Fresh(fresh));
+            }
         }
         Ok(())
+    }
+
+    fn is_unresolved(&self, record: RecordRef<'_>) -> bool {
+        let slot = self.records.table.find_like(record, record.key_hash());
+        slot.is_some_and(|slot| self.records.table.has(slot, UNRESOLVED))
+    }
+
+    /// Redb was asked what it holds of a fresh record's key: now it is known whether that is newer.
+    pub(super) fn release_fresh(&mut self, fresh: Fresh, verdict: Option<Verdict>) {
+        let link = self.peer_mut(fresh.member).and_then(|peer| peer.link.as_mut());
+        let Some(link) = link.filter(|link| link.id == fresh.link) else { return };
+        link.release(fresh.number);
+        if let Some(verdict) = verdict {
+            link.except(Exception { first: fresh.number, count: 1, verdict });
+        }
     }
 
     /// Merges one received record; tells what is to be excepted from its confirmation.
@@ -320,7 +353,7 @@ impl Engine {
                 let Some(key) = key.key() else { continue };
                 match self.records.standing(key, hash) {
                     Standing::Here(slot) => self.send_hint(member, slot, hash),
-                    Standing::Unknown => self.load_then(key, hash, super::loads::Waiter::Hint(member)),
+                    Standing::Unknown => self.load_then(key, hash, Waiter::Hint(member)),
                     // There is nothing that the member could lack.
                     Standing::Absent => _ = self.hint_done(member, hash, None),
                 }
