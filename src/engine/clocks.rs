@@ -98,23 +98,28 @@ impl Engine {
 
     /// Finds the median of the members' clocks, and whether this member's is near enough to stamp.
     /// Members that can't be reached count as they were last heard: of the two on one side of a cut,
-    /// neither could tell who is wrong. One that was never heard counts as if it agreed with this
-    /// member: while less than half of all clocks are wrong, no right one is ever outvoted. In an even
-    /// number one of these has no vote: half of all that disagree can't be wrong together.
+    /// neither could tell who is wrong.
+    ///
+    /// Less than half of all clocks are wrong. So this member's is, if more than that many others
+    /// disagree with it, and then the others are believed. Else it is right, and whoever was never heard
+    /// counts as if it agreed. Of two nobody can tell which one is wrong.
     pub(super) fn check_clock(&mut self) {
         let own_ms = self.over_mono(self.now.wall_ms);
         let reading = |member: MemberId| self.peer(member).and_then(|peer| Some(peer.clock?.value()));
         let others = self.roster.members().map(|(member, _)| member).filter(|m| *m != self.identity.member);
-        let (mut readings, mut silent, mut is_even) = (vec![own_ms], 0, false);
+        let (mut readings, mut silent) = (Vec::new(), 0);
         for other in others {
-            is_even = !is_even;
             match reading(other) {
                 Some(reading) => readings.push(reading),
                 None => silent += 1,
             }
         }
-        let silent = if is_even { silent - silent.min(1) } else { silent };
-        readings.extend(std::iter::repeat_n(own_ms, silent));
+        let allowed_ms = self.settings.max_clock_ahead_ms / 2;
+        let disagree = readings.iter().filter(|reading| reading.abs_diff(own_ms) > allowed_ms).count();
+        let wrong_at_most = ((readings.len() + silent) / 2).max(1);
+        if disagree <= wrong_at_most {
+            readings.extend(std::iter::repeat_n(own_ms, 1 + silent));
+        }
         readings.sort_unstable();
         let middle = readings.len() / 2;
         let at = |index: usize| readings.get(index).copied().unwrap_or(own_ms);

@@ -140,3 +140,16 @@ fn half_of_all_clocks_that_agree_outvote_one_that_never_heard_the_rest() {
     hear(&mut engine, 2, WALL_MS - 60_000, 0);
     assert_eq!(engine.clock_health(), (60_000, false));
 }
+
+#[test]
+fn who_is_outvoted_believes_the_majority_of_the_others_and_not_another_wrong_one() {
+    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
+    let mut engine = Engine::new(who, Bounds::default(), 2);
+    engine.advance(Now { wall_ms: WALL_MS - 900_000, mono_us: 0 });
+    let entries: Vec<_> = (0..5).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode())).collect();
+    engine.create(&entries);
+    hear(&mut engine, 1, WALL_MS - 400_000, 0);
+    hear(&mut engine, 2, WALL_MS, 0);
+    hear(&mut engine, 3, WALL_MS, 0);
+    assert_eq!(engine.clock_health(), (-900_000, false));
+}
