@@ -94,6 +94,21 @@ fn what_was_appended_is_replayed_in_order_across_segments_and_lives() {
 }
 
 #[test]
+fn what_a_start_replayed_is_there_after_a_power_cut_though_a_killed_process_never_synced_it() {
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let (mut journal, ..) = open_journal(&disk, OPTIONS);
+        journal.append(&payload(1)).unwrap();
+        disk.kill();
+        assert_eq!(open_journal(&disk, OPTIONS).2, [payload(1)]);
+        disk.crash();
+        let (_, recovery, replayed) = open_journal(&disk, OPTIONS);
+        assert_eq!(replayed, [payload(1)], "seed {seed}");
+        assert!(recovery.set_aside.is_empty());
+    }
+}
+
+#[test]
 fn a_journal_cut_at_any_byte_opens_with_every_whole_frame() {
     let disk = SimDisk::new(2);
     let (mut journal, ..) = open_journal(&disk, OPTIONS);

@@ -81,6 +81,9 @@ impl World {
             if !engine.is_idle() {
                 return Some(format!("m{at} is not idle"));
             }
+            if engine.records_under_way() > 0 {
+                return Some(format!("m{at} has records on their way"));
+            }
             for peer in expected.clone().filter(|peer| peer.index != at) {
                 if engine.peer_facts(peer.id).is_none_or(|(_, dead, linked)| dead || !linked) {
                     return Some(format!("m{at} has no link to m{}", peer.index));

@@ -56,6 +56,8 @@ pub struct Operation {
     seen: bool,
     /// The highest stamp of a write of this key that a quorum confirmed before this was issued.
     floor: Timestamp,
+    /// The same of one that all owners confirmed.
+    floor_of_all: Timestamp,
     /// Each member's highest stamp that was shown before this was issued.
     shown: Vec<u64>,
     resume: Option<Vec<u8>>,
@@ -69,6 +71,7 @@ pub struct Key {
     pub is_counter: bool,
     pub operations: Vec<u64>,
     floor: Timestamp,
+    floor_of_all: Timestamp,
 }
 
 impl Key {
@@ -106,6 +109,7 @@ impl Clients {
             is_counter: false,
             operations: Vec::new(),
             floor: Timestamp::ZERO,
+            floor_of_all: Timestamp::ZERO,
         };
         let counter = |at: usize| Key { name: format!("c{at}"), is_counter: true, ..register(0) };
         let keys = (0..plan.keys).map(register).chain((0..plan.counters).map(counter)).collect();
@@ -194,6 +198,7 @@ impl World {
             state: State::Open,
             seen: false,
             floor: self.clients.keys[key].floor,
+            floor_of_all: self.clients.keys[key].floor_of_all,
             shown: self.members.iter().map(|member| member.shown).collect(),
             resume: None,
         };
@@ -236,6 +241,7 @@ impl World {
                     Local::Missing => None,
                     Local::Elsewhere => return engine.read(id, Read { key, level }),
                 };
+                self.check_own(&operation, found.as_ref().map(kith::model::Record::view));
                 let outcome = Outcome::Found(found);
                 self.complete(index, Completion { token: id, outcome });
             }
@@ -340,7 +346,7 @@ impl World {
         let ahead_ms = self.plan.settings.max_clock_ahead_ms;
         let now_ms = EPOCH_MS + self.now / MS;
         let Some(stamper) = self.members.iter().find(|member| member.id == stamp.member) else { return true };
-        let is_behind = stamper.wall_ms(self.now) + ahead_ms / 2 < now_ms;
+        let is_behind = stamper.behind_at >= operation.issued;
         let is_sane = operation.after <= time_of_ms(now_ms + ahead_ms / 2);
         is_sane && !(is_behind && stamper.alone_at >= operation.issued)
     }
@@ -371,6 +377,10 @@ impl World {
                 return self.violate("superseded is told", Some(key), text);
             }
             let floor = &mut self.clients.keys[key].floor;
+            *floor = stamp.max(*floor);
+        }
+        if level == Level::All {
+            let floor = &mut self.clients.keys[key].floor_of_all;
             *floor = stamp.max(*floor);
         }
     }
@@ -442,22 +452,36 @@ impl World {
             return;
         }
         let (shown, floor) = (record.map(RecordRef::timestamp), operation.floor);
-        let may_be_gone = |world: &Self| {
-            world.clients.keys[key].operations.iter().filter_map(|id| world.clients.operations.get(id)).any(
-                |op| {
-                    let deletes = matches!(op.action, Action::Delete | Action::Set { expiry_ms: Some(_) });
-                    deletes
-                        && match op.state {
-                            State::Open | State::Doubt => true,
-                            State::Stored(stored) => stored.superseded || stored.timestamp >= floor,
-                            State::Refused | State::Answered => false,
-                        }
-                },
-            )
-        };
-        if shown.map_or_else(|| !may_be_gone(self), |stamp| stamp < floor) {
+        if shown.map_or_else(|| !self.may_be_gone(key, floor), |stamp| stamp < floor) {
             let text = format!("a read at {level} shows {shown:?} after a write at a quorum with {floor}");
             self.violate("a quorum read sees every quorum write", Some(key), text);
+        }
+    }
+
+    /// Whether a key may have been deleted since a stamp.
+    fn may_be_gone(&self, key: usize, floor: Timestamp) -> bool {
+        let known = self.clients.keys[key].operations.iter().filter_map(|id| self.clients.operations.get(id));
+        let mut deletes = known.filter(|operation| {
+            matches!(operation.action, Action::Delete | Action::Set { expiry_ms: Some(_) })
+        });
+        deletes.any(|operation| match operation.state {
+            State::Open | State::Doubt => true,
+            State::Stored(stored) => stored.superseded || stored.timestamp >= floor,
+            State::Refused | State::Answered => false,
+        })
+    }
+
+    /// A member that answers by itself vouches for the partition: it has what all owners confirmed. Not
+    /// where it may have been replaced as an owner without having heard of it.
+    fn check_own(&mut self, operation: &Operation, record: Option<RecordRef<'_>>) {
+        let (key, floor) = (operation.key, operation.floor_of_all);
+        if self.plan.joiners > 0 || self.clients.keys[key].is_counter || floor == Timestamp::ZERO {
+            return;
+        }
+        let shown = record.map(RecordRef::timestamp);
+        if shown.map_or_else(|| !self.may_be_gone(key, floor), |stamp| stamp < floor) {
+            let text = format!("m{} shows {shown:?} after all owners confirmed {floor}", operation.front);
+            self.violate("a complete owner has what all owners confirmed", Some(key), text);
         }
     }
 

@@ -5,13 +5,15 @@ use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::real::Real;
 use crate::world::{Event, World};
+use kith::engine::operation::Change;
 use kith::engine::{
-    CheckpointStep, Engine, Identity, Load, Loaded, Mode, PageFound, PageWanted, Range, Replaced, TICK_US,
+    CheckpointStep, Engine, Identity, Load, Loaded, Mode, NOBODY, PageFound, PageWanted, Range, Replaced,
+    TICK_US,
 };
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
 use kith::model::settings::Sync;
-use kith::model::{MemberId, Now};
+use kith::model::{KeyRef, MemberId, Now};
 use kith::protocol::frame::Frame;
 use std::collections::BTreeMap;
 
@@ -19,8 +21,6 @@ use std::collections::BTreeMap;
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
 /// A start serves after this time even if it is not complete.
 const RECOVERY: u64 = 10 * SECOND;
-/// A day in milliseconds.
-const DAY_MS: u64 = 86_400_000;
 
 /// Something that reaches a member and is taken in at its next turn.
 #[derive(Debug)]
@@ -35,12 +35,13 @@ pub enum Input {
     LoadFailed(Load),
     Ranged(u64, Vec<u8>, Option<Vec<u8>>),
     RangeFailed(u64),
-    Paged(u64, PageFound),
+    Paged(u64, Option<PageFound>),
     Batched(Vec<Replaced>),
     Committed,
     CheckpointFailed,
     Operation(u64),
     Admit(usize),
+    Setting(&'static str, String),
 }
 
 /// A job of a member's disk.
@@ -52,6 +53,7 @@ pub enum Job {
     Page(PageWanted),
     Begin,
     Batch(Vec<u8>),
+    CommitBegins,
     Commit,
 }
 
@@ -108,6 +110,8 @@ pub struct Member {
     pub shown: u64,
     /// When it last had links to no majority.
     pub alone_at: u64,
+    /// When its wall clock last was so far behind that it must follow others.
+    pub behind_at: u64,
     /// Its clock's time after its last turn.
     pub clock_time: u64,
 }
@@ -162,6 +166,7 @@ impl Member {
             slow_until: 0,
             shown: 0,
             alone_at: 0,
+            behind_at: 0,
             clock_time: 0,
         }
     }
@@ -398,6 +403,10 @@ impl World {
         if engine.linked().count() <= self.members.len() / 2 {
             self.members[index].alone_at = now;
         }
+        let behind_ms = self.plan.settings.max_clock_ahead_ms / 2;
+        if self.members[index].wall_ms(now) + behind_ms < EPOCH_MS + now / MS {
+            self.members[index].behind_at = now;
+        }
         self.members[index].engine = Some(engine);
         for completion in completions {
             self.complete(index, completion);
@@ -442,10 +451,17 @@ impl World {
             Input::LoadFailed(load) => engine.loaded(&load, Loaded::Failed),
             Input::RangeFailed(id) => engine.range_failed(id),
             Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
-            Input::Paged(id, page) => engine.page_loaded(id, Some(page)),
+            Input::Paged(id, page) => engine.page_loaded(id, page),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
             Input::Committed => engine.checkpoint_committed(),
             Input::CheckpointFailed => engine.checkpoint_failed(),
+            Input::Setting(name, value) => {
+                self.note("setting", &[index as u64], || format!("m{index} sets {name} to {value}"));
+                if let Ok(key) = KeyRef::new(SETTINGS, name.as_bytes()) {
+                    let change = Change::Set { value: value.as_bytes(), expiry_ms: None };
+                    engine.write_system(NOBODY, key, change);
+                }
+            }
             Input::Operation(operation) => self.begin_operation(index, engine, operation),
             Input::Admit(joiner) => {
                 let entry = self.members[joiner].entry.clone();
@@ -458,6 +474,19 @@ impl World {
                 self.note("admit", &[index as u64, joiner as u64], || format!("m{index} lets m{joiner} in"));
                 self.schedule(MS, Event::Start { member: joiner });
             }
+        }
+    }
+
+    /// Somebody changes a setting that no check of the simulator relies on.
+    fn change_setting(&mut self, index: usize) {
+        let (name, value) = match self.random.below(3) {
+            0 => ("write_timeout", format!("{}ms", self.random.between(200, 1_500))),
+            1 => ("sync_interval", format!("{}ms", self.random.between(50, 1_000))),
+            _ => ("hint_bytes", format!("{}MiB", self.random.between(64, 512))),
+        };
+        if self.serves(index) {
+            let epoch = self.members[index].epoch;
+            self.give(index, epoch, Input::Setting(name, value));
         }
     }
 
@@ -570,12 +599,7 @@ impl World {
         match engine.lanes.checkpoint.take() {
             Some(CheckpointStep::Begin) => self.ask_store(index, Job::Begin),
             Some(CheckpointStep::Batch(batch)) => self.ask_store(index, Job::Batch(batch)),
-            Some(CheckpointStep::Commit) => {
-                if !self.members[index].checkpoint_failed {
-                    self.members[index].disk.committing();
-                }
-                self.ask_store(index, Job::Commit);
-            }
+            Some(CheckpointStep::Commit) => self.ask_for_commit(index),
             None => {}
         }
     }
@@ -587,6 +611,15 @@ impl World {
         member.store_free_at = member.store_free_at.max(self.now) + delay;
         let (epoch, after) = (member.epoch, member.store_free_at - self.now);
         self.schedule(after, Event::Disk { member: index, epoch, job });
+    }
+
+    /// A commit takes its time, and the power may fail in the middle of it; but the store begins it
+    /// only when it has done what it was asked before.
+    fn ask_for_commit(&mut self, index: usize) {
+        let member = &self.members[index];
+        let (epoch, after) = (member.epoch, member.store_free_at.saturating_sub(self.now));
+        self.schedule(after, Event::Disk { member: index, epoch, job: Job::CommitBegins });
+        self.ask_store(index, Job::Commit);
     }
 
     pub fn disk_done(&mut self, index: usize, epoch: u64, job: Job) {
@@ -626,13 +659,18 @@ impl World {
                 let (records, resume) = member.disk.range(&range)?;
                 Input::Ranged(range.id, records, resume)
             }
-            Job::Page(wanted) => Input::Paged(wanted.id, member.disk.page(&wanted)?),
+            Job::Page(wanted) if fails => Input::Paged(wanted.id, None),
+            Job::Page(wanted) => Input::Paged(wanted.id, Some(member.disk.page(&wanted)?)),
             Job::Begin => {
                 member.checkpoint_failed = false;
                 member.disk.begin()?;
                 return Ok(None);
             }
-            Job::Batch(_) | Job::Commit if member.checkpoint_failed => return Ok(None),
+            Job::Batch(_) | Job::CommitBegins | Job::Commit if member.checkpoint_failed => return Ok(None),
+            Job::CommitBegins => {
+                member.disk.committing();
+                return Ok(None);
+            }
             Job::Batch(_) | Job::Commit if fails => {
                 member.checkpoint_failed = true;
                 member.disk.abort();
@@ -724,6 +762,7 @@ impl World {
                 self.members[last].disk.damage(&mut self.random);
             }
             Fault::Join => self.admit(),
+            Fault::Setting => self.change_setting(index),
             Fault::Lost => {
                 let last = self.plan.members - 1;
                 self.members[last].lost = true;
@@ -763,7 +802,7 @@ impl World {
         let range = match self.random.below(3) {
             0 => 3_000,
             1 => 60_000,
-            _ => DAY_MS,
+            _ => self.plan.clock_range_ms,
         };
         let offset =
             i64::try_from(self.random.below(2 * range)).unwrap_or(0) - i64::try_from(range).unwrap_or(0);

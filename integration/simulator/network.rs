@@ -119,7 +119,7 @@ impl World {
 
     /// Two members connect if they can, else they try again later.
     pub fn connect(&mut self, one: usize, other: usize) {
-        if self.network.is_linked(one, other) {
+        if one == other || self.network.is_linked(one, other) {
             return;
         }
         let can = self.members[one].can_talk(self.now) && self.members[other].can_talk(self.now);

@@ -49,6 +49,8 @@ pub enum Fault {
     Join,
     /// A member is lost for good.
     Lost,
+    /// Somebody changes a setting.
+    Setting,
 }
 
 impl Fault {
@@ -100,13 +102,39 @@ pub struct Plan {
     /// Usual time of a disk's operation in microseconds.
     pub disk_delay: u64,
     pub padding: u64,
+    /// How far a clock goes wrong at most, in milliseconds.
+    pub clock_range_ms: u64,
     /// Members keep what they have by the real storage.
     pub real_storage: bool,
 }
 
+/// Milliseconds in a day.
+const DAY_MS: u64 = 86_400_000;
+
 impl Plan {
+    /// The world of a seed. What was added to the kinds of worlds later comes from a stream of its own,
+    /// so that seeds without it mean what they meant before.
+    pub fn of(seed: u64, random: &mut Random, real_storage: bool) -> Self {
+        let mut plan = Self::draw(random, real_storage);
+        let mut more = Random::new(!seed);
+        if more.chance(200) {
+            plan.faults.push(Fault::Setting);
+        }
+        if plan.knows(Fault::Join) && more.chance(300) {
+            plan.joiners = 1 + more.index(5);
+        }
+        if plan.knows(Fault::Lost) && more.chance(300) {
+            plan.faults.push(Fault::Join);
+            plan.joiners = 1 + more.index(2);
+        }
+        if more.chance(300) {
+            plan.clock_range_ms = 365 * DAY_MS;
+        }
+        plan
+    }
+
     /// Draws a world.
-    pub fn draw(random: &mut Random, real_storage: bool) -> Self {
+    fn draw(random: &mut Random, real_storage: bool) -> Self {
         let members = usize::try_from(random.between(3, 7)).unwrap_or(3);
         let rare = random.between(100, 600);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| random.chance(rare)).collect();
@@ -172,6 +200,7 @@ impl Plan {
             loss: if random.chance(300) { random.between(1, 30) } else { 0 },
             disk_delay: random.between(100, 5_000),
             padding: if random.chance(100) { 3_000 } else { 120 },
+            clock_range_ms: DAY_MS,
             real_storage,
         }
     }

@@ -107,7 +107,7 @@ impl World {
     /// A world before its first moment.
     pub fn new(seed: u64, record: bool) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random, seed % REAL_STORAGE_EVERY == REAL_STORAGE_EVERY - 1);
+        let plan = Plan::of(seed, &mut random, seed % REAL_STORAGE_EVERY == REAL_STORAGE_EVERY - 1);
         let count = plan.members + plan.joiners;
         let members = (0..count).map(|index| Member::new(index, &plan, &mut random)).collect();
         let clients = Clients::new(&plan, &mut random);

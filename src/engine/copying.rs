@@ -12,6 +12,13 @@
 //!   another was copied to its end that was complete all the while: what that one does not have, a
 //!   stamper keeps a hint for. If no owner ever said that it is complete, it is enough that all
 //!   owners in reach, and at least one, were copied to their end.
+//! - A member that is no old owner (it joins) will take an old owner's place in quorums. So it copies
+//!   from complete old owners only, and from so many that every quorum of them has one among them.
+//!   Owners that answered it know that it joins and refuse, from then on, writes of members that
+//!   don't know it; so nothing can reach a quorum behind its back. When another joining member turns
+//!   active first, the old owners are others, and it copies from those: what had met its level when
+//!   it was not known yet may be held by none of those that it had asked. That it is complete holds
+//!   only for this life and these old owners.
 //! - Only the reply to the outstanding request moves a copy.
 //! - Where a copy stands is kept through failures and changes of placement, for as long as its
 //!   owners are the same and the source lives: a later life of it has other slots.
@@ -66,16 +73,18 @@ struct Current {
 /// A partition that is being copied.
 #[derive(Debug)]
 struct Copying {
-    /// The other owners, when this began.
+    /// The other owners, when this began; only old ones if this member joins.
     owners: Vec<MemberId>,
     /// Those that are left.
     sources: Vec<MemberId>,
     current: Option<Current>,
     began_us: u64,
-    /// A source was copied to its end.
-    copied: bool,
-    /// One of these was complete all the while.
-    vouched: bool,
+    /// This member is no old owner.
+    joins: bool,
+    /// Sources that were copied to their end.
+    copied: usize,
+    /// Those of them that were complete all the while.
+    vouchers: usize,
 }
 
 /// All partitions that are being copied.
@@ -83,14 +92,23 @@ struct Copying {
 pub(super) struct Copies {
     partitions: BTreeMap<u16, Copying>,
     tickets: u64,
+    /// The old owners of partitions that this member completed without being one of them.
+    completed: BTreeMap<u16, Vec<MemberId>>,
     /// Peers that wait for a page from redb, and its partition.
     pages: BTreeMap<u64, (Origin, u16)>,
     last_page: u64,
 }
 
 impl Copying {
-    const fn new(owners: Vec<MemberId>, sources: Vec<MemberId>, began_us: u64) -> Self {
-        Self { owners, sources, current: None, began_us, copied: false, vouched: false }
+    const fn new(owners: Vec<MemberId>, sources: Vec<MemberId>, joins: bool, began_us: u64) -> Self {
+        Self { owners, sources, current: None, began_us, joins, copied: 0, vouchers: 0 }
+    }
+
+    /// Whether what was copied is enough, if nothing more can be had.
+    const fn is_vouched_for(&self) -> bool {
+        let owners = self.owners.len();
+        let majority = owners / 2 + 1;
+        self.vouchers >= if self.joins { owners + 1 - majority } else { 1 }
     }
 
     fn is_asked(&self) -> bool {
@@ -125,14 +143,19 @@ impl Engine {
             let Ok(number) = u16::try_from(partition) else { continue };
             let set = self.placement.set(number);
             let Some(complete) = self.complete.get_mut(partition) else { continue };
-            if !set.contains(me) {
+            let old: Vec<MemberId> = set.old().collect();
+            let joins = !old.contains(&me);
+            if !set.contains(me) || joins && self.copying.completed.get(&number) != Some(&old) {
                 changed |= std::mem::take(complete);
-            } else if !*complete {
-                let owners = set.owners.iter().map(|owner| owner.member);
-                let owners: Vec<MemberId> = owners.filter(|member| *member != me).collect();
-                let kept = before.remove(&number).filter(|copying| copying.owners == owners);
+            }
+            if set.contains(me) && !*complete {
+                let all = set.owners.iter().map(|owner| owner.member);
+                let others = || all.filter(|member| *member != me).collect();
+                let owners: Vec<MemberId> = if joins { old } else { others() };
+                let is_same = |copying: &Copying| copying.owners == owners && copying.joins == joins;
+                let kept = before.remove(&number).filter(is_same);
                 let began_us = self.now.mono_us;
-                let copying = kept.unwrap_or_else(|| Copying::new(owners.clone(), owners, began_us));
+                let copying = kept.unwrap_or_else(|| Copying::new(owners.clone(), owners, joins, began_us));
                 self.copying.partitions.insert(number, copying);
             }
         }
@@ -176,9 +199,10 @@ impl Engine {
         };
         let was_complete =
             |member: &MemberId| self.peer(*member).is_some_and(|peer| peer.was_complete(partition));
-        let left: Vec<MemberId> = if copying.vouched {
+        let left: Vec<MemberId> = if copying.is_vouched_for() {
             copying.sources.iter().copied().filter(|member| !is_useless(member)).collect()
-        } else if copying.copied
+        } else if !copying.joins
+            && copying.copied > 0
             && copying.sources.iter().all(is_out)
             && !copying.owners.iter().any(was_complete)
         {
@@ -212,7 +236,10 @@ impl Engine {
         if self.copying.partitions.get(&partition).is_none_or(|copying| !copying.sources.is_empty()) {
             return false;
         }
-        self.copying.partitions.remove(&partition);
+        if self.copying.partitions.remove(&partition).is_some_and(|copying| copying.joins) {
+            let old = self.placement.set(partition).old().collect();
+            self.copying.completed.insert(partition, old);
+        }
         if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
             *complete = true;
         }
@@ -241,7 +268,7 @@ impl Engine {
     }
 
     /// The source to go on with: the current one while it can be asked, else a complete one, else
-    /// any.
+    /// any, unless only complete ones are of use.
     fn choose_source(&self, partition: u16, copying: &Copying) -> Option<MemberId> {
         let digest = self.placement.digest();
         let reachable = || {
@@ -252,7 +279,7 @@ impl Engine {
         let chosen = reachable()
             .find(|peer| Some(peer.member) == current)
             .or_else(|| reachable().find(|peer| peer.is_complete(partition, digest)))
-            .or_else(|| reachable().next());
+            .or_else(|| reachable().find(|_| !copying.joins));
         chosen.map(|peer| peer.member)
     }
 
@@ -283,9 +310,12 @@ impl Engine {
             }
             None => {
                 if let Some(copying) = self.copying.partitions.get_mut(&partition) {
-                    copying.sources.retain(|member| *member != source);
-                    copying.copied = true;
-                    copying.vouched |= copying.current.take().is_some_and(|current| current.complete);
+                    let vouches = copying.current.take().is_some_and(|current| current.complete);
+                    // A joiner has no use for what was not complete, until it is.
+                    let is_done = vouches || !copying.joins;
+                    copying.sources.retain(|member| *member != source || !is_done);
+                    copying.copied += 1;
+                    copying.vouchers += usize::from(vouches);
                 }
                 self.continue_copying();
             }
@@ -309,6 +339,10 @@ impl Engine {
     ) {
         if !same_placement {
             return self.reply(origin, Reply::Failed(Failure::Placement));
+        }
+        // What this member knows of who joins it must know after a power cut too.
+        if self.positions.synced < self.placement_position {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         match from {
             CopyCursor::Table(slot) => {
@@ -338,6 +372,7 @@ impl Engine {
         };
         // Told before the page is sent, so that this copy vouches for nothing.
         if damaged {
+            self.counters.loads_damaged += 1;
             self.lose_partition(partition);
         }
         let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });

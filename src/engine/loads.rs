@@ -6,10 +6,12 @@
 use super::hints::HintKey;
 use super::operation::OperationError;
 use super::read::GatherId;
+use super::replicate::Fresh;
 use super::table::UNRESOLVED;
 use super::write::{Job, Origin};
 use super::{Engine, Load};
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
+use crate::protocol::frame::Verdict;
 use crate::protocol::message::{Failure, Reply, WriteRequest};
 use std::collections::BTreeMap;
 
@@ -29,6 +31,8 @@ pub(super) enum Waiter {
     Write(Origin, WriteRequest, u64),
     /// A hint to send.
     Hint(MemberId),
+    /// The confirmation of a record that a peer sent.
+    Fresh(Fresh),
     /// The slot only has to be merged with what redb holds.
     Resolve,
 }
@@ -57,6 +61,11 @@ pub(super) struct Loads {
 impl Loads {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether nothing is being loaded or to be loaded again: no record of the table is unresolved.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.failed.is_empty()
     }
 
     /// Whether a write of this key waits for a load: later ones wait behind it.
@@ -116,7 +125,11 @@ impl Engine {
             }
         }
         for waiter in waiters {
-            self.go_without(key, hash, waiter);
+            match (waiter, found) {
+                // Nobody can tell what it should be compared with any more.
+                (Waiter::Fresh(fresh), Loaded::Damaged | Loaded::Found(_)) => self.release_fresh(fresh, None),
+                (waiter, _) => self.go_without(key, hash, waiter),
+            }
         }
     }
 
@@ -144,6 +157,7 @@ impl Engine {
                 self.fail(origin, OperationError::Storage(problem));
             }
             Waiter::Hint(member) => self.hint_again(member, hash),
+            Waiter::Fresh(fresh) => self.release_fresh(fresh, Some(Verdict::Storage)),
         }
     }
 
@@ -176,6 +190,11 @@ impl Engine {
                 Some(slot) => self.send_hint(member, slot, hash),
                 None => _ = self.hint_done(member, hash, None),
             },
+            Waiter::Fresh(fresh) => {
+                let record = slot.and_then(|slot| self.records.table.record(slot));
+                let winner = record.map(RecordRef::timestamp).filter(|stamp| *stamp > fresh.timestamp);
+                self.release_fresh(fresh, winner.map(Verdict::Superseded));
+            }
         }
     }
 }

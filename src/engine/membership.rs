@@ -115,8 +115,7 @@ impl Engine {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             if record.collection().starts_with(SYSTEM_PREFIX) {
-                let (wall_ms, ahead_ms) = (self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
-                self.clock.observe(record.timestamp().time, wall_ms, ahead_ms);
+                self.follow(record.timestamp().time);
                 self.merge(record, record.key_hash());
             }
         }
@@ -145,13 +144,35 @@ impl Engine {
         if placement.digest() == self.placement.digest() {
             return;
         }
-        self.placement = placement;
+        let before = std::mem::replace(&mut self.placement, placement);
+        self.placement_position = self.end();
+        self.lanes.sync = true;
         for peer in &mut self.peers {
             peer.exchange_after_us = 0;
         }
+        self.rebase_hints(&before);
         self.rebase_writes();
+        self.rebase_gathers();
         self.plan_copying();
         self.tell_complete(None);
+    }
+
+    /// A hint is for a partition's owners of the day: who became one gets it too.
+    fn rebase_hints(&mut self, before: &Placement) {
+        let mut missing = Vec::new();
+        for (_, key) in self.hints.iter() {
+            let Some(name) = key.key() else { continue };
+            let (hash, is_system) = (name.hash(), name.is_system());
+            let were = before.set_of(hash, is_system);
+            let new = self.placement.set_of(hash, is_system).owners.iter().map(|owner| owner.member);
+            let new = new.filter(|owner| !were.contains(*owner) && *owner != self.identity.member);
+            if !were.owners.is_empty() {
+                missing.extend(new.map(|owner| (owner, hash, key.clone())));
+            }
+        }
+        for (owner, hash, key) in missing {
+            self.note_hint_of(owner, hash, key);
+        }
     }
 
     fn read_settings(&mut self) -> Settings {
@@ -175,9 +196,14 @@ impl Engine {
         }
     }
 
-    /// A joining member that has everything turns itself active.
+    /// A joining member that has everything turns itself active. What it has is judged by all that
+    /// it knows: who else turned active may have changed what is everything.
     pub(super) fn activate_when_complete(&mut self) {
         let me = self.identity.member;
+        self.refresh_placement();
+        if !self.placement.is_arriving(me) {
+            return;
+        }
         if !self.is_complete() || !self.is_heard() || self.now.mono_us < self.activation_after_us {
             return;
         }
@@ -277,6 +303,14 @@ impl Engine {
         (self.hints.pending_for(member), self.hints.pending(), self.hints.bytes(), self.hints.dropped())
     }
 
+    /// Records that wait for links or were sent, and that their owners did not confirm after fsync
+    /// yet.
+    #[must_use]
+    pub fn records_under_way(&self) -> usize {
+        let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
+        links.map(|link| link.on_the_way(1..u64::MAX).count()).sum()
+    }
+
     /// Records in memory, their bytes, and those that no checkpoint has.
     #[must_use]
     pub fn table_counts(&self) -> (usize, usize, usize) {
@@ -306,6 +340,6 @@ impl Engine {
     /// whether a link is up.
     #[must_use]
     pub fn peer_facts(&self, member: MemberId) -> Option<(Option<i64>, bool, bool)> {
-        self.peer(member).map(|peer| (peer.clock_offset_ms, peer.dead, peer.link.is_some()))
+        self.peer(member).map(|peer| (self.clock_offset_ms(peer), peer.dead, peer.link.is_some()))
     }
 }

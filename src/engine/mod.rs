@@ -15,6 +15,7 @@
 //! covers it; every record in the table is in the journal or in redb.
 
 mod checkpoint;
+mod clocks;
 mod copying;
 mod hints;
 mod inbox;
@@ -54,8 +55,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Microseconds between two calls of [`Engine::tick`].
 pub const TICK_US: u64 = 50_000;
-/// Milliseconds by which the wall clock leaves the monotonic one in one turn when it was set.
-const CLOCK_JUMP_MS: u64 = 250;
 
 /// Who this member is in this life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,13 +231,15 @@ pub struct Engine {
     storage_problem: Option<String>,
     clock: Clock,
     may_stamp: bool,
-    clock_offset_ms: i64,
+    clocks: clocks::Clocks,
     reservations: VecDeque<(u64, u64)>,
     settings: Settings,
     roster: Roster,
     /// See [`Engine::distrust_roster`].
     roster_distrusted: bool,
     placement: Placement,
+    /// Where in the journal all that the placement rests on ends.
+    placement_position: u64,
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
@@ -282,13 +283,14 @@ impl Engine {
             storage_problem: None,
             clock: Clock::after_reservation(identity.member, 0),
             may_stamp: true,
-            clock_offset_ms: 0,
+            clocks: clocks::Clocks::default(),
             reservations: VecDeque::new(),
             settings,
             roster,
             roster_distrusted: false,
             complete: vec![false; placement.partitions()],
             placement,
+            placement_position: 0,
             system_changed: false,
             copying: copying::Copies::default(),
             activation_after_us: 0,
@@ -316,13 +318,8 @@ impl Engine {
 
     /// Tells the time. Called at least once at the beginning of each turn.
     pub fn advance(&mut self, now: Now) {
-        let before = self.now;
-        self.now = Now { mono_us: now.mono_us.max(before.mono_us), wall_ms: now.wall_ms };
-        let passed_ms = (self.now.mono_us - before.mono_us) / 1_000;
-        let expected_ms = before.wall_ms.saturating_add(passed_ms);
-        if before != Now::default() && expected_ms.abs_diff(now.wall_ms) > CLOCK_JUMP_MS {
-            self.clock_jumped(expected_ms);
-        }
+        self.now = Now { mono_us: now.mono_us.max(self.now.mono_us), wall_ms: now.wall_ms };
+        self.watch_clock();
     }
 
     /// Ends a turn's events: decides what became true, and completes the lanes.

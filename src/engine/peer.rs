@@ -4,6 +4,7 @@
 //! fsynced. A link's numbers, queues and marks end with it; what was not fsynced by then becomes
 //! hints.
 
+use super::clocks::Reading;
 use crate::engine::Positions;
 use crate::model::limits::{MAX_FRAME_BYTES, MAX_RECORD_BYTES};
 use crate::model::settings::Sync;
@@ -11,7 +12,7 @@ use crate::model::{KeyHash, MemberId, RecordRef};
 use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, MAX_EXCEPTIONS, MAX_MESSAGES, Purpose};
 use crate::protocol::message::{self, Message};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Frames with records that may be unconfirmed at a time: while both are, records wait, so that
 /// batches grow with load.
@@ -41,8 +42,10 @@ pub(super) struct Peer {
     pub(super) dead: bool,
     /// It let a write time out, and has confirmed nothing since.
     pub(super) unresponsive: bool,
-    /// Its wall clock minus this member's, in milliseconds.
-    pub(super) clock_offset_ms: Option<i64>,
+    /// Its wall clock; `None` when it was never heard in this life.
+    pub(super) clock: Option<Reading>,
+    /// The highest hybrid time that it gave or saw, when it was last heard.
+    pub(super) clock_time: u64,
     /// The partitions it is a complete owner of, and under which placement it said so.
     pub(super) complete: Option<(u64, Vec<u8>)>,
     /// The highest incarnation seen, and its life.
@@ -61,7 +64,8 @@ impl Peer {
             link_lost_us: 0,
             dead: false,
             unresponsive: false,
-            clock_offset_ms: None,
+            clock: None,
+            clock_time: 0,
             complete: None,
             life: None,
             exchange_after_us: 0,
@@ -169,6 +173,8 @@ pub(super) struct Link {
     received: u64,
     marks: VecDeque<(u64, u64)>,
     synced_mark: u64,
+    /// Received records that must not be confirmed yet.
+    held: BTreeSet<u64>,
     told_written: u64,
     told_fsynced: u64,
     exceptions: VecDeque<Exception>,
@@ -194,6 +200,7 @@ impl Link {
             received: 0,
             marks: VecDeque::new(),
             synced_mark: 0,
+            held: BTreeSet::new(),
             told_written: 0,
             told_fsynced: 0,
             exceptions: VecDeque::new(),
@@ -324,9 +331,22 @@ impl Link {
         Ok(())
     }
 
-    /// Notes what happened to a received record that is not simply stored.
+    /// Lets nothing be confirmed from a received record on, until it is released.
+    pub(super) fn hold(&mut self, number: u64) {
+        self.held.insert(number);
+    }
+
+    /// What became of a received record is known.
+    pub(super) fn release(&mut self, number: u64) {
+        self.held.remove(&number);
+    }
+
+    /// Notes what happened to a received record that is not simply stored. It was not confirmed yet.
     pub(super) fn except(&mut self, exception: Exception) {
-        match self.exceptions.back_mut() {
+        // They stand in the order of their numbers; only one that was held comes late.
+        let at = self.exceptions.partition_point(|other| other.first < exception.first);
+        let before = at.checked_sub(1).and_then(|before| self.exceptions.get_mut(before));
+        match before {
             Some(last)
                 if last.verdict == exception.verdict
                     && last.first + u64::from(last.count) == exception.first
@@ -334,7 +354,7 @@ impl Link {
             {
                 last.count += 1;
             }
-            _ => self.exceptions.push_back(exception),
+            _ => self.exceptions.insert(at, exception),
         }
     }
 
@@ -355,6 +375,7 @@ impl Link {
         let count = if hold { 0 } else { self.exceptions.len().min(MAX_EXCEPTIONS) };
         // An exception must not come later than the confirmation that it is an exception to.
         let bound = self.exceptions.get(count).map_or(u64::MAX, |next| next.first.saturating_sub(1));
+        let bound = self.held.first().map_or(bound, |held| bound.min(held.saturating_sub(1)));
         let (written, fsynced) = self.confirmable(positions);
         let (written, fsynced) = (written.min(bound), fsynced.min(bound));
         let news = match sync {

@@ -145,7 +145,7 @@ impl Engine {
             && matches!(write.level, Level::One | Level::Available)
             && !expected.contains(&true);
         let copies = short(copies + usize::from(held));
-        let met = sides(&write.set).iter().all(|side| {
+        let met = write.set.sides().iter().all(|side| {
             let have = side.iter().filter(|at| has(at)).count() + usize::from(held);
             let hoped = side.iter().filter(|at| has(at) || expected.get(**at) == Some(&true)).count();
             let needed = match write.level {
@@ -278,19 +278,6 @@ impl Engine {
         self.writes = writes;
         self.progress = true;
     }
-}
-
-/// The positions of the old owners and of the new owners in a set; one side when they are equal.
-pub(super) fn sides(set: &OwnerSet) -> SmallVec<[SmallVec<[usize; 8]>; 2]> {
-    let side = |fits: fn(&crate::model::placement::Owner) -> bool| {
-        set.owners.iter().enumerate().filter(|(_, owner)| fits(owner)).map(|(at, _)| at).collect()
-    };
-    let mut sides: SmallVec<[SmallVec<[usize; 8]>; 2]> = SmallVec::new();
-    sides.push(side(|owner| owner.in_old));
-    if !set.is_settled() {
-        sides.push(side(|owner| owner.in_new));
-    }
-    sides
 }
 
 /// A count as the answers carry it.

@@ -42,6 +42,8 @@ pub(super) struct Gather {
     hash: KeyHash,
     set: Arc<OwnerSet>,
     level: Level,
+    /// Owners that answered under another placement, to be asked again.
+    disagreed: Vec<MemberId>,
     /// Take what there is: no owner is complete.
     any: bool,
     /// Complete owners to ask when the one that is asked fails, the next one last.
@@ -49,6 +51,15 @@ pub(super) struct Gather {
     answers: Vec<(MemberId, Option<Record>)>,
     waiting: usize,
     deadline_us: u64,
+}
+
+impl Gather {
+    /// Whether it must see what was written at a level that names how many owners. Owners that answer
+    /// under another placement don't count then: a write may have met its level among owners that this
+    /// member doesn't know yet, and of those that it asked, one of them at least knows better.
+    const fn is_strict(&self) -> bool {
+        matches!(self.level, Level::Quorum | Level::All)
+    }
 }
 
 impl Engine {
@@ -89,7 +100,12 @@ impl Engine {
         if level == Level::One || level == Level::Available {
             return self.read_one(token, read.key, hash);
         }
-        self.gather(token, read.key, hash, level, false);
+        let deadline_us = self.gather_deadline();
+        self.gather(token, read.key, hash, level, deadline_us);
+    }
+
+    const fn gather_deadline(&self) -> u64 {
+        self.now.mono_us + 1_000 * self.settings.write_timeout_ms
     }
 
     pub(super) fn read_one(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
@@ -115,13 +131,17 @@ impl Engine {
         let mut others: Vec<MemberId> = owners.filter(is_complete).collect();
         match others.pop() {
             Some(member) => {
-                let id = self.new_gather(token, key, hash, Level::One, false);
+                let deadline_us = self.gather_deadline();
+                let id = self.new_gather(token, key, hash, Level::One, deadline_us);
                 if let Some(gather) = self.requests.gathers.get_mut(&id) {
                     gather.others = others;
                 }
                 self.ask_read(id, member, key);
             }
-            None => self.gather(token, key, hash, Level::One, true),
+            None => {
+                let deadline_us = self.gather_deadline();
+                self.gather(token, key, hash, Level::One, deadline_us);
+            }
         }
     }
 
@@ -151,7 +171,7 @@ impl Engine {
         key: KeyRef<'_>,
         hash: KeyHash,
         level: Level,
-        any: bool,
+        deadline_us: u64,
     ) -> GatherId {
         self.requests.last_gather += 1;
         let id = self.requests.last_gather;
@@ -161,11 +181,12 @@ impl Engine {
             hash,
             set: Arc::clone(self.placement.set_of(hash, key.is_system())),
             level,
-            any,
+            disagreed: Vec::new(),
+            any: false,
             others: Vec::new(),
             answers: Vec::new(),
             waiting: 0,
-            deadline_us: self.now.mono_us + 1_000 * self.settings.write_timeout_ms,
+            deadline_us,
         };
         self.requests.gathers.insert(id, gather);
         id
@@ -181,14 +202,16 @@ impl Engine {
         }
     }
 
-    /// Asks every owner that can be reached.
-    fn gather(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash, level: Level, any: bool) {
-        let id = self.new_gather(token, key, hash, level, any);
+    /// Asks every owner that can be reached; at level `one` because none is complete.
+    fn gather(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash, level: Level, deadline_us: u64) {
+        let id = self.new_gather(token, key, hash, level, deadline_us);
         let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
+        let any = level == Level::One;
         // What this member holds counts if it owns the key, and is better than nothing if not.
         let holds = set.contains(self.identity.member) || any;
         if let Some(gather) = self.requests.gathers.get_mut(&id) {
             gather.waiting += usize::from(holds);
+            gather.any = any;
         }
         for owner in &set.owners {
             if self.peer(owner.member).is_some_and(super::peer::Peer::is_reachable) {
@@ -215,7 +238,21 @@ impl Engine {
     }
 
     /// An owner answered a read.
-    pub(super) fn read_answered(&mut self, id: GatherId, member: MemberId, record: Option<&[u8]>) {
+    pub(super) fn read_answered(
+        &mut self,
+        id: GatherId,
+        member: MemberId,
+        record: Option<&[u8]>,
+        same_placement: bool,
+    ) {
+        if let Some(gather) = self.requests.gathers.get_mut(&id)
+            && !same_placement
+            && gather.is_strict()
+        {
+            gather.waiting = gather.waiting.saturating_sub(1);
+            gather.disagreed.push(member);
+            return;
+        }
         let parsed = record.map(|bytes| RecordRef::parse(bytes).map(|(record, _)| Record::copy_of(record)));
         match parsed.transpose() {
             Ok(record) => self.add_answer(id, member, record),
@@ -245,21 +282,17 @@ impl Engine {
     fn judge_gather(&mut self, id: GatherId) {
         let Some(gather) = self.requests.gathers.get(&id) else { return };
         let answered = |member: MemberId| gather.answers.iter().any(|(other, _)| *other == member);
-        let met_in = |side: &dyn Fn(&crate::model::placement::Owner) -> bool| {
-            let owners = gather.set.owners.iter().filter(|owner| side(owner));
-            let (mut all, mut have) = (0, 0);
-            for owner in owners {
-                all += 1;
-                have += usize::from(answered(owner.member));
-            }
+        let has = |at: &usize| gather.set.owners.get(*at).is_some_and(|owner| answered(owner.member));
+        let met = gather.set.sides().iter().all(|side| {
+            let have = side.iter().filter(|at| has(at)).count();
             match gather.level {
                 Level::One | Level::Available => !gather.answers.is_empty(),
-                Level::Quorum => have > all / 2,
-                Level::All => have == all,
+                Level::Quorum => have > side.len() / 2,
+                Level::All => have == side.len(),
             }
-        };
-        let met = met_in(&|owner| owner.in_old) && met_in(&|owner| owner.in_new);
-        let finished = if gather.any { gather.waiting == 0 } else { met || gather.waiting == 0 };
+        });
+        let waits = gather.waiting > 0 || !gather.disagreed.is_empty();
+        let finished = if gather.any { !waits } else { met || !waits };
         if finished {
             self.finish_gather(id, met);
         }
@@ -300,9 +333,36 @@ impl Engine {
         }
     }
 
+    /// The placement changed: reads at levels that name owners begin anew with those of the day.
+    pub(super) fn rebase_gathers(&mut self) {
+        let strict: Vec<Gather> =
+            self.requests.gathers.extract_if(.., |_, gather| gather.is_strict()).map(|(_, g)| g).collect();
+        for Gather { token, key, hash, level, deadline_us, .. } in strict {
+            if let Some(key) = key.key() {
+                self.gather(token, key, hash, level, deadline_us);
+            }
+        }
+    }
+
+    /// Asks again who answered under another placement: meanwhile both may have the same.
+    fn ask_again(&mut self) {
+        let disagreed = |(id, gather): (&GatherId, &mut Gather)| {
+            let members = std::mem::take(&mut gather.disagreed);
+            (!members.is_empty()).then(|| (*id, gather.key.clone(), members))
+        };
+        let again: Vec<_> = self.requests.gathers.iter_mut().filter_map(disagreed).collect();
+        for (id, key, members) in again {
+            let Some(key) = key.key() else { continue };
+            for member in members {
+                self.ask_read(id, member, key);
+            }
+        }
+    }
+
     /// Ends gathers that waited too long, with what they have.
     pub(super) fn expire_gathers(&mut self) {
         let now = self.now.mono_us;
+        self.ask_again();
         let late: Vec<GatherId> = self
             .requests
             .gathers

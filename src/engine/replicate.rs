@@ -6,12 +6,13 @@
 //! true.
 
 use super::journal::{self, Entry};
+use super::loads::Waiter;
 use super::operation::OperationError;
 use super::peer::{Link, OnTheWay};
 use super::records::{Applied, Standing};
+use super::table::UNRESOLVED;
 use super::{Engine, Mode};
-use crate::model::timestamp::time_of_ms;
-use crate::model::{KeyHash, MemberId, RecordRef};
+use crate::model::{KeyHash, MemberId, RecordRef, Timestamp};
 use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, Frame, Header, Messages, Purpose, Records, Verdict};
 use crate::protocol::message::{self, Message, Notice, Request};
@@ -25,6 +26,16 @@ const HINTS_AT_ONCE: usize = 512;
 const HINTS_WAIT_BYTES: usize = 256 << 10;
 /// Microseconds without hints to a member that refused a record.
 const HINT_RETRY_US: u64 = 1_000_000;
+
+/// A fresh record that was received and must be compared with what redb holds before it is confirmed:
+/// a write that meets a newer record is told so, wherever that one is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fresh {
+    member: MemberId,
+    link: u64,
+    number: u64,
+    pub(super) timestamp: Timestamp,
+}
 
 impl Engine {
     /// A link to a member is up; frames of its earlier links are void from now on. `link` was never
@@ -132,12 +143,10 @@ impl Engine {
     }
 
     fn note_header(&mut self, member: MemberId, header: &Header) {
-        self.clock.observe(header.time, self.believed_wall_ms(), self.settings.max_clock_ahead_ms);
-        let offset = i64::try_from(header.wall_ms).unwrap_or(i64::MAX).saturating_sub(self.wall_signed());
+        self.note_clock(member, header.wall_ms, header.time);
         let agrees = header.placement == self.placement.digest();
         let mut agreed_again = false;
         if let Some(peer) = self.peer_mut(member) {
-            peer.clock_offset_ms = Some(offset);
             agreed_again = agrees && peer.exchange_after_us > 0;
             if agreed_again {
                 peer.exchange_after_us = 0;
@@ -146,10 +155,6 @@ impl Engine {
         if agreed_again {
             self.resend_writes(member);
         }
-    }
-
-    pub(super) fn wall_signed(&self) -> i64 {
-        i64::try_from(self.now.wall_ms).unwrap_or(i64::MAX)
     }
 
     fn take_exception(&mut self, member: MemberId, exception: Exception) {
@@ -233,13 +238,39 @@ impl Engine {
             for (number, purpose, record, hash) in &batch {
                 let verdict = self.take_record(*purpose, *record, *hash, same_placement);
                 let position = self.end();
+                let waits =
+                    verdict.is_none() && *purpose == Purpose::Fresh && self.is_unresolved(*record, *hash);
                 let link = self.peer_mut(member).and_then(|peer| peer.link.as_mut());
                 let Some(link) = link else { return Ok(()) };
                 if let Some(verdict) = verdict {
                     link.except(Exception { first: *number, count: 1, verdict });
                 }
                 link.mark_received(*number, position)?;
+                if waits && let Ok(key) = record.key_ref() {
+                    link.hold(*number);
+                    let fresh =
+                        Fresh { member, link: link.id, number: *number, timestamp: record.timestamp() };
+                    self.load_then(key, *hash, Waiter::Fresh(fresh));
+                }
             }
+        }
+    }
+
+    fn is_unresolved(&self, record: RecordRef<'_>, hash: KeyHash) -> bool {
+        if self.loads.is_idle() {
+            return false;
+        }
+        let slot = self.records.table.find_like(record, hash);
+        slot.is_some_and(|slot| self.records.table.has(slot, UNRESOLVED))
+    }
+
+    /// Redb was asked what it holds of a fresh record's key: now it is known whether that is newer.
+    pub(super) fn release_fresh(&mut self, fresh: Fresh, verdict: Option<Verdict>) {
+        let link = self.peer_mut(fresh.member).and_then(|peer| peer.link.as_mut());
+        let Some(link) = link.filter(|link| link.id == fresh.link) else { return };
+        link.release(fresh.number);
+        if let Some(verdict) = verdict {
+            link.except(Exception { first: fresh.number, count: 1, verdict });
         }
     }
 
@@ -342,7 +373,7 @@ impl Engine {
                 let Some(key) = key.key() else { continue };
                 match self.records.standing(key, hash) {
                     Standing::Here(slot) => self.send_hint(member, slot, hash),
-                    Standing::Unknown => self.load_then(key, hash, super::loads::Waiter::Hint(member)),
+                    Standing::Unknown => self.load_then(key, hash, Waiter::Hint(member)),
                     // There is nothing that the member could lack.
                     Standing::Absent => _ = self.hint_done(member, hash, None),
                 }
@@ -371,55 +402,6 @@ impl Engine {
     pub(super) fn send_message(&mut self, member: MemberId, message: &Message) -> bool {
         let link = self.peer_mut(member).and_then(|peer| peer.link.as_mut());
         link.is_some_and(|link| link.push_message(message).is_ok())
-    }
-
-    /// Compares this member's clock with the others': it stamps only while its wall clock is near the
-    /// median, and its stamps are not from the far future. Members that can't be reached count as
-    /// they were last heard: of the two on one side of a cut, neither could tell who is wrong.
-    pub(super) fn check_clock(&mut self) {
-        let members = self.peers.iter().filter(|peer| self.roster.get(peer.member).is_some());
-        let mut offsets: Vec<i64> = members.filter_map(|peer| peer.clock_offset_ms).collect();
-        offsets.push(0);
-        offsets.sort_unstable();
-        let middle = offsets.len() / 2;
-        let at = |index: usize| offsets.get(index).copied().unwrap_or_default();
-        // Between two in the middle the nearer one: a clock is not moved by half a vote.
-        let lower = if offsets.len() % 2 == 1 { middle } else { middle.saturating_sub(1) };
-        let median = [at(lower), at(middle)].into_iter().min_by_key(|offset| offset.unsigned_abs());
-        let median = median.unwrap_or_default();
-        self.clock_offset_ms = median.saturating_neg();
-        let is_right = median.unsigned_abs() <= self.settings.max_clock_ahead_ms / 2;
-        // A clock that was far ahead and was set back goes on giving stamps from there.
-        self.may_stamp = is_right && self.clock.time() <= self.foreign_bound();
-    }
-
-    /// The wall clock was set: what is known of the others' clocks is known relative to it.
-    pub(super) fn clock_jumped(&mut self, expected_ms: u64) {
-        let expected = i64::try_from(expected_ms).unwrap_or(i64::MAX);
-        let jump = self.wall_signed().saturating_sub(expected);
-        for offset in self.peers.iter_mut().filter_map(|peer| peer.clock_offset_ms.as_mut()) {
-            *offset = offset.saturating_sub(jump);
-        }
-        self.check_clock();
-    }
-
-    /// The time of day that foreign times are measured against: the own wall clock, or the median
-    /// of those that can be reached if the own one is behind it. A member whose clock is behind
-    /// would else refuse what healthy ones stamp, and stamp below what sessions have seen there.
-    pub(super) fn believed_wall_ms(&self) -> u64 {
-        self.now.wall_ms.saturating_add_signed(self.clock_offset_ms.min(0).saturating_neg())
-    }
-
-    /// The highest time from elsewhere that this member lets its clock follow.
-    pub(super) fn foreign_bound(&self) -> u64 {
-        time_of_ms(self.believed_wall_ms().saturating_add(self.settings.max_clock_ahead_ms))
-    }
-
-    /// Milliseconds that this member's wall clock is ahead of the median of the members that can
-    /// be reached, and whether it is near enough to stamp.
-    #[must_use]
-    pub const fn clock_health(&self) -> (i64, bool) {
-        (self.clock_offset_ms, self.may_stamp)
     }
 
     /// Whether records of clients can be taken at all.

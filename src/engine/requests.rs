@@ -155,7 +155,7 @@ impl Engine {
                 self.write_answered(origin, write, give_up_us, reply);
             }
             (Purpose::Read(gather), Reply::Record(record)) => {
-                self.read_answered(gather, member, record.as_deref());
+                self.read_answered(gather, member, record.as_deref(), same_placement);
             }
             (Purpose::Read(gather), _) => self.read_failed(gather),
             (Purpose::Scan(scan), Reply::Page { records, resume }) => {

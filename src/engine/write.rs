@@ -11,7 +11,7 @@ use super::hints::{Added, HintKey};
 use super::journal;
 use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
 use super::peer::Peer;
-use super::pending::{Copy, Pending, short, sides};
+use super::pending::{Copy, Pending, short};
 use super::records::Standing;
 use super::table::SlotId;
 use crate::model::key::ROSTER;
@@ -135,7 +135,7 @@ impl Engine {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
         let serves = matches!(self.mode, Mode::Starting | Mode::Serving);
-        if !serves || is_system && job.key.collection() != ROSTER {
+        if !serves || !is_system && !self.knows_clocks() || is_system && job.key.collection() != ROSTER {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.hash, false) {
@@ -161,11 +161,15 @@ impl Engine {
 
     /// Who stamps: this member if it is an owner with a right clock, else the first owner like
     /// that, else any owner, else this member, which then holds the write for its owners. An
-    /// increment extends what it finds, so only complete owners take it; `None` while there is none.
+    /// increment extends what it finds, so only complete owners take it. `None` while there is none,
+    /// or while nobody's clock was heard.
     fn stamper(&self, job: &Job<'_>) -> Option<MemberId> {
         let me = self.identity.member;
         if job.key.is_system() {
             return Some(me);
+        }
+        if !self.knows_clocks() {
+            return None;
         }
         let counts = matches!(job.change, Change::Increment { .. });
         let partition = self.placement.partition_of(job.hash);
@@ -180,12 +184,6 @@ impl Engine {
         let right = others().find(|peer| self.has_right_clock(peer)).map(|peer| peer.member);
         let anybody = || if owns { Some(me) } else { others().next().map(|peer| peer.member) };
         right.or_else(anybody).or(if counts { None } else { Some(me) })
-    }
-
-    /// Whether a peer's wall clock is near enough to the median for it to stamp.
-    fn has_right_clock(&self, peer: &Peer) -> bool {
-        let from_median = |offset: i64| offset.saturating_add(self.clock_offset_ms).unsigned_abs();
-        peer.clock_offset_ms.is_none_or(|offset| from_median(offset) <= self.settings.max_clock_ahead_ms / 2)
     }
 
     /// Stamps a write, journals it, and sends it to the other owners.
@@ -234,7 +232,7 @@ impl Engine {
         if holds && !self.hints.has_room(&HintKey::of(job.key), set.owners.len(), self.settings.hint_bytes) {
             return Err(OperationError::NoRoomForHint);
         }
-        for side in sides(set) {
+        for side in set.sides() {
             let count =
                 side.iter().filter(|at| set.owners.get(**at).is_some_and(|o| may_have(o.member))).count();
             let needed = match level {
@@ -278,17 +276,17 @@ impl Engine {
 
     /// A stamp above that of the record that is there, and above what the session saw.
     ///
-    /// Neither may drag the clock into the future: a session's claim counts as far as a peer's time
-    /// does, and a record that a wrong clock stamped far ahead is overwritten just above its stamp,
-    /// without following it there; else all that this member stamps from then on would be refused.
+    /// Neither may drag the clock into the future, else all that this member stamps from then on would
+    /// be refused: what it does not follow from a peer is exceeded by just so much, and the clock stays
+    /// where it is. Of a session's claim only so much counts as fresh writes of that time are taken.
     /// Such a stamp needs no reservation: each life adds its own number, so none is given twice.
-    fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
-        let bound = self.foreign_bound();
-        if held > bound.max(self.clock.time()) {
-            let time = held.saturating_add(1).saturating_add(self.identity.incarnation);
+    pub(super) fn stamp_over(&mut self, held: u64, after: u64) -> Timestamp {
+        let floor = after.min(self.foreign_bound()).max(held);
+        if floor > self.follow_bound().max(self.clock.time()) {
+            let time = floor.saturating_add(1).saturating_add(self.identity.incarnation);
             return Timestamp { time, member: self.identity.member };
         }
-        self.clock.stamp(self.now.wall_ms, after.min(bound).max(held))
+        self.clock.stamp(self.stamping_wall_ms(), floor)
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
@@ -350,7 +348,10 @@ impl Engine {
         let Some(key) = self.records.table.record(slot).and_then(|record| record.key_ref().ok()) else {
             return;
         };
-        let key = HintKey::of(key);
+        self.note_hint_of(member, hash, HintKey::of(key));
+    }
+
+    pub(super) fn note_hint_of(&mut self, member: MemberId, hash: KeyHash, key: HintKey) {
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
             self.counters.hints_stored += 1;
             journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));

@@ -1,7 +1,7 @@
 //! The hybrid Lamport clock of one member.
 //!
 //! Every stamp exceeds all that the clock gave or saw, and never falls behind the wall clock. A
-//! foreign time moves the clock at most to `wall + max_clock_ahead`, so one member with a wrong
+//! foreign time moves the clock at most to a bound that the engine sets, so one member with a wrong
 //! clock can't drag the cluster into the future.
 //!
 //! Invariant: no stamp is *shown* (to a peer or a client) above the durable reservation, and a
@@ -39,10 +39,8 @@ impl Clock {
         Timestamp { time: self.last, member: self.member }
     }
 
-    /// Merges a time that was received. Times beyond `wall_ms + max_ahead_ms` move the clock only
-    /// that far.
-    pub fn observe(&mut self, time: u64, wall_ms: u64, max_ahead_ms: u64) {
-        let bound = time_of_ms(wall_ms.saturating_add(max_ahead_ms));
+    /// Merges a time that was received. Times beyond `bound` move the clock only that far.
+    pub fn observe(&mut self, time: u64, bound: u64) {
         self.last = self.last.max(time.min(bound));
     }
 
@@ -93,7 +91,7 @@ mod tests {
     #[test]
     fn a_time_from_the_far_future_moves_the_clock_only_to_its_bound() {
         let mut clock = Clock::after_reservation(MemberId(1), 0);
-        clock.observe(u64::MAX, 1_000, 10_000);
+        clock.observe(u64::MAX, time_of_ms(11_000));
         assert_eq!(clock.time(), time_of_ms(11_000));
     }
 
@@ -117,7 +115,7 @@ mod tests {
             let mut before = 7;
             for (wall, seen) in steps {
                 if let Some(seen) = seen {
-                    clock.observe(seen, wall, 10_000);
+                    clock.observe(seen, time_of_ms(wall + 10_000));
                 }
                 let stamp = clock.stamp(wall, 0);
                 prop_assert!(stamp.time > before);

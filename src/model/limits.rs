@@ -25,6 +25,9 @@ pub const DEFAULT_PARTITION_BITS: u8 = 8;
 pub const MAX_REPLICATION_FACTOR: u8 = 7;
 /// Members in the roster, removed ones not counted.
 pub const MAX_MEMBERS: usize = 400;
+/// Joining members that own partitions at a time; others wait until one of these is active. Each of
+/// them copies all that it would own alone, and every write of that reaches it.
+pub const MAX_ARRIVING: usize = 4;
 /// Bytes of a member's, cluster's or zone's name.
 pub const MAX_NAME_BYTES: usize = 63;
 /// Keys in one page of a scan.

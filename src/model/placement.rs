@@ -5,15 +5,17 @@
 //! and settings, there is no table to agree on, and one member's coming or going moves only what it
 //! must.
 //!
-//! Two owner sets per partition say what is changing: *old* (active and leaving members, the
-//! replication factor in force) and *new* (active and joining members, the replication factor to
-//! be). Invariants: the scores never change between versions; liveness plays no part; a higher
-//! replication factor only appends owners; a member that does not hold its name (two may have been let
-//! in under one at the same time) owns nothing. Which owners live, and what is sent to them, is left to
-//! the engine.
+//! Owner sets per partition say what is changing: *old* (active and leaving members, the
+//! replication factor in force), *new* (active and joining members, the replication factor to be),
+//! and one for each joining member: what *old* becomes when that one alone turns active. Members
+//! that join together turn active one after the other, so each of those sets may be the next one in
+//! force; a level that is met in all of them is still met in whichever it is. Invariants: the scores
+//! never change between versions; liveness plays no part; a higher replication factor only appends
+//! owners; a member that does not hold its name (two may have been let in under one at the same time) owns
+//! nothing. Which owners live, and what is sent to them, is left to the engine.
 
 use super::key::KeyHash;
-use super::limits::MAX_PARTITION_BITS;
+use super::limits::{MAX_ARRIVING, MAX_PARTITION_BITS};
 use super::roster::{MemberState, Roster};
 use super::settings::Settings;
 use super::timestamp::MemberId;
@@ -21,7 +23,8 @@ use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// One member that must hold a partition.
+/// One member that must hold a partition. One that is neither old nor new joins, and will be an owner
+/// if it turns active before another that joins too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The member.
@@ -32,11 +35,18 @@ pub struct Owner {
     pub in_new: bool,
 }
 
+/// Places in [`OwnerSet::owners`].
+pub type Side = SmallVec<[usize; 8]>;
+
 /// The owners of a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwnerSet {
-    /// In order of preference: the old owners, then those that are only new.
+    /// In order of preference: the old owners, then those that are only new, then those that may be
+    /// before the new ones are.
     pub owners: SmallVec<[Owner; 4]>,
+    /// What the old owners become when one joining member turns active, if that is not simply the new
+    /// owners.
+    alone: Vec<Side>,
 }
 
 impl OwnerSet {
@@ -70,12 +80,43 @@ impl OwnerSet {
         self.owners.iter().all(|owner| owner.in_old && owner.in_new)
     }
 
-    fn of(old: &[MemberId], new: &[MemberId]) -> Self {
-        let first =
-            old.iter().map(|member| Owner { member: *member, in_old: true, in_new: new.contains(member) });
-        let only_new = new.iter().filter(|member| !old.contains(member));
-        let last = only_new.map(|member| Owner { member: *member, in_old: false, in_new: true });
-        Self { owners: first.chain(last).collect() }
+    /// The members of the old owners.
+    pub fn old(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.owners.iter().filter(|owner| owner.in_old).map(|owner| owner.member)
+    }
+
+    /// The sets in each of which a level must be met: the old owners first, and only those while
+    /// nothing is moving.
+    #[must_use]
+    pub fn sides(&self) -> SmallVec<[Side; 2]> {
+        let side = |fits: fn(&Owner) -> bool| {
+            self.owners.iter().enumerate().filter(|(_, owner)| fits(owner)).map(|(at, _)| at).collect()
+        };
+        let mut sides: SmallVec<[Side; 2]> = SmallVec::new();
+        sides.push(side(|owner| owner.in_old));
+        if !self.is_settled() {
+            sides.push(side(|owner| owner.in_new));
+        }
+        sides.extend(self.alone.iter().cloned());
+        sides
+    }
+
+    fn of(old: &[MemberId], new: &[MemberId], alone: &[Chosen]) -> Self {
+        let mut owners: SmallVec<[Owner; 4]> = SmallVec::new();
+        for member in old.iter().chain(new).chain(alone.iter().flatten()).copied() {
+            if owners.iter().all(|owner| owner.member != member) {
+                owners.push(Owner { member, in_old: old.contains(&member), in_new: new.contains(&member) });
+            }
+        }
+        let mut set = Self { owners, alone: Vec::new() };
+        for chosen in alone {
+            let mut side: Side = chosen.iter().filter_map(|member| set.position(*member)).collect();
+            side.sort_unstable();
+            if !set.sides().contains(&side) {
+                set.alone.push(side);
+            }
+        }
+        set
     }
 }
 
@@ -87,6 +128,7 @@ pub struct Placement {
     sets: Vec<Arc<OwnerSet>>,
     system: Arc<OwnerSet>,
     nobody: Arc<OwnerSet>,
+    arriving: Vec<MemberId>,
 }
 
 impl Placement {
@@ -94,12 +136,14 @@ impl Placement {
     /// [`MAX_PARTITION_BITS`] count as that many).
     ///
     /// While no member is active or leaving, the new owners stand in for the old; while none is
-    /// active or joining, the old stand in for the new.
+    /// active or joining, the old stand in for the new. Of the joining members only the first
+    /// [`MAX_ARRIVING`] count: each of them gets every write of what it would own alone.
     #[must_use]
     pub fn compute(partition_bits: u8, roster: &Roster, settings: &Settings) -> Self {
         let partition_bits = partition_bits.min(MAX_PARTITION_BITS);
         let holders = roster.holders();
-        let candidates = candidates(roster, &holders);
+        let arriving = arriving(roster, &holders);
+        let candidates = candidates(roster, &holders, &arriving);
         let old = side(&candidates, MemberState::Joining, settings.replication_factor_in_force);
         let new = side(&candidates, MemberState::Leaving, settings.replication_factor);
         let (old, new) = match (old.candidates.is_empty(), new.candidates.is_empty()) {
@@ -107,19 +151,29 @@ impl Placement {
             (_, true) => (old.clone(), old),
             _ => (old, new),
         };
+        let alone: Vec<_> =
+            arriving.iter().filter_map(|member| old.joined_by(&candidates, *member)).collect();
         let sets = (0..1u16 << partition_bits).map(|partition| {
             let first = old.choose(partition);
             let second = if old == new { first.clone() } else { new.choose(partition) };
-            Arc::new(OwnerSet::of(&first, &second))
+            let alone: Vec<Chosen> = alone.iter().map(|side| side.choose(partition)).collect();
+            Arc::new(OwnerSet::of(&first, &second, &alone))
         });
         let everyone = holders.iter().map(|member| Owner { member: *member, in_old: true, in_new: true });
         Self {
             partition_bits,
-            digest: digest(partition_bits, roster, &holders, settings),
+            digest: digest(partition_bits, roster, &holders, settings, &arriving),
             sets: sets.collect(),
-            system: Arc::new(OwnerSet { owners: everyone.collect() }),
+            system: Arc::new(OwnerSet { owners: everyone.collect(), alone: Vec::new() }),
             nobody: Arc::default(),
+            arriving,
         }
+    }
+
+    /// Whether a joining member is among those that own partitions already; others wait for it.
+    #[must_use]
+    pub fn is_arriving(&self, member: MemberId) -> bool {
+        self.arriving.contains(&member)
     }
 
     /// 64 bits over all that placement depends on: members, their states and zones, whether they
@@ -177,9 +231,20 @@ struct Candidate {
     zone: usize,
 }
 
-fn candidates(roster: &Roster, holders: &BTreeSet<MemberId>) -> Vec<Candidate> {
-    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+/// The joining members that count, those first that were admitted first.
+fn arriving(roster: &Roster, holders: &BTreeSet<MemberId>) -> Vec<MemberId> {
     let members = roster.members().filter(|(member, _)| holders.contains(member));
+    let joining = members.filter(|(_, known)| known.entry.state == MemberState::Joining);
+    let mut joining: Vec<_> = joining.map(|(member, known)| (known.entry.admitted, member)).collect();
+    joining.sort_unstable();
+    joining.into_iter().take(MAX_ARRIVING).map(|(_, member)| member).collect()
+}
+
+fn candidates(roster: &Roster, holders: &BTreeSet<MemberId>, arriving: &[MemberId]) -> Vec<Candidate> {
+    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+    let counts = |state, member| state != MemberState::Joining || arriving.contains(&member);
+    let members = roster.members().filter(|(member, _)| holders.contains(member));
+    let members = members.filter(|(member, known)| counts(known.entry.state, *member));
     let numbered = members.enumerate().map(|(number, (member, known))| {
         let name = known.entry.zone.as_str();
         let zone = if name.is_empty() { number } else { *zones.entry(name).or_insert(number) };
@@ -188,25 +253,37 @@ fn candidates(roster: &Roster, holders: &BTreeSet<MemberId>) -> Vec<Candidate> {
     numbered.collect()
 }
 
-/// The old or the new side: who may be chosen, and how many are.
+/// Members that were chosen, in order of preference.
+type Chosen = SmallVec<[MemberId; 8]>;
+
+/// Who may be chosen, and how many are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Side {
+struct Choice {
     candidates: Vec<Candidate>,
     copies: usize,
 }
 
-fn side(candidates: &[Candidate], without: MemberState, replication_factor: u8) -> Side {
+fn side(candidates: &[Candidate], without: MemberState, replication_factor: u8) -> Choice {
     let candidates = candidates.iter().filter(|candidate| candidate.state != without).copied();
-    Side { candidates: candidates.collect(), copies: usize::from(replication_factor) }
+    Choice { candidates: candidates.collect(), copies: usize::from(replication_factor) }
 }
 
 /// The best candidates so far, highest score first.
 type Ranking = SmallVec<[(u64, Candidate); 8]>;
 
-impl Side {
+impl Choice {
+    /// The same with a member more; `None` if it is there.
+    fn joined_by(&self, candidates: &[Candidate], member: MemberId) -> Option<Self> {
+        let is_new = self.candidates.iter().all(|candidate| candidate.member != member);
+        let newcomer = candidates.iter().find(|candidate| is_new && candidate.member == member)?;
+        let mut joined = self.clone();
+        joined.candidates.push(*newcomer);
+        Some(joined)
+    }
+
     /// The partition's owners in order of preference: the best of each zone, the best zones first;
     /// and if there are not enough zones, the best of the others.
-    fn choose(&self, partition: u16) -> SmallVec<[MemberId; 8]> {
+    fn choose(&self, partition: u16) -> Chosen {
         let scored =
             || self.candidates.iter().map(|candidate| (score(candidate.member, partition), *candidate));
         let mut chosen = Ranking::new();
@@ -270,14 +347,21 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-fn digest(partition_bits: u8, roster: &Roster, holders: &BTreeSet<MemberId>, settings: &Settings) -> u64 {
+fn digest(
+    partition_bits: u8,
+    roster: &Roster,
+    holders: &BTreeSet<MemberId>,
+    settings: &Settings,
+    arriving: &[MemberId],
+) -> u64 {
     let mut hasher = blake3::Hasher::new_derive_key("kith 2026 placement digest");
     hasher.update(&[partition_bits, settings.replication_factor_in_force, settings.replication_factor]);
     for (id, member) in roster.members() {
         let state = match member.entry.state {
-            MemberState::Joining => 0,
+            MemberState::Joining if arriving.contains(&id) => 0,
             MemberState::Active => 1,
             MemberState::Leaving => 2,
+            MemberState::Joining => 3,
         };
         let zone = member.entry.zone.as_bytes();
         hasher.update(&id.0.to_le_bytes()).update(&[state, u8::from(holders.contains(&id))]);
@@ -397,11 +481,13 @@ mod tests {
             in_force in 1..=MAX_REPLICATION_FACTOR,
             target in 1..=MAX_REPLICATION_FACTOR,
         ) {
+            let joining = states.iter().enumerate().filter(|(_, state)| **state == Joining);
+            let waits: BTreeSet<usize> = joining.map(|(number, _)| number).skip(MAX_ARRIVING).collect();
             let side = |without: MemberState| {
                 let mut roster = Roster::default();
-                for (number, (state, zone)) in (0..).zip(states.iter().zip(&zones)) {
-                    if *state != without {
-                        add(&mut roster, &entry(number, *state, zone));
+                for (number, (state, zone)) in states.iter().zip(&zones).enumerate() {
+                    if *state != without && !waits.contains(&number) {
+                        add(&mut roster, &entry(number as u16, *state, zone));
                     }
                 }
                 roster
@@ -418,11 +504,40 @@ mod tests {
                 prop_assert_eq!(&old, &reference(before, partition, in_force.into()));
                 prop_assert!(members(set).starts_with(&old));
                 let mut expected = reference(after, partition, target.into());
-                prop_assert_eq!(set.is_settled(), old.iter().collect::<BTreeSet<_>>() == expected.iter().collect());
+                let joining = states.iter().filter(|state| **state == Joining).count();
+                if joining == 0 || joining == 1 && in_force == target {
+                    let same = old.iter().collect::<BTreeSet<_>>() == expected.iter().collect();
+                    prop_assert_eq!(set.is_settled(), same);
+                }
                 new.sort();
                 expected.sort();
                 prop_assert_eq!(new, expected);
                 prop_assert_eq!((set.old_len(), set.new_len()), (old.len(), set.owners.iter().filter(|o| o.in_new).count()));
+            }
+        }
+
+        /// Whoever turns active first: its owner sets were among those in which levels had to be met.
+        #[test]
+        fn whichever_joining_member_turns_active_the_owners_then_were_a_side_before(
+            states in prop::collection::vec(prop::sample::select(vec![Joining, Active, Active]), 1..9),
+            zones in prop::collection::vec(prop::sample::select(vec!["", "a", "b"]), 9),
+            factor in 1..=MAX_REPLICATION_FACTOR,
+        ) {
+            prop_assume!(states.contains(&Active));
+            let of = |states: &[MemberState]| {
+                let all: Vec<_> = states.iter().copied().zip(zones.iter().copied()).collect();
+                Placement::compute(3, &roster(&all), &copies(factor, factor))
+            };
+            let before = of(&states);
+            for number in (0..states.len()).filter(|at| before.is_arriving(id(*at as u16))) {
+                let mut states = states.clone();
+                states[number] = Active;
+                let after = of(&states);
+                for (before, after) in every_set(&before).zip(every_set(&after)) {
+                    let next: BTreeSet<_> = after.old().collect();
+                    let of_side = |side: &Side| side.iter().map(|at| before.owners[*at].member).collect();
+                    prop_assert!(before.sides().iter().any(|side| next == of_side(side)));
+                }
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::engine::loads::Loaded;
+use crate::engine::operation::Change;
 use crate::engine::{Bounds, Identity, Mode, TICK_US};
-use crate::model::key::ROSTER;
+use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::{KeyRef, Now, Record, Timestamp};
 
@@ -68,6 +69,46 @@ impl World {
         engines[2].welcome(&system);
         let stored = (0..records).map(record).collect();
         Self { engines, links: Vec::new(), last_link: 0, now_us: 0, stored }
+    }
+
+    /// The first member has the records and is the only owner of each; the others were let in together.
+    fn joining(bits: u8, records: usize) -> Self {
+        let mut world = Self::new(bits, records);
+        let state = |at| if at == 0 { MemberState::Active } else { MemberState::Joining };
+        for engine in &mut world.engines[1..] {
+            let who = engine.identity();
+            *engine = Engine::new(who, Bounds::default(), bits);
+            engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
+            engine.set_mode(Mode::Serving);
+        }
+        let first = &mut world.engines[0];
+        for at in 0..3 {
+            first.write_roster_entry(entry(at).id(), &RosterEntry { state: state(at), ..entry(at) });
+        }
+        let copies = KeyRef::new(SETTINGS, b"replication_factor").unwrap();
+        first.write_system(crate::engine::NOBODY, copies, Change::Set { value: b"1", expiry_ms: None });
+        first.end_turn();
+        let system = first.system_records();
+        world.engines[1].welcome(&system);
+        world.engines[2].welcome(&system);
+        world
+    }
+
+    fn is_active(&self, member: usize, at: usize) -> bool {
+        let known = self.engines[at].roster().get(entry(member).id());
+        known.is_some_and(|known| known.entry.state == MemberState::Active)
+    }
+
+    /// Every old owner that a member knows of, among those given, has the partition's records.
+    fn assert_owners_have_all(&self, at: usize, members: &[usize], records: usize) {
+        for number in 0..records {
+            let hash = record(number).view().key_hash();
+            let set = self.engines[at].placement().set_of(hash, false);
+            for owner in set.old() {
+                let owner = members.iter().find(|member| entry(**member).id() == owner);
+                assert!(owner.is_none_or(|owner| has(&self.engines[*owner], number)), "record {number}");
+            }
+        }
     }
 
     fn link(&mut self, one: usize, other: usize) {
@@ -200,7 +241,7 @@ fn a_reply_to_an_earlier_request_does_not_move_a_copy() {
     engine.continue_copying();
     engine.take_copied(earlier, &[], None);
     let copying = &engine.copying.partitions[&0];
-    assert!(copying.is_asked() && !copying.vouched);
+    assert!(copying.is_asked() && copying.copied == 0);
     assert_eq!(copying.sources.len(), 2);
 }
 
@@ -299,4 +340,37 @@ fn a_damaged_member_whose_roster_names_nobody_is_complete_for_nothing_before_it_
     world.pass(60_000);
     assert!(world.engines[2].is_complete());
     assert!((0..RECORDS).all(|number| has(&world.engines[2], number)));
+}
+
+#[test]
+fn of_two_that_join_together_the_first_to_turn_active_has_all_that_it_owns_then() {
+    let mut world = World::joining(4, 60);
+    world.link(1, 0);
+    world.pass(5_000);
+    assert!(world.is_active(1, 1) && !world.is_active(2, 1));
+    world.assert_owners_have_all(1, &[1], 60);
+
+    world.link(2, 0);
+    world.link(2, 1);
+    world.pass(5_000);
+    assert!((0..3).all(|at| world.is_active(2, at)));
+    world.assert_owners_have_all(0, &[0, 1, 2], 60);
+}
+
+#[test]
+fn a_joiner_copies_anew_when_another_one_turned_active_before_it() {
+    let mut world = World::joining(4, 60);
+    world.link(2, 0);
+    world.carry();
+    // It may not turn active yet, whatever it has.
+    world.engines[2].activation_after_us = u64::MAX;
+    world.pass(1_000);
+    assert!(world.engines[2].is_complete());
+    world.link(1, 0);
+    world.pass(1_000);
+    assert!(world.is_active(1, 2));
+    assert!(!world.engines[2].is_complete(), "the new owner was not asked yet");
+    world.link(2, 1);
+    world.pass(1_000);
+    assert!(world.engines[2].is_complete());
 }

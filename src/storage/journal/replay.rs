@@ -100,8 +100,14 @@ pub(super) fn recover<D: Disk>(
             recovery.payload_bytes += payload.len() as u64;
             replay(payload)
         })?;
+        // What a killed process wrote may be in the system's memory only; from now on it counts as
+        // durable, and a power cut must not take it away behind what this life writes.
+        file.sync_data().map_err(|error| StorageError::from_io(OPENING, error))?;
         recovery.segments += 1;
         found.push(segment);
+    }
+    if !numbers.is_empty() {
+        disk.sync_dir().map_err(|error| StorageError::from_io(OPENING, error))?;
     }
     for (at, segment) in found.iter().enumerate() {
         let Some(bad) = &segment.bad else { continue };
