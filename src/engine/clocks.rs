@@ -16,7 +16,8 @@
 use super::Engine;
 use super::peer::Peer;
 use crate::model::MemberId;
-use crate::model::timestamp::time_of_ms;
+use crate::model::clock::RESERVATION_MS;
+use crate::model::timestamp::{ms_of_time, time_of_ms};
 
 /// Milliseconds by which a clock leaves its course before the median is found anew at once.
 const JUMP_MS: u64 = 100;
@@ -89,10 +90,37 @@ impl Engine {
         }
     }
 
+    /// A start continues above the reservation that it found, which is a little in the future. Until the
+    /// wall clock is there, nothing is stamped for clients: whoever does not hear of such a stamp would
+    /// stamp lower what a client writes later. No longer than a reservation reaches: the wall clock may
+    /// have been set back.
+    pub(super) fn wait_out_reservation(&mut self) {
+        let ahead_ms = ms_of_time(self.clock.time()).saturating_sub(self.now.wall_ms);
+        self.rests_until_us = self.now.mono_us + 1_000 * ahead_ms.min(RESERVATION_MS);
+    }
+
+    fn is_resting(&self) -> bool {
+        self.now.mono_us < self.rests_until_us
+    }
+
+    /// The time that frames tell others to stamp above. A reservation that nothing was stamped above
+    /// yet is nobody else's.
+    pub(super) fn time_to_tell(&self) -> u64 {
+        let is_untouched = self.is_resting() && self.clock.stamped() == 0;
+        let time = self.clock.time();
+        if is_untouched { time.min(time_of_ms(self.now.wall_ms)) } else { time }
+    }
+
+    /// Whether writes of clients may be stamped.
+    #[must_use]
+    pub fn takes_writes(&self) -> bool {
+        !self.is_resting() && self.knows_clocks()
+    }
+
     /// Whether the clock of every peer that can be reached was heard in this life. Until then, which is
     /// a moment after a start, nothing is stamped for clients: a clock that is behind would not know it,
     /// and a session's write would not follow what it has seen.
-    pub(super) fn knows_clocks(&self) -> bool {
+    fn knows_clocks(&self) -> bool {
         self.peers.iter().all(|peer| peer.clock.is_some() || !peer.is_reachable())
     }
 

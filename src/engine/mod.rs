@@ -40,7 +40,6 @@ pub use checkpoint::{CheckpointStep, Replaced};
 pub use loads::Loaded;
 pub use membership::NOBODY;
 pub use read::Local;
-pub use recovery::Recovered;
 
 use crate::model::clock::Clock;
 use crate::model::placement::Placement;
@@ -232,6 +231,8 @@ pub struct Engine {
     clock: Clock,
     may_stamp: bool,
     clocks: clocks::Clocks,
+    /// Nothing is stamped for clients before this time in microseconds.
+    rests_until_us: u64,
     reservations: VecDeque<(u64, u64)>,
     settings: Settings,
     roster: Roster,
@@ -284,6 +285,7 @@ impl Engine {
             clock: Clock::after_reservation(identity.member, 0),
             may_stamp: true,
             clocks: clocks::Clocks::default(),
+            rests_until_us: 0,
             reservations: VecDeque::new(),
             settings,
             roster,

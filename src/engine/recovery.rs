@@ -6,13 +6,6 @@ use super::journal::{self, Entry, JournalError};
 use crate::model::clock::Clock;
 use crate::model::{MemberId, RecordRef};
 
-/// What a start found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Recovered {
-    /// The highest clock reservation of earlier lives: hybrid time.
-    pub reservation: u64,
-}
-
 impl Engine {
     /// Takes one record that redb holds, verified. Before all of the journal.
     pub fn restore_record(&mut self, record: RecordRef<'_>) {
@@ -82,7 +75,7 @@ impl Engine {
 
     /// Ends the restoring. `journal_bytes` is what the journal still holds; `intact` tells that
     /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
-    pub fn restored(&mut self, journal_bytes: u64, intact: bool) -> Recovered {
+    pub fn restored(&mut self, journal_bytes: u64, intact: bool) {
         self.refresh_placement();
         if !intact {
             let alone = self.roster.len() <= 1;
@@ -91,6 +84,6 @@ impl Engine {
         self.plan_copying();
         self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
-        Recovered { reservation: self.clock.time() }
+        self.wait_out_reservation();
     }
 }

@@ -332,7 +332,7 @@ impl Engine {
         let hold = !self.clock.is_covered(self.clock.stamped());
         let (positions, sync) = (self.positions, self.settings.sync);
         let header = Header {
-            time: self.clock.time(),
+            time: self.time_to_tell(),
             wall_ms: self.now.wall_ms,
             placement: self.placement.digest(),
             written: 0,

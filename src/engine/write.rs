@@ -135,7 +135,7 @@ impl Engine {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
         let serves = matches!(self.mode, Mode::Starting | Mode::Serving);
-        if !serves || !is_system && !self.knows_clocks() || is_system && job.key.collection() != ROSTER {
+        if !serves || !is_system && !self.takes_writes() || is_system && job.key.collection() != ROSTER {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.hash, false) {
@@ -168,7 +168,7 @@ impl Engine {
         if job.key.is_system() {
             return Some(me);
         }
-        if !self.knows_clocks() {
+        if !self.takes_writes() {
             return None;
         }
         let counts = matches!(job.change, Change::Increment { .. });

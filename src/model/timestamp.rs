@@ -74,8 +74,14 @@ impl Timestamp {
     /// The wall-clock part in milliseconds since the Unix epoch.
     #[must_use]
     pub const fn wall_ms(self) -> u64 {
-        self.time >> 16
+        ms_of_time(self.time)
     }
+}
+
+/// The wall-clock part of a hybrid time, in milliseconds since the Unix epoch.
+#[must_use]
+pub const fn ms_of_time(time: u64) -> u64 {
+    time >> 16
 }
 
 /// Above every time that a record may have: the year 4199. So there is always room above a stamp,

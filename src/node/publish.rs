@@ -12,6 +12,7 @@ use crate::engine::operation::{Change, OperationError, Outcome};
 use crate::engine::{self, Mode};
 use crate::gossip::{Facts, Phase, Standing};
 use crate::model::roster::MemberState;
+use crate::model::timestamp::ms_of_time;
 use crate::protocol::introduction::Refusal;
 use crate::security::seal::sealed_bytes;
 use crate::security::{self, HandshakeError};
@@ -369,7 +370,7 @@ fn publish_engine(core: &Core, metrics: &Metrics) {
     });
     let (offset_ms, may_stamp) = engine.clock_health();
     let offset = gauge(offset_ms.unsigned_abs()) / 1_000.0;
-    let ahead_ms = (engine.clock_time() >> 16).saturating_sub(engine.now().wall_ms);
+    let ahead_ms = ms_of_time(engine.clock_time()).saturating_sub(engine.now().wall_ms);
     metrics.clock.publish(&ClockTotals {
         offset_seconds: if offset_ms < 0 { -offset } else { offset },
         ahead_seconds: gauge(ahead_ms) / 1_000.0,

@@ -81,8 +81,9 @@ fn serve_when_ready(shared: &Shared, began: std::time::Instant) {
         }
         let member = core.engine.identity().member;
         let state = core.engine.roster().get(member).map(|known| known.entry.state);
+        let is_whole = core.engine.is_complete() && core.engine.takes_writes();
         let late = began.elapsed() > RECOVERY_DEADLINE;
-        state.is_some_and(|state| state != MemberState::Joining) && (core.engine.is_complete() || late)
+        state.is_some_and(|state| state != MemberState::Joining) && (is_whole || late)
     };
     if ready {
         shared.with(|core| core.engine.set_mode(Mode::Serving));

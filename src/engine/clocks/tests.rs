@@ -1,6 +1,7 @@
 //! What a member believes of the time of day, shown on engines that are told of each other's clocks.
 
 use super::*;
+use crate::engine::journal;
 use crate::engine::{Bounds, Identity};
 use crate::model::Now;
 use crate::model::key::ROSTER;
@@ -111,6 +112,26 @@ fn until_every_peer_in_reach_was_heard_nothing_is_stamped_for_clients() {
     assert!(!engine.knows_clocks());
     hear(&mut engine, 1, WALL_MS, 0);
     assert!(engine.knows_clocks());
+}
+
+#[test]
+fn a_start_waits_until_the_reservation_of_its_earlier_life_is_past_but_not_for_a_clock_that_was_set_back() {
+    for (reserved_ms, waits_us) in
+        [(WALL_MS + 700, 700_000), (WALL_MS + 3_600_000, 1_000_000), (WALL_MS - 1, 0)]
+    {
+        let who = Identity { member: entry(0).id(), incarnation: 2, life: 1 };
+        let mut engine = Engine::new(who, Bounds::default(), 2);
+        engine.advance(Now { wall_ms: WALL_MS, mono_us: 5 });
+        let mut lane = Vec::new();
+        journal::append(&mut lane, &journal::Entry::Reservation(time_of_ms(reserved_ms)));
+        engine.restore_journal(&lane).unwrap();
+        engine.restored(0, true);
+        assert_eq!(engine.takes_writes(), waits_us == 0, "{reserved_ms}");
+        assert!(engine.time_to_tell() <= time_of_ms(WALL_MS.max(reserved_ms.min(WALL_MS))));
+        engine.advance(Now { wall_ms: WALL_MS + waits_us / 1_000, mono_us: 5 + waits_us });
+        assert!(engine.takes_writes());
+        assert_eq!(engine.time_to_tell(), time_of_ms(reserved_ms));
+    }
 }
 
 #[test]
