@@ -28,7 +28,7 @@ impl<D: Disk> Store<D> {
         }
         // The snapshot is all that is needed; it may itself fail to open, and then nothing is saved.
         match self.with_table(|_| Ok(())) {
-            Ok(()) | Err(StorageError::Damaged { .. }) => {}
+            Ok(()) | Err(StorageError::Damaged { .. } | StorageError::Poisoned { .. }) => {}
             Err(error) => return Err(error),
         }
         let failed = |error| StorageError::from_io(REBUILDING, error);
@@ -103,7 +103,7 @@ impl<D: Disk> Store<D> {
         });
         self.sealed.store(false, Ordering::Release);
         match sound {
-            Err(StorageError::Damaged { .. }) => Ok(false),
+            Err(StorageError::Damaged { .. } | StorageError::Poisoned { .. }) => Ok(false),
             checked => checked,
         }
     }

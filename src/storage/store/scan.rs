@@ -221,11 +221,12 @@ pub(super) fn visit_all(
     }
 }
 
-/// Damage becomes `None`.
+/// Damage becomes `None`. So does redb's giving up: a failure of the disk shows itself first, and what
+/// comes without one is damage, which an optimized redb may meet that way.
 fn readable<T>(read: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
     match read {
         Ok(value) => Ok(Some(value)),
-        Err(StorageError::Damaged { .. }) => Ok(None),
+        Err(StorageError::Damaged { .. } | StorageError::Poisoned { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
