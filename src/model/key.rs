@@ -105,18 +105,10 @@ impl KeyHash {
     /// Hashes a collection (its length first, so that no two pairs run together) and a key.
     #[must_use]
     pub fn of(collection: &[u8], key: &[u8]) -> Self {
-        let total = 1 + collection.len() + key.len();
-        let mut buffer = [0u8; 192];
-        let digest = match buffer.get_mut(..total) {
-            Some(room) => {
-                let (length, rest) = room.split_at_mut(1);
-                let (name, tail) = rest.split_at_mut(collection.len());
-                length.fill(length_byte(collection));
-                name.copy_from_slice(collection);
-                tail.copy_from_slice(key);
-                blake3::hash(room)
-            }
-            None => {
+        let digest = match 1 + collection.len() + key.len() {
+            ..=64 => hash_joined::<64>(collection, key),
+            ..=192 => hash_joined::<192>(collection, key),
+            _ => {
                 let mut hasher = blake3::Hasher::new();
                 hasher.update(&[length_byte(collection)]).update(collection).update(key);
                 hasher.finalize()
@@ -137,6 +129,19 @@ impl KeyHash {
     pub const fn leaf(self, partition_bits: u8) -> u8 {
         ((self.0 << partition_bits) >> (64 - LEAVES_PER_PARTITION.trailing_zeros())) as u8
     }
+}
+
+/// Hashes names that fit into `N` bytes in one go: every operation does it.
+fn hash_joined<const N: usize>(collection: &[u8], key: &[u8]) -> blake3::Hash {
+    let mut buffer = [0; N];
+    let total = 1 + collection.len() + key.len();
+    if let Some((length, rest)) = buffer.get_mut(..total).and_then(<[u8]>::split_first_mut) {
+        let (name, tail) = rest.split_at_mut(collection.len());
+        *length = length_byte(collection);
+        name.copy_from_slice(collection);
+        tail.copy_from_slice(key);
+    }
+    blake3::hash(buffer.get(..total).unwrap_or_default())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "collections are checked to be shorter than 256 bytes")]
