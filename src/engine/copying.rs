@@ -220,6 +220,7 @@ impl Engine {
     }
 
     /// Who was copied before it was complete itself, and is now, can vouch when it is copied once more.
+    /// Not while a complete owner is out of reach: the other may have become complete without it.
     fn copy_again_from_complete(&mut self, partition: u16) {
         let Some(copying) = self.copying.partitions.get(&partition) else { return };
         if copying.is_vouched_for() {
@@ -229,6 +230,12 @@ impl Engine {
         let vouches = |member: &MemberId| {
             self.peer(*member).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
         };
+        let is_missed = |member: &MemberId| {
+            self.peer(*member).is_some_and(|peer| !peer.is_reachable() && peer.was_complete(partition))
+        };
+        if copying.owners.iter().any(is_missed) {
+            return;
+        }
         let missing = copying.owners.iter().copied();
         let again: Vec<MemberId> =
             missing.filter(|member| !copying.sources.contains(member) && vouches(member)).collect();

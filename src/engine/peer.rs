@@ -56,6 +56,8 @@ pub(super) struct Peer {
     pub(super) clock_time: u64,
     /// The partitions it is a complete owner of, and under which placement it said so.
     pub(super) complete: Option<(u64, Vec<u8>)>,
+    /// It has just started and may lack what was written meanwhile.
+    pub(super) catching_up: bool,
     /// The highest incarnation seen, and its life.
     pub(super) life: Option<(u64, u64)>,
     /// A roster exchange is under way; not again before this time in microseconds.
@@ -79,6 +81,7 @@ impl Peer {
             clock: None,
             clock_time: 0,
             complete: None,
+            catching_up: false,
             life: None,
             exchange_after_us: 0,
             hints_after_us: 0,
@@ -102,7 +105,8 @@ impl Peer {
 
     /// Whether it said that it is a complete owner of a partition under this placement.
     pub(super) fn is_complete(&self, partition: u16, placement: u64) -> bool {
-        self.complete.as_ref().is_some_and(|(digest, _)| *digest == placement) && self.was_complete(partition)
+        let agrees = self.complete.as_ref().is_some_and(|(digest, _)| *digest == placement);
+        agrees && !self.catching_up && self.was_complete(partition)
     }
 
     /// Whether the last that it said, under whatever placement, was that it is a complete owner of a

@@ -132,9 +132,10 @@ impl Engine {
             match message::decode(bytes?)? {
                 Message::Request(id, request) => self.take_request(member, link, id, request, same_placement),
                 Message::Reply(id, reply) => self.take_reply(member, id, reply, same_placement),
-                Message::Notice(Notice::Complete { placement, partitions }) => {
+                Message::Notice(Notice::Complete { placement, partitions, catching_up }) => {
                     if let Some(peer) = self.peer_mut(member) {
                         peer.complete = Some((placement, partitions));
+                        peer.catching_up = catching_up;
                     }
                 }
                 Message::Notice(Notice::Hints { pending }) => {

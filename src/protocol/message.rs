@@ -185,6 +185,8 @@ pub enum Notice {
         placement: u64,
         /// Bit p of byte p/8.
         partitions: Vec<u8>,
+        /// It has just started and may lack what was written meanwhile: nobody reads from it yet.
+        catching_up: bool,
     },
     /// Whether it has hints for the receiver: records that the receiver lacks.
     Hints {
@@ -261,7 +263,9 @@ mod tests {
             Message::Request(2, Request::Copy { partition: 3, from: CopyCursor::Table(4) }),
             Message::Reply(5, Reply::Failed(Failure::Counter(CounterError::Overflow))),
             Message::Reply(6, Reply::Record(Some(vec![9; 70_000]))),
-            Message::Notice(Notice::Complete { placement: 8, partitions: vec![255; 32] }),
+            Message::Notice(Notice::Complete { placement: 8, partitions: vec![255; 32], catching_up: true }),
+            Message::Notice(Notice::Hints { pending: true }),
+            Message::Notice(Notice::System { digest: 9 }),
         ];
         for message in messages {
             let mut out = Vec::new();
