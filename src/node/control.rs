@@ -192,7 +192,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     }
     if dropped > 0 {
         warnings.push(format!(
-            "{dropped} hints found no room; raise `hint_bytes` or bring the missing members back"
+            "{dropped} hints found no room in `hint_bytes`; bring the missing members back, they compare what they hold"
         ));
     }
     Status {
