@@ -338,7 +338,7 @@ fn may_succeed_later(error: &ClientError) -> bool {
         "no_room_for_hint",
     ];
     match error {
-        ClientError::Lost { .. } | ClientError::Unreachable { .. } => true,
+        ClientError::Lost { .. } | ClientError::Unknown { .. } | ClientError::Unreachable { .. } => true,
         ClientError::Refused { code, .. } => PASSING.contains(&code.as_str()),
         _ => false,
     }
