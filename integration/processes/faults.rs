@@ -139,6 +139,9 @@ async fn with_one_of_two_owners_dead_available_goes_on_and_quorum_and_all_tell_w
             let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
             let known = [(503, "not_enough_owners"), (504, "unknown")];
             assert!(known.contains(&(status, &code)), "{level} gives {status} {code}, dead: {dead}");
+            let refused = client.get(DEFAULT, b"available", Some(level)).await;
+            let Err(ClientError::Refused { status, message, .. }) = refused else { panic!("{refused:?}") };
+            assert!(status == 504 && message.contains(level.as_str()), "{status} {message}, dead: {dead}");
         }
     }
     group.start();
