@@ -493,8 +493,9 @@ impl World {
     fn timer(&mut self, index: usize, engine: &mut Engine) {
         if *engine.mode() == Mode::Starting {
             let state = engine.roster().get(engine.identity().member).map(|known| known.entry.state);
+            let is_whole = engine.is_complete() && !engine.is_catching_up();
             let late = self.now > self.members[index].started_at + RECOVERY;
-            if state.is_some_and(|state| state != MemberState::Joining) && (engine.is_complete() || late) {
+            if state.is_some_and(|state| state != MemberState::Joining) && (is_whole || late) {
                 engine.set_mode(Mode::Serving);
                 let complete = engine.is_complete();
                 self.note("serves", &[index as u64], || format!("m{index}, complete: {complete}"));

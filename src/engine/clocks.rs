@@ -21,6 +21,8 @@ use crate::model::timestamp::{ms_of_time, time_of_ms};
 
 /// Milliseconds by which a clock leaves its course before the median is found anew at once.
 const JUMP_MS: u64 = 100;
+/// Microseconds within which a peer's first frame comes, unless it is stuck.
+const FIRST_FRAME_US: u64 = 1_500_000;
 /// Microseconds for which a reading counts, at least; at most twice as long while others come.
 const READING_US: u64 = 10_000_000;
 
@@ -120,8 +122,11 @@ impl Engine {
     /// Whether the clock of every peer that can be reached was heard in this life. Until then, which is
     /// a moment after a start, nothing is stamped for clients: a clock that is behind would not know it,
     /// and a session's write would not follow what it has seen.
+    ///
+    /// A peer whose disk is stuck shows no stamp and so sends nothing: nobody waits for it for long.
     fn knows_clocks(&self) -> bool {
-        self.peers.iter().all(|peer| peer.clock.is_some() || !peer.is_reachable())
+        let is_late = |peer: &Peer| self.now.mono_us >= peer.linked_us + FIRST_FRAME_US;
+        self.peers.iter().all(|peer| peer.clock.is_some() || !peer.is_reachable() || is_late(peer))
     }
 
     /// Finds the median of the members' clocks, and whether this member's is near enough to stamp.

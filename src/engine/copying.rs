@@ -188,6 +188,7 @@ impl Engine {
     }
 
     fn pass_over_sources(&mut self, partition: u16) {
+        self.copy_again_from_complete(partition);
         let Some(copying) = self.copying.partitions.get(&partition) else { return };
         let digest = self.placement.digest();
         let is_out = |member: &MemberId| self.is_out_of_reach(*member, copying.began_us);
@@ -215,6 +216,24 @@ impl Engine {
                 copying.current = None;
             }
             copying.sources = left;
+        }
+    }
+
+    /// Who was copied before it was complete itself, and is now, can vouch when it is copied once more.
+    fn copy_again_from_complete(&mut self, partition: u16) {
+        let Some(copying) = self.copying.partitions.get(&partition) else { return };
+        if copying.is_vouched_for() {
+            return;
+        }
+        let digest = self.placement.digest();
+        let vouches = |member: &MemberId| {
+            self.peer(*member).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
+        };
+        let missing = copying.owners.iter().copied();
+        let again: Vec<MemberId> =
+            missing.filter(|member| !copying.sources.contains(member) && vouches(member)).collect();
+        if let Some(copying) = self.copying.partitions.get_mut(&partition) {
+            copying.sources.extend(again);
         }
     }
 

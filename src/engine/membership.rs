@@ -240,6 +240,11 @@ impl Engine {
         bits
     }
 
+    /// What it tells of its completeness: nothing while it may lack what others wrote.
+    fn bits_to_tell(&self) -> Vec<u8> {
+        if self.is_catching_up() { vec![0; self.complete.len().div_ceil(8)] } else { self.complete_bits() }
+    }
+
     /// Makes completeness durable.
     pub(super) fn note_complete(&mut self) {
         let bits = self.complete_bits();
@@ -248,8 +253,7 @@ impl Engine {
 
     /// Tells one peer, or all, what this member is a complete owner of.
     pub(super) fn tell_complete(&mut self, to: Option<MemberId>) {
-        let notice =
-            Notice::Complete { placement: self.placement.digest(), partitions: self.complete_bits() };
+        let notice = Notice::Complete { placement: self.placement.digest(), partitions: self.bits_to_tell() };
         let message = Message::Notice(notice);
         let members: Vec<MemberId> = to.map_or_else(|| self.linked().collect(), |member| vec![member]);
         for member in members {
@@ -273,7 +277,7 @@ impl Engine {
     #[must_use]
     pub fn is_complete_at(&self, member: MemberId, partition: u16) -> bool {
         if member == self.identity.member {
-            return self.complete.get(usize::from(partition)) == Some(&true);
+            return !self.is_catching_up() && self.complete.get(usize::from(partition)) == Some(&true);
         }
         self.peer(member).is_some_and(|peer| peer.is_complete(partition, self.placement.digest()))
     }

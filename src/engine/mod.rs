@@ -14,10 +14,12 @@
 //! journal and in the links of other owners); no own stamp leaves before a durable reservation
 //! covers it; every record in the table is in the journal or in redb.
 
+mod catching_up;
 mod checkpoint;
 mod clocks;
 mod copying;
 mod hints;
+mod housekeeping;
 mod inbox;
 pub mod journal;
 mod loads;
@@ -48,7 +50,7 @@ use crate::model::settings::Settings;
 use crate::model::{KeyHash, KeyRef, MemberId, Now};
 use hints::Hints;
 use operation::Completion;
-use peer::{Link, Peer};
+use peer::Peer;
 use records::Records;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -233,6 +235,10 @@ pub struct Engine {
     clocks: clocks::Clocks,
     /// Nothing is stamped for clients before this time in microseconds.
     rests_until_us: u64,
+    /// Since when this member, just started, takes what it missed, in microseconds.
+    catching_up_since_us: Option<u64>,
+    /// When the peers are told the digest of the system records again, in microseconds.
+    compare_system_us: u64,
     reservations: VecDeque<(u64, u64)>,
     settings: Settings,
     roster: Roster,
@@ -286,6 +292,8 @@ impl Engine {
             may_stamp: true,
             clocks: clocks::Clocks::default(),
             rests_until_us: 0,
+            catching_up_since_us: None,
+            compare_system_us: 0,
             reservations: VecDeque::new(),
             settings,
             roster,
@@ -368,19 +376,6 @@ impl Engine {
         }
         self.progress = true;
         self.settle_writes();
-    }
-
-    /// Time passed: deadlines, hints, expiry, eviction, copies. Called every [`TICK_US`].
-    pub fn tick(&mut self) {
-        self.progress = true;
-        self.check_clock();
-        self.settle_writes();
-        self.expire_requests();
-        self.retry_loads();
-        self.send_hints();
-        self.settle_marks();
-        self.continue_copying();
-        self.sweep();
     }
 
     /// Bytes of journal that the disk does not have yet.
@@ -498,20 +493,5 @@ impl Engine {
 
     fn peer_mut(&mut self, member: MemberId) -> Option<&mut Peer> {
         self.peer_index.get(&member).and_then(|at| self.peers.get_mut(*at))
-    }
-
-    /// Expiry and eviction, a bounded part of the table at a time.
-    fn sweep(&mut self) {
-        const SLOTS: usize = 4_096;
-        let (hand, expired) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
-        self.expiry_hand = hand;
-        self.counters.expired += expired as u64;
-        // What is on its way becomes a hint if its link ends, and for that it must be found here.
-        let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
-        let under_way = links.filter_map(Link::oldest_checkpoint).min();
-        let before = under_way.map_or(u32::MAX, |oldest| oldest.saturating_sub(1));
-        let committed = self.checkpoint.committed().min(before);
-        let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed);
-        self.counters.evicted += evicted as u64;
     }
 }

@@ -38,6 +38,14 @@ pub(super) struct Peer {
     pub(super) link: Option<Link>,
     /// When the last link ended, in microseconds.
     pub(super) link_lost_us: u64,
+    /// When the present link came up, in microseconds.
+    pub(super) linked_us: u64,
+    /// It said on the present link whether it has hints for this member.
+    pub(super) has_hints: Option<bool>,
+    /// It was told on the present link that this member has hints for it.
+    pub(super) told_hints: bool,
+    /// It could not stamp when it was asked: others are asked first before this time in microseconds.
+    pub(super) not_ready_until_us: u64,
     /// Liveness says that it is dead. Never heard is not dead.
     pub(super) dead: bool,
     /// It let a write time out, and has confirmed nothing since.
@@ -62,6 +70,10 @@ impl Peer {
             member,
             link: None,
             link_lost_us: 0,
+            linked_us: 0,
+            has_hints: None,
+            told_hints: false,
+            not_ready_until_us: 0,
             dead: false,
             unresponsive: false,
             clock: None,

@@ -14,7 +14,7 @@ use super::requests::Purpose;
 use super::table::SlotId;
 use super::write::Origin;
 use crate::model::merge::{Merged, merge};
-use crate::model::placement::OwnerSet;
+use crate::model::placement::{Owner, OwnerSet};
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::{Failure, Reply, Request};
@@ -282,7 +282,15 @@ impl Engine {
     fn judge_gather(&mut self, id: GatherId) {
         let Some(gather) = self.requests.gathers.get(&id) else { return };
         let answered = |member: MemberId| gather.answers.iter().any(|(other, _)| *other == member);
-        let has = |at: &usize| gather.set.owners.get(*at).is_some_and(|owner| answered(owner.member));
+        // What an owner does not have it can't tell, unless it is complete. (That of one who joins is
+        // vouched for by the old owners, whose side must be met, too.)
+        let partition = self.placement.partition_of(gather.hash);
+        let is_system = gather.key.key().is_some_and(KeyRef::is_system);
+        let knows =
+            |owner: &Owner| is_system || !owner.in_old || self.is_complete_at(owner.member, partition);
+        let has = |at: &usize| {
+            gather.set.owners.get(*at).is_some_and(|owner| answered(owner.member) && knows(owner))
+        };
         let met = gather.set.sides().iter().all(|side| {
             let have = side.iter().filter(|at| has(at)).count();
             match gather.level {
@@ -401,7 +409,7 @@ impl Engine {
             return true;
         }
         let partition = self.placement.partition_of(hash);
-        self.complete.get(usize::from(partition)) == Some(&true)
+        self.is_complete_at(self.identity.member, partition)
     }
 
     /// Whether a key's record was lost here and may still be had from others.

@@ -85,5 +85,6 @@ impl Engine {
         self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
         self.wait_out_reservation();
+        self.begin_catching_up();
     }
 }

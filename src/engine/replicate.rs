@@ -49,9 +49,12 @@ impl Engine {
             peer.dead = false;
             peer.unresponsive = false;
             peer.exchange_after_us = 0;
+            peer.linked_us = self.now.mono_us;
+            peer.has_hints = None;
         }
         self.hints.rewind(member);
         self.exchange_system(member);
+        self.greet_with_hints(member);
         self.tell_complete(Some(member));
         self.resend_writes(member);
         self.progress = true;
@@ -132,6 +135,17 @@ impl Engine {
                 Message::Notice(Notice::Complete { placement, partitions }) => {
                     if let Some(peer) = self.peer_mut(member) {
                         peer.complete = Some((placement, partitions));
+                    }
+                }
+                Message::Notice(Notice::Hints { pending }) => {
+                    if let Some(peer) = self.peer_mut(member) {
+                        peer.has_hints = Some(pending);
+                    }
+                    self.catch_up();
+                }
+                Message::Notice(Notice::System { digest }) => {
+                    if digest != self.system_digest() {
+                        self.exchange_system(member);
                     }
                 }
             }
@@ -227,12 +241,20 @@ impl Engine {
         let mut batch: SmallVec<[_; RECORDS_AT_ONCE]> = SmallVec::new();
         loop {
             batch.clear();
+            let mut senseless = None;
             for one in parsed.by_ref().take(RECORDS_AT_ONCE) {
-                let (number, purpose, record) = one?;
-                batch.push((number, purpose, record, record.key_hash()));
+                match one {
+                    Ok((number, purpose, record)) => {
+                        batch.push((number, purpose, record, record.key_hash()));
+                    }
+                    Err(error) => {
+                        senseless = Some(error);
+                        break;
+                    }
+                }
             }
             if batch.is_empty() {
-                return Ok(());
+                return senseless.map_or(Ok(()), Err);
             }
             self.records.table.warm(batch.iter().map(|(.., hash)| *hash));
             for (number, purpose, record, hash) in &batch {
@@ -252,6 +274,9 @@ impl Engine {
                         Fresh { member, link: link.id, number: *number, timestamp: record.timestamp() };
                     self.load_then(key, *hash, Waiter::Fresh(fresh));
                 }
+            }
+            if let Some(error) = senseless {
+                return Err(error);
             }
         }
     }

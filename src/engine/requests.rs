@@ -10,9 +10,15 @@ use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
 use super::write::{Job, Origin};
-use crate::model::{KeyRef, MemberId};
+use crate::model::{KeyHash, KeyRef, MemberId};
 use crate::protocol::message::{Failure, Message, Reply, Request, WriteRequest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Microseconds for which a member that could not stamp is asked after the others.
+const NOT_READY_US: u64 = 200_000;
+/// Writes that may wait to be tried again, and their bytes; further ones are refused.
+const MAX_RETRIES: usize = 8_192;
+const MAX_RETRY_BYTES: usize = 64 << 20;
 
 /// What a request was for.
 #[derive(Debug)]
@@ -54,6 +60,9 @@ pub(super) struct Requests {
     pub(super) scans: BTreeMap<u64, super::scan::ScanGather>,
     /// Writes that no stamper took for now.
     retries: Vec<Retry>,
+    /// Their keys, and the bytes of their values.
+    retrying: BTreeSet<KeyHash>,
+    retry_bytes: usize,
     pub(super) last_gather: u64,
 }
 
@@ -97,13 +106,18 @@ impl Engine {
 
     /// Whether an earlier write of this key waits to be tried again.
     pub(super) fn is_retrying(&self, key: KeyRef<'_>) -> bool {
-        let same = |write: &WriteRequest| write.key == key.key() && write.collection == key.collection();
-        self.requests.retries.iter().any(|retry| same(&retry.write))
+        !self.requests.retrying.is_empty() && self.requests.retrying.contains(&key.hash())
     }
 
     /// Tries a write again shortly.
     pub(super) fn retry_write(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64) {
+        let bytes = self.requests.retry_bytes + write.bytes();
+        if self.requests.retries.len() >= MAX_RETRIES || bytes > MAX_RETRY_BYTES {
+            return self.fail(origin, OperationError::Overloaded);
+        }
         let again_us = self.now.mono_us + super::TICK_US;
+        self.requests.retrying.insert(KeyHash::of(write.collection.as_bytes(), &write.key));
+        self.requests.retry_bytes = bytes;
         self.requests.retries.push(Retry { again_us, give_up_us, origin, write });
     }
 
@@ -152,7 +166,7 @@ impl Engine {
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match (sent.purpose, reply) {
             (Purpose::Write(origin, write, give_up_us), reply) => {
-                self.write_answered(origin, write, give_up_us, reply);
+                self.write_answered(member, origin, write, give_up_us, reply);
             }
             (Purpose::Read(gather), Reply::Record(record)) => {
                 self.read_answered(gather, member, record.as_deref(), same_placement);
@@ -171,12 +185,25 @@ impl Engine {
         }
     }
 
-    fn write_answered(&mut self, origin: Origin, write: WriteRequest, give_up_us: u64, reply: Reply) {
+    fn write_answered(
+        &mut self,
+        member: MemberId,
+        origin: Origin,
+        write: WriteRequest,
+        give_up_us: u64,
+        reply: Reply,
+    ) {
         match reply {
             Reply::Stored { timestamp, copies, superseded, number } => {
                 self.answer(origin, Stored { timestamp, copies, superseded, number });
             }
-            Reply::Failed(Failure::Placement | Failure::NotReady) => {
+            Reply::Failed(failure @ (Failure::Placement | Failure::NotReady)) => {
+                let until_us = self.now.mono_us + NOT_READY_US;
+                if failure == Failure::NotReady
+                    && let Some(peer) = self.peer_mut(member)
+                {
+                    peer.not_ready_until_us = until_us;
+                }
                 self.retry_write(origin, write, give_up_us);
             }
             Reply::Failed(failure) => self.fail(origin, error_of(failure, write.level)),
@@ -207,8 +234,12 @@ impl Engine {
             self.give_up(id);
         }
         let retries = std::mem::take(&mut self.requests.retries);
-        let (due, later) = retries.into_iter().partition(|retry| retry.again_us <= now);
+        let (due, later): (Vec<Retry>, _) = retries.into_iter().partition(|retry| retry.again_us <= now);
         self.requests.retries = later;
+        let waiting = self.requests.retries.iter().map(|retry| &retry.write);
+        self.requests.retry_bytes = waiting.clone().map(WriteRequest::bytes).sum();
+        self.requests.retrying =
+            waiting.map(|write| KeyHash::of(write.collection.as_bytes(), &write.key)).collect();
         for Retry { give_up_us, origin, write, .. } in due {
             match Job::of(origin, &write, give_up_us) {
                 Some(job) if now < give_up_us => self.begin_write(job),

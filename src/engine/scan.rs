@@ -129,7 +129,7 @@ impl Engine {
         let all_mine = scan.collection.starts_with(crate::model::key::SYSTEM_PREFIX);
         let mut plan: BTreeMap<MemberId, Vec<u8>> = BTreeMap::new();
         for partition in (0..count).filter_map(|partition| u16::try_from(partition).ok()) {
-            let mine = all_mine || self.complete.get(usize::from(partition)) == Some(&true);
+            let mine = all_mine || self.is_complete_at(me, partition);
             let is_complete = |member: &MemberId| {
                 self.peer(*member)
                     .is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
@@ -149,9 +149,9 @@ impl Engine {
         if !same_placement {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
-        let incomplete = self.complete.iter().enumerate().any(|(partition, complete)| {
-            !complete && u16::try_from(partition).is_ok_and(|partition| has_bit(&scan.partitions, partition))
-        });
+        let partitions = (0..self.placement.partitions()).map_while(|at| u16::try_from(at).ok());
+        let mut wanted = partitions.filter(|partition| has_bit(&scan.partitions, *partition));
+        let incomplete = wanted.any(|partition| !self.is_complete_at(self.identity.member, partition));
         if incomplete {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }

@@ -181,7 +181,9 @@ impl Engine {
         let digest = self.placement.digest();
         let may_take = |peer: &&Peer| peer.is_reachable() && (!counts || peer.is_complete(partition, digest));
         let others = || set.owners.iter().filter_map(|owner| self.peer(owner.member)).filter(may_take);
-        let right = others().find(|peer| self.has_right_clock(peer)).map(|peer| peer.member);
+        let is_ready = |peer: &&Peer| self.now.mono_us >= peer.not_ready_until_us;
+        let right = || others().filter(|peer| self.has_right_clock(peer));
+        let right = right().find(is_ready).or_else(|| right().next()).map(|peer| peer.member);
         let anybody = || if owns { Some(me) } else { others().next().map(|peer| peer.member) };
         right.or_else(anybody).or(if counts { None } else { Some(me) })
     }

@@ -81,7 +81,8 @@ fn serve_when_ready(shared: &Shared, began: std::time::Instant) {
         }
         let member = core.engine.identity().member;
         let state = core.engine.roster().get(member).map(|known| known.entry.state);
-        let is_whole = core.engine.is_complete() && core.engine.takes_writes();
+        let is_whole =
+            core.engine.is_complete() && !core.engine.is_catching_up() && core.engine.takes_writes();
         let late = began.elapsed() > RECOVERY_DEADLINE;
         state.is_some_and(|state| state != MemberState::Joining) && (is_whole || late)
     };

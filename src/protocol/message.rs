@@ -78,6 +78,18 @@ pub struct WriteRequest {
     pub after: u64,
 }
 
+impl WriteRequest {
+    /// Bytes of its names and its value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let value = match &self.change {
+            WireChange::Set(value, _) => value.len(),
+            WireChange::Delete | WireChange::Increment(_) => 0,
+        };
+        self.collection.len() + self.key.len() + value
+    }
+}
+
 /// How a key is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WireChange {
@@ -173,6 +185,16 @@ pub enum Notice {
         placement: u64,
         /// Bit p of byte p/8.
         partitions: Vec<u8>,
+    },
+    /// Whether it has hints for the receiver: records that the receiver lacks.
+    Hints {
+        /// Told when the link comes up, and taken back once the last hint was confirmed.
+        pending: bool,
+    },
+    /// What its roster and settings are, told now and then: who has others exchanges them.
+    System {
+        /// The upper half of the root of the system records' hash tree.
+        digest: u64,
     },
 }
 

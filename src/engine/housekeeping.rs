@@ -1,0 +1,61 @@
+//! What is due with time: deadlines, hints, expiry, eviction, copies, and comparing what all must know.
+
+use super::Engine;
+use super::peer::Link;
+use crate::protocol::message::{Message, Notice};
+
+/// Slots that are looked at for expiry at a time; four times as many for eviction.
+const SLOTS: usize = 4_096;
+/// Microseconds between two times that the peers are told the digest of the system records.
+const COMPARE_SYSTEM_US: u64 = 3_000_000;
+
+impl Engine {
+    /// Time passed. Called every [`TICK_US`](super::TICK_US).
+    pub fn tick(&mut self) {
+        self.progress = true;
+        self.check_clock();
+        self.settle_writes();
+        self.expire_requests();
+        self.retry_loads();
+        self.send_hints();
+        self.tell_hints();
+        self.catch_up();
+        self.compare_system();
+        self.settle_marks();
+        self.continue_copying();
+        self.sweep();
+    }
+
+    /// The upper half of the root of the system records' hash tree.
+    pub(super) fn system_digest(&self) -> u64 {
+        u64::try_from(self.records.trees.system().root() >> 64).unwrap_or_default()
+    }
+
+    /// Tells all peers what roster and settings are here. A change reaches every member by itself; what
+    /// was under way when its author was lost does not.
+    fn compare_system(&mut self) {
+        if self.now.mono_us < self.compare_system_us {
+            return;
+        }
+        self.compare_system_us = self.now.mono_us + COMPARE_SYSTEM_US;
+        let message = Message::Notice(Notice::System { digest: self.system_digest() });
+        let members: Vec<_> = self.linked().collect();
+        for member in members {
+            self.send_message(member, &message);
+        }
+    }
+
+    /// Expiry and eviction, a bounded part of the table at a time.
+    fn sweep(&mut self) {
+        let (hand, expired) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
+        self.expiry_hand = hand;
+        self.counters.expired += expired as u64;
+        // What is on its way becomes a hint if its link ends, and for that it must be found here.
+        let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
+        let under_way = links.filter_map(Link::oldest_checkpoint).min();
+        let before = under_way.map_or(u32::MAX, |oldest| oldest.saturating_sub(1));
+        let committed = self.checkpoint.committed().min(before);
+        let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed);
+        self.counters.evicted += evicted as u64;
+    }
+}
