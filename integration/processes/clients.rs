@@ -96,8 +96,7 @@ async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
     }
     let long_key = vec![b'k'; longest_key.len() + 1];
     let refused = client.put(DEFAULT, &long_key, "v".into(), &WriteOptions::default()).await;
-    let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
-    assert_eq!((status, code.as_str()), (400, "bad_key"));
+    assert!(matches!(refused, Err(ClientError::Key(_))), "{refused:?}");
     let refused = client.put("_system_roster", b"x", "v".into(), &WriteOptions::default()).await;
     let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!((status, code.as_str()), (403, "system_collection"));

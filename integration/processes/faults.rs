@@ -69,6 +69,20 @@ async fn nothing_is_lost_by_kills(sync: &str) {
 }
 
 #[tokio::test]
+async fn a_member_that_returns_and_is_ready_lacks_nothing_that_was_written_meanwhile() {
+    let mut group = Group::ready(3, &Plan::default()).await;
+    let mut model = import(&group[0].client(), "before", 500).await;
+    group[2].kill();
+    group[0].until_sees(&group[2].name, false, PATIENCE).await;
+    model.extend(import(&group[0].client(), "meanwhile", 20_000).await);
+    group.start();
+    group[2].until_ready().await;
+    for member in &group.members {
+        check(member, Level::One, &model).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn members_killed_under_load_lose_nothing_that_was_acknowledged_with_sync_always() {
     nothing_is_lost_by_kills("always").await;
 }
@@ -139,6 +153,9 @@ async fn with_one_of_two_owners_dead_available_goes_on_and_quorum_and_all_tell_w
             let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
             let known = [(503, "not_enough_owners"), (504, "unknown")];
             assert!(known.contains(&(status, &code)), "{level} gives {status} {code}, dead: {dead}");
+            let refused = client.get(DEFAULT, b"available", Some(level)).await;
+            let Err(ClientError::Refused { status, message, .. }) = refused else { panic!("{refused:?}") };
+            assert!(status == 504 && message.contains(level.as_str()), "{status} {message}, dead: {dead}");
         }
     }
     group.start();

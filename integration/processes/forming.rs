@@ -49,6 +49,13 @@ async fn a_member_whose_seeds_are_all_down_keeps_trying_and_joins_when_they_come
     };
     until("both seeds were tried in vain", PATIENCE, refusals).await;
     assert_eq!(group[late].status().await.unwrap().state, State::NoCluster, "silence is no answer");
+    until("it tells for whom it waits", PATIENCE, async || {
+        let told = group[late].client().ready().await.unwrap_err().to_string();
+        let named = group.members[..late].iter().all(|member| told.contains(&member.peers.to_string()));
+        if told.contains("waiting for seeds") && named { Ok(()) } else { Err(told) }
+    })
+    .await;
+    assert_eq!(group[late].log().matches("waiting for seeds").count(), 1, "{}", group[late].log());
 
     group.start();
     group.until_ready().await;

@@ -53,7 +53,7 @@ const LAST_WRITES: usize = 12;
 /// Seeds that found a defect, and the fact that was false then. Run first, whatever else is asked for
 /// but one seed. What a seed means changes with what the simulator draws, so the exact interleaving is
 /// also a test of its own wherever it can be.
-const REGRESSIONS: [(u64, &str); 14] = [
+const REGRESSIONS: [(u64, &str); 17] = [
     (58, "a healthy owner takes what another healthy one stamps, wherever clocks were meanwhile"),
     (196, "of two members that join together, each is complete for what it owns when it turns active"),
     (460, "a clock that was set back from the future stamps nothing while others can"),
@@ -68,6 +68,9 @@ const REGRESSIONS: [(u64, &str); 14] = [
     (4782, "a right clock is not outvoted by the wrong ones that happen to be heard first"),
     (5799, "who is outvoted believes the others, not another wrong clock"),
     (6250, "a write that meets a newer record is told so, also where that one left memory"),
+    (30124, "a setting reaches every member, also when its author is lost before it told all"),
+    (30654, "settings agree at last, whoever was cut off and lost meanwhile"),
+    (30907, "an owner that was copied before it was complete vouches once it is"),
 ];
 
 struct Arguments {

@@ -1,9 +1,10 @@
 //! The member and its cluster: init, join, status, health, members, placement, settings.
 
 use super::error::CliError;
-use super::output::{Output, duration, or_dash, size, table};
+use super::output::{Output, counted, duration, or_dash, size, table};
 use crate::client::Client;
 use crate::model::key::DEFAULT;
+use crate::model::limits::MAX_PARTITION_BITS;
 use crate::node::handle::status::{Cluster, InitRequest, Link, Placement, PlacementRow, Status, StepOutcome};
 use clap::Args;
 use serde_json::json;
@@ -13,7 +14,7 @@ use std::fmt::Write;
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
     /// Slices of the key space, a power of two, fixed for ever [default: what the member's file says]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_partitions)]
     partitions: Option<u32>,
     /// First settings [default: what the member's file says]
     #[arg(value_name = "NAME=VALUE", value_parser = parse_setting)]
@@ -27,6 +28,12 @@ pub(super) struct PlacementArgs {
     /// The collection of the key [default: default]
     #[arg(long, short, requires = "key")]
     collection: Option<String>,
+}
+
+fn parse_partitions(text: &str) -> Result<u32, String> {
+    let most = 1 << MAX_PARTITION_BITS;
+    let count = text.parse::<u32>().ok().filter(|count| count.is_power_of_two() && *count <= most);
+    count.ok_or_else(|| format!("a power of two from 1 to {most} is needed"))
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
@@ -56,8 +63,8 @@ pub(super) async fn join(client: &Client, peer: &str, output: Output) -> Result<
 
 fn show_cluster(cluster: &Cluster, output: Output) -> Result<(), CliError> {
     output.show(cluster, || {
-        let members = cluster.members.len();
-        format!("member of cluster `{}` ({}), {members} members in all", cluster.name, cluster.id)
+        let members = counted(cluster.members.len() as u64, "member", "members");
+        format!("member of cluster `{}` ({}), {members} in all", cluster.name, cluster.id)
     })
 }
 
@@ -93,8 +100,8 @@ fn describe(status: &Status) -> String {
         (
             "storage",
             format!(
-                "{} records, {} in memory ({}), journal {}, sync {}{}",
-                storage.records,
+                "{}, {} in memory ({}), journal {}, sync {}{}",
+                counted(storage.records, "record", "records"),
                 storage.table_records,
                 size(storage.table_bytes),
                 size(storage.journal_bytes),
@@ -169,10 +176,12 @@ pub(super) async fn members(client: &Client, output: Output) -> Result<(), CliEr
             ]
         });
         let header = ["NAME", "ID", "STANDING", "ALIVE", "MEMBERS AT", "HTTP AT", "ZONE", "PARTITIONS"];
-        let (name, copies, partitions) = (&cluster.name, cluster.replication_factor, cluster.partitions);
         format!(
-            "cluster {name} ({}), {partitions} partitions, {copies} copies\n\n{}",
+            "cluster {} ({}), {}, {}\n\n{}",
+            cluster.name,
             cluster.id,
+            counted(cluster.partitions, "partition", "partitions"),
+            counted(cluster.replication_factor, "copy", "copies"),
             table(&header, rows)
         )
     })

@@ -12,7 +12,7 @@ mod directory;
 mod member;
 
 use super::error::CliError;
-use super::output::Output;
+use super::output::{Output, counted};
 use super::serve::signalled;
 use crate::client::Client;
 use clap::Args;
@@ -151,8 +151,8 @@ async fn stop_all(members: &mut Vec<Member>, output: Output) -> bool {
 
 /// What to try.
 fn introduction(members: &[Member], directory: &str) -> String {
-    let mut text =
-        format!("A cluster of {} members is ready; its files are in {directory}.\n\n", members.len());
+    let count = counted(members.len() as u64, "member", "members");
+    let mut text = format!("A cluster of {count} is ready; its files are in {directory}.\n\n");
     for member in members {
         let Plan { name, peers, http, resp, .. } = &member.plan;
         let pid = member.pid();
@@ -161,9 +161,12 @@ fn introduction(members: &[Member], directory: &str) -> String {
     let (Some(first), Some(last)) = (members.first(), members.last()) else { return text };
     let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     let (one, other, pid) = (first.plan.http, last.plan.http, last.pid());
+    let config = last.plan.config.display();
     text.push_str(&format!(
         "\nTry:\n  {kith} put greeting hello --address {one}\n  {kith} get greeting --address {other}\n  \
-         kill -9 {pid}; {kith} get greeting --address {one}\n\nCtrl-C stops them all."
+         kill -9 {pid}; {kith} get greeting --address {one}\n  \
+         {kith} serve --config {config}   # brings that one back, in a terminal of its own\n\n\
+         Ctrl-C stops them all."
     ));
     text
 }

@@ -6,7 +6,7 @@
 
 use super::LevelArg;
 use super::error::CliError;
-use super::output::Output;
+use super::output::{Output, counted};
 use crate::client::{Client, ClientError, WriteOptions, completed};
 use crate::model::key::DEFAULT;
 use crate::model::settings::Level;
@@ -58,6 +58,8 @@ struct Report {
     superseded: u64,
     /// Reasons by line.
     failed: BTreeMap<u64, String>,
+    /// How many of the failed may be stored all the same.
+    doubtful: u64,
     /// Why it makes no sense to go on.
     stop: Option<ClientError>,
 }
@@ -112,6 +114,10 @@ struct Import {
     stored: u64,
     superseded: u64,
     failed: u64,
+    /// How many of the failed may be stored all the same.
+    doubtful: u64,
+    /// The first line of those that were not tried.
+    untried_from: Option<u64>,
     stop: Option<ClientError>,
 }
 
@@ -128,6 +134,8 @@ impl Import {
             stored: 0,
             superseded: 0,
             failed: 0,
+            doubtful: 0,
+            untried_from: None,
             stop: None,
         }
     }
@@ -170,8 +178,8 @@ impl Import {
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() && self.stop.is_none() {
             self.running.spawn(store(self.client.clone(), batch, self.level));
-        } else {
-            self.failed += batch.len() as u64;
+        } else if let Some((first, _)) = batch.first() {
+            self.untried_from.get_or_insert(*first);
         }
     }
 
@@ -179,6 +187,7 @@ impl Import {
         let Some(Ok(report)) = self.running.join_next().await else { return };
         self.stored += report.stored;
         self.superseded += report.superseded;
+        self.doubtful += report.doubtful;
         self.progress.set_message(format!("{} records", self.stored));
         for (number, reason) in report.failed {
             self.complain(number, &reason);
@@ -208,19 +217,37 @@ impl Import {
     }
 
     fn conclude(self, name: &str) -> Result<(), CliError> {
-        let Self { stored, superseded, failed, .. } = self;
-        let document = json!({ "stored": stored, "superseded": superseded, "failed": failed });
-        self.output.show(&document, || match superseded {
-            0 => format!("{stored} records stored, {failed} failed"),
-            _ => format!(
-                "{stored} records stored, {failed} failed, {superseded} found newer ones in their places"
-            ),
+        let Self { stored, superseded, failed, doubtful, untried_from, .. } = self;
+        let document = json!({
+            "stored": stored,
+            "superseded": superseded,
+            "failed": failed,
+            "outcome_unknown": doubtful,
+            "not_tried_from_line": untried_from,
+        });
+        self.output.show(&document, || {
+            let records = counted(stored, "record", "records");
+            match superseded {
+                0 => format!("{records} stored, {failed} failed"),
+                _ => format!(
+                    "{records} stored, {failed} failed, {superseded} found newer ones in their places"
+                ),
+            }
         })?;
-        match self.stop {
-            Some(error) => Err(CliError::Failed(format!("the import of {name} was given up: {error}"))),
-            None if failed > 0 => Err(CliError::Failed(format!("{failed} lines of {name} were not stored"))),
-            None => Ok(()),
+        let mut problem = match self.stop {
+            Some(error) => format!("the import of {name} was given up: {error}"),
+            None if failed > 0 => format!("{} of {name} failed", counted(failed, "line", "lines")),
+            None => return Ok(()),
+        };
+        if let Some(line) = untried_from {
+            problem.push_str(&format!("; nothing from line {line} on was tried"));
         }
+        if doubtful > 0 {
+            problem.push_str(&format!(
+                "; of the lines that failed {doubtful} may be stored all the same (outcome unknown): import again, it is safe"
+            ));
+        }
+        Err(CliError::Failed(problem))
     }
 }
 
@@ -260,6 +287,8 @@ fn record_of(line: &[u8]) -> Result<Entry, String> {
 /// Stores a batch, trying again what may succeed later.
 async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -> Report {
     let mut report = Report::default();
+    // Whether an attempt that failed may have stored something.
+    let mut doubt = false;
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             tokio::time::sleep(FIRST_PAUSE * (1 << (attempt - 1))).await;
@@ -269,11 +298,14 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
         let results = match send(&client, &entries, level).await {
             Ok(results) => results,
             Err(error) if last || !may_succeed_later(&error) => {
+                doubt |= is_of_unknown_fate(&error);
+                report.doubtful += if doubt { numbers.len() as u64 } else { 0 };
                 report.failed.extend(numbers.into_iter().map(|number| (number, error.to_string())));
                 report.stop = Some(error);
                 return report;
             }
-            Err(_) => {
+            Err(error) => {
+                doubt |= is_of_unknown_fate(&error);
                 batch = numbers.into_iter().zip(entries).collect();
                 continue;
             }
@@ -283,8 +315,15 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
             match result {
                 Ok(outcome) if outcome.outcome == Ending::Superseded => report.superseded += 1,
                 Ok(_) => report.stored += 1,
-                Err(error) if !last && may_succeed_later(&error) => batch.push((number, entry)),
-                Err(error) => drop(report.failed.insert(number, error.to_string())),
+                Err(error) => {
+                    doubt |= is_of_unknown_fate(&error);
+                    if !last && may_succeed_later(&error) {
+                        batch.push((number, entry));
+                    } else {
+                        report.doubtful += u64::from(doubt);
+                        report.failed.insert(number, error.to_string());
+                    }
+                }
             }
         }
         if batch.is_empty() {
@@ -326,6 +365,15 @@ async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result
     client.put(collection, &key, value, &options).await
 }
 
+/// Whether something may be stored although the request failed.
+fn is_of_unknown_fate(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unknown { .. } => true,
+        ClientError::Refused { code, .. } => matches!(code.as_str(), "unknown" | "timeout"),
+        _ => false,
+    }
+}
+
 /// Whether the same request may be stored a little later.
 fn may_succeed_later(error: &ClientError) -> bool {
     const PASSING: [&str; 7] = [
@@ -338,7 +386,7 @@ fn may_succeed_later(error: &ClientError) -> bool {
         "no_room_for_hint",
     ];
     match error {
-        ClientError::Lost { .. } | ClientError::Unreachable { .. } => true,
+        ClientError::Lost { .. } | ClientError::Unknown { .. } | ClientError::Unreachable { .. } => true,
         ClientError::Refused { code, .. } => PASSING.contains(&code.as_str()),
         _ => false,
     }
@@ -358,6 +406,29 @@ mod tests {
         }
         let expected = [("one", 4), ("", 1), ("two words", 10), ("last", 4)];
         assert_eq!(lines, expected.map(|(text, taken)| (text.to_owned(), taken)));
+    }
+
+    #[tokio::test]
+    async fn an_import_that_is_given_up_tells_what_was_not_tried_and_what_may_be_stored() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new([listener.local_addr().unwrap().to_string()]).unwrap();
+        // It takes one request, never answers, and is gone.
+        let dies = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut [0; 1]).await.unwrap();
+        });
+        let lines: String =
+            (0..20 * BATCH_RECORDS).map(|n| format!("{{\"key\":\"{n}\",\"value\":\"v\"}}\n")).collect();
+        let mut import = Import::new(client, None, Output { json: true }, ProgressBar::hidden());
+        import.read_all(lines.as_bytes()).await.unwrap();
+        import.finish().await;
+        dies.await.unwrap();
+        let tried = import.untried_from.unwrap() - 1;
+        assert_eq!((import.stored, import.failed), (0, tried));
+        assert!((1..=tried).contains(&import.doubtful), "{} of {tried}", import.doubtful);
+        let told = import.conclude("words").unwrap_err().to_string();
+        assert!(told.contains("given up") && told.contains("outcome unknown"), "{told}");
+        assert!(told.contains(&format!("nothing from line {} on", tried + 1)), "{told}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Keys and values: get, put, delete, scan, export.
 
 use super::error::CliError;
-use super::output::{Output, printable};
-use super::{CollectionArg, LevelArg, argument_bytes, parse_ttl_arg};
+use super::output::{Output, counted, printable};
+use super::{CollectionArg, LevelArg, argument_bytes, parse_after, parse_ttl_arg};
 use crate::client::{Client, ListingQuery, WriteOptions};
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_VALUE_BYTES;
@@ -40,7 +40,7 @@ pub(super) struct PutArgs {
     #[arg(long, value_parser = parse_ttl_arg)]
     ttl: Option<u64>,
     /// A timestamp that the change must exceed, as an earlier answer gave it
-    #[arg(long)]
+    #[arg(long, value_parser = parse_after)]
     after: Option<String>,
     #[command(flatten)]
     collection: CollectionArg,
@@ -53,7 +53,7 @@ pub(super) struct DeleteArgs {
     /// The key
     key: OsString,
     /// A timestamp that the change must exceed, as an earlier answer gave it
-    #[arg(long)]
+    #[arg(long, value_parser = parse_after)]
     after: Option<String>,
     #[command(flatten)]
     collection: CollectionArg,
@@ -143,11 +143,11 @@ fn read_value() -> Result<Vec<u8>, CliError> {
 fn show_change(outcome: &Outcome, output: Output) -> Result<(), CliError> {
     output.show(outcome, || {
         let timestamp = outcome.timestamp.as_deref().unwrap_or_default();
-        match (outcome.outcome, outcome.copies.unwrap_or_default()) {
-            (Ending::Superseded, _) => format!("superseded: a newer record is there, of {timestamp}"),
-            (_, 1) => format!("done: 1 copy, {timestamp}"),
-            (_, copies) => format!("done: {copies} copies, {timestamp}"),
+        if outcome.outcome == Ending::Superseded {
+            return format!("superseded: a newer record is there, of {timestamp}");
         }
+        let copies = counted(outcome.copies.unwrap_or_default(), "copy", "copies");
+        format!("done: {copies}, {timestamp}")
     })
 }
 
@@ -178,16 +178,18 @@ pub(super) async fn scan(client: &Client, args: &ScanArgs, output: Output) -> Re
 
 /// `kith export`
 pub(super) async fn export(client: &Client, args: &ExportArgs, output: Output) -> Result<(), CliError> {
+    let collection = &args.collection.collection;
+    let mut pages = Pages::new(client, collection, &args.prefix, true);
+    // Before the file is made: what can't be exported must not empty an older one.
+    let mut next = pages.next(PAGE).await?;
     let sink: Box<dyn Write> = match &args.file {
         Some(file) => Box::new(std::fs::File::create(file).map_err(|error| failed_file(file, error))?),
         None => Box::new(io::stdout()),
     };
     let mut sink = BufWriter::new(sink);
     let named = args.file.clone().unwrap_or_else(|| PathBuf::from("standard output"));
-    let collection = &args.collection.collection;
-    let mut pages = Pages::new(client, collection, &args.prefix, true);
     let mut count: u64 = 0;
-    while let Some(page) = pages.next(PAGE).await? {
+    while let Some(page) = next {
         for entry in page.entries {
             // What a file says it holds must not depend on where it is read.
             let collection = (collection != DEFAULT).then(|| collection.clone());
@@ -196,13 +198,14 @@ pub(super) async fn export(client: &Client, args: &ExportArgs, output: Output) -
             writeln!(sink, "{line}").map_err(|error| failed_file(&named, error))?;
             count += 1;
         }
+        next = pages.next(PAGE).await?;
     }
     sink.flush().map_err(|error| failed_file(&named, error))?;
     if args.file.is_none() {
         return Ok(());
     }
     output.show(&json!({ "exported": count, "file": named }), || {
-        format!("{count} records exported to {}", named.display())
+        format!("{} exported to {}", counted(count, "record", "records"), named.display())
     })
 }
 

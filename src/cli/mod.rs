@@ -16,7 +16,8 @@ mod keys;
 mod output;
 mod serve;
 
-use crate::client::{Client, DEFAULT_ADDRESS};
+use crate::client::{Client, DEFAULT_ADDRESS, is_address};
+use crate::model::Timestamp;
 use crate::model::key::DEFAULT;
 use crate::model::settings::Level;
 use crate::node::handle::documents::{TtlError, parse_ttl};
@@ -41,7 +42,7 @@ use std::process::ExitCode;
         Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
 )]
 struct Cli {
-    /// HTTP addresses of members; the first that can be reached is asked
+    /// HTTP address of a member; of several (A,B,C) the first that can be reached is asked
     #[arg(
         long,
         short = 'a',
@@ -88,7 +89,7 @@ enum Command {
     #[command(after_help = "Example:\n  kith join 10.0.0.1:7400 --address 10.0.0.2:7401")]
     Join {
         /// Where a member of the cluster listens for members
-        #[arg(value_name = "HOST:PORT")]
+        #[arg(value_name = "HOST:PORT", value_parser = parse_peer)]
         peer: String,
     },
     /// Show how a member is: start, clock, storage, hints, links, refusals
@@ -165,6 +166,18 @@ fn parse_level(text: &str) -> Result<Level, String> {
 
 fn parse_ttl_arg(text: &str) -> Result<u64, TtlError> {
     parse_ttl(text)
+}
+
+fn parse_after(text: &str) -> Result<String, String> {
+    let timestamp = text.parse::<Timestamp>();
+    timestamp.map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn parse_peer(text: &str) -> Result<String, String> {
+    if is_address(text) {
+        return Ok(text.to_owned());
+    }
+    Err("write HOST:PORT, such as 10.0.0.1:7400".to_owned())
 }
 
 /// The bytes of an argument: keys need not be UTF-8.

@@ -88,6 +88,12 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     out
 }
 
+/// A number and what it counts.
+pub(super) fn counted(number: impl Into<u64>, one: &str, many: &str) -> String {
+    let number = number.into();
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Something that may be unknown.
 pub(super) fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
@@ -125,6 +131,12 @@ mod tests {
     fn bytes_that_are_not_text_are_escaped_for_people() {
         assert_eq!(printable(b"a\n\xff\\\x1b"), "a\\n\\xff\\\\\\u{1b}");
         assert_eq!(printable("ключ".as_bytes()), "ключ");
+    }
+
+    #[test]
+    fn one_thing_is_told_in_the_singular() {
+        let told = [0_u64, 1, 2].map(|number| counted(number, "copy", "copies"));
+        assert_eq!(told, ["0 copies", "1 copy", "2 copies"]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn asking_for_help_is_no_error() {
 
 #[test]
 fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["gett", "a"], "get"),
         (&["get"], "<KEY>"),
         (&["put", "a"], "<VALUE>"),
@@ -46,6 +46,11 @@ fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
         (&["dev", "--members", "10"], "10 is not in 1..=9"),
         (&["scan", "--limit", "0"], "above 0"),
         (&["init", "replication_factor"], "NAME=VALUE"),
+        (&["init", "--partitions", "100"], "--partitions"),
+        (&["init", "--partitions", "8192"], "power of two"),
+        (&["put", "a", "b", "--after", "x"], "--after"),
+        (&["delete", "a", "--after", "x"], "--after"),
+        (&["join", "nonsense"], "write HOST:PORT"),
         (&["placement", "--collection", "c"], "<KEY>"),
         (&["serve"], "--config"),
     ];

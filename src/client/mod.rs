@@ -7,6 +7,11 @@
 //! Errors keep apart what a caller handles differently: nobody reached, refused with a reason,
 //! fate unknown, and an answer that no kith gives ([`ClientError`]).
 
+mod error;
+
+pub use error::ClientError;
+
+use crate::model::key::{KeyRef, check_collection};
 use crate::model::settings::Level;
 use crate::node::handle::documents::{Ending, Entry, ErrorDocument, Listing, Outcome, Outcomes, Ttl, Verb};
 use crate::node::handle::status::{
@@ -26,51 +31,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long an idle connection is kept: less than members keep it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Why a request was not answered as it wished.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// An address that can't be one. Nothing was sent.
-    #[error("`{0}` is not an address; write HOST:PORT, such as {DEFAULT_ADDRESS}")]
-    Address(String),
-    /// No member could be connected to. Nothing was sent.
-    #[error(
-        "no member listens at {addresses} ({reason}); start one with `kith dev` or `kith serve`, or name another with --address or KITH_ADDRESS"
-    )]
-    Unreachable {
-        /// Where it was tried.
-        addresses: String,
-        /// What happened at the last of them.
-        reason: String,
-    },
-    /// The connection was lost after something was sent: whether a change was made is unknown.
-    #[error("{address} gave no whole answer ({reason}); whether a change was made is unknown")]
-    Lost {
-        /// Who was asked.
-        address: String,
-        /// What happened.
-        reason: String,
-    },
-    /// The member refused, or failed to do it.
-    #[error("{message}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The error's name for programs.
-        code: String,
-        /// What happened and what to do.
-        message: String,
-    },
-    /// An answer that kith does not give.
-    #[error("{address} answered what no kith does ({reason}); is it the HTTP port of a member?")]
-    Foreign {
-        /// Who was asked.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
 
 /// A value that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +112,7 @@ impl Client {
         key: &[u8],
         level: Option<Level>,
     ) -> Result<Option<FoundValue>, ClientError> {
+        KeyRef::new(collection, key)?;
         if is_dot_segment(key) {
             return self.get_by_batch(collection, key, level).await;
         }
@@ -176,6 +137,7 @@ impl Client {
         value: Bytes,
         options: &WriteOptions,
     ) -> Result<Outcome, ClientError> {
+        KeyRef::new(collection, key)?;
         if is_dot_segment(key) {
             let ttl = options.ttl_ms.map(Ttl::of_ms);
             return self.change_by_batch(Entry { ttl, ..Entry::put(collection, key, &value) }, options).await;
@@ -196,6 +158,7 @@ impl Client {
         key: &[u8],
         options: &WriteOptions,
     ) -> Result<Outcome, ClientError> {
+        KeyRef::new(collection, key)?;
         if is_dot_segment(key) {
             return self.change_by_batch(Entry::about(Verb::Delete, collection, key), options).await;
         }
@@ -237,6 +200,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&self, collection: &str, query: &ListingQuery) -> Result<Listing, ClientError> {
+        check_collection(collection)?;
         let collection = utf8_percent_encode(collection, NON_ALPHANUMERIC);
         let prefix = percent_encode(&query.prefix, NON_ALPHANUMERIC);
         let after = query.after.as_ref().map_or_else(String::new, |next| format!("&after={next}"));
@@ -269,7 +233,15 @@ impl Client {
             body.push(b'\n');
         }
         let query = level.map_or_else(String::new, |level| format!("?consistency={level}"));
-        let answer = self.ask(Method::POST, &format!("/v1/batch{query}"), headers, body.into()).await?;
+        let asked = self.ask(Method::POST, &format!("/v1/batch{query}"), headers, body.into()).await;
+        let answer = asked.map_err(|error| match error {
+            ClientError::Unknown { address, reason }
+                if operations.iter().all(|operation| operation.op == Some(Verb::Get)) =>
+            {
+                ClientError::Lost { address, reason }
+            }
+            other => other,
+        })?;
         let outcomes = answer.json::<Outcomes>()?.results;
         if outcomes.len() == operations.len() {
             return Ok(outcomes);
@@ -331,6 +303,9 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn placement(&self, key: Option<(&str, &[u8])>) -> Result<Placement, ClientError> {
+        if let Some((collection, key)) = key {
+            KeyRef::new(collection, key)?;
+        }
         let query = key.map_or_else(String::new, |(collection, key)| {
             let collection = utf8_percent_encode(collection, NON_ALPHANUMERIC);
             format!("?collection={collection}&key={}", percent_encode(key, NON_ALPHANUMERIC))
@@ -381,6 +356,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<RawAnswer, ClientError> {
+        let changes = method != Method::GET;
         let mut reason = String::new();
         for address in &self.addresses {
             let mut request = self.http.request(method.clone(), format!("http://{address}{path}"));
@@ -388,11 +364,9 @@ impl Client {
                 request = request.header(*name, *value);
             }
             match request.body(body.clone()).send().await {
-                Ok(response) => return RawAnswer::read(address, response).await,
+                Ok(response) => return RawAnswer::read(address, changes, response).await,
                 Err(error) if error.is_connect() => reason = cause(&error),
-                Err(error) => {
-                    return Err(ClientError::Lost { address: address.clone(), reason: cause(&error) });
-                }
+                Err(error) => return Err(lost(address, changes, &error)),
             }
         }
         Err(ClientError::Unreachable { addresses: self.addresses.join(", "), reason })
@@ -407,12 +381,11 @@ struct RawAnswer {
 }
 
 impl RawAnswer {
-    async fn read(address: &str, response: reqwest::Response) -> Result<Self, ClientError> {
+    async fn read(address: &str, changes: bool, response: reqwest::Response) -> Result<Self, ClientError> {
         let status = response.status();
         let timestamp = response.headers().get("kith-timestamp");
         let timestamp = timestamp.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let lost = |error| ClientError::Lost { address: address.to_owned(), reason: cause(&error) };
-        let body = response.bytes().await.map_err(lost)?;
+        let body = response.bytes().await.map_err(|error| lost(address, changes, &error))?;
         if status.is_success() {
             return Ok(Self { address: address.to_owned(), timestamp, body });
         }
@@ -425,6 +398,11 @@ impl RawAnswer {
             reason: error.to_string(),
         })
     }
+}
+
+fn lost(address: &str, changes: bool, error: &reqwest::Error) -> ClientError {
+    let (address, reason) = (address.to_owned(), cause(error));
+    if changes { ClientError::Unknown { address, reason } } else { ClientError::Lost { address, reason } }
 }
 
 fn refusal(address: &str, status: StatusCode, body: &[u8]) -> ClientError {
@@ -475,7 +453,7 @@ fn after(options: &WriteOptions) -> Vec<(&str, &str)> {
 }
 
 /// `host:port`, of which the host is a name, an IPv4 address or an IPv6 address in brackets.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host_fits = match bracketed {
@@ -518,6 +496,58 @@ mod tests {
         let level = Some("all".to_owned());
         let path = key_path("c", b"a/\xff ?", &[("consistency", level), ("ttl", None)]);
         assert_eq!(path, "/v1/kv/c/a%2F%FF%20%3F?consistency=all");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_collection_or_key_is_refused_before_anything_is_sent() {
+        // Where nothing listens: whatever were sent would end in another error.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = Client::new([closed.to_string()]).unwrap();
+        let (options, long) = (WriteOptions::default(), vec![b'k'; crate::model::limits::MAX_KEY_BYTES + 1]);
+        let names: [(&str, &[u8]); 6] =
+            [("..", b"k"), (".", b"k"), ("", b"k"), ("a/b", b"k"), ("c", b""), ("c", &long)];
+        for (collection, key) in names {
+            let errors = [
+                client.get(collection, key, None).await.unwrap_err(),
+                client.put(collection, key, Bytes::new(), &options).await.unwrap_err(),
+                client.delete(collection, key, &options).await.unwrap_err(),
+                client.placement(Some((collection, key))).await.unwrap_err(),
+            ];
+            for error in errors {
+                assert!(matches!(error, ClientError::Key(_)), "{collection:?} {}: {error}", key.len());
+            }
+        }
+        let query = ListingQuery { prefix: Vec::new(), after: None, limit: 1, values: false };
+        for collection in ["..", ".", "", "a/b"] {
+            let error = client.list(collection, &query).await.unwrap_err();
+            assert!(matches!(error, ClientError::Key(_)), "{collection:?}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_change_that_got_no_answer_is_told_to_be_unknown() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new([listener.local_addr().unwrap().to_string()]).unwrap();
+        let hang_up = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = [0; 1];
+                tokio::io::AsyncReadExt::read_exact(&mut stream, &mut asked).await.unwrap();
+            }
+        };
+        let ask = async {
+            let read = client.get("c", b"k", None).await.unwrap_err();
+            // A key that travels in a batch.
+            let batched = client.get("c", b"..", None).await.unwrap_err();
+            (read, batched, client.put("c", b"k", Bytes::new(), &WriteOptions::default()).await.unwrap_err())
+        };
+        let (read, batched, change) =
+            tokio::select! { errors = ask => errors, () = hang_up => unreachable!() };
+        assert!(matches!(read, ClientError::Lost { .. }), "{read}");
+        assert!(matches!(batched, ClientError::Lost { .. }));
+        assert!(read.to_string().contains("HTTP port") && !read.to_string().contains("unknown"), "{read}");
+        assert!(matches!(change, ClientError::Unknown { .. }), "{change}");
+        assert!(change.to_string().contains("unknown"), "{change}");
     }
 
     #[tokio::test]

@@ -130,11 +130,12 @@ pub(super) async fn live(State(shared): State<Shared>) -> Result<Json<Health>, F
 
 /// `GET /health/ready`: whether clients should be sent here.
 pub(super) async fn ready(State(shared): State<Shared>) -> Result<Json<Health>, Failure> {
-    let state = ask(&shared).await?.state;
+    let Status { state, warnings, .. } = ask(&shared).await?;
     if state == MemberState::Ready {
         return Ok(Json(Health { state }));
     }
-    Err(unhealthy("not_ready", format!("the member is {state}; `kith status` shows more")))
+    let why = if warnings.is_empty() { "`kith status` shows more".to_owned() } else { warnings.join("; ") };
+    Err(unhealthy("not_ready", format!("the member is not ready ({state}): {why}")))
 }
 
 /// `GET /metrics`

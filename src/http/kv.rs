@@ -7,8 +7,11 @@ use super::{DEFAULT_LISTING_LIMIT, MAX_BATCH_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_
 use crate::model::Timestamp;
 use crate::model::key::check_collection;
 use crate::model::limits::{MAX_COLLECTION_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::model::settings::Level;
 use crate::node::handle::documents::{Ending, Entry, Listing, Outcome, Outcomes};
-use crate::node::handle::{Answer, Handle, Key, Operation, Scan, Stopped, Stored, readable_bytes};
+use crate::node::handle::{
+    Answer, Handle, Key, Operation, OperationError, Scan, Stopped, Stored, readable_bytes,
+};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -38,7 +41,8 @@ const ESCAPED: &AsciiSet =
 /// `GET /v1/kv/{collection}/{key}`
 pub(super) async fn get(State(shared): State<Shared>, uri: Uri) -> Result<Response, Failure> {
     let level = Query::parse(&uri, &["consistency"])?.level()?;
-    let Some(record) = shared.handle.get(key_in(&uri)?, level).await? else {
+    let found = shared.handle.get(key_in(&uri)?, level).await;
+    let Some(record) = found.map_err(|error| read_failure(error, level))? else {
         let message = "there is no record under this key";
         return Err(Failure::new(StatusCode::NOT_FOUND, "not_found", message));
     };
@@ -48,6 +52,19 @@ pub(super) async fn get(State(shared): State<Shared>, uri: Uri) -> Result<Respon
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(TIMESTAMP, text_header(&record.view().timestamp().to_string()));
     Ok((headers, readable_bytes(&record)).into_response())
+}
+
+/// Why a read failed; where the level asks for several owners, that too few answered.
+fn read_failure(error: OperationError, level: Option<Level>) -> Failure {
+    match (&error, level) {
+        (OperationError::Unreachable, Some(level @ (Level::Quorum | Level::All))) => {
+            let message = format!(
+                "too few owners answered in time for level `{level}`; use a lower level, which may be behind, or try again"
+            );
+            Failure::new(StatusCode::GATEWAY_TIMEOUT, error.code(), message)
+        }
+        _ => error.into(),
+    }
 }
 
 /// `PUT /v1/kv/{collection}/{key}`

@@ -106,7 +106,7 @@ impl KeyHash {
     #[must_use]
     pub fn of(collection: &[u8], key: &[u8]) -> Self {
         let digest = match 1 + collection.len() + key.len() {
-            0..=64 => hash_joined::<64>(collection, key),
+            ..=64 => hash_joined::<64>(collection, key),
             65..=192 => hash_joined::<192>(collection, key),
             _ => {
                 let mut hasher = blake3::Hasher::new();

@@ -184,6 +184,9 @@ pub(super) fn status(shared: &Shared) -> Status {
     if state == State::RecordsLost {
         warnings.extend(membership::check_records(shared).err().map(|error| error.to_string()));
     }
+    if state == State::NoCluster {
+        warnings.push(membership::what_is_awaited(shared));
+    }
     warnings.extend(membership::name_lost(shared));
     if !may_stamp {
         warnings.push(format!(
@@ -192,7 +195,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     }
     if dropped > 0 {
         warnings.push(format!(
-            "{dropped} hints found no room; raise `hint_bytes` or bring the missing members back"
+            "{dropped} hints found no room in `hint_bytes`; bring the missing members back, they compare what they hold"
         ));
     }
     Status {

@@ -84,6 +84,7 @@ pub(super) async fn find_cluster(shared: &Rc<Shared>) {
 async fn ask_seeds(shared: &Rc<Shared>) -> bool {
     let me = shared.core.borrow().engine.identity().member;
     let mut first = true;
+    let mut silent = BTreeSet::new();
     let seeds = seeds(shared);
     for seed in &seeds {
         match ask(shared, seed, &Control::Join).await {
@@ -91,17 +92,61 @@ async fn ask_seeds(shared: &Rc<Shared>) -> bool {
             Found::Myself => {}
             Found::NoCluster(member, bootstrap) => first &= !bootstrap || me < member,
             Found::Promised { .. } => first = false,
-            Found::Refused(reason, _) | Found::Silent(reason) => {
+            Found::Refused(reason, _) => {
                 first = false;
                 shared.note_refusal(seed, None, &reason);
+            }
+            Found::Silent(reason) => {
+                first = false;
+                shared.note_refusal(seed, None, &reason);
+                silent.insert(seed.clone());
             }
         }
         if is_member(shared) {
             return false;
         }
     }
+    note_silence(shared, silent);
     // One that asked during this round was told that there is no cluster, and not asked itself.
     first && self::seeds(shared).is_subset(&seeds)
+}
+
+/// Remembers which seeds did not answer, and tells of those that did before, or were never asked.
+fn note_silence(shared: &Shared, silent: BTreeSet<String>) {
+    let news = {
+        let known = &mut shared.view.borrow_mut().silent_seeds;
+        let news = !silent.is_subset(known);
+        *known = silent;
+        news
+    };
+    if news && shared.core.borrow().cluster.is_none() {
+        tracing::info!("{}", what_is_awaited(shared));
+    }
+}
+
+/// Why there is no cluster yet, and what a person can do about it.
+pub(super) fn what_is_awaited(shared: &Shared) -> String {
+    let silent: Vec<String> = shared.view.borrow().silent_seeds.iter().cloned().collect();
+    let (seeds, silent) = (if silent.len() == 1 { "seed" } else { "seeds" }, silent.join(", "));
+    match (silent.is_empty(), shared.config.bootstrap) {
+        (false, true) => {
+            format!(
+                "waiting for {seeds} {silent} before creating the cluster; start what is missing, or run `kith init`"
+            )
+        }
+        (false, false) => {
+            format!(
+                "waiting for {seeds} {silent} to know a cluster; start what is missing, or run `kith init`"
+            )
+        }
+        (true, true) => {
+            "asking the seeds for a cluster; it is created when all answer that they know none".to_owned()
+        }
+        (true, false) => {
+            "no seed knows a cluster yet; create one with `kith init`, or enter one with `kith join`"
+                .to_owned()
+        }
+    }
 }
 
 /// Creates the cluster, if this member may; else it is tried again in the next round.

@@ -35,6 +35,8 @@ pub(super) struct View {
     pub(super) own_addresses: BTreeSet<String>,
     /// Addresses of members that came for a cluster, or from one, while this one knew none.
     pub(super) callers: BTreeSet<String>,
+    /// Seeds that did not answer when they were last asked for a cluster.
+    pub(super) silent_seeds: BTreeSet<String>,
     /// This member's part in the creation of its cluster.
     pub(super) creating: Creating,
     /// Who answered last at an address that this member dialled.
@@ -59,6 +61,7 @@ impl View {
             http_address,
             own_addresses: BTreeSet::new(),
             callers: BTreeSet::new(),
+            silent_seeds: BTreeSet::new(),
             creating: Creating::default(),
             answered: BTreeMap::new(),
             pulses: Pulses::default(),

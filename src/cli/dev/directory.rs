@@ -2,10 +2,12 @@
 //!
 //! Invariants: an existing secret is kept, because the data can't be used with another one; members'
 //! files are written anew each time, so they always fit the ports and the number of members; the
-//! secret can be read by its owner only.
+//! secret can be read by its owner only; a start that is refused leaves everything as it was.
 
+use super::MAX_MEMBERS;
 use crate::cli::error::CliError;
 use crate::cli::files::new_secret;
+use crate::cli::output::counted;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -29,11 +31,12 @@ pub(super) struct Plan {
 
 /// Makes the directory what `members` members need, and checks that their ports are free.
 pub(super) fn prepare(directory: &Path, members: u16) -> Result<Vec<Plan>, CliError> {
-    make_directory(directory)?;
+    check_directory(directory, members)?;
     let plans: Vec<Plan> = (0..members).map(|index| plan(directory, index)).collect();
     for plan in &plans {
         check_ports(plan)?;
     }
+    make_directory(directory)?;
     make_secret(&directory.join("cluster.secret"))?;
     for plan in &plans {
         let text = config_text(plan, &plans);
@@ -46,20 +49,34 @@ fn failed(verb: &str, path: &Path, error: io::Error) -> CliError {
     CliError::io(format!("can't {verb} {}", path.display()), error)
 }
 
-/// Makes a directory for its owner only. One that holds other things than a `kith dev` cluster is
-/// left alone.
-fn make_directory(directory: &Path) -> Result<(), CliError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| failed("make", directory, error))?;
-    let mut entries = fs::read_dir(directory).map_err(|error| failed("read", directory, error))?;
+/// Refuses a directory that holds other things than a `kith dev` cluster, or more members than are to be
+/// started: the others would miss them, and so would the data that only they hold.
+fn check_directory(directory: &Path, members: u16) -> Result<(), CliError> {
+    let mut entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| failed("read", directory, error))?,
+    };
+    let name = directory.display();
     if entries.next().is_some() && !directory.join("cluster.secret").exists() {
-        let name = directory.display();
         return Err(CliError::Failed(format!(
             "{name} holds something else than a `kith dev` cluster; name a new or empty directory with --data-dir"
         )));
     }
-    Ok(())
+    let holds = |count: &u16| directory.join(member_name(*count)).exists();
+    match (members + 1..=MAX_MEMBERS).rev().find(holds) {
+        None => Ok(()),
+        Some(count) => Err(CliError::Failed(format!(
+            "{name} holds {}; start {count} with --members {count}, or use another --data-dir",
+            counted(count, "member", "members")
+        ))),
+    }
+}
+
+/// Makes a directory for its owner only.
+fn make_directory(directory: &Path) -> Result<(), CliError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| failed("make", directory, error))
 }
 
 fn make_secret(path: &Path) -> Result<(), CliError> {
@@ -72,8 +89,13 @@ fn make_secret(path: &Path) -> Result<(), CliError> {
     writeln!(file, "{secret}").and_then(|()| file.sync_all()).map_err(|error| failed("write", path, error))
 }
 
+/// The name of a member, which is also its data directory's; the first has number 1.
+fn member_name(number: u16) -> String {
+    format!("member{number}")
+}
+
 fn plan(directory: &Path, index: u16) -> Plan {
-    let name = format!("member{}", index + 1);
+    let name = member_name(index + 1);
     let address =
         |offset| SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + PORTS_PER_MEMBER * index + offset));
     Plan {
@@ -160,6 +182,29 @@ mod tests {
         let error = prepare(directory.path(), 1).unwrap_err().to_string();
         assert!(error.contains("something else"), "{error}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn fewer_members_than_the_directory_holds_are_refused_and_more_are_welcome() {
+        let directory = tempfile::tempdir().unwrap();
+        for plan in prepare_files(directory.path(), 5) {
+            fs::create_dir(directory.path().join(plan.name)).unwrap();
+        }
+        let error = check_directory(directory.path(), 3).unwrap_err().to_string();
+        assert!(error.contains("holds 5 members") && error.contains("--members 5"), "{error}");
+        for members in [5, 6] {
+            check_directory(directory.path(), members).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_start_that_is_refused_for_its_ports_leaves_no_directory_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        // Whoever holds the first member's port, it is taken.
+        let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST_PORT));
+        let fresh = directory.path().join("fresh");
+        prepare(&fresh, 1).unwrap_err();
+        assert!(!fresh.exists());
     }
 
     #[test]

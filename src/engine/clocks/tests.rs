@@ -135,6 +135,18 @@ fn a_start_waits_until_the_reservation_of_its_earlier_life_is_past_but_not_for_a
 }
 
 #[test]
+fn a_peer_whose_disk_is_stuck_and_that_shows_no_clock_keeps_nobody_from_stamping_for_long() {
+    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
+    let mut engine = Engine::new(who, Bounds::default(), 2);
+    engine.advance(Now { wall_ms: WALL_MS, mono_us: 10_000_000 });
+    engine.link_up(entry(1).id(), 1);
+    engine.advance(Now { wall_ms: WALL_MS + 1_499, mono_us: 11_499_999 });
+    assert!(!engine.takes_writes());
+    engine.advance(Now { wall_ms: WALL_MS + 1_500, mono_us: 11_500_000 });
+    assert!(engine.takes_writes());
+}
+
+#[test]
 fn a_right_clock_is_not_outvoted_by_the_wrong_ones_that_happen_to_be_heard_first() {
     let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
     let mut engine = Engine::new(who, Bounds::default(), 2);

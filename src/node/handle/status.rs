@@ -376,7 +376,7 @@ pub struct Settings {
 pub struct SettingRow {
     /// Its name.
     pub name: String,
-    /// The value in force, as it is written in `kith settings set`.
+    /// The value in force, as it is written in `kith init NAME=VALUE`.
     pub value: String,
     /// The value that a cluster has when nobody set another.
     pub default: String,
@@ -394,7 +394,7 @@ pub struct InitRequest {
     /// Slices of the key space: a power of two, fixed for the cluster's life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<u32>,
-    /// First settings, by name, as they are written in `kith settings set`.
+    /// First settings, by name, as they are written in `kith init NAME=VALUE`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
