@@ -223,7 +223,8 @@ impl Engine {
     /// Not while a complete owner is out of reach: the other may have become complete without it.
     fn copy_again_from_complete(&mut self, partition: u16) {
         let Some(copying) = self.copying.partitions.get(&partition) else { return };
-        if copying.is_vouched_for() {
+        // Who joins keeps those that can't vouch yet among its sources; nobody vouches twice.
+        if copying.joins || copying.vouchers > 0 {
             return;
         }
         let digest = self.placement.digest();
