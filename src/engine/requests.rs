@@ -10,7 +10,7 @@ use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
 use super::write::{Job, Origin};
-use crate::model::{KeyHash, KeyRef, MemberId};
+use crate::model::{KeyHash, MemberId};
 use crate::protocol::message::{Failure, Message, Reply, Request, WriteRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,8 +105,8 @@ impl Engine {
     }
 
     /// Whether an earlier write of this key waits to be tried again.
-    pub(super) fn is_retrying(&self, key: KeyRef<'_>) -> bool {
-        !self.requests.retrying.is_empty() && self.requests.retrying.contains(&key.hash())
+    pub(super) fn is_retrying(&self, hash: KeyHash) -> bool {
+        self.requests.retrying.contains(&hash)
     }
 
     /// Tries a write again shortly.

@@ -149,7 +149,7 @@ impl Engine {
 
     /// Finds the stamper and hands the write to it, behind earlier writes of the same key.
     pub(super) fn begin_write(&mut self, job: Job<'_>) {
-        if self.is_retrying(job.key) {
+        if self.is_retrying(job.hash) {
             return self.retry_write(job.origin, job.request(), job.give_up_us);
         }
         match self.stamper(&job) {

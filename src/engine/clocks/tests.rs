@@ -27,14 +27,20 @@ fn hear(engine: &mut Engine, at: u8, wall_ms: u64, time: u64) {
     engine.note_clock(entry(at).id(), wall_ms, time);
 }
 
+/// Member `at` of so many, that has heard no other clock yet.
+fn unheard(at: u8, members: u8, wall_ms: u64) -> Engine {
+    let who = Identity { member: entry(at).id(), incarnation: 1, life: 1 };
+    let mut engine = Engine::new(who, Bounds::default(), 2);
+    engine.advance(Now { wall_ms, mono_us: 0 });
+    let entry = |at| (ROSTER, entry_key(entry(at).id()), entry(at).encode());
+    engine.create(&(0..members).map(entry).collect::<Vec<_>>());
+    engine
+}
+
 /// Member `at` of three, its wall clock off by so much, that has heard the other clocks. The median is
 /// right.
 fn engine(at: u8, offset_ms: i64) -> Engine {
-    let who = Identity { member: entry(at).id(), incarnation: 1, life: 1 };
-    let mut engine = Engine::new(who, Bounds::default(), 2);
-    engine.advance(Now { wall_ms: WALL_MS.saturating_add_signed(offset_ms), mono_us: 0 });
-    let entries: Vec<_> = (0..3).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode())).collect();
-    engine.create(&entries);
+    let mut engine = unheard(at, 3, WALL_MS.saturating_add_signed(offset_ms));
     let others: Vec<u8> = (0..3).filter(|other| *other != at).collect();
     for (other, off_ms) in others.into_iter().zip([0, -offset_ms]) {
         hear(&mut engine, other, WALL_MS.saturating_add_signed(off_ms), 0);
@@ -148,11 +154,7 @@ fn a_peer_whose_disk_is_stuck_and_that_shows_no_clock_keeps_nobody_from_stamping
 
 #[test]
 fn a_right_clock_is_not_outvoted_by_the_wrong_ones_that_happen_to_be_heard_first() {
-    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
-    let mut engine = Engine::new(who, Bounds::default(), 2);
-    engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
-    let entries: Vec<_> = (0..5).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode())).collect();
-    engine.create(&entries);
+    let mut engine = unheard(0, 5, WALL_MS);
     for wrong in [1, 2] {
         hear(&mut engine, wrong, WALL_MS - 60_000, 0);
     }
@@ -163,11 +165,7 @@ fn a_right_clock_is_not_outvoted_by_the_wrong_ones_that_happen_to_be_heard_first
 
 #[test]
 fn half_of_all_clocks_that_agree_outvote_one_that_never_heard_the_rest() {
-    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
-    let mut engine = Engine::new(who, Bounds::default(), 2);
-    engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
-    let entries: Vec<_> = (0..4).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode())).collect();
-    engine.create(&entries);
+    let mut engine = unheard(0, 4, WALL_MS);
     hear(&mut engine, 1, WALL_MS - 60_000, 0);
     assert_eq!(engine.clock_health(), (0, true));
     hear(&mut engine, 2, WALL_MS - 60_000, 0);
@@ -176,11 +174,7 @@ fn half_of_all_clocks_that_agree_outvote_one_that_never_heard_the_rest() {
 
 #[test]
 fn who_is_outvoted_believes_the_majority_of_the_others_and_not_another_wrong_one() {
-    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
-    let mut engine = Engine::new(who, Bounds::default(), 2);
-    engine.advance(Now { wall_ms: WALL_MS - 900_000, mono_us: 0 });
-    let entries: Vec<_> = (0..5).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode())).collect();
-    engine.create(&entries);
+    let mut engine = unheard(0, 5, WALL_MS - 900_000);
     hear(&mut engine, 1, WALL_MS - 400_000, 0);
     hear(&mut engine, 2, WALL_MS, 0);
     hear(&mut engine, 3, WALL_MS, 0);
