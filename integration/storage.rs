@@ -12,8 +12,8 @@ use disk::{Operation, SimDisk, pick};
 use kith::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
 use kith::storage::disk::lock;
 use kith::storage::{
-    Disk, Journal, JournalOptions, Loaded, OsDisk, Recovery, StorageError, Store, StoreRecovery, Syncer,
-    small,
+    Disk, Journal, JournalOptions, Loaded, OsDisk, PageBounds, Recovery, StorageError, Store, StoreRecovery,
+    Syncer, small,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -576,6 +576,74 @@ fn a_damaged_record_that_is_met_at_work_is_removed_by_the_next_checkpoint() {
     assert_eq!(store.load(damaged).unwrap(), Loaded::Absent);
     let page = store.range("default", b"", None, 100, usize::MAX).unwrap();
     assert_eq!((page.count, page.damaged), (19, 0));
+    // Nor does the next start miss anything.
+    let scan = store.for_each(&mut |_| {}).unwrap();
+    assert_eq!((scan.records, scan.complete, scan.set_aside), (19, true, None));
+}
+
+#[test]
+fn a_damaged_record_that_was_overwritten_meanwhile_is_not_removed() {
+    let (_disk, mut store) = damaged_store(18);
+    let name = key(11);
+    let damaged = KeyRef::new("default", &name).unwrap();
+    let mut writing = store.begin().unwrap();
+    assert_eq!(store.load(damaged).unwrap(), Loaded::Damaged);
+    let mut replaced = Vec::new();
+    writing.write_batch(record(11, 6).view().bytes(), &mut replaced).unwrap();
+    assert_eq!((replaced.len(), replaced[0].was), (1, None));
+    store.commit(writing, 4).unwrap();
+    checkpoint(&mut store, &bytes_of([record(0, 6)]), 5).unwrap();
+    assert_eq!(store.load(damaged).unwrap(), Loaded::Found(record(11, 6)));
+    let scan = store.for_each(&mut |_| {}).unwrap();
+    assert_eq!((scan.records, scan.complete, scan.set_aside), (20, true, None));
+}
+
+#[test]
+fn what_a_checkpoint_removes_is_told_and_gone() {
+    let disk = SimDisk::new(19);
+    let mut store = filled_store(&disk, 20);
+    let (first, absent) = (key(3), key(30));
+    let keys = [&first, &absent].map(|name| KeyRef::new("default", name).unwrap());
+    let (mut writing, mut removed) = (store.begin().unwrap(), Vec::new());
+    writing.remove(keys, &mut removed).unwrap();
+    store.commit(writing, 4).unwrap();
+    let was = record(3, 5);
+    assert_eq!(removed.len(), 1);
+    assert_eq!((removed[0].hash, removed[0].was.unwrap().element), (keys[0].hash(), was.view().element()));
+    assert_eq!(store.load(keys[0]).unwrap(), Loaded::Absent);
+    let scan = store.for_each(&mut |_| {}).unwrap();
+    assert_eq!((scan.records, scan.complete), (19, true));
+}
+
+#[test]
+fn pages_of_all_records_join_to_all_that_is_wanted_and_name_what_is_damaged() {
+    let (_disk, mut store) = damaged_store(20);
+    let generous = PageBounds { looked_at: 1_000, read_bytes: usize::MAX, bytes: usize::MAX };
+    for bounds in [
+        generous,
+        PageBounds { looked_at: 3, ..generous },
+        PageBounds { read_bytes: 300, ..generous },
+        PageBounds { bytes: 300, ..generous },
+        PageBounds { looked_at: 0, read_bytes: 0, bytes: 0 },
+    ] {
+        let (mut all, mut damaged, mut pages) = (Vec::new(), Vec::new(), 0);
+        let mut after = (String::new(), Vec::new());
+        loop {
+            let is_odd = |key: KeyRef<'_>, _: &[u8]| number_of(key.key()) % 2 == 1;
+            let page = store.page((&after.0, &after.1), is_odd, bounds).unwrap();
+            assert_eq!(page.nameless, 0);
+            pages += 1;
+            all.extend(page.records);
+            damaged.extend(page.damaged);
+            match page.next_after {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        assert_eq!(all, bytes_of((0..20).filter(|n| n % 2 == 1 && *n != 11).map(|n| record(n, 5))));
+        assert_eq!(damaged, [("default".to_owned(), key(11))]);
+        assert_eq!(pages > 1, bounds != generous, "{bounds:?}");
+    }
 }
 
 #[test]

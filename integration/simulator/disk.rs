@@ -6,7 +6,7 @@
 
 use crate::random::Random;
 use crate::real::Real;
-use kith::engine::{Load, PageFound, PageWanted, Range, Replaced};
+use kith::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
 use kith::model::{KeyRef, RecordRef};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -87,7 +87,7 @@ impl Disk {
         }
     }
 
-    pub fn batch(&mut self, batch: &[u8]) -> Result<Vec<Replaced>, String> {
+    pub fn batch(&mut self, batch: &Batch) -> Result<Vec<Replaced>, String> {
         match self {
             Self::Model(disk) => disk.batch(batch),
             Self::Real(disk) => disk.batch(batch),
@@ -165,7 +165,8 @@ pub struct Model {
     /// Segments that a commit drops.
     before_checkpoint: usize,
     store: BTreeMap<Key, Vec<u8>>,
-    transaction: BTreeMap<Key, Vec<u8>>,
+    /// What it changes; nothing where it removes.
+    transaction: BTreeMap<Key, Option<Vec<u8>>>,
     damaged: BTreeMap<Key, ()>,
     torn: bool,
 }
@@ -234,7 +235,7 @@ impl Model {
         (bytes, None)
     }
 
-    /// A page of a partition, so small that copies take many.
+    /// A page of records, so small that walks take many.
     pub fn page(&mut self, wanted: &PageWanted) -> PageFound {
         const RECORDS: usize = 16;
         let mut page = PageFound::default();
@@ -246,15 +247,16 @@ impl Model {
                 break;
             }
             let collection = String::from_utf8_lossy(&names.0).into_owned();
-            let wants = KeyRef::new(&collection, &names.1).is_ok_and(|key| wanted.wants(key));
-            page.next = (count + 1 == RECORDS).then(|| (collection, names.1.clone()));
+            let wants = KeyRef::new(&collection, &names.1).is_ok_and(|key| wanted.wants(key, record));
+            page.next = (count + 1 == RECORDS).then(|| (collection.clone(), names.1.clone()));
             if wants && self.damaged.contains_key(names) {
                 damaged.push(names.clone());
+                page.damaged.push((collection, names.1.clone()));
             } else if wants {
                 page.records.extend_from_slice(record);
+                page.count += 1;
             }
         }
-        page.damaged = !damaged.is_empty();
         for names in damaged {
             self.damaged.remove(&names);
             self.store.remove(&names);
@@ -263,8 +265,8 @@ impl Model {
     }
 
     /// Puts a batch into the transaction.
-    pub fn batch(&mut self, batch: &[u8]) -> Result<Vec<Replaced>, String> {
-        let (mut rest, mut replaced, mut before) = (batch, Vec::new(), None);
+    pub fn batch(&mut self, batch: &Batch) -> Result<Vec<Replaced>, String> {
+        let (mut rest, mut replaced, mut before) = (&batch.records[..], Vec::new(), None);
         while !rest.is_empty() {
             let (record, tail) = RecordRef::parse(rest).map_err(|error| format!("in a batch: {error}"))?;
             record.verify().map_err(|error| format!("in a batch: {error}"))?;
@@ -274,20 +276,35 @@ impl Model {
                 return Err("a batch is not sorted".to_owned());
             }
             before = Some(key.clone());
-            let old = self.transaction.get(&key).or_else(|| self.store.get(&key));
-            if let Some((old, _)) = old.and_then(|old| RecordRef::parse(old).ok()) {
-                replaced.push(Replaced { hash: old.key_hash(), element: Some(old.element()) });
-            }
-            self.damaged.remove(&key);
-            self.transaction.insert(key, record.bytes().to_vec());
+            self.change(key, Some(record.bytes().to_vec()), &mut replaced);
+        }
+        for (collection, key) in &batch.removed {
+            self.change((collection.clone().into_bytes(), key.clone()), None, &mut replaced);
         }
         Ok(replaced)
+    }
+
+    fn change(&mut self, key: Key, to: Option<Vec<u8>>, replaced: &mut Vec<Replaced>) {
+        let old = match self.transaction.get(&key) {
+            Some(changed) => changed.as_ref(),
+            None => self.store.get(&key),
+        };
+        if let Some((old, _)) = old.and_then(|old| RecordRef::parse(old).ok()) {
+            replaced.push(Replaced { hash: old.key_hash(), element: Some(old.element()) });
+        }
+        self.damaged.remove(&key);
+        self.transaction.insert(key, to);
     }
 
     /// Makes the journal durable, commits the transaction, and drops the journal that it covers.
     pub fn commit(&mut self) {
         self.synced = self.appended;
-        self.store.append(&mut self.transaction);
+        for (key, changed) in std::mem::take(&mut self.transaction) {
+            match changed {
+                Some(record) => _ = self.store.insert(key, record),
+                None => _ = self.store.remove(&key),
+            }
+        }
         for _ in 0..std::mem::take(&mut self.before_checkpoint) {
             self.segments.pop_front();
         }

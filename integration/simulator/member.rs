@@ -7,8 +7,8 @@ use crate::real::Real;
 use crate::world::{Event, World};
 use kith::engine::operation::Change;
 use kith::engine::{
-    CheckpointStep, Engine, Identity, Load, Loaded, Mode, NOBODY, PageFound, PageWanted, Range, Replaced,
-    TICK_US,
+    Batch, CheckpointStep, Engine, Identity, Load, Loaded, Mode, NOBODY, PageFound, PageWanted, Range,
+    Replaced, TICK_US,
 };
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
@@ -52,7 +52,7 @@ pub enum Job {
     Range(Range),
     Page(PageWanted),
     Begin,
-    Batch(Vec<u8>),
+    Batch(Batch),
     CommitBegins,
     Commit,
 }

@@ -4,9 +4,9 @@
 use crate::disk::{Found, Key};
 use crate::random::Random;
 use crate::support::SimDisk;
-use kith::engine::{Load, PageFound, PageWanted, Range, Replaced};
+use kith::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
 use kith::model::{KeyRef, RecordRef};
-use kith::storage::{Checkpoint, Journal, JournalOptions, Loaded, StorageError, Store, Syncer};
+use kith::storage::{Checkpoint, Journal, JournalOptions, Loaded, PageBounds, StorageError, Store, Syncer};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -14,8 +14,9 @@ use std::fmt;
 const CACHE_BYTES: usize = 1 << 20;
 /// Bytes in one answer of a range.
 const RANGE_BYTES: usize = 4 << 20;
-/// Records looked at for one page of a partition.
+/// Looked at for one page.
 const PAGE_RECORDS: usize = 16;
+const PAGE_READ_BYTES: usize = 64 << 10;
 
 struct Open {
     journal: Journal<SimDisk>,
@@ -82,13 +83,20 @@ impl Real {
         Ok((page.records, page.next_after))
     }
 
-    /// A page of a partition, so small that copies take many.
+    /// A page of records, so small that walks take many.
     pub fn page(&mut self, wanted: &PageWanted) -> Result<PageFound, String> {
         let after = (wanted.after.0.as_str(), wanted.after.1.as_slice());
         let store = &mut self.storage()?.store;
-        let page =
-            store.page(after, |key| wanted.wants(key), PAGE_RECORDS, wanted.limit_bytes).map_err(told)?;
-        Ok(PageFound { records: page.records, damaged: page.damaged > 0, next: page.next_after })
+        let bounds =
+            PageBounds { looked_at: PAGE_RECORDS, read_bytes: PAGE_READ_BYTES, bytes: wanted.limit_bytes };
+        let page = store.page(after, |key, bytes| wanted.wants(key, bytes), bounds).map_err(told)?;
+        Ok(PageFound {
+            records: page.records,
+            count: page.count,
+            damaged: page.damaged,
+            nameless: page.nameless,
+            next: page.next_after,
+        })
     }
 
     pub fn begin(&mut self) -> Result<(), String> {
@@ -98,10 +106,12 @@ impl Real {
         Ok(())
     }
 
-    pub fn batch(&mut self, batch: &[u8]) -> Result<Vec<Replaced>, String> {
+    pub fn batch(&mut self, batch: &Batch) -> Result<Vec<Replaced>, String> {
         let checkpoint = self.storage()?.checkpoint.as_mut().ok_or("no checkpoint was begun")?;
         let mut replaced = Vec::new();
-        checkpoint.write_batch(batch, &mut replaced).map_err(told)?;
+        checkpoint.write_batch(&batch.records, &mut replaced).map_err(told)?;
+        let removed = batch.removed.iter().filter_map(|(collection, key)| KeyRef::new(collection, key).ok());
+        checkpoint.remove(removed, &mut replaced).map_err(told)?;
         let told = |old: &kith::storage::Replaced| Replaced {
             hash: old.hash,
             element: old.was.as_ref().map(|mark| mark.element),

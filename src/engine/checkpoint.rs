@@ -9,9 +9,9 @@
 //!
 //! Invariant: a record is clean only if a *committed* checkpoint holds it.
 
-use super::Engine;
 use super::journal::{self, Entry};
 use super::table::{DIRTY, SHADOW, SlotId, UNRESOLVED};
+use super::{Engine, Name};
 use crate::model::KeyHash;
 
 /// Bytes of records in one batch.
@@ -26,12 +26,20 @@ const BATCHES_AT_ONCE: u32 = 2;
 pub enum CheckpointStep {
     /// Begin: `rotate` is set in the same turn, and no other step comes before both are done.
     Begin,
-    /// Write these records: canonical bytes, sorted by collection and key. Answered by
-    /// [`Engine::checkpoint_batch`].
-    Batch(Vec<u8>),
+    /// Write and remove records. Answered by [`Engine::checkpoint_batch`].
+    Batch(Batch),
     /// Commit, then drop the journal before the segment that was begun. Answered by
     /// [`Engine::checkpoint_committed`] or [`Engine::checkpoint_failed`].
     Commit,
+}
+
+/// What one step of a checkpoint changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// To be written: canonical bytes, sorted by collection and key.
+    pub records: Vec<u8>,
+    /// To be removed, with whatever is stored under these names.
+    pub removed: Vec<Name>,
 }
 
 /// An older record that redb held before a batch.
@@ -223,13 +231,14 @@ impl Engine {
         self.checkpoint.phase = Phase::Walking(collection, key);
         if !batch.is_empty() {
             self.checkpoint.under_way += 1;
-            self.lanes.checkpoint = Some(CheckpointStep::Batch(batch));
+            self.lanes.checkpoint =
+                Some(CheckpointStep::Batch(Batch { records: batch, removed: Vec::new() }));
         } else if at_end {
             self.checkpoint.phase = Phase::Walked;
         }
     }
 
-    /// A batch is in redb's transaction; these are the older records that it replaced.
+    /// A batch is in redb's transaction; these are the older records that it replaced or removed.
     pub fn checkpoint_batch(&mut self, replaced: &[Replaced]) {
         self.checkpoint.under_way = self.checkpoint.under_way.saturating_sub(1);
         for old in replaced {

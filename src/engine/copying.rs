@@ -30,11 +30,12 @@
 //! walked is in redb, so one of the two walks meets it. An unresolved slot ends its page: the next
 //! one goes on there, when redb was asked.
 
+use super::pages::PageFor;
 use super::peer::Peer;
 use super::requests::Purpose;
 use super::table::{SYSTEM, SlotId, UNRESOLVED};
 use super::write::Origin;
-use super::{Engine, PageFound, PageWanted};
+use super::{Engine, PageFilter, PageFound};
 use crate::model::{MemberId, RecordRef};
 use crate::protocol::message::{CopyCursor, Failure, Reply, Request};
 use std::collections::BTreeMap;
@@ -94,9 +95,6 @@ pub(super) struct Copies {
     tickets: u64,
     /// The old owners of partitions that this member completed without being one of them.
     completed: BTreeMap<u16, Vec<MemberId>>,
-    /// Peers that wait for a page from redb, and its partition.
-    pages: BTreeMap<u64, (Origin, u16)>,
-    last_page: u64,
 }
 
 impl Copying {
@@ -377,28 +375,19 @@ impl Engine {
                 self.reply(origin, Reply::Copied { records, next });
             }
             CopyCursor::Store { collection, key } => {
-                self.copying.last_page += 1;
-                let id = self.copying.last_page;
-                self.copying.pages.insert(id, (origin, partition));
-                self.lanes.pages.push(PageWanted {
-                    id,
-                    partition,
-                    partition_bits: self.placement.partition_bits(),
-                    after: (collection, key),
-                    limit_bytes: PAGE_BYTES,
-                });
+                let filter = PageFilter::Partition(partition);
+                self.want_page(filter, (collection, key), PAGE_BYTES, PageFor::Copy(origin, partition));
             }
         }
     }
 
-    /// A page of redb's records, or `None` when redb could not be read.
-    pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
-        let Some((origin, partition)) = self.copying.pages.remove(&id) else { return };
-        let Some(PageFound { records, damaged, next }) = page else {
+    /// A page for a peer that copies a partition, or `None` when redb could not be read.
+    pub(super) fn page_for_copy(&mut self, origin: Origin, partition: u16, page: Option<PageFound>) {
+        let Some(PageFound { records, damaged, next, .. }) = page else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
         // Told before the page is sent, so that this copy vouches for nothing.
-        if damaged {
+        if !damaged.is_empty() {
             self.counters.loads_damaged += 1;
             self.lose_partition(partition);
         }

@@ -26,6 +26,7 @@ mod loads;
 mod membership;
 pub mod operation;
 mod order;
+mod pages;
 mod peer;
 mod pending;
 mod read;
@@ -38,16 +39,17 @@ mod settling;
 mod table;
 mod write;
 
-pub use checkpoint::{CheckpointStep, Replaced};
+pub use checkpoint::{Batch, CheckpointStep, Replaced};
 pub use loads::Loaded;
 pub use membership::NOBODY;
+pub use pages::{Name, PageFilter, PageFound, PageWanted};
 pub use read::Local;
 
 use crate::model::clock::Clock;
 use crate::model::placement::Placement;
 use crate::model::roster::Roster;
 use crate::model::settings::Settings;
-use crate::model::{KeyHash, KeyRef, MemberId, Now};
+use crate::model::{KeyHash, MemberId, Now};
 use hints::Hints;
 use operation::Completion;
 use peer::Peer;
@@ -116,8 +118,7 @@ pub struct Lanes {
     pub loads: Vec<Load>,
     /// Ranges to be loaded from redb; each is answered by [`Engine::range_loaded`] or [`Engine::range_failed`].
     pub ranges: Vec<Range>,
-    /// Pages of partitions to be loaded from redb; each is answered by
-    /// [`Engine::page_loaded`].
+    /// Pages of records to be loaded from redb; each is answered by [`Engine::page_loaded`].
     pub pages: Vec<PageWanted>,
     /// The next step of a checkpoint.
     pub checkpoint: Option<CheckpointStep>,
@@ -151,41 +152,6 @@ pub struct Range {
     pub after: Option<Vec<u8>>,
     /// Records at most.
     pub limit: usize,
-}
-
-/// A page of a partition to be loaded from redb, in the order of names, across all collections
-/// but those of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PageWanted {
-    /// Names the page in the answer.
-    pub id: u64,
-    /// The partition.
-    pub partition: u16,
-    /// The logarithm of the number of partitions.
-    pub partition_bits: u8,
-    /// Only records after this collection and key; both are empty at the beginning.
-    pub after: (String, Vec<u8>),
-    /// Bytes of records at most, unless the first one has more.
-    pub limit_bytes: usize,
-}
-
-impl PageWanted {
-    /// Whether the record of a key belongs on the page.
-    #[must_use]
-    pub fn wants(&self, key: KeyRef<'_>) -> bool {
-        !key.is_system() && key.hash().partition(self.partition_bits) == self.partition
-    }
-}
-
-/// A page of a partition, from redb.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PageFound {
-    /// Canonical bytes of verified records.
-    pub records: Vec<u8>,
-    /// A record of the partition was damaged and left out.
-    pub damaged: bool,
-    /// The collection and key to go on after; none at the end.
-    pub next: Option<(String, Vec<u8>)>,
 }
 
 /// Why no write is taken.
@@ -264,6 +230,7 @@ pub struct Engine {
     held: Vec<Completion>,
     requests: requests::Requests,
     loads: loads::Loads,
+    pages: pages::Pages,
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
     inbox: inbox::Inbox,
@@ -315,6 +282,7 @@ impl Engine {
             held: Vec::new(),
             requests: requests::Requests::default(),
             loads: loads::Loads::default(),
+            pages: pages::Pages::default(),
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
             inbox: inbox::Inbox::default(),

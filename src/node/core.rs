@@ -288,7 +288,7 @@ impl Core {
                 self.counts.checkpoint_begun(self.engine.now().mono_us);
                 self.disks.ask(StoreJob::Begin(self.segment));
             }
-            Some(CheckpointStep::Batch(records)) => self.disks.ask(StoreJob::Batch(records)),
+            Some(CheckpointStep::Batch(batch)) => self.disks.ask(StoreJob::Batch(batch)),
             Some(CheckpointStep::Commit) => self.disks.ask(StoreJob::Commit),
             None => {}
         }

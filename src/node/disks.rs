@@ -5,9 +5,9 @@
 //! began. Answers come back over a channel that wakes the data thread.
 
 use super::NodeError;
-use crate::engine::{Load, PageFound, PageWanted, Range, Replaced};
+use crate::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
 use crate::model::KeyRef;
-use crate::storage::{Checkpoint, Loaded, OsDisk, StorageError, Store, Syncer};
+use crate::storage::{Checkpoint, Loaded, OsDisk, PageBounds, StorageError, Store, Syncer};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -15,8 +15,9 @@ use tokio::sync::mpsc as answers;
 
 /// Bytes of records in one answer to a range.
 const RANGE_BYTES: usize = 4 << 20;
-/// Records looked at for one page of a partition: other jobs wait meanwhile.
-const PAGE_RECORDS: usize = 16_384;
+/// What is looked at for one page: other jobs wait meanwhile, some milliseconds.
+const PAGE_RECORDS: usize = 4_096;
+const PAGE_READ_BYTES: usize = 4 << 20;
 
 /// What the store thread is asked to do.
 #[derive(Debug)]
@@ -25,12 +26,12 @@ pub(super) enum StoreJob {
     Loads(Vec<Load>),
     /// Load a range.
     Range(Range),
-    /// Load a page of a partition.
+    /// Load a page of records.
     Page(PageWanted),
     /// Begin a checkpoint; the journal before this segment is dropped after its commit.
     Begin(u64),
-    /// Write sorted records into the checkpoint.
-    Batch(Vec<u8>),
+    /// Write sorted records into the checkpoint, and remove others.
+    Batch(Batch),
     /// Commit it.
     Commit,
 }
@@ -46,7 +47,7 @@ pub(super) enum DiskAnswer {
     Range(u64, Vec<u8>, Option<Vec<u8>>),
     /// A range could not be loaded.
     RangeFailed(u64, StorageError),
-    /// A page of a partition was loaded, or could not be.
+    /// A page of records was loaded, or could not be.
     Page(u64, Option<PageFound>),
     /// A batch is in the checkpoint.
     Batch(Vec<Replaced>),
@@ -215,7 +216,7 @@ impl StoreWorker {
                     }
                 }
                 StoreJob::Batch(_) | StoreJob::Commit if self.failed => continue,
-                StoreJob::Batch(records) => self.batch(&records),
+                StoreJob::Batch(batch) => self.batch(&batch),
                 StoreJob::Commit => self.commit(),
             };
             _ = self.answers.send(answer);
@@ -236,26 +237,34 @@ impl StoreWorker {
 
     fn page(&mut self, wanted: &PageWanted) -> DiskAnswer {
         let after = (wanted.after.0.as_str(), wanted.after.1.as_slice());
-        let page = self.store.page(after, |key| wanted.wants(key), PAGE_RECORDS, wanted.limit_bytes);
-        match page {
+        let bounds =
+            PageBounds { looked_at: PAGE_RECORDS, read_bytes: PAGE_READ_BYTES, bytes: wanted.limit_bytes };
+        match self.store.page(after, |key, bytes| wanted.wants(key, bytes), bounds) {
             Ok(page) => {
-                let found =
-                    PageFound { records: page.records, damaged: page.damaged > 0, next: page.next_after };
+                let found = PageFound {
+                    records: page.records,
+                    count: page.count,
+                    damaged: page.damaged,
+                    nameless: page.nameless,
+                    next: page.next_after,
+                };
                 DiskAnswer::Page(wanted.id, Some(found))
             }
             Err(error) => {
-                tracing::error!(%error, "a page for a member that copies could not be loaded; it asks again");
+                tracing::error!(%error, "a page of records could not be loaded; it is asked for again");
                 DiskAnswer::Page(wanted.id, None)
             }
         }
     }
 
-    fn batch(&mut self, records: &[u8]) -> DiskAnswer {
+    fn batch(&mut self, batch: &Batch) -> DiskAnswer {
         let Some(checkpoint) = &mut self.checkpoint else {
             return self.give_up(StorageError::Poisoned { what: "checkpoint" });
         };
         let mut replaced = Vec::new();
-        match checkpoint.write_batch(records, &mut replaced) {
+        let removed = batch.removed.iter().filter_map(|(collection, key)| KeyRef::new(collection, key).ok());
+        let done = checkpoint.write_batch(&batch.records, &mut replaced);
+        match done.and_then(|()| checkpoint.remove(removed, &mut replaced)) {
             Ok(()) => {
                 let replaced = replaced
                     .iter()

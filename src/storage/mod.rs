@@ -15,4 +15,6 @@ pub mod store;
 pub use disk::{Disk, File, OsDisk};
 pub use error::StorageError;
 pub use journal::{Journal, JournalOptions, MAX_APPEND_BYTES, Recovery, Syncer};
-pub use store::{Checkpoint, Loaded, Mark, Page, Replaced, Scan, Store, StoreRecovery};
+pub use store::{
+    Checkpoint, Loaded, Mark, NamedPage, Page, PageBounds, Replaced, Scan, Store, StoreRecovery,
+};

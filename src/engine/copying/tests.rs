@@ -160,12 +160,12 @@ impl World {
             later.sort_by_key(|record| record.key().to_vec());
             later.retain(|record| record.key() > wanted.after.1.as_slice());
             let page = later.first().map_or_else(PageFound::default, |record| PageFound {
-                records: match wanted.wants(record.key_ref().unwrap()) {
+                records: match wanted.wants(record.key_ref().unwrap(), record.bytes()) {
                     true => record.bytes().to_vec(),
                     false => Vec::new(),
                 },
-                damaged: false,
                 next: Some((record.collection().to_owned(), record.key().to_vec())),
+                ..PageFound::default()
             });
             engine.page_loaded(wanted.id, Some(page));
         }

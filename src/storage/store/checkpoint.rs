@@ -8,7 +8,7 @@ use super::{FACTS, POISONED, RECORDS, Store, TOTALS, Totals, encode_key, from_re
 use crate::model::{KeyHash, KeyRef, RecordRef, Timestamp};
 use crate::storage::disk::Disk;
 use crate::storage::error::StorageError;
-use redb::WriteTransaction;
+use redb::{ReadableTable, WriteTransaction};
 use std::sync::Arc;
 
 const WRITING: &str = "writing a checkpoint";
@@ -36,6 +36,8 @@ pub struct Checkpoint {
     transaction: Option<WriteTransaction>,
     totals: Totals,
     key: Vec<u8>,
+    /// How many of the damaged records that the store knows are removed with it.
+    removed_damaged: usize,
     _writing: Arc<()>,
 }
 
@@ -61,13 +63,20 @@ impl<D: Disk> Store<D> {
             transaction: Some(transaction),
             totals: self.totals,
             key: Vec::new(),
+            removed_damaged: self.damaged_keys.len(),
             _writing: Arc::clone(&self.writing),
         };
         let damaged = &self.damaged_keys;
-        checkpoint.run(|transaction, _, _| {
+        checkpoint.run(|transaction, totals, _| {
             let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
             for key in damaged {
-                table.remove(&**key).map_err(from_redb(WRITING))?;
+                let old = table.get(&**key).map_err(from_redb(WRITING))?;
+                // An earlier checkpoint may have put a whole one in its place.
+                let old = old.map(|old| old.value().to_vec()).filter(|old| intact(key, old).is_none());
+                if let Some(old) = old {
+                    totals.forget(&old);
+                    table.remove(&**key).map_err(from_redb(WRITING))?;
+                }
             }
             Ok(())
         })?;
@@ -104,7 +113,7 @@ impl<D: Disk> Store<D> {
             return Err(error);
         }
         self.totals = totals;
-        self.damaged_keys.clear();
+        self.damaged_keys.drain(..checkpoint.removed_damaged.min(self.damaged_keys.len()));
         Ok(())
     }
 }
@@ -125,11 +134,8 @@ impl Checkpoint {
                 rest = after;
                 encode_key(key, record.collection_bytes(), record.key());
                 let old = table.insert(key.as_slice(), record.bytes()).map_err(from_redb(WRITING))?;
-                match old {
-                    Some(old) => out.push(totals.take(key, old.value(), record.key_hash())),
-                    None => totals.records += 1,
-                }
-                totals.elements ^= record.element();
+                out.extend(old.map(|old| totals.take(key, old.value(), record.key_hash())));
+                totals.add(record);
             }
             Ok(())
         })
@@ -150,7 +156,6 @@ impl Checkpoint {
                 encode_key(name, key.collection().as_bytes(), key.key());
                 if let Some(old) = table.remove(name.as_slice()).map_err(from_redb(WRITING))? {
                     out.push(totals.take(name, old.value(), key.hash()));
-                    totals.records = totals.records.saturating_sub(1);
                 }
             }
             Ok(())
@@ -184,12 +189,20 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Totals {
-    /// Takes an old version out of the elements.
+    /// Takes an old version out.
     fn take(&mut self, name: &[u8], old: &[u8], hash: KeyHash) -> Replaced {
         // Its element left the disk long after it was last verified.
         let was = intact(name, old).map(|old| Mark { element: old.element(), timestamp: old.timestamp() });
-        self.elements ^= was.map_or(0, |was| was.element);
+        self.forget(old);
         Replaced { hash, was }
+    }
+
+    /// Takes bytes out that were counted when they were written. A damaged record's element is where it was
+    /// put; if that is what changed, the totals are wrong, and the next start looks at everything.
+    fn forget(&mut self, old: &[u8]) {
+        let element = old.get(1..).and_then(|tail| tail.first_chunk().copied()).map(u128::from_le_bytes);
+        self.elements ^= element.unwrap_or_default();
+        self.records = self.records.saturating_sub(1);
     }
 }
 

@@ -20,7 +20,7 @@ mod rebuild;
 mod scan;
 
 pub use checkpoint::{Checkpoint, Mark, Replaced};
-pub use scan::{NamedPage, Page, Scan};
+pub use scan::{NamedPage, Page, PageBounds, Scan};
 
 use super::disk::{Disk, File};
 use super::error::StorageError;

@@ -43,10 +43,26 @@ pub struct Page {
 pub struct NamedPage {
     /// Canonical records, one behind the other, verified.
     pub records: Vec<u8>,
-    /// Damaged records that were left out.
-    pub damaged: usize,
+    /// How many.
+    pub count: u64,
+    /// Collection and key of wanted records that are damaged. If a whole record lay under another
+    /// name than its own, both are there.
+    pub damaged: Vec<(String, Vec<u8>)>,
+    /// Damaged records that lay under a name that is none.
+    pub nameless: u64,
     /// The collection and key at which the page ends; `None` when nothing comes after it.
     pub next_after: Option<(String, Vec<u8>)>,
+}
+
+/// When a page ends. At least one record is looked at, whatever its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageBounds {
+    /// Records looked at, wanted or not.
+    pub looked_at: usize,
+    /// Bytes of records looked at, wanted or not.
+    pub read_bytes: usize,
+    /// Bytes of records on the page.
+    pub bytes: usize,
 }
 
 impl<D: Disk> Store<D> {
@@ -135,48 +151,60 @@ impl<D: Disk> Store<D> {
 
 impl<D: Disk> Store<D> {
     /// The wanted records of all collections that come after a collection and key, verified, until
-    /// `limit_records` were looked at or `limit_bytes` are reached; at least one is looked at.
+    /// one of the bounds is reached. `wanted` is given a name and the bytes under it, not verified.
     ///
     /// # Errors
     /// As [`Store::load`].
     pub fn page(
         &mut self,
         (collection, key): (&str, &[u8]),
-        wanted: impl Fn(KeyRef<'_>) -> bool,
-        limit_records: usize,
-        limit_bytes: usize,
+        wanted: impl Fn(KeyRef<'_>, &[u8]) -> bool,
+        bounds: PageBounds,
     ) -> Result<NamedPage, StorageError> {
         let mut start = Vec::new();
         super::encode_key(&mut start, collection.as_bytes(), key);
         let mut damaged_keys = Vec::new();
         let page = self.with_table(|table| {
-            let (mut page, mut looked_at) = (NamedPage::default(), 0);
+            let (mut page, mut looked_at, mut read_bytes) = (NamedPage::default(), 0, 0);
+            // Names that are none, since the last that is one: they are this page's if that one is.
+            let mut nameless = Vec::new();
             let after = (Bound::Excluded(start.as_slice()), Bound::Unbounded);
             let entries = table.range::<&[u8]>(after).map_err(from_redb(READING))?;
             for entry in entries {
                 let (name, bytes) = entry.map_err(from_redb(READING))?;
-                // A name that is none belongs to no page; the scan at the next start finds it.
-                let Some(key) = key_of(name.value()) else { continue };
-                let bytes = bytes.value();
-                let is_wanted = wanted(key);
+                let (name, bytes) = (name.value(), bytes.value());
+                let Some(key) = key_of(name) else {
+                    nameless.push(name.to_vec());
+                    continue;
+                };
+                let is_wanted = wanted(key, bytes);
                 let full =
-                    is_wanted && !page.records.is_empty() && page.records.len() + bytes.len() > limit_bytes;
-                if looked_at >= limit_records.max(1) || full {
+                    is_wanted && !page.records.is_empty() && page.records.len() + bytes.len() > bounds.bytes;
+                let enough = looked_at >= bounds.looked_at.max(1) || read_bytes >= bounds.read_bytes.max(1);
+                if enough || full {
                     return Ok(page);
                 }
-                looked_at += 1;
+                (looked_at, read_bytes) = (looked_at + 1, read_bytes + bytes.len());
+                page.nameless += nameless.len() as u64;
+                damaged_keys.append(&mut nameless);
                 page.next_after = Some((key.collection().to_owned(), key.key().to_vec()));
                 if !is_wanted {
                     continue;
                 }
-                match intact(name.value(), bytes) {
-                    Some(record) => page.records.extend_from_slice(record.bytes()),
+                match intact(name, bytes) {
+                    Some(record) => {
+                        page.records.extend_from_slice(record.bytes());
+                        page.count += 1;
+                    }
                     None => {
-                        damaged_keys.push(name.value().to_vec());
-                        page.damaged += 1;
+                        damaged_keys.push(name.to_vec());
+                        page.damaged.extend([(key.collection().to_owned(), key.key().to_vec())]);
+                        page.damaged.extend(own_name(bytes).filter(|own| page.damaged.last() != Some(own)));
                     }
                 }
             }
+            page.nameless += nameless.len() as u64;
+            damaged_keys.append(&mut nameless);
             page.next_after = None;
             Ok(page)
         })?;
@@ -185,6 +213,14 @@ impl<D: Disk> Store<D> {
         }
         Ok(page)
     }
+}
+
+/// The name that a whole record has itself.
+fn own_name(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (record, _) = RecordRef::parse(bytes).ok()?;
+    record.verify().ok()?;
+    let key = record.key_ref().ok()?;
+    Some((key.collection().to_owned(), key.key().to_vec()))
 }
 
 fn key_of(name: &[u8]) -> Option<KeyRef<'_>> {

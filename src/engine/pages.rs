@@ -1,0 +1,162 @@
+//! Pages: walks through redb, a bounded piece at a time.
+//!
+//! A walk goes through all records in the order of collection and key. It asks for a page, gets
+//! what its filter wants of the next records, and is told where to go on. What a page shows was
+//! committed when the page was asked for or later; whoever walks knows what the table holds besides.
+
+use super::Engine;
+use super::write::Origin;
+use crate::model::{KeyRef, RecordRef};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A collection and a key.
+pub type Name = (String, Vec<u8>);
+
+/// Which records a page shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageFilter {
+    /// Those of one partition, but those of the system.
+    Partition(u16),
+    /// Those of some leaves, but those of the system: for each partition a bit for each of its leaves.
+    Leaves(Arc<BTreeMap<u16, u64>>),
+    /// Tombstones, and what has expired by this wall clock, but those of the system.
+    Dead {
+        /// Milliseconds since the Unix epoch.
+        wall_ms: u64,
+    },
+    /// All of them.
+    Every,
+}
+
+/// A page of records to be loaded from redb.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageWanted {
+    /// Names the page in the answer.
+    pub id: u64,
+    /// Which records are wanted.
+    pub filter: PageFilter,
+    /// The logarithm of the number of partitions.
+    pub partition_bits: u8,
+    /// Only records after this collection and key; both are empty at the beginning.
+    pub after: Name,
+    /// Bytes of records at most, unless the first one has more.
+    pub limit_bytes: usize,
+}
+
+impl PageWanted {
+    /// Whether what is stored under a name belongs on the page. Of bytes that are no record only the
+    /// name counts.
+    #[must_use]
+    pub fn wants(&self, key: KeyRef<'_>, bytes: &[u8]) -> bool {
+        match &self.filter {
+            PageFilter::Every => true,
+            _ if key.is_system() => false,
+            PageFilter::Partition(partition) => key.hash().partition(self.partition_bits) == *partition,
+            PageFilter::Leaves(leaves) => {
+                let hash = key.hash();
+                let bits = leaves.get(&hash.partition(self.partition_bits)).copied().unwrap_or(0);
+                bits >> hash.leaf(self.partition_bits) & 1 == 1
+            }
+            PageFilter::Dead { wall_ms } => {
+                RecordRef::parse(bytes).map_or(true, |(record, _)| !record.is_readable(*wall_ms))
+            }
+        }
+    }
+}
+
+/// A page of records, from redb.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PageFound {
+    /// Canonical bytes of verified records, in the order of their names.
+    pub records: Vec<u8>,
+    /// How many.
+    pub count: u64,
+    /// Names under which something wanted lay that is damaged. If a whole record lay under another
+    /// name than its own, its own is among them too.
+    pub damaged: Vec<Name>,
+    /// Damaged records whose names can't be told. Only a page of [`PageFilter::Every`] shows them.
+    pub nameless: u64,
+    /// The name to go on after; none at the end.
+    pub next: Option<Name>,
+}
+
+/// Who waits for a page.
+#[derive(Debug)]
+pub(super) enum PageFor {
+    /// A peer copies this partition.
+    Copy(Origin, u16),
+}
+
+/// Pages that were asked for.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    waiting: BTreeMap<u64, PageFor>,
+    last: u64,
+}
+
+impl Engine {
+    /// Asks redb for the next page of a walk.
+    pub(super) fn want_page(&mut self, filter: PageFilter, after: Name, limit_bytes: usize, waiter: PageFor) {
+        self.pages.last += 1;
+        let id = self.pages.last;
+        self.pages.waiting.insert(id, waiter);
+        let partition_bits = self.placement.partition_bits();
+        self.lanes.pages.push(PageWanted { id, filter, partition_bits, after, limit_bytes });
+    }
+
+    /// A page of redb's records, or `None` when redb could not be read.
+    pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
+        match self.pages.waiting.remove(&id) {
+            Some(PageFor::Copy(origin, partition)) => self.page_for_copy(origin, partition, page),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{MemberId, Record, Timestamp};
+
+    fn wants(filter: PageFilter, collection: &str, record: impl Fn(KeyRef<'_>) -> Record) -> bool {
+        let key = KeyRef::new(collection, b"k").unwrap();
+        let wanted =
+            PageWanted { id: 1, filter, partition_bits: 4, after: Default::default(), limit_bytes: 1 };
+        wanted.wants(key, record(key).view().bytes())
+    }
+
+    const STAMP: Timestamp = Timestamp { time: 7, member: MemberId(1) };
+
+    fn value(expiry: Option<u64>) -> impl Fn(KeyRef<'_>) -> Record {
+        move |key| Record::value(key, STAMP, expiry, b"v")
+    }
+
+    #[test]
+    fn a_page_of_leaves_shows_what_lies_in_them_and_nothing_else() {
+        let hash = KeyRef::new("c", b"k").unwrap().hash();
+        let leaves = |partition: u16, bits: u64| PageFilter::Leaves(Arc::new([(partition, bits)].into()));
+        let (partition, bit) = (hash.partition(4), 1 << hash.leaf(4));
+        assert!(wants(leaves(partition, bit), "c", value(None)));
+        assert!(!wants(leaves(partition, !bit), "c", value(None)));
+        assert!(!wants(leaves(partition ^ 1, bit), "c", value(None)));
+    }
+
+    #[test]
+    fn a_page_of_the_dead_shows_tombstones_and_what_has_expired() {
+        let dead = || PageFilter::Dead { wall_ms: 100 };
+        assert!(wants(dead(), "c", |key| Record::tombstone(key, STAMP)));
+        assert!(wants(dead(), "c", value(Some(100))));
+        assert!(!wants(dead(), "c", value(Some(101))));
+        assert!(!wants(dead(), "c", value(None)));
+    }
+
+    #[test]
+    fn only_a_page_of_every_record_shows_those_of_the_system() {
+        let system = crate::model::key::SETTINGS;
+        let key = KeyRef::new(system, b"k").unwrap().hash();
+        assert!(wants(PageFilter::Every, system, value(None)));
+        assert!(!wants(PageFilter::Partition(key.partition(4)), system, value(None)));
+        assert!(!wants(PageFilter::Dead { wall_ms: 9 }, system, |key| Record::tombstone(key, STAMP)));
+    }
+}
