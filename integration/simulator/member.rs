@@ -398,7 +398,7 @@ impl World {
         self.send_frames(index, &mut engine);
         let completions = std::mem::take(&mut engine.lanes.completions);
         engine.lanes.membership_changed = false;
-        let again = engine.wants_checkpoint_step();
+        let again = engine.wants_turn();
         self.members[index].clock_time = engine.clock_time();
         if engine.linked().count() <= self.members.len() / 2 {
             self.members[index].alone_at = now;

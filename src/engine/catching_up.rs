@@ -5,8 +5,8 @@
 //! others go elsewhere. Every member tells a peer when their link comes up whether it has hints for it,
 //! and again when the last one was confirmed.
 //!
-//! It ends when all that can be reached have none, or at a deadline: then anti-entropy has to find what
-//! differs. Completeness itself is durable and does not change meanwhile.
+//! It ends when all that can be reached have none, and were compared with since the start: comparing finds
+//! what hints had no room for. Completeness itself is durable and does not change meanwhile.
 
 use super::Engine;
 use super::peer::Peer;
@@ -15,8 +15,6 @@ use crate::protocol::message::{Message, Notice};
 
 /// Microseconds that members have after a start to be linked, before they count as out of reach.
 const LINK_US: u64 = 2_000_000;
-/// Microseconds after which a member answers with what it has.
-const DEADLINE_US: u64 = 30_000_000;
 
 impl Engine {
     pub(super) fn begin_catching_up(&mut self) {
@@ -40,11 +38,11 @@ impl Engine {
     fn has_caught_up(&self, since_us: u64) -> bool {
         let passed_us = self.now.mono_us.saturating_sub(since_us);
         let has_none = |member: MemberId| match self.peer(member) {
-            Some(peer) if peer.is_reachable() => peer.has_hints == Some(false),
+            Some(peer) if peer.is_reachable() => peer.has_hints == Some(false) && self.was_compared(member),
             _ => passed_us >= LINK_US,
         };
         let me = self.identity.member;
-        passed_us >= DEADLINE_US || self.roster.members().all(|(member, _)| member == me || has_none(member))
+        self.roster.members().all(|(member, _)| member == me || has_none(member))
     }
 
     /// What a peer that was just linked is told first.

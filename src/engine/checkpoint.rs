@@ -9,8 +9,9 @@
 //!
 //! Invariant: a record is clean only if a *committed* checkpoint holds it.
 
+use super::hints::HintKey;
 use super::journal::{self, Entry};
-use super::table::{DIRTY, SHADOW, SlotId, UNRESOLVED};
+use super::table::{DIRTY, GONE, SETTLED, SHADOW, SlotId, UNRESOLVED};
 use super::{Engine, Name};
 use crate::model::KeyHash;
 
@@ -77,6 +78,8 @@ pub(super) struct State {
     /// Where in the journal all that this checkpoint repeated there ends.
     relies_on: u64,
     shadows: Vec<SlotId>,
+    /// What the checkpoint removes from redb.
+    gone: Vec<SlotId>,
     wanted: bool,
     /// Not before this time in microseconds, after a failure.
     not_before_us: u64,
@@ -117,8 +120,7 @@ impl Engine {
     }
 
     /// Whether the checkpoint has a step to make now, without any other event.
-    #[must_use]
-    pub const fn wants_checkpoint_step(&self) -> bool {
+    pub(super) const fn wants_checkpoint_step(&self) -> bool {
         let may_step = match self.checkpoint.phase {
             Phase::Walking(..) => self.checkpoint.under_way < BATCHES_AT_ONCE,
             Phase::Walked => self.positions.synced >= self.checkpoint.relies_on,
@@ -164,6 +166,7 @@ impl Engine {
         self.checkpoint.replayed = 0;
         self.checkpoint.under_way = 0;
         self.checkpoint.shadows.clear();
+        self.checkpoint.gone.clear();
         self.lanes.rotate = true;
         self.lanes.checkpoint = Some(CheckpointStep::Begin);
         self.append_snapshot();
@@ -200,13 +203,19 @@ impl Engine {
     fn next_batch(&mut self, collection: Vec<u8>, key: Vec<u8>) {
         let start = (&collection[..], &key[..]);
         let ids: Vec<SlotId> = self.records.table.iter_from(start, true).take(BATCH_SLOTS).collect();
-        let (mut batch, mut last) = (Vec::new(), None);
+        let (mut batch, mut last) = (Batch::default(), None);
         let repeated_from = self.lanes.journal.len();
         for id in &ids {
             let table = &mut self.records.table;
-            if table.has(*id, DIRTY | UNRESOLVED) {
+            if table.has(*id, DIRTY) && table.has_any(*id, UNRESOLVED | SETTLED) {
                 if let Some(record) = table.record(*id) {
                     journal::append(&mut self.lanes.journal, &Entry::Record(record));
+                    if table.has(*id, SETTLED)
+                        && let Ok(key) = record.key_ref()
+                    {
+                        let entry = Entry::TombstoneSettled(HintKey::of(key), record.timestamp());
+                        journal::append(&mut self.lanes.journal, &entry);
+                    }
                 }
             } else if table.has(*id, DIRTY) {
                 if table.has(*id, SHADOW) {
@@ -214,10 +223,17 @@ impl Engine {
                 }
                 table.hand_out(*id, self.checkpoint.number);
                 self.counters.checkpoint_records += 1;
-                batch.extend_from_slice(table.record(*id).map(|record| record.bytes()).unwrap_or_default());
+                if let Some(record) = table.record(*id) {
+                    if table.has(*id, GONE) {
+                        batch.removed.push((record.collection().to_owned(), record.key().to_vec()));
+                        self.checkpoint.gone.push(*id);
+                    } else {
+                        batch.records.extend_from_slice(record.bytes());
+                    }
+                }
             }
             last = Some(*id);
-            if batch.len() + self.lanes.journal.len() - repeated_from >= BATCH_BYTES {
+            if batch.records.len() + self.lanes.journal.len() - repeated_from >= BATCH_BYTES {
                 break;
             }
         }
@@ -229,10 +245,9 @@ impl Engine {
         }
         let (collection, key) = names.unwrap_or((collection, key));
         self.checkpoint.phase = Phase::Walking(collection, key);
-        if !batch.is_empty() {
+        if batch != Batch::default() {
             self.checkpoint.under_way += 1;
-            self.lanes.checkpoint =
-                Some(CheckpointStep::Batch(Batch { records: batch, removed: Vec::new() }));
+            self.lanes.checkpoint = Some(CheckpointStep::Batch(batch));
         } else if at_end {
             self.checkpoint.phase = Phase::Walked;
         }
@@ -242,9 +257,7 @@ impl Engine {
     pub fn checkpoint_batch(&mut self, replaced: &[Replaced]) {
         self.checkpoint.under_way = self.checkpoint.under_way.saturating_sub(1);
         for old in replaced {
-            if let Some(id) = self.records.table.find_hash(old.hash)
-                && self.records.table.has(id, SHADOW)
-            {
+            if let Some(id) = self.records.table.find_shadow(old.hash) {
                 self.records.unshadow(id, old.element);
             }
         }
@@ -254,6 +267,11 @@ impl Engine {
     pub fn checkpoint_committed(&mut self) {
         for id in std::mem::take(&mut self.checkpoint.shadows) {
             self.records.table.clear_flags(id, SHADOW);
+        }
+        for id in std::mem::take(&mut self.checkpoint.gone) {
+            if self.records.table.has(id, GONE) && !self.records.table.has(id, DIRTY) {
+                self.records.table.remove(id);
+            }
         }
         self.checkpoint.committed = self.checkpoint.number;
         self.checkpoint.phase = Phase::Idle;
@@ -265,6 +283,7 @@ impl Engine {
     pub fn checkpoint_failed(&mut self) {
         self.records.table.take_back(self.checkpoint.number);
         self.checkpoint.shadows.clear();
+        self.checkpoint.gone.clear();
         self.checkpoint.phase = Phase::Idle;
         self.checkpoint.wanted = true;
         self.checkpoint.not_before_us = self.now.mono_us + 1_000_000;

@@ -20,6 +20,7 @@ impl Engine {
         self.send_hints();
         self.tell_hints();
         self.catch_up();
+        self.compare_with_peers();
         self.compare_system();
         self.settle_marks();
         self.continue_copying();

@@ -6,7 +6,7 @@
 
 use super::hints::HintKey;
 use crate::model::record::RecordError;
-use crate::model::{MemberId, RecordRef};
+use crate::model::{MemberId, RecordRef, Timestamp};
 
 const RECORD: u8 = 0;
 const RESERVATION: u8 = 1;
@@ -16,6 +16,8 @@ const LIFE: u8 = 4;
 const COMPLETE: u8 = 5;
 const MARK: u8 = 6;
 const SETTLED: u8 = 7;
+const TOMBSTONE_SETTLED: u8 = 8;
+const FORGOTTEN: u8 = 9;
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub(super) enum Entry<'a> {
     Mark,
     /// What was journalled before the last mark has arrived everywhere, or is hinted.
     Settled,
+    /// The tombstone of a key, of this stamp, left the hash tree.
+    TombstoneSettled(HintKey, Timestamp),
+    /// The record of a key, of this stamp, is not held any more.
+    Forgotten(HintKey, Timestamp),
 }
 
 /// Bytes in the journal that no version writes. The frame around them was intact, so this is no
@@ -87,7 +93,14 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
         }
         Entry::Mark => out.push(MARK),
         Entry::Settled => out.push(SETTLED),
+        Entry::TombstoneSettled(key, timestamp) => append_stamped(out, TOMBSTONE_SETTLED, key, *timestamp),
+        Entry::Forgotten(key, timestamp) => append_stamped(out, FORGOTTEN, key, *timestamp),
     }
+}
+
+fn append_stamped(out: &mut Vec<u8>, tag: u8, key: &HintKey, timestamp: Timestamp) {
+    append_hint(out, tag, timestamp.member, key);
+    out.extend_from_slice(&timestamp.time.to_le_bytes());
 }
 
 fn append_hint(out: &mut Vec<u8>, tag: u8, member: MemberId, key: &HintKey) {
@@ -159,6 +172,10 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
         }
         MARK => Ok((Entry::Mark, rest)),
         SETTLED => Ok((Entry::Settled, rest)),
+        TOMBSTONE_SETTLED => {
+            stamped(rest).map(|(key, stamp, rest)| (Entry::TombstoneSettled(key, stamp), rest))
+        }
+        FORGOTTEN => stamped(rest).map(|(key, stamp, rest)| (Entry::Forgotten(key, stamp), rest)),
         unknown => Err(JournalError::UnknownEntry(unknown)),
     }
 }
@@ -180,10 +197,16 @@ fn hint(bytes: &[u8]) -> Result<(MemberId, HintKey, &[u8]), JournalError> {
     Ok((MemberId(member), key, rest))
 }
 
+fn stamped(bytes: &[u8]) -> Result<(HintKey, Timestamp, &[u8]), JournalError> {
+    let (member, key, rest) = hint(bytes)?;
+    let (time, rest) = number(rest)?;
+    Ok((key, Timestamp { time, member }, rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{KeyRef, Record, Timestamp};
+    use crate::model::{KeyRef, Record};
     use proptest::prelude::*;
 
     #[test]
@@ -199,6 +222,8 @@ mod tests {
             Entry::Complete(&[1, 2, 3]),
             Entry::Mark,
             Entry::Settled,
+            Entry::TombstoneSettled(HintKey::of(key), Timestamp { time: 5, member: MemberId(6) }),
+            Entry::Forgotten(HintKey::of(key), Timestamp { time: 7, member: MemberId(8) }),
         ];
         let mut bytes = Vec::new();
         for entry in &written {

@@ -111,9 +111,7 @@ impl Engine {
                 }
             }
             (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
-                self.counters.loads_damaged += 1;
-                self.records.lose(key, hash);
-                self.lose_partition(self.placement.partition_of(hash));
+                self.lose(key, hash);
             }
             (Loaded::Absent | Loaded::Found(_), record) => {
                 self.counters.load_misses += u64::from(record.is_none());
@@ -131,6 +129,13 @@ impl Engine {
                 (waiter, _) => self.go_without(key, hash, waiter),
             }
         }
+    }
+
+    /// Redb's record of a key is damaged: it is taken from others.
+    pub(super) fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
+        self.counters.loads_damaged += 1;
+        self.records.lose(key, hash);
+        self.lose_partition(self.placement.partition_of(hash));
     }
 
     /// Loads again what could not be read.

@@ -154,6 +154,7 @@ impl Engine {
         self.rebase_writes();
         self.rebase_gathers();
         self.plan_copying();
+        self.compare_anew();
         self.tell_complete(None);
     }
 

@@ -14,6 +14,7 @@
 //! journal and in the links of other owners); no own stamp leaves before a durable reservation
 //! covers it; every record in the table is in the journal or in redb.
 
+mod anti_entropy;
 mod catching_up;
 mod checkpoint;
 mod clocks;
@@ -182,6 +183,8 @@ pub struct Counters {
     pub hints_stored: u64,
     pub hints_delivered: u64,
     pub repairs: u64,
+    pub repairs_taken: u64,
+    pub passes: u64,
     pub checkpoints: u64,
     pub checkpoint_records: u64,
     pub refused_clock: u64,
@@ -216,6 +219,7 @@ pub struct Engine {
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
+    anti_entropy: anti_entropy::AntiEntropy,
     /// No other attempt to turn active before this time in microseconds.
     activation_after_us: u64,
     records: Records,
@@ -270,6 +274,7 @@ impl Engine {
             placement_position: 0,
             system_changed: false,
             copying: copying::Copies::default(),
+            anti_entropy: anti_entropy::AntiEntropy::default(),
             activation_after_us: 0,
             records: Records::new(partition_bits),
             hints: Hints::default(),
@@ -305,7 +310,14 @@ impl Engine {
         self.take_writes();
         self.refresh_placement();
         self.step_checkpoint();
+        self.step_comparing();
         self.settle_writes();
+    }
+
+    /// Whether something can be done at once, without any other event.
+    #[must_use]
+    pub fn wants_turn(&self) -> bool {
+        self.wants_checkpoint_step() || self.wants_compare_step()
     }
 
     /// The beginning of `lanes.journal`, up to the end of an entry, in at most `most` bytes: all of it
@@ -342,6 +354,7 @@ impl Engine {
         for completion in std::mem::take(&mut self.held) {
             self.show(completion);
         }
+        self.release_compared();
         self.progress = true;
         self.settle_writes();
     }

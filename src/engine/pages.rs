@@ -7,7 +7,7 @@
 use super::Engine;
 use super::write::Origin;
 use crate::model::{KeyRef, RecordRef};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A collection and a key.
@@ -86,6 +86,12 @@ pub struct PageFound {
 pub(super) enum PageFor {
     /// A peer copies this partition.
     Copy(Origin, u16),
+    /// A pass of this member, by its number.
+    Own(u64),
+    /// A listing for a peer, by its number.
+    Answer(u64),
+    /// A peer wants the records of these keys.
+    Fetch(Origin, BTreeSet<u64>),
 }
 
 /// Pages that were asked for.
@@ -107,8 +113,19 @@ impl Engine {
 
     /// A page of redb's records, or `None` when redb could not be read.
     pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
-        match self.pages.waiting.remove(&id) {
+        let waiter = self.pages.waiting.remove(&id);
+        if !matches!(waiter, Some(PageFor::Copy(..))) {
+            for (collection, key) in page.iter().flat_map(|page| &page.damaged) {
+                if let Ok(key) = KeyRef::new(collection, key) {
+                    self.lose(key, key.hash());
+                }
+            }
+        }
+        match waiter {
             Some(PageFor::Copy(origin, partition)) => self.page_for_copy(origin, partition, page),
+            Some(PageFor::Own(pass)) => self.own_page(pass, page),
+            Some(PageFor::Answer(listing)) => self.answer_page(listing, page),
+            Some(PageFor::Fetch(origin, hashes)) => self.fetched_page(origin, &hashes, page),
             None => {}
         }
     }

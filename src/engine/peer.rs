@@ -4,6 +4,7 @@
 //! fsynced. A link's numbers, queues and marks end with it; what was not fsynced by then becomes
 //! hints.
 
+use super::anti_entropy::Compared;
 use super::clocks::Reading;
 use crate::engine::Positions;
 use crate::model::limits::{MAX_FRAME_BYTES, MAX_RECORD_BYTES};
@@ -64,10 +65,12 @@ pub(super) struct Peer {
     pub(super) exchange_after_us: u64,
     /// It refused records: no hints before this time in microseconds.
     pub(super) hints_after_us: u64,
+    /// What comparing with it has shown.
+    pub(super) compared: Compared,
 }
 
 impl Peer {
-    pub(super) const fn new(member: MemberId) -> Self {
+    pub(super) fn new(member: MemberId) -> Self {
         Self {
             member,
             link: None,
@@ -85,6 +88,7 @@ impl Peer {
             life: None,
             exchange_after_us: 0,
             hints_after_us: 0,
+            compared: Compared::default(),
         }
     }
 

@@ -6,14 +6,15 @@
 //! shadowed ones (the older element still in it). Both end when redb's record is seen. A record that
 //! is damaged in redb is *lost*: as good as absent here, until another member's takes its place. Its
 //! element can't be told, so its leaf is wrong until all its records are in memory again.
-//! System records are never in redb only.
+//! A settled tombstone and one that is gone are in no tree either; what comes in on top of them meets
+//! nothing. System records are never in redb only.
 
-use super::table::{DIRTY, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
+use super::table::{DIRTY, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::model::merge::{Merged, merge};
 use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What merging a record into the table did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,27 @@ impl Records {
         self.table.len() as u64 + self.evicted.iter().map(|leaf| u64::from(leaf.count)).sum::<u64>()
     }
 
+    /// Records of the key's leaf that only redb holds, at most.
+    pub(super) fn evicted_count(&self, hash: KeyHash) -> u32 {
+        self.evicted_of(hash).count
+    }
+
+    /// Whether any record of these leaves (a bit each, by partition) is in redb only, or was in this life.
+    pub(super) fn has_evicted(&self, leaves: &BTreeMap<u16, u64>) -> bool {
+        leaves.iter().any(|(partition, bits)| {
+            let of_partition = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(*partition));
+            let wanted = of_partition.into_iter().flatten().enumerate();
+            wanted.filter(|(leaf, _)| bits >> leaf & 1 == 1).any(|(_, leaf)| leaf.ever)
+        })
+    }
+
+    /// Whether any record of a partition is here, in memory or in redb.
+    pub(super) fn holds_any(&self, partition: u16) -> bool {
+        let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));
+        self.trees.tree(partition).is_some_and(|tree| !tree.is_empty())
+            || leaves.is_some_and(|leaves| leaves.iter().any(|leaf| leaf.count > 0))
+    }
+
     /// Whether any record of a partition was in redb only at some time of this life.
     pub(super) fn was_any_evicted(&self, partition: u16) -> bool {
         let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));
@@ -112,7 +134,8 @@ impl Records {
 
     /// Where a key stands.
     pub(super) fn standing(&self, key: KeyRef<'_>, hash: KeyHash) -> Standing {
-        match self.table.find(key, hash) {
+        match self.table.find_any(key, hash) {
+            Some(id) if self.table.has(id, GONE) => Standing::Absent,
             Some(id) if self.table.has(id, UNRESOLVED) => Standing::Unknown,
             Some(id) => Standing::Here(id),
             None if key.is_system() || self.is_lost(hash) => Standing::Absent,
@@ -141,7 +164,11 @@ impl Records {
     /// Merges a record in. The second value tells that redb must be asked before the key may be
     /// read: the slot is unresolved.
     pub(super) fn apply(&mut self, incoming: RecordRef<'_>, hash: KeyHash) -> (SlotId, Applied, bool) {
-        match self.table.find_like(incoming, hash) {
+        match self.table.find_any_like(incoming, hash) {
+            Some(id) if self.table.has_any(id, SETTLED | GONE) => {
+                let applied = self.merge_into_nothing(id, incoming);
+                (id, applied, false)
+            }
             Some(id) => {
                 let applied = self.merge_into(id, incoming);
                 (id, applied, false)
@@ -187,6 +214,67 @@ impl Records {
         }
     }
 
+    /// Takes a record in where a tombstone settled, or is gone: as if nothing were there, but for that
+    /// tombstone itself, and for a counter that somebody began who has forgotten it already.
+    fn merge_into_nothing(&mut self, id: SlotId, incoming: RecordRef<'_>) -> Applied {
+        let Some(present) = self.table.record(id) else { return Applied::Same };
+        let settled = self.table.has(id, SETTLED);
+        if settled && present.element() == incoming.element() {
+            return Applied::Same;
+        }
+        self.table.clear_flags(id, SETTLED | GONE);
+        self.overwrite(id, 0, incoming);
+        Applied::Stored
+    }
+
+    /// Settles a tombstone: it leaves its tree. Says whether it was there, just so.
+    pub(super) fn settle(&mut self, key: KeyRef<'_>, hash: KeyHash, timestamp: Timestamp) -> bool {
+        let Some(id) = self.table.find(key, hash) else { return false };
+        let is_it = |record: RecordRef<'_>| !record.kind().is_live() && record.timestamp() == timestamp;
+        if !self.table.record(id).is_some_and(is_it) {
+            return false;
+        }
+        self.leave_tree(id);
+        self.table.add_flags(id, SETTLED | DIRTY);
+        true
+    }
+
+    /// Forgets the record of a key, if it has this stamp: what is left is a mark for the next checkpoint.
+    /// A record that only redb holds is taken to be that one.
+    pub(super) fn forget(&mut self, key: KeyRef<'_>, hash: KeyHash, timestamp: Timestamp) -> bool {
+        let tombstone = Record::tombstone(key, timestamp);
+        match self.table.find_any(key, hash) {
+            Some(id) => {
+                let is_it = |record: RecordRef<'_>| record.timestamp() == timestamp;
+                if self.table.has(id, GONE) || !self.table.record(id).is_some_and(is_it) {
+                    return false;
+                }
+                self.leave_tree(id);
+                self.table.replace(id, tombstone.view());
+                self.table.clear_flags(id, SETTLED);
+                self.table.add_flags(id, GONE);
+                true
+            }
+            None if self.evicted_of(hash).count > 0 => {
+                self.table.insert(hash, tombstone, DIRTY | SHADOW | GONE);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a slot's element out of its tree. What is unresolved has none in it; whoever says that it
+    /// leaves the tree knows that redb has nothing newer, so that one's element goes as if shadowed.
+    fn leave_tree(&mut self, id: SlotId) {
+        if self.table.has(id, UNRESOLVED) {
+            self.table.clear_flags(id, UNRESOLVED);
+            self.table.add_flags(id, SHADOW);
+            return;
+        }
+        let element = self.tree_element(id);
+        self.trees.toggle(self.table.hash(id), self.table.has(id, SYSTEM), element);
+    }
+
     /// Puts `record` in a slot whose element was `before`.
     fn overwrite(&mut self, id: SlotId, before: u128, record: RecordRef<'_>) {
         self.table.replace(id, record);
@@ -218,14 +306,14 @@ impl Records {
 
     /// Takes what redb answered for a key; `None` means that it surely has nothing.
     pub(super) fn resolve(&mut self, key: KeyRef<'_>, hash: KeyHash, loaded: Option<RecordRef<'_>>) {
-        match (self.table.find(key, hash), loaded) {
+        match (self.table.find_any(key, hash), loaded) {
             (Some(id), loaded) if self.table.has(id, UNRESOLVED) => {
                 if let Some(old) = loaded {
                     self.forget_evicted(hash);
                     self.merge_into(id, old);
                 }
                 self.table.clear_flags(id, UNRESOLVED);
-                let element = self.table.record(id).map_or(0, RecordRef::element);
+                let element = self.tree_element(id);
                 self.trees.toggle(hash, false, element ^ loaded.map_or(0, RecordRef::element));
                 self.mend(hash);
             }
@@ -241,10 +329,10 @@ impl Records {
 
     /// Redb's record of a key is damaged: what the table has is all there is.
     pub(super) fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
-        match self.table.find(key, hash) {
+        match self.table.find_any(key, hash) {
             Some(id) if self.table.has(id, UNRESOLVED) => {
                 self.table.clear_flags(id, UNRESOLVED);
-                let element = self.table.record(id).map_or(0, RecordRef::element);
+                let element = self.tree_element(id);
                 self.trees.toggle(hash, false, element);
                 self.forget_damaged(hash);
             }
@@ -252,6 +340,12 @@ impl Records {
             None if !key.is_system() && self.lost.insert(hash) => self.forget_damaged(hash),
             None => {}
         }
+    }
+
+    /// What a slot's record adds to its tree.
+    fn tree_element(&self, id: SlotId) -> u128 {
+        let counts = !self.table.has_any(id, SETTLED | GONE);
+        self.table.record(id).filter(|_| counts).map_or(0, RecordRef::element)
     }
 
     fn forget_damaged(&mut self, hash: KeyHash) {
@@ -287,8 +381,8 @@ impl Records {
         let at = self.leaf_index(hash);
         let slots = self.table.sweep(0, self.table.slots());
         let of_leaf = slots.filter(|id| self.leaf_index(self.table.hash(*id)) == at);
-        let counted = of_leaf.filter(|id| !self.table.has(*id, SYSTEM) && !self.table.has(*id, UNRESOLVED));
-        let elements = counted.filter_map(|id| self.table.record(id)).map(RecordRef::element);
+        let counted = of_leaf.filter(|id| !self.table.has_any(*id, SYSTEM | UNRESOLVED));
+        let elements = counted.map(|id| self.tree_element(id));
         let right = elements.fold(0, |sum, element| sum ^ element);
         let tree = self.trees.tree(hash.partition(self.partition_bits));
         let wrong = tree.map_or(0, |tree| tree.leaf(hash.leaf(self.partition_bits)));

@@ -32,6 +32,16 @@ impl Engine {
                 }
                 Entry::Mark => self.settling.replayed_mark(),
                 Entry::Settled => self.settling.replayed_settled(),
+                Entry::TombstoneSettled(key, stamp) => {
+                    if let Some(key) = key.key() {
+                        self.records.settle(key, key.hash(), stamp);
+                    }
+                }
+                Entry::Forgotten(key, stamp) => {
+                    if let Some(key) = key.key() {
+                        self.records.forget(key, key.hash(), stamp);
+                    }
+                }
                 Entry::Reservation(time) => {
                     self.clock = Clock::after_reservation(self.identity.member, self.clock.time().max(time));
                 }

@@ -52,6 +52,7 @@ impl Engine {
             peer.linked_us = self.now.mono_us;
             peer.has_hints = None;
         }
+        self.compare_soon(member);
         self.hints.rewind(member);
         self.exchange_system(member);
         self.greet_with_hints(member);
@@ -184,6 +185,7 @@ impl Engine {
                 }
             }
             self.rest_hints(member);
+            self.spoil_pass(member);
         }
         self.writes_excepted(member, exception.first..end, exception.verdict);
     }

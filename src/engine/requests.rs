@@ -5,6 +5,7 @@
 //! or not done is handed on to the next owner.
 
 use super::Engine;
+use super::anti_entropy;
 use super::copying::Ticket;
 use super::membership;
 use super::operation::{OperationError, Stored};
@@ -33,6 +34,8 @@ pub(super) enum Purpose {
     System,
     /// A page of a partition.
     Copy(Ticket),
+    /// A step of a pass.
+    Compare(anti_entropy::Ticket),
 }
 
 #[derive(Debug)]
@@ -80,13 +83,24 @@ impl Requests {
 impl Engine {
     /// Sends a request and remembers what for; false when there is no link.
     pub(super) fn ask(&mut self, member: MemberId, request: Request, purpose: Purpose) -> bool {
+        // Longer than the time that the peer itself takes to give up.
+        let deadline_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
+        self.ask_until(member, request, purpose, deadline_us)
+    }
+
+    /// Sends a request that is given up at a time in microseconds; false when there is no link.
+    pub(super) fn ask_until(
+        &mut self,
+        member: MemberId,
+        request: Request,
+        purpose: Purpose,
+        deadline_us: u64,
+    ) -> bool {
         self.requests.last += 1;
         let id = self.requests.last;
         if !self.send_request(member, id, request) {
             return false;
         }
-        // Longer than the time that the peer itself takes to give up.
-        let deadline_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
         self.requests.sent.insert(id, Sent { member, deadline_us, purpose });
         true
     }
@@ -154,6 +168,7 @@ impl Engine {
             Request::Copy { partition, from } => {
                 self.copy_for_peer(origin, partition, from, same_placement);
             }
+            Request::Compare(question) => self.compare_for_peer(origin, question, same_placement),
         }
     }
 
@@ -182,6 +197,10 @@ impl Engine {
                 self.take_copied(ticket, &records, next);
             }
             (Purpose::Copy(ticket), _) => self.copy_failed(ticket),
+            (Purpose::Compare(ticket), Reply::Compared(compared)) if same_placement => {
+                self.take_compared(ticket, compared);
+            }
+            (Purpose::Compare(ticket), _) => self.compare_failed(ticket),
         }
     }
 
@@ -259,6 +278,7 @@ impl Engine {
             Purpose::Scan(scan) => self.scan_failed(scan),
             Purpose::System => {}
             Purpose::Copy(ticket) => self.copy_failed(ticket),
+            Purpose::Compare(ticket) => self.compare_failed(ticket),
         }
     }
 

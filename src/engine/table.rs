@@ -26,6 +26,11 @@ pub(super) const SHADOW: u8 = 2;
 pub(super) const UNRESOLVED: u8 = 4;
 /// Of a system collection: never evicted.
 pub(super) const SYSTEM: u8 = 8;
+/// A tombstone that left the hash tree: nothing older exists anywhere, so it merges as if nothing were
+/// there. It is kept until no owner has it in its tree.
+pub(super) const SETTLED: u8 = 16;
+/// Nothing is here any more: a mark that redb must remove the key with the next checkpoint. Never found.
+pub(super) const GONE: u8 = 32;
 
 /// Parts of the index; a power of two.
 const SHARDS: usize = 256;
@@ -130,9 +135,7 @@ impl Table {
 
     /// Finds the key of a record.
     pub(super) fn find_like(&self, like: RecordRef<'_>, hash: KeyHash) -> Option<SlotId> {
-        self.find_where(hash, |record| {
-            record.key() == like.key() && record.collection_bytes() == like.collection_bytes()
-        })
+        self.find_where(hash, |record| is_like(record, like))
     }
 
     /// Finds a record by the hash of its key alone; of two that share one, either.
@@ -140,13 +143,34 @@ impl Table {
         self.find_where(hash, |_| true)
     }
 
+    /// Finds the slot of a key, also when all that is there is the mark that it is gone.
+    pub(super) fn find_any(&self, key: KeyRef<'_>, hash: KeyHash) -> Option<SlotId> {
+        self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| record.view().is_of(key)))
+    }
+
+    /// Finds the slot of a record's key, also when all that is there is the mark that it is gone.
+    pub(super) fn find_any_like(&self, like: RecordRef<'_>, hash: KeyHash) -> Option<SlotId> {
+        self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| is_like(record.view(), like)))
+    }
+
     fn find_where(&self, hash: KeyHash, fits: impl Fn(RecordRef<'_>) -> bool) -> Option<SlotId> {
+        self.find_slot(hash, |slot| {
+            slot.flags & GONE == 0 && slot.record.as_ref().is_some_and(|record| fits(record.view()))
+        })
+    }
+
+    fn find_slot(&self, hash: KeyHash, fits: impl Fn(&Slot) -> bool) -> Option<SlotId> {
         let is_it = |id: &u32| {
             let slot = &self.slots[*id];
-            slot.hash == hash && slot.record.as_ref().is_some_and(|record| fits(record.view()))
+            slot.hash == hash && fits(slot)
         };
         let (shard, place) = place(hash);
         self.index[shard].find(place, is_it).copied().map(SlotId)
+    }
+
+    /// Finds the slot of a key that shadows what redb holds, by the hash of the key alone.
+    pub(super) fn find_shadow(&self, hash: KeyHash) -> Option<SlotId> {
+        self.find_slot(hash, |slot| slot.flags & SHADOW != 0)
     }
 
     /// Reads what looking for these keys will read, so that it is in the processor's cache then. The
@@ -217,6 +241,17 @@ impl Table {
     /// The hash of the key in a slot.
     pub(super) fn hash(&self, id: SlotId) -> KeyHash {
         self.slots[id.0].hash
+    }
+
+    /// Whether a slot holds nothing that belongs to a partition.
+    pub(super) fn is_system_or_empty(&self, id: SlotId) -> bool {
+        let slot = &self.slots[id.0];
+        slot.flags & SYSTEM != 0 || slot.record.is_none()
+    }
+
+    /// Whether any of these flags is set.
+    pub(super) fn has_any(&self, id: SlotId, flags: u8) -> bool {
+        self.slots[id.0].flags & flags != 0
     }
 
     /// Whether all of these flags are set.
@@ -292,6 +327,10 @@ impl Table {
     pub(super) fn dirty(&self) -> usize {
         self.dirty
     }
+}
+
+fn is_like(record: RecordRef<'_>, other: RecordRef<'_>) -> bool {
+    record.key() == other.key() && record.collection_bytes() == other.collection_bytes()
 }
 
 fn names_of(slots: &Slots, id: u32) -> Names<'_> {

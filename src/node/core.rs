@@ -208,7 +208,7 @@ impl Core {
         self.send_frames();
         self.deliver(now.mono_us);
         self.wake_waiting();
-        Ok(self.engine.wants_checkpoint_step())
+        Ok(self.engine.wants_turn())
     }
 
     /// Appends the turn's bytes to the journal in one write.

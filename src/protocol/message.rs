@@ -4,6 +4,7 @@
 //! bytes, parsed by whoever uses them.
 
 use super::ProtocolError;
+use super::compare::{Compare, Compared};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
 use crate::model::{Timestamp, limits};
@@ -46,6 +47,8 @@ pub enum Request {
         /// Where the page begins.
         from: CopyCursor,
     },
+    /// What the peer holds of what both must.
+    Compare(Compare),
 }
 
 /// Where a page of a copy begins: first comes what is in the peer's memory, then what only its redb
@@ -151,6 +154,8 @@ pub enum Reply {
         /// Where to go on; none at the end.
         next: Option<CopyCursor>,
     },
+    /// What the peer holds.
+    Compared(Compared),
     /// It was not done.
     Failed(Failure),
 }

@@ -5,6 +5,7 @@
 //! form; all else is small and goes through bincode, here and nowhere else ([`message`]). Every
 //! decode is bounded by its input's length and must consume all of it.
 
+pub mod compare;
 pub mod frame;
 pub mod introduction;
 pub mod message;

@@ -1,0 +1,270 @@
+//! The other side of a pass: answering what a peer wants to know. Nothing is kept between two requests.
+
+use super::super::pages::PageFor;
+use super::super::write::Origin;
+use super::super::{Engine, PageFilter, PageFound};
+use super::listing::{Content, Listing, bitmaps, leaf_of};
+use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
+use crate::model::limits::LEAVES_PER_PARTITION;
+use crate::model::{KeyHash, RecordRef};
+use crate::protocol::compare::{Compare, Compared, LeafId, MAX_GRAIN_BITS, pack, unpack};
+use crate::protocol::message::{Failure, Reply};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Bytes of records in one answer, unless a single one has more.
+const ANSWER_BYTES: usize = 512 << 10;
+/// Listings that may wait for peers; further ones are asked for again.
+const MAX_WAITING: usize = 64;
+/// Leaves in one request.
+pub(super) const MAX_LEAVES: usize = 4_096;
+/// Bytes of a page of redb that a listing takes.
+pub(super) const PAGE_BYTES: usize = 512 << 10;
+
+/// A listing for a peer.
+#[derive(Debug)]
+struct Answer {
+    origin: Origin,
+    listing: Listing,
+    durable: bool,
+    number: u64,
+    /// The table was walked; redb's pages come.
+    in_store: bool,
+}
+
+/// What peers wait for.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// The first one is being worked on.
+    listings: VecDeque<Answer>,
+    /// Answers that wait for the journal's position.
+    unsynced: VecDeque<(u64, Origin, Reply)>,
+}
+
+impl Answers {
+    pub(super) fn wants_step(&self) -> bool {
+        self.listings.front().is_some_and(|answer| !answer.in_store)
+    }
+}
+
+impl Engine {
+    /// A peer compares itself with this member.
+    pub(in crate::engine) fn compare_for_peer(
+        &mut self,
+        origin: Origin,
+        question: Compare,
+        same_placement: bool,
+    ) {
+        if !same_placement {
+            return self.reply(origin, Reply::Failed(Failure::Placement));
+        }
+        let bits = self.placement.partition_bits();
+        match question {
+            Compare::Roots { roots, durable } => {
+                let leaves = self.leaves_of_other_roots(&roots);
+                self.reply_durably(origin, Compared::Leaves(leaves), durable);
+            }
+            Compare::Sums { leaves, grain } if leaves.len() <= MAX_LEAVES && grain.bits <= MAX_GRAIN_BITS => {
+                self.list_for_peer(origin, Listing::sums(leaves.into_iter(), grain, bits), false);
+            }
+            Compare::List { parts, grain, durable } if parts.len() <= MAX_LEAVES => {
+                self.list_for_peer(origin, Listing::list(parts.into_iter(), grain, bits), durable);
+            }
+            Compare::Sums { .. } | Compare::List { .. } => {
+                self.reply(origin, Reply::Failed(Failure::NotReady))
+            }
+            Compare::Fetch { hashes } => {
+                let found = self.fetch_from_table(&hashes);
+                self.reply(origin, Reply::Compared(found));
+            }
+            Compare::FetchStored { hashes, after } => {
+                let hashes: BTreeSet<u64> = unpack(&hashes).collect();
+                let leaves = bitmaps(hashes.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
+                let filter = PageFilter::Leaves(Arc::new(leaves));
+                self.want_page(filter, after, ANSWER_BYTES, PageFor::Fetch(origin, hashes));
+            }
+        }
+    }
+
+    fn leaves_of_other_roots(&self, roots: &[(u16, u64)]) -> Vec<(u16, Vec<u8>)> {
+        let trees = roots.iter().filter_map(|(partition, root)| {
+            let tree = self.records.trees.tree(*partition)?;
+            (lower(tree.root()) != *root)
+                .then(|| (*partition, pack(tree.leaves().iter().copied().map(lower))))
+        });
+        trees.collect()
+    }
+
+    fn list_for_peer(&mut self, origin: Origin, listing: Listing, durable: bool) {
+        if self.anti_entropy.answers.listings.len() >= MAX_WAITING {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        }
+        self.anti_entropy.last += 1;
+        let number = self.anti_entropy.last;
+        let answer = Answer { origin, listing, durable, number, in_store: false };
+        self.anti_entropy.answers.listings.push_back(answer);
+    }
+
+    /// Goes on with the first listing.
+    pub(super) fn step_answers(&mut self) {
+        let Some(answer) = self.anti_entropy.answers.listings.front_mut() else { return };
+        if answer.in_store || !answer.listing.walk_table(&self.records) {
+            return;
+        }
+        let leaves = answer.listing.bitmaps();
+        if self.records.has_evicted(&leaves) {
+            answer.in_store = true;
+            let number = answer.number;
+            self.want_listed_page(PageFor::Answer(number), leaves, (String::new(), Vec::new()));
+        } else {
+            self.finish_answer();
+        }
+    }
+
+    pub(super) fn want_listed_page(
+        &mut self,
+        what: PageFor,
+        leaves: BTreeMap<u16, u64>,
+        after: (String, Vec<u8>),
+    ) {
+        self.want_page(PageFilter::Leaves(Arc::new(leaves)), after, PAGE_BYTES, what);
+    }
+
+    /// A page of redb for the first listing; none when it could not be read.
+    pub(in crate::engine) fn answer_page(&mut self, number: u64, page: Option<PageFound>) {
+        let Some(answer) = self.anti_entropy.answers.listings.front_mut().filter(|a| a.number == number)
+        else {
+            return;
+        };
+        let Some(PageFound { records, next, .. }) = page else {
+            let origin = answer.origin;
+            self.anti_entropy.answers.listings.pop_front();
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        };
+        answer.listing.take_page(&records, &self.records);
+        match next {
+            Some(after) => {
+                let leaves = answer.listing.bitmaps();
+                self.want_listed_page(PageFor::Answer(number), leaves, after);
+            }
+            None => self.finish_answer(),
+        }
+    }
+
+    fn finish_answer(&mut self) {
+        let Some(mut answer) = self.anti_entropy.answers.listings.pop_front() else { return };
+        answer.listing.finish();
+        // Of what redb has to be asked about first nothing true can be said.
+        if !answer.listing.unsure.is_empty() {
+            return self.reply(answer.origin, Reply::Failed(Failure::NotReady));
+        }
+        let (mut sums, mut entries) = (Vec::new(), Vec::new());
+        let leaves = u32::try_from(answer.listing.leaves.len()).unwrap_or(u32::MAX);
+        let mut lists = false;
+        for content in answer.listing.leaves.values() {
+            match content {
+                Content::Sums(parts) => sums.extend(parts.iter().flat_map(|sum| sum.to_le_bytes())),
+                Content::List(_, list) => {
+                    lists = true;
+                    // What left the tree here needn't be taken by anybody.
+                    list.iter()
+                        .filter(|(_, settled)| !settled)
+                        .for_each(|(entry, _)| entry.pack(&mut entries));
+                }
+            }
+        }
+        let compared = if lists { Compared::Listed { leaves, entries } } else { Compared::Sums(sums) };
+        self.reply_durably(answer.origin, compared, answer.durable);
+    }
+
+    fn fetch_from_table(&self, hashes: &[u8]) -> Compared {
+        let (mut records, mut stored, mut done) = (Vec::new(), Vec::new(), 0);
+        for hash in unpack(hashes) {
+            match self.records.table.find_hash(KeyHash(hash)) {
+                Some(id) => {
+                    let table = &self.records.table;
+                    let sendable =
+                        !table.has(id, SYSTEM) && !table.has(id, UNRESOLVED) && !table.has(id, SETTLED);
+                    let bytes =
+                        table.record(id).filter(|_| sendable).map(RecordRef::bytes).unwrap_or_default();
+                    if !records.is_empty() && records.len() + bytes.len() > ANSWER_BYTES {
+                        break;
+                    }
+                    records.extend_from_slice(bytes);
+                }
+                None if self.records.evicted_count(KeyHash(hash)) > 0 => stored.push(hash),
+                None => {}
+            }
+            done += 1;
+        }
+        Compared::Fetched { records, done, stored: pack(stored) }
+    }
+
+    /// A page of redb for a peer that wants these records.
+    pub(in crate::engine) fn fetched_page(
+        &mut self,
+        origin: Origin,
+        hashes: &BTreeSet<u64>,
+        page: Option<PageFound>,
+    ) {
+        let Some(PageFound { records: found, next, .. }) = page else {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        };
+        let mut rest = &found[..];
+        let mut records = Vec::new();
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            let hash = record.key_hash();
+            if !hashes.contains(&hash.0) {
+                continue;
+            }
+            // What has come into memory meanwhile is newer, or the same.
+            match self.records.table.find_like(record, hash) {
+                Some(id) if self.records.table.has(id, UNRESOLVED) => {
+                    return self.reply(origin, Reply::Failed(Failure::NotReady));
+                }
+                Some(id) => {
+                    let newest = self.records.table.record(id).map(RecordRef::bytes);
+                    records.extend_from_slice(newest.unwrap_or_default());
+                }
+                None => records.extend_from_slice(record.bytes()),
+            }
+        }
+        self.reply(origin, Reply::Compared(Compared::FetchedStored { records, next }));
+    }
+
+    /// Answers, if it must be, once all that the answer rests on is fsynced.
+    fn reply_durably(&mut self, origin: Origin, compared: Compared, durable: bool) {
+        let reply = Reply::Compared(compared);
+        if !durable || self.positions.synced >= self.end() {
+            return self.reply(origin, reply);
+        }
+        self.lanes.sync = true;
+        let end = self.end();
+        self.anti_entropy.answers.unsynced.push_back((end, origin, reply));
+    }
+
+    /// The journal was synced: answers that waited for it go out.
+    pub(in crate::engine) fn release_compared(&mut self) {
+        while let Some((_, origin, reply)) =
+            self.anti_entropy.answers.unsynced.pop_front_if(|(end, ..)| *end <= self.positions.synced)
+        {
+            self.reply(origin, reply);
+        }
+    }
+}
+
+/// What of a root or leaf travels.
+#[expect(clippy::cast_possible_truncation, reason = "half of a number is what is wanted")]
+pub(super) const fn lower(sum: u128) -> u64 {
+    sum as u64
+}
+
+/// Leaves in which this member's tree differs from what a peer told of its own.
+pub(super) fn differing(partition: u16, own: &[u128], theirs: &[u8]) -> Vec<LeafId> {
+    if theirs.len() != LEAVES_PER_PARTITION * 8 {
+        return Vec::new();
+    }
+    let pairs = (0u8..).zip(own.iter().copied().map(lower)).zip(unpack(theirs));
+    pairs.filter(|((_, own), theirs)| own != theirs).map(|((leaf, _), _)| (partition, leaf)).collect()
+}

@@ -1,0 +1,174 @@
+//! Listings: what this member holds in some leaves of its hash trees, as sums or record by record.
+//!
+//! The table is walked slot by slot, a part of it each turn, and behind its end redb, page by page, if
+//! it has records of these leaves that the table has not. The trees are not asked: where a record
+//! shadows an older one their leaves still have both. What comes, goes or moves during the walk may be
+//! missed or counted twice by sums; that shows as a difference where there is none. A list misses
+//! nothing that was there all the while, for what leaves the table or comes back is in redb.
+
+use crate::engine::records::Records;
+use crate::engine::table::{GONE, SETTLED, SlotId, UNRESOLVED};
+use crate::model::{KeyHash, RecordRef};
+use crate::protocol::compare::{Grain, LeafId, Listed};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Slots that are looked at in one turn.
+const SLOTS: u32 = 8_192;
+/// Entries of a list: what comes behind a leaf that goes beyond it waits for another list.
+pub(super) const MAX_ENTRIES: usize = 128 * 1_024;
+
+/// What is found out about one leaf.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The sums of its parts.
+    Sums(Vec<u32>),
+    /// What is in those parts that are wanted (all, if none is named); the flag marks what is not to
+    /// be sent: it left the tree.
+    List(Vec<u8>, Vec<(Listed, bool)>),
+}
+
+/// A listing under way.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) leaves: BTreeMap<LeafId, Content>,
+    pub(super) grain: Grain,
+    /// Leaves about which nothing certain can be said now: redb has to be asked for a record.
+    pub(super) unsure: BTreeSet<LeafId>,
+    /// Every 64 leaves' bits, by partition.
+    wanted: Vec<u64>,
+    partition_bits: u8,
+    slot: u32,
+    entries: usize,
+}
+
+impl Listing {
+    pub(super) fn new(leaves: BTreeMap<LeafId, Content>, grain: Grain, partition_bits: u8) -> Self {
+        let mut wanted = vec![0; 1 << partition_bits];
+        for (partition, leaf) in leaves.keys() {
+            if let Some(bits) = wanted.get_mut(usize::from(*partition)) {
+                *bits |= 1 << (leaf % 64);
+            }
+        }
+        Self { leaves, grain, unsure: BTreeSet::new(), wanted, partition_bits, slot: 0, entries: 0 }
+    }
+
+    /// Sums of leaves.
+    pub(super) fn sums(leaves: impl Iterator<Item = LeafId>, grain: Grain, partition_bits: u8) -> Self {
+        let leaves = leaves.map(|leaf| (leaf, Content::Sums(vec![0; grain.parts()]))).collect();
+        Self::new(leaves, grain, partition_bits)
+    }
+
+    /// Lists of leaves.
+    pub(super) fn list(
+        parts: impl Iterator<Item = (LeafId, Vec<u8>)>,
+        grain: Grain,
+        partition_bits: u8,
+    ) -> Self {
+        let leaves = parts.map(|(leaf, parts)| (leaf, Content::List(parts, Vec::new()))).collect();
+        Self::new(leaves, grain, partition_bits)
+    }
+
+    /// The leaves by partition, as pages of redb want them.
+    pub(super) fn bitmaps(&self) -> BTreeMap<u16, u64> {
+        bitmaps(self.leaves.keys().copied())
+    }
+
+    /// Looks at some more of the table; says whether its end is reached.
+    pub(super) fn walk_table(&mut self, records: &Records) -> bool {
+        let slots = u32::try_from(records.table.slots()).unwrap_or(u32::MAX);
+        let end = slots.min(self.slot.saturating_add(SLOTS));
+        for id in (self.slot..end).map(SlotId) {
+            let hash = records.table.hash(id);
+            if !self.wants(hash) || records.table.is_system_or_empty(id) || records.table.has(id, GONE) {
+                continue;
+            }
+            let leaf = leaf_of(hash, self.partition_bits);
+            let settled = records.table.has(id, SETTLED);
+            if records.table.has(id, UNRESOLVED) {
+                self.unsure.insert(leaf);
+            } else if let Some(record) = records.table.record(id) {
+                self.note(leaf, hash, record, settled);
+            }
+        }
+        self.slot = end;
+        end == slots
+    }
+
+    /// Takes a page of redb's records.
+    pub(super) fn take_page(&mut self, page: &[u8], records: &Records) {
+        let mut rest = page;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            let hash = record.key_hash();
+            let leaf = leaf_of(hash, self.partition_bits);
+            let sums = matches!(self.leaves.get(&leaf), Some(Content::Sums(_)));
+            if !sums || records.table.find_any_like(record, hash).is_none() {
+                self.note(leaf, hash, record, false);
+            }
+        }
+    }
+
+    /// Ends it: of a record that came more than once, in the table and behind it, the newest counts.
+    pub(super) fn finish(&mut self) {
+        for content in self.leaves.values_mut() {
+            if let Content::List(_, entries) = content {
+                entries.sort_by_key(|(entry, _)| (entry.hash, std::cmp::Reverse(entry.time)));
+                entries.dedup_by_key(|(entry, _)| entry.hash);
+            }
+        }
+    }
+
+    fn wants(&self, hash: KeyHash) -> bool {
+        let (partition, leaf) = leaf_of(hash, self.partition_bits);
+        self.wanted.get(usize::from(partition)).is_some_and(|bits| bits >> leaf & 1 == 1)
+    }
+
+    fn note(&mut self, leaf: LeafId, hash: KeyHash, record: RecordRef<'_>, settled: bool) {
+        let Some(content) = self.leaves.get_mut(&leaf) else { return };
+        let part = self.grain.part(hash.0, self.partition_bits);
+        let mark = self.grain.mark(record.element());
+        match content {
+            Content::Sums(_) if settled => {}
+            Content::Sums(sums) => {
+                if let Some(sum) = sums.get_mut(part) {
+                    *sum ^= mark;
+                }
+            }
+            Content::List(parts, entries) => {
+                if parts.is_empty() || parts.get(part / 8).is_some_and(|byte| byte >> (part % 8) & 1 == 1) {
+                    let entry = Listed { hash: hash.0, time: record.timestamp().time, mark };
+                    entries.push((entry, settled));
+                    self.entries += 1;
+                    self.shorten();
+                }
+            }
+        }
+    }
+
+    /// Leaves the last leaf out while there are too many entries, but never the first.
+    fn shorten(&mut self) {
+        while self.entries > MAX_ENTRIES && self.leaves.len() > 1 {
+            let Some(((partition, leaf), content)) = self.leaves.pop_last() else { return };
+            if let Content::List(_, entries) = content {
+                self.entries -= entries.len();
+            }
+            if let Some(bits) = self.wanted.get_mut(usize::from(partition)) {
+                *bits &= !(1 << (leaf % 64));
+            }
+        }
+    }
+}
+
+/// The leaf of a key.
+pub(super) const fn leaf_of(hash: KeyHash, partition_bits: u8) -> LeafId {
+    (hash.partition(partition_bits), hash.leaf(partition_bits))
+}
+
+/// Leaves by partition, one bit each.
+pub(super) fn bitmaps(leaves: impl Iterator<Item = LeafId>) -> BTreeMap<u16, u64> {
+    let mut bitmaps = BTreeMap::new();
+    for (partition, leaf) in leaves {
+        *bitmaps.entry(partition).or_insert(0) |= 1u64 << (leaf % 64);
+    }
+    bitmaps
+}

@@ -1,0 +1,155 @@
+//! Anti-entropy: comparing with other members what both must hold, and exchanging what differs.
+//!
+//! A *pass* ([`pass`]) is one comparison of all partitions that this member shares with one peer, from
+//! the roots of the hash trees down to the records. At its end, this member holds whatever the peer held when
+//! it began, and the peer holds, fsynced, whatever this member held then; both or newer. Everything that
+//! must be sure of that is built on it: repairing what hints did not, catching up after a start, leaving, and
+//! giving up records that this member does not own any more.
+//!
+//! One pass is under way at a time. Each peer's turn comes at once when a link to it comes up or the placement
+//! changes (if both ends begin, nothing is done twice but the looking), and then every [`ROUND_US`].
+//! What is exchanged is paced by the setting `repair_bytes_per_second`.
+//!
+//! What a pass may rest on: records that are under way in both directions make trees differ for moments. So
+//! what differs is looked at twice, [`AGAIN_US`] apart, and only leaves that differed both times are listed.
+
+mod answers;
+pub(super) mod listing;
+mod pass;
+
+pub(super) use pass::Ticket;
+
+use super::peer::Peer;
+use super::{Engine, Mode};
+use crate::model::MemberId;
+use crate::model::roster::MemberState;
+use pass::Pass;
+use std::collections::BTreeMap;
+
+/// Microseconds between two passes with the same peer.
+const ROUND_US: u64 = 10_000_000;
+/// Microseconds until a pass that failed is tried again.
+const RETRY_US: u64 = 1_000_000;
+/// Microseconds that the member with the higher id waits for the other one to begin when their link
+/// has come up: one pass repairs both.
+const YIELD_US: u64 = 3_000_000;
+/// Microseconds between the two looks at what differs.
+const AGAIN_US: u64 = 100_000;
+
+/// What is known of comparisons with one peer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Compared {
+    /// When its next turn is, in microseconds.
+    due_us: u64,
+    /// The last pass that was completed in this life.
+    pub(super) last: Option<Passed>,
+    /// Leaves that differed when that was last looked at.
+    pub(super) differing: usize,
+}
+
+/// A pass that was completed.
+#[derive(Debug, Clone)]
+pub(super) struct Passed {
+    /// The placement that it ran under, from its begin to its end.
+    pub(super) digest: u64,
+    /// When it began and ended, in microseconds.
+    pub(super) began_us: u64,
+    pub(super) ended_us: u64,
+    /// The roots of partitions that this member does not own, if they stayed the same all the while: the
+    /// peer has all that they are made of.
+    pub(super) foreign: BTreeMap<u16, u128>,
+}
+
+/// Where comparisons stand.
+#[derive(Debug, Default)]
+pub(super) struct AntiEntropy {
+    pass: Option<Pass>,
+    answers: answers::Answers,
+    /// Numbers of passes and requests, never given twice.
+    last: u64,
+    budget: Budget,
+}
+
+/// What may still be sent and taken now: bytes, fewer than none after a large record.
+#[derive(Debug, Default)]
+struct Budget {
+    bytes: i64,
+    filled_us: u64,
+}
+
+impl Budget {
+    /// Adds what has become allowed since the last time; at most a quarter of a second's worth is saved up.
+    fn fill(&mut self, now_us: u64, bytes_per_second: u64) {
+        let passed = now_us.saturating_sub(self.filled_us).min(1_000_000);
+        self.filled_us = now_us;
+        let rate = i64::try_from(bytes_per_second).unwrap_or(i64::MAX);
+        let more = i64::try_from(u128::from(bytes_per_second) * u128::from(passed) / 1_000_000);
+        self.bytes = self.bytes.saturating_add(more.unwrap_or(rate)).min(rate / 4 + 1);
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    const fn is_spent(&self) -> bool {
+        self.bytes <= 0
+    }
+}
+
+impl Engine {
+    /// Begins the next pass that is due, or goes on with the one under way. Called at each tick.
+    pub(super) fn compare_with_peers(&mut self) {
+        self.anti_entropy.budget.fill(self.now.mono_us, self.settings.repair_bytes_per_second);
+        let now = self.now.mono_us;
+        let rests = self.storage_problem.is_some() || self.mode == Mode::NoCluster;
+        while self.anti_entropy.pass.is_none() && !rests {
+            let is_due = |peer: &&Peer| peer.is_reachable() && peer.compared.due_us <= now;
+            let due = self.peers.iter().filter(is_due).min_by_key(|peer| peer.compared.due_us);
+            let Some(member) = due.map(|peer| peer.member) else { break };
+            self.begin_pass(member);
+        }
+        self.continue_pass();
+    }
+
+    /// A link to a member has come up: both compare, one of them at once.
+    pub(super) fn compare_soon(&mut self, member: MemberId) {
+        let begins = self.identity.member < member || self.is_catching_up();
+        let due_us = self.now.mono_us + if begins { 0 } else { YIELD_US };
+        if let Some(peer) = self.peer_mut(member) {
+            peer.compared.due_us = due_us;
+        }
+    }
+
+    /// The placement changed: what passes have shown counts under the former one only.
+    pub(super) fn compare_anew(&mut self) {
+        let now = self.now.mono_us;
+        for peer in &mut self.peers {
+            peer.compared.due_us = peer.compared.due_us.min(now);
+        }
+    }
+
+    /// Whether something of a comparison can be done at once, without any other event.
+    pub(super) fn wants_compare_step(&self) -> bool {
+        self.anti_entropy.answers.wants_step()
+            || self.anti_entropy.pass.as_ref().is_some_and(Pass::wants_step)
+    }
+
+    /// A bounded part of what comparisons have to look at in memory.
+    pub(super) fn step_comparing(&mut self) {
+        self.step_answers();
+        if self.anti_entropy.pass.as_ref().is_some_and(Pass::moves_with_turns) {
+            self.continue_pass();
+        }
+    }
+
+    /// Whether this member leaves: who takes over must have all that it holds.
+    fn hands_over(&self) -> bool {
+        let known = self.roster.get(self.identity.member);
+        known.is_some_and(|known| known.entry.state == MemberState::Leaving)
+    }
+
+    /// Whether a pass with this member was completed in this life.
+    pub(super) fn was_compared(&self, member: MemberId) -> bool {
+        self.peer(member).is_some_and(|peer| peer.compared.last.is_some())
+    }
+}

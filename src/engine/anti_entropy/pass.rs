@@ -1,0 +1,598 @@
+//! A pass: one comparison with one peer, as a state machine.
+//!
+//! ```text
+//! roots → rest → roots again → per group of leaves: own table → own store → sums → lists
+//!                                    → fetch → fetch from store → push → push from store
+//!       → confirm
+//! ```
+//!
+//! At most one request is outstanding, and only its answer moves the pass. Whatever goes wrong (the link, the
+//! placement, an answer that says no) ends it; it begins anew later, and what was exchanged needn't be again.
+//! Invariants of a pass that is completed: every leaf was equal at some moment since it began, or all records
+//! in it that the peer listed were merged here, and all that it lacked were confirmed after fsync there. A
+//! record that was pushed and whose link ended became a hint, and the pass failed with its link.
+
+use super::super::pages::PageFor;
+use super::super::requests::Purpose;
+use super::answers::{MAX_LEAVES, PAGE_BYTES, differing, lower};
+use super::listing::{Content, Listing, MAX_ENTRIES, bitmaps, leaf_of};
+use super::{AGAIN_US, Passed, RETRY_US, ROUND_US};
+use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
+use crate::engine::{Engine, PageFilter, PageFound};
+use crate::model::{KeyHash, MemberId, Record, RecordRef};
+use crate::protocol::compare::{Compare, Compared, Grain, LeafId, Listed, MAX_GRAIN_BITS, pack, unpack};
+use crate::protocol::frame::Purpose as RecordPurpose;
+use crate::protocol::message::Request;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Records of one leaf's part, about, so that a sum is cheaper than a list.
+const RECORDS_PER_PART: usize = 4;
+/// Hashes in one request for records.
+const HASHES: usize = 8_192;
+/// Bytes that may wait for the peer while records are pushed.
+const WAITING_BYTES: usize = 512 << 10;
+/// Microseconds for an answer: the peer may have to walk through all that it holds.
+const ANSWER_US: u64 = 30_000_000;
+/// Microseconds until it is looked again whether a peer agrees about the placement.
+const DISAGREE_US: u64 = 200_000;
+/// Where redb's pages begin.
+const BEGIN: (String, Vec<u8>) = (String::new(), Vec::new());
+
+/// What a request of a pass was for: its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) struct Ticket(u64);
+
+/// A partition that is compared.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    /// This member owns it and takes what it lacks.
+    takes: bool,
+    /// Its root when the pass began.
+    root: u128,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The peer was asked for its leaves; the leaves that differed when it was asked before.
+    Roots(Option<BTreeSet<LeafId>>),
+    /// The second look comes at this time in microseconds.
+    Rest(BTreeSet<LeafId>, u64),
+    /// The own table is walked.
+    OwnTable(Listing),
+    /// Pages of the own redb come.
+    OwnStore(Listing),
+    Sums,
+    Lists,
+    /// Records are asked for; those that the peer has on the disk only come last.
+    Fetch,
+    FetchStored((String, Vec<u8>)),
+    Push,
+    /// Pages of the own redb come, with what is to be pushed.
+    PushStored,
+    /// All was sent; the link's number of the last record.
+    Confirm,
+}
+
+/// A comparison with one peer.
+#[derive(Debug)]
+pub(super) struct Pass {
+    peer: MemberId,
+    link: u64,
+    number: u64,
+    digest: u64,
+    began_us: u64,
+    /// Somebody wants to be sure that the peer has it fsynced.
+    durable: bool,
+    shares: BTreeMap<u16, Share>,
+    stage: Stage,
+    asked: Option<Ticket>,
+    /// Leaves that differ and were not listed yet.
+    left: BTreeSet<LeafId>,
+    grain: Grain,
+    /// What this member has in the leaves of the present group.
+    own: BTreeMap<LeafId, Vec<(Listed, bool)>>,
+    /// Parts that differ and that the peer did not list yet.
+    parts: BTreeMap<LeafId, Vec<u8>>,
+    wanted: BTreeSet<u64>,
+    wanted_stored: BTreeSet<u64>,
+    push: BTreeSet<u64>,
+    push_stored: BTreeSet<u64>,
+    last_pushed: u64,
+}
+
+impl Pass {
+    /// Whether it moves with turns, not with answers.
+    pub(super) const fn moves_with_turns(&self) -> bool {
+        matches!(self.stage, Stage::OwnTable(_) | Stage::Push | Stage::Confirm)
+    }
+
+    /// Whether it can go on at once.
+    pub(super) const fn wants_step(&self) -> bool {
+        matches!(self.stage, Stage::OwnTable(_))
+    }
+}
+
+impl Engine {
+    /// Compares with a peer, unless there is nothing to compare.
+    pub(super) fn begin_pass(&mut self, peer: MemberId) {
+        let digest = self.placement.digest();
+        let known =
+            self.peer(peer).filter(|peer| peer.complete.as_ref().is_some_and(|(told, _)| *told == digest));
+        let Some(link) = known.and_then(|peer| peer.link.as_ref()).map(|link| link.id) else {
+            return self.compare_later(peer, DISAGREE_US);
+        };
+        self.anti_entropy.last += 1;
+        let shares = self.shares_with(peer);
+        let durable = shares.values().any(|share| !share.takes) || self.hands_over();
+        let pass = Pass {
+            peer,
+            link,
+            number: self.anti_entropy.last,
+            digest,
+            began_us: self.now.mono_us,
+            durable,
+            shares,
+            stage: Stage::Confirm,
+            asked: None,
+            left: BTreeSet::new(),
+            grain: Grain { bits: 0, salt: self.anti_entropy.last ^ self.identity.life },
+            own: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            wanted_stored: BTreeSet::new(),
+            push: BTreeSet::new(),
+            push_stored: BTreeSet::new(),
+            last_pushed: 0,
+        };
+        if pass.shares.is_empty() {
+            return self.complete_pass(pass);
+        }
+        let partitions = pass.shares.keys().copied().collect();
+        self.ask_for_leaves(pass, partitions, None);
+    }
+
+    /// The partitions that both must hold, or that this member holds and the peer must. Partitions that one of
+    /// both still copies are left to that.
+    fn shares_with(&self, peer: MemberId) -> BTreeMap<u16, Share> {
+        let me = self.identity.member;
+        let partitions = (0u16..).take(self.placement.partitions());
+        let shared = partitions.filter_map(|partition| {
+            let set = self.placement.set(partition);
+            let known = self.peer(peer)?;
+            if !set.contains(peer) || !known.was_complete(partition) {
+                return None;
+            }
+            let takes = set.contains(me);
+            let root = self.records.trees.tree(partition)?.root();
+            let compares = if takes {
+                self.complete.get(usize::from(partition)) == Some(&true)
+            } else {
+                self.records.holds_any(partition)
+            };
+            compares.then_some((partition, Share { takes, root }))
+        });
+        shared.collect()
+    }
+
+    /// Goes on with the pass under way as far as it can be gone now.
+    pub(super) fn continue_pass(&mut self) {
+        let Some(mut pass) = self.anti_entropy.pass.take() else { return };
+        if !self.has_link(pass.peer, pass.link) || pass.digest != self.placement.digest() {
+            return self.fail_pass(&pass);
+        }
+        let rests =
+            self.anti_entropy.budget.is_spent() || self.storage_problem.is_some() || self.is_congested();
+        match std::mem::replace(&mut pass.stage, Stage::Confirm) {
+            Stage::Rest(differ, until_us) if self.now.mono_us >= until_us => {
+                let partitions = differ.iter().map(|(partition, _)| *partition).collect();
+                return self.ask_for_leaves(pass, partitions, Some(differ));
+            }
+            Stage::OwnTable(mut listing) => {
+                if !listing.walk_table(&self.records) {
+                    pass.stage = Stage::OwnTable(listing);
+                } else if self.records.has_evicted(&listing.bitmaps()) {
+                    self.want_listed_page(PageFor::Own(pass.number), listing.bitmaps(), BEGIN);
+                    pass.stage = Stage::OwnStore(listing);
+                } else {
+                    return self.ask_for_sums(pass, listing);
+                }
+            }
+            Stage::Fetch if !rests && pass.asked.is_none() => return self.fetch(pass),
+            Stage::FetchStored(after) if !rests && pass.asked.is_none() => {
+                let hashes = pack(pass.wanted_stored.iter().copied());
+                pass.stage = Stage::FetchStored(after.clone());
+                return self.ask_in_pass(pass, Compare::FetchStored { hashes, after });
+            }
+            Stage::Push if !rests => return self.push(pass),
+            Stage::Confirm if pass.asked.is_none() => {
+                let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
+                if link.is_some_and(|link| link.fsynced() >= pass.last_pushed) {
+                    return self.complete_pass(pass);
+                }
+            }
+            stage => pass.stage = stage,
+        }
+        self.anti_entropy.pass = Some(pass);
+    }
+
+    /// Asks the peer; the pass is under way from now on.
+    fn ask_in_pass(&mut self, mut pass: Pass, question: Compare) {
+        self.anti_entropy.last += 1;
+        let ticket = Ticket(self.anti_entropy.last);
+        pass.asked = Some(ticket);
+        let until_us = self.now.mono_us + ANSWER_US;
+        if self.ask_until(pass.peer, Request::Compare(question), Purpose::Compare(ticket), until_us) {
+            self.anti_entropy.pass = Some(pass);
+        } else {
+            self.fail_pass(&pass);
+        }
+    }
+
+    fn ask_for_leaves(
+        &mut self,
+        mut pass: Pass,
+        partitions: BTreeSet<u16>,
+        before: Option<BTreeSet<LeafId>>,
+    ) {
+        let trees = partitions.into_iter().filter_map(|at| Some((at, self.records.trees.tree(at)?.root())));
+        let roots = trees.map(|(partition, root)| (partition, lower(root))).collect();
+        let durable = pass.durable;
+        pass.stage = Stage::Roots(before);
+        self.ask_in_pass(pass, Compare::Roots { roots, durable });
+    }
+
+    /// The peer answered.
+    pub(in crate::engine) fn take_compared(&mut self, ticket: Ticket, compared: Compared) {
+        let Some(mut pass) = self.anti_entropy.pass.take() else { return };
+        if pass.asked != Some(ticket) {
+            self.anti_entropy.pass = Some(pass);
+            return;
+        }
+        pass.asked = None;
+        if pass.digest != self.placement.digest() {
+            return self.fail_pass(&pass);
+        }
+        match (std::mem::replace(&mut pass.stage, Stage::Confirm), compared) {
+            (Stage::Roots(before), Compared::Leaves(leaves)) => self.take_leaves(pass, before, &leaves),
+            (Stage::Sums, Compared::Sums(sums)) => self.take_sums(pass, &sums),
+            (Stage::Lists, Compared::Listed { leaves, entries }) => self.take_lists(pass, leaves, &entries),
+            (Stage::Fetch, Compared::Fetched { records, done, stored }) => {
+                self.anti_entropy.budget.spend(records.len());
+                let looked_at: Vec<u64> = pass.wanted.iter().copied().take(done as usize).collect();
+                for hash in &looked_at {
+                    pass.wanted.remove(hash);
+                }
+                pass.wanted_stored.extend(unpack(&stored).filter(|hash| looked_at.contains(hash)));
+                if done == 0 || !self.merge_fetched(&records) {
+                    return self.fail_pass(&pass);
+                }
+                pass.stage = Stage::Fetch;
+                self.resume_pass(pass);
+            }
+            (Stage::FetchStored(_), Compared::FetchedStored { records, next }) => {
+                self.anti_entropy.budget.spend(records.len());
+                if !self.merge_fetched(&records) {
+                    return self.fail_pass(&pass);
+                }
+                pass.stage = next.map_or(Stage::Push, Stage::FetchStored);
+                self.resume_pass(pass);
+            }
+            _ => self.fail_pass(&pass),
+        }
+    }
+
+    fn resume_pass(&mut self, pass: Pass) {
+        self.anti_entropy.pass = Some(pass);
+        self.continue_pass();
+    }
+
+    /// The peer can't answer, or not now.
+    pub(in crate::engine) fn compare_failed(&mut self, ticket: Ticket) {
+        if let Some(pass) = self.anti_entropy.pass.take_if(|pass| pass.asked == Some(ticket)) {
+            self.fail_pass(&pass);
+        }
+    }
+
+    fn fail_pass(&mut self, pass: &Pass) {
+        self.compare_later(pass.peer, RETRY_US);
+    }
+
+    fn compare_later(&mut self, peer: MemberId, after_us: u64) {
+        let due_us = self.now.mono_us + after_us;
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.compared.due_us = due_us;
+        }
+    }
+
+    /// A peer refused records of its link: what the pass pushed may be among them.
+    pub(in crate::engine) fn spoil_pass(&mut self, peer: MemberId) {
+        if let Some(pass) = self.anti_entropy.pass.take_if(|pass| pass.peer == peer) {
+            self.fail_pass(&pass);
+        }
+    }
+
+    fn complete_pass(&mut self, pass: Pass) {
+        self.counters.passes += 1;
+        let stayed = |partition: &u16, share: &Share| {
+            self.records.trees.tree(*partition).is_some_and(|tree| tree.root() == share.root)
+        };
+        let foreign = pass.shares.iter().filter(|(_, share)| !share.takes);
+        let foreign = foreign.filter(|(partition, share)| stayed(partition, share));
+        let passed = Passed {
+            digest: pass.digest,
+            began_us: pass.began_us,
+            ended_us: self.now.mono_us,
+            foreign: foreign.map(|(partition, share)| (*partition, share.root)).collect(),
+        };
+        self.compare_later(pass.peer, ROUND_US);
+        if let Some(peer) = self.peer_mut(pass.peer) {
+            peer.compared.last = Some(passed);
+        }
+        self.catch_up();
+    }
+
+    fn take_leaves(&mut self, mut pass: Pass, before: Option<BTreeSet<LeafId>>, told: &[(u16, Vec<u8>)]) {
+        self.anti_entropy.budget.spend(told.len() * 512);
+        let known = told.iter().filter(|(partition, _)| pass.shares.contains_key(partition));
+        let leaves = known.filter_map(|(partition, theirs)| {
+            let own = self.records.trees.tree(*partition)?.leaves();
+            Some(differing(*partition, own, theirs))
+        });
+        let differ: BTreeSet<LeafId> = leaves.flatten().collect();
+        let Some(before) = before else {
+            self.note_differing(pass.peer, differ.len());
+            if differ.is_empty() {
+                return self.complete_pass(pass);
+            }
+            pass.stage = Stage::Rest(differ, self.now.mono_us + AGAIN_US);
+            self.anti_entropy.pass = Some(pass);
+            return;
+        };
+        pass.left = differ.intersection(&before).copied().collect();
+        self.note_differing(pass.peer, pass.left.len());
+        self.next_group(pass);
+    }
+
+    fn note_differing(&mut self, peer: MemberId, leaves: usize) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.compared.differing = leaves;
+        }
+    }
+
+    /// Begins with the next leaves that differ, or ends.
+    fn next_group(&mut self, mut pass: Pass) {
+        let leaves: Vec<LeafId> = pass.left.iter().copied().take(MAX_LEAVES).collect();
+        if leaves.is_empty() {
+            pass.stage = Stage::Confirm;
+        } else {
+            let parts = leaves.into_iter().map(|leaf| (leaf, Vec::new()));
+            pass.stage = Stage::OwnTable(Listing::list(parts, pass.grain, self.placement.partition_bits()));
+        }
+        self.anti_entropy.pass = Some(pass);
+    }
+
+    /// A page of the own redb for the pass; none when it could not be read.
+    pub(in crate::engine) fn own_page(&mut self, number: u64, page: Option<PageFound>) {
+        let Some(mut pass) = self.anti_entropy.pass.take_if(|pass| pass.number == number) else { return };
+        let Some(PageFound { records, next, .. }) = page else { return self.fail_pass(&pass) };
+        match std::mem::replace(&mut pass.stage, Stage::Confirm) {
+            Stage::OwnStore(mut listing) => {
+                listing.take_page(&records, &self.records);
+                if let Some(after) = next {
+                    self.want_listed_page(PageFor::Own(number), listing.bitmaps(), after);
+                    pass.stage = Stage::OwnStore(listing);
+                    self.anti_entropy.pass = Some(pass);
+                } else {
+                    self.ask_for_sums(pass, listing);
+                }
+            }
+            Stage::PushStored => {
+                let mut rest = &records[..];
+                while let Ok((record, tail)) = RecordRef::parse(rest) {
+                    rest = tail;
+                    let hash = record.key_hash();
+                    if !pass.push_stored.contains(&hash.0) {
+                        continue;
+                    }
+                    let newest = self.records.table.find_like(record, hash);
+                    let newest = newest.and_then(|id| self.records.table.record(id)).unwrap_or(record);
+                    let newest = Record::copy_of(newest);
+                    if !self.push_record(&mut pass, newest.view(), hash) {
+                        return self.fail_pass(&pass);
+                    }
+                }
+                match next {
+                    Some(after) => {
+                        self.want_push_page(&pass, after);
+                        pass.stage = Stage::PushStored;
+                        self.anti_entropy.pass = Some(pass);
+                    }
+                    None => {
+                        pass.push_stored.clear();
+                        self.next_group(pass);
+                    }
+                }
+            }
+            stage => {
+                pass.stage = stage;
+                self.anti_entropy.pass = Some(pass);
+            }
+        }
+    }
+
+    /// What this member has is known: now the peer's sums.
+    fn ask_for_sums(&mut self, mut pass: Pass, mut listing: Listing) {
+        listing.finish();
+        if !listing.unsure.is_empty() {
+            return self.fail_pass(&pass);
+        }
+        let mut own = BTreeMap::new();
+        for (leaf, content) in listing.leaves {
+            pass.left.remove(&leaf);
+            if let Content::List(_, entries) = content {
+                own.insert(leaf, entries);
+            }
+        }
+        let entries: usize = own.values().map(Vec::len).sum();
+        let per_leaf = (entries / own.len().max(1)).min(MAX_ENTRIES) / RECORDS_PER_PART;
+        let bits = per_leaf.checked_ilog2().map_or(0, |bits| bits + 1);
+        pass.grain.bits = u8::try_from(bits).unwrap_or(MAX_GRAIN_BITS).min(MAX_GRAIN_BITS);
+        pass.own = own;
+        let (leaves, grain) = (pass.own.keys().copied().collect(), pass.grain);
+        pass.stage = Stage::Sums;
+        self.ask_in_pass(pass, Compare::Sums { leaves, grain });
+    }
+
+    fn take_sums(&mut self, mut pass: Pass, theirs: &[u8]) {
+        self.anti_entropy.budget.spend(theirs.len());
+        let (grain, bits) = (pass.grain, self.placement.partition_bits());
+        let parts = grain.parts();
+        if theirs.len() != pass.own.len() * parts * 4 {
+            return self.fail_pass(&pass);
+        }
+        for ((leaf, entries), theirs) in pass.own.iter().zip(theirs.chunks_exact(parts * 4)) {
+            let mut sums = vec![0u32; parts];
+            // The marks were made with this salt already; only the parts are new.
+            for (entry, _) in entries.iter().filter(|(_, settled)| !settled) {
+                if let Some(sum) = sums.get_mut(grain.part(entry.hash, bits)) {
+                    *sum ^= entry.mark;
+                }
+            }
+            let mut differ = vec![0u8; parts.div_ceil(8)];
+            let pairs = sums.iter().zip(theirs.as_chunks().0).enumerate();
+            for (part, _) in pairs.filter(|(_, (own, theirs))| **own != u32::from_le_bytes(**theirs)) {
+                if let Some(byte) = differ.get_mut(part / 8) {
+                    *byte |= 1 << (part % 8);
+                }
+            }
+            if differ.iter().any(|byte| *byte != 0) {
+                pass.parts.insert(*leaf, differ);
+            }
+        }
+        self.ask_for_lists(pass);
+    }
+
+    fn ask_for_lists(&mut self, mut pass: Pass) {
+        if pass.parts.is_empty() {
+            pass.own.clear();
+            pass.stage = Stage::Fetch;
+            return self.resume_pass(pass);
+        }
+        let parts = pass.parts.iter().map(|(leaf, parts)| (*leaf, parts.clone())).collect();
+        let (grain, durable) = (pass.grain, pass.durable);
+        pass.stage = Stage::Lists;
+        self.ask_in_pass(pass, Compare::List { parts, grain, durable });
+    }
+
+    fn take_lists(&mut self, mut pass: Pass, leaves: u32, entries: &[u8]) {
+        self.anti_entropy.budget.spend(entries.len());
+        let bits = self.placement.partition_bits();
+        let covered: Vec<LeafId> = pass.parts.keys().copied().take(leaves as usize).collect();
+        if covered.is_empty() {
+            return self.fail_pass(&pass);
+        }
+        let mut theirs: BTreeMap<LeafId, BTreeMap<u64, Listed>> = BTreeMap::new();
+        for entry in Listed::unpack(entries) {
+            let leaf = leaf_of(KeyHash(entry.hash), bits);
+            theirs.entry(leaf).or_default().insert(entry.hash, entry);
+        }
+        for leaf in covered {
+            let (Some(parts), Some(own)) = (pass.parts.remove(&leaf), pass.own.remove(&leaf)) else {
+                continue;
+            };
+            let is_listed = |hash: u64| {
+                let part = pass.grain.part(hash, bits);
+                parts.get(part / 8).is_some_and(|byte| byte >> (part % 8) & 1 == 1)
+            };
+            let takes = pass.shares.get(&leaf.0).is_some_and(|share| share.takes);
+            let mut theirs = theirs.remove(&leaf).unwrap_or_default();
+            for (own, settled) in own.iter().filter(|(own, _)| is_listed(own.hash)) {
+                let their = theirs.remove(&own.hash);
+                if their.is_none_or(|their| own.time >= their.time && own.mark != their.mark) && !settled {
+                    pass.push.insert(own.hash);
+                }
+                if takes && their.is_some_and(|their| their.time >= own.time && own.mark != their.mark) {
+                    pass.wanted.insert(own.hash);
+                }
+            }
+            if takes {
+                pass.wanted.extend(theirs.into_keys());
+            }
+        }
+        self.ask_for_lists(pass);
+    }
+
+    fn fetch(&mut self, mut pass: Pass) {
+        if pass.wanted.is_empty() {
+            let is_done = pass.wanted_stored.is_empty();
+            pass.stage = if is_done { Stage::Push } else { Stage::FetchStored(BEGIN) };
+            return self.resume_pass(pass);
+        }
+        let hashes = pack(pass.wanted.iter().copied().take(HASHES));
+        pass.stage = Stage::Fetch;
+        self.ask_in_pass(pass, Compare::Fetch { hashes });
+    }
+
+    /// Merges what was fetched; says whether it was records all through.
+    fn merge_fetched(&mut self, records: &[u8]) -> bool {
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            if !record.collection().starts_with(crate::model::key::SYSTEM_PREFIX) {
+                self.counters.repairs_taken += 1;
+                self.merge(record, record.key_hash());
+            }
+        }
+        rest.is_empty()
+    }
+
+    fn push(&mut self, mut pass: Pass) {
+        pass.wanted_stored.clear();
+        while let Some(hash) = pass.push.first().copied() {
+            let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
+            let full = link.is_none_or(|link| link.waiting_bytes() > WAITING_BYTES);
+            if full || self.anti_entropy.budget.is_spent() {
+                pass.stage = Stage::Push;
+                self.anti_entropy.pass = Some(pass);
+                return;
+            }
+            pass.push.pop_first();
+            let table = &self.records.table;
+            match table.find_hash(KeyHash(hash)) {
+                Some(id) if table.has(id, UNRESOLVED) => return self.fail_pass(&pass),
+                Some(id) if table.has(id, SYSTEM) || table.has(id, SETTLED) => {}
+                Some(id) => {
+                    let Some(record) = table.record(id).map(Record::copy_of) else { continue };
+                    if !self.push_record(&mut pass, record.view(), KeyHash(hash)) {
+                        return self.fail_pass(&pass);
+                    }
+                }
+                None if self.records.evicted_count(KeyHash(hash)) > 0 => _ = pass.push_stored.insert(hash),
+                None => {}
+            }
+        }
+        if pass.push_stored.is_empty() {
+            return self.next_group(pass);
+        }
+        self.want_push_page(&pass, BEGIN);
+        pass.stage = Stage::PushStored;
+        self.anti_entropy.pass = Some(pass);
+    }
+
+    fn push_record(&mut self, pass: &mut Pass, record: RecordRef<'_>, hash: KeyHash) -> bool {
+        self.anti_entropy.budget.spend(record.bytes().len());
+        let link = self.peer_mut(pass.peer).and_then(|peer| peer.link.as_mut());
+        let sent = link.and_then(|link| link.push_record(RecordPurpose::Repair, record, hash, None));
+        self.counters.repairs += u64::from(sent.is_some());
+        pass.last_pushed = sent.unwrap_or(pass.last_pushed);
+        sent.is_some()
+    }
+
+    fn want_push_page(&mut self, pass: &Pass, after: (String, Vec<u8>)) {
+        let bits = self.placement.partition_bits();
+        let leaves = bitmaps(pass.push_stored.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
+        let filter = PageFilter::Leaves(Arc::new(leaves));
+        self.want_page(filter, after, PAGE_BYTES, PageFor::Own(pass.number));
+    }
+}
