@@ -15,7 +15,7 @@ use super::pending::{Copy, Pending, short};
 use super::records::Standing;
 use super::table::SlotId;
 use crate::model::key::ROSTER;
-use crate::model::merge::{CounterError, increment};
+use crate::model::merge::{CounterError, Found, increment};
 use crate::model::record::append_value;
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
@@ -259,7 +259,8 @@ impl Engine {
         if let Change::Increment { delta } = job.change {
             let present = self.records.table.find(key, hash).and_then(|id| self.records.table.record(id));
             let life = (self.identity.member, self.identity.incarnation);
-            let record = increment(key, present, self.now.wall_ms, life, delta)?;
+            let found = present.map_or(Found::Nothing, Found::Record);
+            let record = increment(key, found, self.now.wall_ms, life, delta)?;
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
         }

@@ -148,7 +148,7 @@ impl<'a> RecordRef<'a> {
             Kind::Tombstone => epoch == 0 && !has_expiry && body.is_empty(),
             Kind::ExpiredValue => epoch == 0 && has_expiry && body.len() == 16,
             Kind::ExpiredCounter => epoch == 1 && has_expiry && body.len() == 8,
-            Kind::Counter => (epoch == 1 || epoch == 2 && !has_expiry) && counter_shape(body),
+            Kind::Counter => (epoch == 1 || matches!(epoch, 2 | 3) && !has_expiry) && counter_shape(body),
         };
         let unknown_flags = flags & 0b0000_1110 != 0;
         if self.timestamp().time >= TIME_BOUND {
@@ -193,7 +193,8 @@ impl<'a> RecordRef<'a> {
     }
 
     /// What a counter's base extends: 1 for something live or nothing, 2 for something deleted or
-    /// expired (such a counter has no expiry of its own); 0 for all but counters.
+    /// expired, 3 for a settled tombstone (the last two have no expiry of their own); 0 for all but
+    /// counters.
     #[must_use]
     pub fn epoch(self) -> u8 {
         self.byte(18) >> 4
@@ -387,7 +388,7 @@ impl Record {
         Self(out.into_boxed_slice())
     }
 
-    /// A counter of epoch 1 or 2, the latter without an expiry. `pairs` are sorted by member and
+    /// A counter of epoch 1, 2 or 3, the last two without an expiry. `pairs` are sorted by member and
     /// incarnation, at most [`MAX_COUNTER_PAIRS`].
     #[must_use]
     pub fn counter(
@@ -399,7 +400,7 @@ impl Record {
         pairs: &[Pair],
     ) -> Self {
         debug_assert!(pairs.is_sorted_by_key(|p| (p.member, p.incarnation)));
-        debug_assert!(epoch == 1 || epoch == 2 && expiry_ms.is_none());
+        debug_assert!(epoch == 1 || matches!(epoch, 2 | 3) && expiry_ms.is_none());
         let mut body = Vec::with_capacity(10 + pairs.len() * PAIR_BYTES);
         body.extend_from_slice(&base.to_le_bytes());
         body.extend_from_slice(&u16::try_from(pairs.len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -520,7 +521,7 @@ pub(crate) mod tests {
         let stamp = (0u64..4, 0u64..3).prop_map(|(time, m)| Timestamp { time, member: MemberId(m) });
         let expiry = prop::option::of(0u64..3);
         let pairs = prop::collection::btree_map((0u64..3, 0u64..2), (0u64..9, 0u64..9), 0..4);
-        (stamp, expiry, 0usize..5, pairs, 0i64..3, 1u8..3).prop_map(
+        (stamp, expiry, 0usize..5, pairs, 0i64..3, 1u8..4).prop_map(
             |(stamp, expiry, kind, pairs, base, epoch)| {
                 let pairs: Vec<_> = pairs
                     .into_iter()
@@ -533,7 +534,8 @@ pub(crate) mod tests {
                     .collect();
                 let value = Record::value(key(), stamp, expiry, &base.to_le_bytes());
                 let lasts = expiry.filter(|_| epoch == 1);
-                let counter = Record::counter(key(), stamp, epoch, lasts, base, &pairs);
+                let zero = if epoch == 1 && stamp != Timestamp::ZERO { base } else { 0 };
+                let counter = Record::counter(key(), stamp, epoch, lasts, zero, &pairs);
                 match kind {
                     0 => value,
                     1 => counter,
