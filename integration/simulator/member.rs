@@ -129,6 +129,7 @@ impl Member {
             address: format!("127.0.0.1:{}", 7400 + index),
             http_address: format!("127.0.0.1:{}", 8400 + index),
             zone,
+            next_zone: None,
             state: if is_founder { MemberState::Active } else { MemberState::Joining },
             admitted: 1 + index as u64,
         };

@@ -310,6 +310,7 @@ pub(super) fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> R
         address: introduction.address,
         http_address: introduction.http_address,
         zone: introduction.zone,
+        next_zone: None,
         state,
         admitted,
     }
@@ -390,6 +391,7 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                         address: theirs.address.clone(),
                         http_address: theirs.http_address.clone(),
                         zone: theirs.zone.clone(),
+                        next_zone: None,
                         state: MemberState::Joining,
                         admitted: admission_time(core),
                     };
@@ -459,7 +461,8 @@ fn validate(shared: &Shared, link: &Link, theirs: &Introduction) -> Result<(), R
     seen.map_err(|seen| Refusal::OldLife { seen, got: theirs.incarnation })
 }
 
-/// Keeps the own roster entry true: a member that was restarted elsewhere tells its new address.
+/// Keeps the own roster entry true: a member that was restarted elsewhere tells its new address, and one
+/// whose file names another zone moves there.
 pub(super) fn refresh_own_entry(shared: &Shared) {
     let introduction = shared.introduction();
     shared.with(|core| {
@@ -476,7 +479,7 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
             name: introduction.name,
             address: introduction.address,
             http_address: introduction.http_address,
-            zone: introduction.zone,
+            next_zone: (known.zone != introduction.zone).then_some(introduction.zone),
             ..known.clone()
         };
         if entry != known {
