@@ -86,8 +86,8 @@ impl Engine {
 
     /// Whether the step could be taken, as far as its owners to be and the old owners are concerned.
     fn is_agreed_on_step(&self) -> bool {
-        let partitions = (0..self.placement.partitions()).filter_map(|at| u16::try_from(at).ok());
-        partitions.into_iter().all(|partition| {
+        let mut partitions = (0..self.placement.partitions()).filter_map(|at| u16::try_from(at).ok());
+        partitions.all(|partition| {
             let set = self.placement.set(partition);
             self.is_step_ready_in(partition, set) && self.is_step_known_in(set)
         })
@@ -103,7 +103,8 @@ impl Engine {
     }
 
     /// Whether anybody else is there to take over what this member holds.
-    fn may_go(&self) -> bool {
+    #[must_use]
+    pub fn may_go(&self) -> bool {
         let me = self.identity.member;
         let others = self.roster.members().filter(|(member, _)| *member != me);
         let stays = |state| state != crate::model::roster::MemberState::Joining;
