@@ -6,11 +6,13 @@ use super::output::{Output, counted, duration, or_dash, size, table};
 use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
-use crate::node::handle::status::{Cluster, InitRequest, Link, Placement, PlacementRow, Settings, Status, StepOutcome};
+use crate::node::handle::status::{
+    Cluster, InitRequest, Link, Placement, PlacementRow, Settings, Status, StepOutcome,
+};
 use clap::Args;
 use serde_json::json;
-use std::ffi::OsString;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write;
 
 #[derive(Debug, Args)]

@@ -59,7 +59,9 @@ pub(super) fn describe_transition(transition: &Transition) -> String {
         text += &format!(": {} of {all} ready", transition.partitions_done);
     }
     let reason = transition.reason.as_ref();
-    reason.map_or(text.clone(), |reason| format!("{text}, {}{reason}", if transition.waits { "waits: " } else { "" }))
+    reason.map_or(text.clone(), |reason| {
+        format!("{text}, {}{reason}", if transition.waits { "waits: " } else { "" })
+    })
 }
 
 /// `kith remove`

@@ -365,7 +365,10 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn change_settings(&self, settings: &BTreeMap<String, String>) -> Result<Settings, ClientError> {
+    pub async fn change_settings(
+        &self,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<Settings, ClientError> {
         let request = SettingsRequest { settings: settings.clone() };
         let body = serde_json::to_vec(&request).map_err(|error| self.foreign(&error))?;
         self.ask(Method::PATCH, "/v1/settings", &[], body.into()).await?.json()

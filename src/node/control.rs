@@ -148,7 +148,12 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
                 _ = reply.send(joined.and_then(|()| cluster(&shared)));
             });
         }
-        Control::Leave(reply) => _ = reply.send(departure::leave(shared).map(|()| status(shared))),
+        Control::Leave(reply) => {
+            let shared = Rc::clone(shared);
+            tokio::task::spawn_local(async move {
+                _ = reply.send(departure::leave(&shared).await.map(|()| status(&shared)));
+            });
+        }
         Control::Remove { name, force, reply } => {
             let shared = Rc::clone(shared);
             tokio::task::spawn_local(async move {

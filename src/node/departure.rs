@@ -17,7 +17,7 @@ use super::handle::status::Removed;
 use crate::engine::{LEFT, Mode};
 use crate::model::MemberId;
 use crate::model::key::ROSTER;
-use crate::model::roster::{MemberState, Removal, RosterEntry, removal_key};
+use crate::model::roster::{MemberState, Removal, RosterEntry, entry_key, removal_key};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -48,14 +48,17 @@ pub(super) fn gone(shared: &Shared) -> Option<Gone> {
     match removal {
         Some(removal) if removal.reason == LEFT => Some(Gone::Left),
         Some(removal) => Some(Gone::Removed(removal.reason.clone())),
-        None => shared.view.borrow().expelled_by.as_ref().map(|name| Gone::Removed(format!("{name} says so"))),
+        None => {
+            shared.view.borrow().expelled_by.as_ref().map(|name| Gone::Removed(format!("{name} says so")))
+        }
     }
 }
 
 /// Refuses when this member is in its cluster no more.
 pub(super) fn check(shared: &Shared) -> Result<(), ControlError> {
     let Some(gone) = gone(shared) else { return Ok(()) };
-    let cluster = shared.core.borrow().cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default();
+    let cluster =
+        shared.core.borrow().cluster.as_ref().map(|cluster| cluster.name.clone()).unwrap_or_default();
     Err(match gone {
         Gone::Left => ControlError::Left(cluster),
         Gone::Removed(reason) => ControlError::Removed { cluster, reason },
@@ -92,7 +95,7 @@ pub(super) fn drop_fenced(shared: &Shared, seen: &mut BTreeMap<MemberId, Instant
 }
 
 /// Answers `kith leave`: this member begins to hand over what it holds.
-pub(super) fn leave(shared: &Shared) -> Result<(), ControlError> {
+pub(super) async fn leave(shared: &Shared) -> Result<(), ControlError> {
     if gone(shared) == Some(Gone::Left) {
         return Ok(());
     }
@@ -104,7 +107,9 @@ pub(super) fn leave(shared: &Shared) -> Result<(), ControlError> {
         match entry.state {
             MemberState::Leaving => return Ok(()),
             MemberState::Joining => return Err(ControlError::NotActive("it joins")),
-            MemberState::Active if *core.engine.mode() != Mode::Serving => return Err(ControlError::Starting),
+            MemberState::Active if *core.engine.mode() != Mode::Serving => {
+                return Err(ControlError::Starting);
+            }
             MemberState::Active => {}
         }
         let mut others = roster.members().filter(|(member, known)| {
@@ -115,8 +120,7 @@ pub(super) fn leave(shared: &Shared) -> Result<(), ControlError> {
     };
     tracing::info!("this member hands over what it holds, and leaves");
     let leaving = RosterEntry { state: MemberState::Leaving, next_zone: None, ..entry };
-    shared.with(|core| core.engine.write_roster_entry(leaving.id(), &leaving));
-    Ok(())
+    write_confirmed(shared, &[(ROSTER, entry_key(leaving.id()), leaving.encode())]).await
 }
 
 /// Answers `kith remove NAME`.
@@ -214,8 +218,7 @@ async fn hear_majority(shared: &Shared, after_us: u64) -> Result<(), (usize, usi
         let (live, members) = {
             let (core, view) = (shared.core.borrow(), shared.view.borrow());
             let (me, holders) = (core.engine.identity().member, core.engine.roster().holders());
-            let is_heard =
-                |member: &&MemberId| **member == me || view.last_heard_us(**member) > after_us;
+            let is_heard = |member: &&MemberId| **member == me || view.last_heard_us(**member) > after_us;
             (holders.iter().filter(is_heard).count(), holders.len())
         };
         if live > members / 2 {

@@ -84,7 +84,9 @@ pub enum ControlError {
         reason: String,
     },
     /// The member can't leave as it is no full member.
-    #[error("this member is no active member yet ({0}); wait until `kith members` shows it active, or stop it and let another member `kith remove` it")]
+    #[error(
+        "this member is no active member yet ({0}); wait until `kith members` shows it active, or stop it and let another member `kith remove` it"
+    )]
     NotActive(&'static str),
     /// Nobody would be left to take over.
     #[error(
@@ -131,7 +133,9 @@ pub enum ControlError {
     #[error("nothing was changed: {0}")]
     InvalidSettings(String),
     /// A change was made here, and too few others have confirmed it.
-    #[error("the change was made on this member, but not confirmed by enough others in time ({0}); it spreads when they can be reached, look before you repeat it")]
+    #[error(
+        "the change was made on this member, but not confirmed by enough others in time ({0}); it spreads when they can be reached, look before you repeat it"
+    )]
     Unconfirmed(String),
     /// The member's storage failed meanwhile.
     #[error("this member's storage failed ({0}); see its log")]
