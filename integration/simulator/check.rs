@@ -41,7 +41,8 @@ impl World {
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
     fn remove_lost(&mut self) {
-        let lost: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].lost).collect();
+        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left;
+        let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
         for member in lost {
             self.wait_for(REST, "somebody is there to remove a lost member", |world| {
                 let serving = (0..world.members.len()).any(|at| world.serves(at));
@@ -98,6 +99,9 @@ impl World {
             }
             if !engine.is_complete() {
                 return Some(format!("m{at} is not complete"));
+            }
+            if let Some(step) = engine.placement().step() {
+                return Some(format!("m{at}: {step:?} was not taken, {:?}", engine.step_progress()));
             }
             if !engine.is_idle() {
                 return Some(format!("m{at} is not idle"));
