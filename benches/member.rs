@@ -74,6 +74,7 @@ fn read_from_memory() -> (f64, f64) {
         address: "127.0.0.1:1".to_owned(),
         http_address: "127.0.0.1:2".to_owned(),
         zone: String::new(),
+        next_zone: None,
         state: MemberState::Active,
         admitted: 1,
     };

@@ -11,7 +11,7 @@ use kith::model::limits::MAX_VALUE_BYTES;
 use kith::model::{MemberId, Record, Timestamp};
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use kith::node::handle::status::{
-    ClockStatus, HintStatus, InitRequest, Physical, State, Status, StorageStatus,
+    ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
 };
 use kith::node::handle::{
     Answer, Control, ControlError, Handle, Operation, OperationError, Page, Request, Requests, Scan, Stored,
@@ -108,6 +108,18 @@ impl FakeMember {
                 let reason = "connection refused".to_owned();
                 let _ = reply.send(Err(ControlError::Unreachable { address, reason }));
             }
+            Control::Leave(reply) => drop(reply.send(Err(ControlError::LastMember))),
+            Control::Remove { name, force: true, reply } => {
+                let warnings = vec!["something is lost".to_owned()];
+                let _ = reply.send(Ok(Removed { id: MemberId(9), name, warnings }));
+            }
+            Control::Remove { name, force: false, reply } => {
+                let nearest = Some("two".to_owned());
+                let _ = reply.send(Err(ControlError::UnknownMember { name, nearest }));
+            }
+            Control::ChangeSettings { changes, reply } => {
+                let _ = reply.send(Err(ControlError::InvalidSettings(format!("{changes:?}"))));
+            }
         }
     }
 
@@ -125,6 +137,7 @@ impl FakeMember {
             sync: "always".to_owned(),
             storage: StorageStatus::default(),
             hints: HintStatus::default(),
+            transitions: Vec::new(),
             peers: Vec::new(),
             warnings: Vec::new(),
         }

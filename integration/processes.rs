@@ -25,5 +25,7 @@ mod members;
 mod refusals;
 #[path = "processes/starts.rs"]
 mod starts;
+#[path = "processes/transitions.rs"]
+mod transitions;
 #[path = "support/wires.rs"]
 mod wires;

@@ -5,9 +5,10 @@ use crate::clients::{Action, State};
 use crate::member::EPOCH_MS;
 use crate::plan::{MS, SECOND};
 use crate::world::World;
-use kith::engine::Engine;
+use kith::engine::{Engine, NOBODY};
 use kith::model::hash_tree::HashTrees;
 use kith::model::merge::{Merged, merge};
+use kith::model::roster::Removal;
 use kith::model::settings::Level;
 use kith::model::{Kind, Record, RecordRef, Timestamp};
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ impl World {
         self.note("rest", &[], String::new);
         self.heal_all();
         self.mend_members();
+        self.remove_lost();
         if !self.wait_for(REST, "everything comes to rest", Self::unrest) {
             return;
         }
@@ -35,6 +37,26 @@ impl World {
         self.check_trees();
         self.check_scan();
         self.check_writable();
+    }
+
+    /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
+    fn remove_lost(&mut self) {
+        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left;
+        let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
+        for member in lost {
+            self.wait_for(REST, "somebody is there to remove a lost member", |world| {
+                let serving = (0..world.members.len()).any(|at| world.serves(at));
+                (!serving).then(|| "nobody serves".to_owned())
+            });
+            let Some(front) = (0..self.members.len()).find(|at| self.serves(*at)) else { return };
+            let removal = Removal { name: format!("m{member}"), reason: "lost".to_owned() };
+            let id = self.members[member].id;
+            if let Some(engine) = &mut self.members[front].engine {
+                engine.write_removal(NOBODY, id, &removal);
+            }
+            self.note("remove", &[front as u64, member as u64], || format!("m{front} removes m{member}"));
+            self.wake(front);
+        }
     }
 
     /// Waits until nothing is said to be in the way; false when an invariant broke instead.
@@ -77,6 +99,9 @@ impl World {
             }
             if !engine.is_complete() {
                 return Some(format!("m{at} is not complete"));
+            }
+            if let Some(step) = engine.placement().step() {
+                return Some(format!("m{at}: {step:?} was not taken, {:?}", engine.step_progress()));
             }
             if !engine.is_idle() {
                 return Some(format!("m{at} is not idle"));

@@ -11,7 +11,7 @@ use kith::engine::{
     Replaced, TICK_US,
 };
 use kith::model::key::{ROSTER, SETTINGS};
-use kith::model::roster::{MemberState, RosterEntry, entry_key};
+use kith::model::roster::{MemberState, RosterEntry, RosterMember, entry_key};
 use kith::model::settings::Sync;
 use kith::model::{KeyRef, MemberId, Now};
 use kith::protocol::frame::Frame;
@@ -42,6 +42,8 @@ pub enum Input {
     Operation(u64),
     Admit(usize),
     Setting(&'static str, String),
+    Leave,
+    Zone(String),
 }
 
 /// A job of a member's disk.
@@ -93,6 +95,8 @@ pub struct Member {
     paused_until: u64,
     started_at: u64,
     pub lost: bool,
+    /// It left, and is gone for good.
+    pub left: bool,
     pub is_member: bool,
     may_be_wrong: bool,
     clock: WallClock,
@@ -129,6 +133,7 @@ impl Member {
             address: format!("127.0.0.1:{}", 7400 + index),
             http_address: format!("127.0.0.1:{}", 8400 + index),
             zone,
+            next_zone: None,
             state: if is_founder { MemberState::Active } else { MemberState::Joining },
             admitted: 1 + index as u64,
         };
@@ -151,6 +156,7 @@ impl Member {
             paused_until: 0,
             started_at: 0,
             lost: false,
+            left: false,
             is_member: is_founder,
             may_be_wrong: index < (plan.members - 1) / 2,
             clock: WallClock::default(),
@@ -462,6 +468,7 @@ impl World {
                     engine.write_system(NOBODY, key, change);
                 }
             }
+            Input::Leave | Input::Zone(_) => self.change_entry(index, engine, input),
             Input::Operation(operation) => self.begin_operation(index, engine, operation),
             Input::Admit(joiner) => {
                 let entry = self.members[joiner].entry.clone();
@@ -490,7 +497,51 @@ impl World {
         }
     }
 
+    /// Somebody changes what moves data.
+    fn change_placement(&mut self, index: usize) {
+        let epoch = self.members[index].epoch;
+        if !self.serves(index) {
+            return;
+        }
+        let input = match self.random.below(4) {
+            0 | 1 => {
+                let most = self.members.iter().filter(|member| member.is_member && !member.left).count();
+                let copies = 1 + self.random.index(most.min(5));
+                Input::Setting("replication_factor", copies.to_string())
+            }
+            2 => Input::Zone(format!("z{}", self.random.below(3))),
+            // Less than half of all clocks may be wrong, and each may be needed.
+            _ if self.plan.knows(Fault::Clock) => return,
+            _ => Input::Leave,
+        };
+        self.give(index, epoch, input);
+    }
+
+    fn change_entry(&mut self, index: usize, engine: &mut Engine, input: Input) {
+        let id = self.members[index].id;
+        let Some(entry) = engine.roster().get(id).map(|known| known.entry.clone()) else { return };
+        let is_active = |known: &RosterMember| known.entry.state == MemberState::Active;
+        let stay = engine.roster().members().filter(|(_, known)| is_active(known)).count();
+        let entry = match input {
+            Input::Zone(zone) => RosterEntry { next_zone: Some(zone), ..entry },
+            // Enough stay that a quorum of them is one of the whole cluster.
+            _ if entry.state == MemberState::Active && stay > 2 => {
+                RosterEntry { state: MemberState::Leaving, next_zone: None, ..entry }
+            }
+            _ => return,
+        };
+        let text = format!("m{index} becomes {:?} {:?}", entry.state, entry.next_zone);
+        self.note("entry", &[index as u64], || text);
+        engine.write_roster_entry(id, &entry);
+    }
+
     fn timer(&mut self, index: usize, engine: &mut Engine) {
+        if engine.has_taken_leave() && !std::mem::replace(&mut self.members[index].left, true) {
+            self.note("left", &[index as u64], || format!("m{index}"));
+            self.members[index].lost = true;
+            let epoch = self.members[index].epoch;
+            self.schedule(1, Event::Gone { member: index, epoch });
+        }
         if *engine.mode() == Mode::Starting {
             let state = engine.roster().get(engine.identity().member).map(|known| known.entry.state);
             let is_whole = engine.is_complete() && !engine.is_catching_up();
@@ -764,6 +815,7 @@ impl World {
             }
             Fault::Join => self.admit(),
             Fault::Setting => self.change_setting(index),
+            Fault::Transition => self.change_placement(index),
             Fault::Lost => {
                 let last = self.plan.members - 1;
                 self.members[last].lost = true;

@@ -51,6 +51,8 @@ pub enum Fault {
     Lost,
     /// Somebody changes a setting.
     Setting,
+    /// The replication factor changes, a member's zone, or a member leaves.
+    Transition,
 }
 
 impl Fault {
@@ -129,6 +131,10 @@ impl Plan {
         }
         if more.chance(300) {
             plan.clock_range_ms = 365 * DAY_MS;
+        }
+        // Where a copy is at risk there must be as many as were planned.
+        if plan.copies_at_risk() == 0 && more.chance(400) {
+            plan.faults.push(Fault::Transition);
         }
         plan
     }

@@ -38,6 +38,8 @@ pub enum Event {
     Stalled { link: u64, one: usize, other: usize },
     /// A member starts, again or for the first time.
     Start { member: usize },
+    /// A member that left ends.
+    Gone { member: usize, epoch: u64 },
     /// A session's next operation.
     Session { session: usize },
     /// A session stops waiting for its operation.
@@ -177,6 +179,11 @@ impl World {
             Event::Heal { from, to } => self.heal(from, to),
             Event::Stalled { link, one, other } => self.give_up_stalled(link, one, other),
             Event::Start { member } => self.start(member),
+            Event::Gone { member, epoch } => {
+                if self.members[member].epoch == epoch {
+                    self.crash(member, true, 0);
+                }
+            }
             Event::Session { session } => self.session_step(session),
             Event::Patience { session, operation } => self.lose_patience(session, operation),
             Event::Liveness => self.tell_liveness(),

@@ -74,6 +74,7 @@ pub struct Plan {
     pub seeds: Vec<SocketAddr>,
     pub bootstrap: bool,
     pub settings: BTreeMap<String, String>,
+    pub zone: String,
     /// Where others reach the member, if that is not where it listens.
     pub advertise: Option<SocketAddr>,
 }
@@ -86,6 +87,7 @@ impl Default for Plan {
             seeds: Vec::new(),
             bootstrap: false,
             settings: BTreeMap::new(),
+            zone: String::new(),
             advertise: None,
         }
     }
@@ -150,7 +152,8 @@ impl Member {
 
     /// Writes the member's file from its plan.
     pub fn write_config(&self) {
-        let Plan { cluster, secret, seeds, bootstrap, settings, advertise } = &self.plan;
+        let Plan { cluster, secret, seeds, bootstrap, settings, zone, advertise } = &self.plan;
+        let zone = if zone.is_empty() { String::new() } else { format!("zone = \"{zone}\"\n") };
         let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
         let settings: Vec<String> = settings
             .iter()
@@ -164,7 +167,7 @@ impl Member {
         let Self { name, peers, http, resp, .. } = self;
         let text = format!(
             "name = \"{name}\"\ncluster = \"{cluster}\"\ndata_dir = \"{}\"\nseeds = [{seeds}]\n\
-             bootstrap = {bootstrap}\nsecret = \"{secret}\"\n\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
+             bootstrap = {bootstrap}\nsecret = \"{secret}\"\n{zone}\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
              resp = \"{resp}\"\n\n{advertise}\n[create.settings]\n{settings}",
             self.directory.display(),
         );

@@ -1,13 +1,17 @@
 //! The member and its cluster: init, join, status, health, members, placement, settings.
 
+use super::departure::describe_transition;
 use super::error::CliError;
 use super::output::{Output, counted, duration, or_dash, size, table};
 use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
-use crate::node::handle::status::{Cluster, InitRequest, Link, Placement, PlacementRow, Status, StepOutcome};
+use crate::node::handle::status::{
+    Cluster, InitRequest, Link, Placement, PlacementRow, Settings, Status, StepOutcome,
+};
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 
@@ -36,21 +40,27 @@ fn parse_partitions(text: &str) -> Result<u32, String> {
     count.ok_or_else(|| format!("a power of two from 1 to {most} is needed"))
 }
 
-fn parse_setting(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE, such as replication_factor=3".to_owned()),
     }
 }
 
-/// `kith init`
-pub(super) async fn init(client: &Client, args: &InitArgs, output: Output) -> Result<(), CliError> {
-    let mut request = InitRequest { partitions: args.partitions, ..InitRequest::default() };
-    for (name, value) in &args.settings {
-        if request.settings.insert(name.clone(), value.clone()).is_some() {
+fn by_name(given: &[(String, String)]) -> Result<BTreeMap<String, String>, CliError> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in given {
+        if settings.insert(name.clone(), value.clone()).is_some() {
             return Err(CliError::Usage(format!("`{name}` is given more than once")));
         }
     }
+    Ok(settings)
+}
+
+/// `kith init`
+pub(super) async fn init(client: &Client, args: &InitArgs, output: Output) -> Result<(), CliError> {
+    let settings = by_name(&args.settings)?;
+    let request = InitRequest { partitions: args.partitions, settings };
     let cluster = client.init(&request).await?;
     show_cluster(&cluster, output)
 }
@@ -118,6 +128,9 @@ fn describe(status: &Status) -> String {
     }
     for warning in status.warnings.iter().chain(&storage.problems) {
         let _ = writeln!(text, "warning  {warning}");
+    }
+    for transition in &status.transitions {
+        let _ = writeln!(text, "change   {}", describe_transition(transition));
     }
     let _ = writeln!(text, "\n{}", steps_table(status));
     if !status.peers.is_empty() {
@@ -235,7 +248,25 @@ fn owners(row: &PlacementRow) -> String {
 /// `kith settings show`
 pub(super) async fn settings(client: &Client, output: Output) -> Result<(), CliError> {
     let settings = client.settings().await?;
-    output.show(&settings, || {
+    show_settings(&settings, output)
+}
+
+/// `kith settings set`
+pub(super) async fn change_settings(
+    client: &Client,
+    settings: &[(String, String)],
+    output: Output,
+) -> Result<(), CliError> {
+    let changed = client.change_settings(&by_name(settings)?).await?;
+    show_settings(&changed, output)?;
+    if settings.iter().any(|(name, _)| name == "replication_factor") {
+        output.note("copies are made or given up one at a time; `kith status` shows how far that is");
+    }
+    Ok(())
+}
+
+fn show_settings(settings: &Settings, output: Output) -> Result<(), CliError> {
+    output.show(settings, || {
         let rows = settings.entries.iter().map(|setting| {
             let mark = if setting.value == setting.default { "" } else { " *" };
             vec![setting.name.clone(), format!("{}{mark}", setting.value), setting.description.clone()]

@@ -8,6 +8,7 @@
 //! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
 
 mod cluster;
+mod departure;
 mod dev;
 mod error;
 mod files;
@@ -92,6 +93,26 @@ enum Command {
         #[arg(value_name = "HOST:PORT", value_parser = parse_peer)]
         peer: String,
     },
+    /// Let the asked member hand over what it holds, and leave its cluster
+    #[command(after_help = "Example:\n  kith leave --address 10.0.0.2:7401\n\n\
+        It ends when the member has left; then it can be stopped. --no-wait only begins it, and `kith status`\n\
+        shows how far it is. Giving up waiting stops nothing.")]
+    Leave {
+        /// Begin it and don't wait for its end
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove a dead member that will not come back
+    #[command(after_help = "Example:\n  kith remove member3\n\n\
+        Its key is fenced for good: to come back it must be started with an empty data directory.\n\
+        A member that lives leaves by itself, with `kith leave`.")]
+    Remove {
+        /// The member's name, or its id
+        name: String,
+        /// Remove it also where something may be lost; what that is is told
+        #[arg(long)]
+        force: bool,
+    },
     /// Show how a member is: start, clock, storage, hints, links, refusals
     Status,
     /// Ask whether a member is ready: exit code 0 if it is, 1 if not
@@ -142,6 +163,13 @@ enum Command {
 enum SettingsCommand {
     /// Show the settings in force
     Show,
+    /// Change settings on all members, all or none
+    #[command(after_help = "Example:\n  kith settings set replication_factor=3 write_level=quorum")]
+    Set {
+        /// What to change
+        #[arg(value_name = "NAME=VALUE", required = true, value_parser = cluster::parse_setting)]
+        settings: Vec<(String, String)>,
+    },
 }
 
 /// Which collection.
@@ -228,12 +256,17 @@ async fn ask(command: Command, client: &Client, output: Output) -> Result<(), Cl
     match command {
         Command::Init(args) => cluster::init(client, &args, output).await,
         Command::Join { peer } => cluster::join(client, &peer, output).await,
+        Command::Leave { no_wait } => departure::leave(client, no_wait, output).await,
+        Command::Remove { name, force } => departure::remove(client, &name, force, output).await,
         Command::Status => cluster::status(client, output).await,
         Command::Health { live } => cluster::health(client, live, output).await,
         Command::Members { physical: false } => cluster::members(client, output).await,
         Command::Members { physical: true } => cluster::physical(client, output).await,
         Command::Placement(args) => cluster::placement(client, &args, output).await,
         Command::Settings(SettingsCommand::Show) => cluster::settings(client, output).await,
+        Command::Settings(SettingsCommand::Set { settings }) => {
+            cluster::change_settings(client, &settings, output).await
+        }
         Command::Get(args) => keys::get(client, &args, output).await,
         Command::Put(args) => keys::put(client, &args, output).await,
         Command::Delete(args) => keys::delete(client, &args, output).await,

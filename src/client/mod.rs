@@ -15,12 +15,14 @@ use crate::model::key::{KeyRef, check_collection};
 use crate::model::settings::Level;
 use crate::node::handle::documents::{Ending, Entry, ErrorDocument, Listing, Outcome, Outcomes, Ttl, Verb};
 use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Roster, Settings, Status,
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
+    Status,
 };
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Where a member serves HTTP by default.
@@ -338,6 +340,38 @@ impl Client {
         let request = JoinRequest { address: address.to_owned() };
         let body = serde_json::to_vec(&request).map_err(|error| self.foreign(&error))?;
         self.ask(Method::POST, "/v1/cluster/join", &[], body.into()).await?.json()
+    }
+
+    /// Lets the member hand over what it holds, and go. It goes on after the answer: its status shows
+    /// how far it is, and at last that it left.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn leave(&self) -> Result<Status, ClientError> {
+        self.ask(Method::POST, "/v1/cluster/leave", &[], Bytes::new()).await?.json()
+    }
+
+    /// Fences a member for good, by its name or id; with `force` also where something may be lost.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn remove(&self, name: &str, force: bool) -> Result<Removed, ClientError> {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let path = format!("/v1/cluster/members/{name}?force={force}");
+        self.ask(Method::DELETE, &path, &[], Bytes::new()).await?.json()
+    }
+
+    /// Changes cluster-wide settings, all or none.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn change_settings(
+        &self,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<Settings, ClientError> {
+        let request = SettingsRequest { settings: settings.clone() };
+        let body = serde_json::to_vec(&request).map_err(|error| self.foreign(&error))?;
+        self.ask(Method::PATCH, "/v1/settings", &[], body.into()).await?.json()
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

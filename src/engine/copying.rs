@@ -8,17 +8,22 @@
 //! States of a source: *left* → *current* (at most one; at most one request of it is outstanding) →
 //! gone, because it was copied to its end or was passed over. Invariants:
 //!
-//! - Only a copy vouches. A source that is out of reach, or not complete itself, is passed over once
-//!   another was copied to its end that was complete all the while: what that one does not have, a
-//!   stamper keeps a hint for. If no owner ever said that it is complete, it is enough that all
+//! - Only a copy vouches: of a source that was complete all the while. An owner must be vouched for by so
+//!   many that every quorum of the old owners has one among them: what was acknowledged at a quorum is
+//!   then here, too. So an owner that was damaged waits for others that are away, until they return
+//!   or are removed. Once it is vouched for, sources that are out of reach, or not complete
+//!   themselves, are passed over.
+//! - Less is enough for an old owner in two cases. All other old owners were copied to their end, complete
+//!   or not: there is nothing else to be had. And if no owner ever said that it is complete: all
 //!   owners in reach, and at least one, were copied to their end.
-//! - A member that is no old owner (it joins) will take an old owner's place in quorums. So it copies
-//!   from complete old owners only, and from so many that every quorum of them has one among them.
-//!   Owners that answered it know that it joins and refuse, from then on, writes of members that
-//!   don't know it; so nothing can reach a quorum behind its back. When another joining member turns
-//!   active first, the old owners are others, and it copies from those: what had met its level when
+//! - A member that is no old owner (it joins, or an owner's place becomes its own with the next step) has
+//!   no such way out: it copies from complete old owners only. Owners that answered it know that
+//!   it comes and refuse, from then on, writes of members that
+//!   don't know it; so nothing can reach a quorum behind its back. When another step is taken
+//!   first, the old owners are others, and it copies from those: what had met its level when
 //!   it was not known yet may be held by none of those that it had asked. That it is complete holds
-//!   only for this life and these old owners.
+//!   only for this life, these old owners and this transition.
+//! - An owner says that it is complete when what it copied is fsynced: others may forget it then.
 //! - Only the reply to the outstanding request moves a copy.
 //! - Where a copy stands is kept through failures and changes of placement, for as long as its
 //!   owners are the same and the source lives: a later life of it has other slots.
@@ -76,16 +81,20 @@ struct Current {
 struct Copying {
     /// The other owners, when this began; only old ones if this member joins.
     owners: Vec<MemberId>,
+    /// If this member joins, the transition during which it does.
+    transition: Option<u64>,
     /// Those that are left.
     sources: Vec<MemberId>,
     current: Option<Current>,
     began_us: u64,
-    /// This member is no old owner.
-    joins: bool,
     /// Sources that were copied to their end.
     copied: usize,
     /// Those of them that were complete all the while.
-    vouchers: usize,
+    vouchers: Vec<MemberId>,
+    /// How many of those it takes.
+    needed: usize,
+    /// Where in the journal ends what was copied, when nothing is left to be copied.
+    ends_at: Option<u64>,
 }
 
 /// All partitions that are being copied.
@@ -93,20 +102,39 @@ struct Copying {
 pub(super) struct Copies {
     partitions: BTreeMap<u16, Copying>,
     tickets: u64,
-    /// The old owners of partitions that this member completed without being one of them.
-    completed: BTreeMap<u16, Vec<MemberId>>,
+    /// The old owners of partitions that this member completed without being one of them, and the
+    /// transition during which it did.
+    completed: BTreeMap<u16, (Vec<MemberId>, u64)>,
 }
 
 impl Copying {
-    const fn new(owners: Vec<MemberId>, sources: Vec<MemberId>, joins: bool, began_us: u64) -> Self {
-        Self { owners, sources, current: None, began_us, joins, copied: 0, vouchers: 0 }
+    const fn new(
+        owners: Vec<MemberId>,
+        sources: Vec<MemberId>,
+        transition: Option<u64>,
+        began_us: u64,
+    ) -> Self {
+        Self {
+            owners,
+            transition,
+            sources,
+            current: None,
+            began_us,
+            copied: 0,
+            vouchers: Vec::new(),
+            needed: 1,
+            ends_at: None,
+        }
+    }
+
+    /// Whether this member is no old owner.
+    const fn joins(&self) -> bool {
+        self.transition.is_some()
     }
 
     /// Whether what was copied is enough, if nothing more can be had.
     const fn is_vouched_for(&self) -> bool {
-        let owners = self.owners.len();
-        let majority = owners / 2 + 1;
-        self.vouchers >= if self.joins { owners + 1 - majority } else { 1 }
+        self.vouchers.len() >= self.needed
     }
 
     fn is_asked(&self) -> bool {
@@ -143,17 +171,24 @@ impl Engine {
             let Some(complete) = self.complete.get_mut(partition) else { continue };
             let old: Vec<MemberId> = set.old().collect();
             let joins = !old.contains(&me);
-            if !set.contains(me) || joins && self.copying.completed.get(&number) != Some(&old) {
+            // Every quorum of the old owners has one among so many.
+            let needed = old.len() - old.len() / 2;
+            let transition = self.placement.transition();
+            let holds = |known: &(Vec<MemberId>, u64)| known.0 == old && known.1 == transition;
+            if !set.contains(me) || joins && !self.copying.completed.get(&number).is_some_and(holds) {
                 changed |= std::mem::take(complete);
             }
             if set.contains(me) && !*complete {
                 let all = set.owners.iter().map(|owner| owner.member);
                 let others = || all.filter(|member| *member != me).collect();
                 let owners: Vec<MemberId> = if joins { old } else { others() };
-                let is_same = |copying: &Copying| copying.owners == owners && copying.joins == joins;
+                let transition = joins.then_some(transition);
+                let is_same =
+                    |copying: &Copying| copying.owners == owners && copying.transition == transition;
                 let kept = before.remove(&number).filter(is_same);
                 let began_us = self.now.mono_us;
-                let copying = kept.unwrap_or_else(|| Copying::new(owners.clone(), owners, joins, began_us));
+                let begin = || Copying::new(owners.clone(), owners.clone(), transition, began_us);
+                let copying = Copying { needed, ..kept.unwrap_or_else(begin) };
                 self.copying.partitions.insert(number, copying);
             }
         }
@@ -198,12 +233,18 @@ impl Engine {
         };
         let was_complete =
             |member: &MemberId| self.peer(*member).is_some_and(|peer| peer.was_complete(partition));
+        let set = self.placement.set(partition);
+        // A member that is to be an owner and never was complete has nothing that an old owner lacks.
+        let is_idle_newcomer = |member: &MemberId| {
+            set.old().all(|old| old != *member) && is_out(member) && !was_complete(member)
+        };
         let left: Vec<MemberId> = if copying.is_vouched_for() {
             copying.sources.iter().copied().filter(|member| !is_useless(member)).collect()
-        } else if !copying.joins
-            && copying.copied > 0
-            && copying.sources.iter().all(is_out)
-            && !copying.owners.iter().any(was_complete)
+        } else if !copying.joins()
+            && (copying.sources.iter().all(is_idle_newcomer)
+                || copying.copied > 0
+                    && copying.sources.iter().all(is_out)
+                    && !copying.owners.iter().any(was_complete))
         {
             Vec::new()
         } else {
@@ -218,11 +259,12 @@ impl Engine {
     }
 
     /// Who was copied before it was complete itself, and is now, can vouch when it is copied once more.
-    /// Not while a complete owner is out of reach: the other may have become complete without it.
+    /// Not while nobody vouches and a complete owner is out of reach: the other may have become complete
+    /// without having heard of that one. Nobody vouches twice.
     fn copy_again_from_complete(&mut self, partition: u16) {
         let Some(copying) = self.copying.partitions.get(&partition) else { return };
-        // Who joins keeps those that can't vouch yet among its sources; nobody vouches twice.
-        if copying.joins || copying.vouchers > 0 {
+        // Who joins keeps those that can't vouch yet among its sources.
+        if copying.joins() || copying.is_vouched_for() {
             return;
         }
         let digest = self.placement.digest();
@@ -232,12 +274,13 @@ impl Engine {
         let is_missed = |member: &MemberId| {
             self.peer(*member).is_some_and(|peer| !peer.is_reachable() && peer.was_complete(partition))
         };
-        if copying.owners.iter().any(is_missed) {
+        if copying.vouchers.is_empty() && copying.owners.iter().any(is_missed) {
             return;
         }
-        let missing = copying.owners.iter().copied();
-        let again: Vec<MemberId> =
-            missing.filter(|member| !copying.sources.contains(member) && vouches(member)).collect();
+        let is_done =
+            |member: &MemberId| copying.sources.contains(member) || copying.vouchers.contains(member);
+        let others = copying.owners.iter().copied();
+        let again: Vec<MemberId> = others.filter(|member| !is_done(member) && vouches(member)).collect();
         if let Some(copying) = self.copying.partitions.get_mut(&partition) {
             copying.sources.extend(again);
         }
@@ -258,12 +301,19 @@ impl Engine {
         if self.roster_distrusted && self.roster.len() <= 1 {
             return false;
         }
-        if self.copying.partitions.get(&partition).is_none_or(|copying| !copying.sources.is_empty()) {
+        let end = self.end();
+        let Some(copying) = self.copying.partitions.get_mut(&partition) else { return false };
+        if !copying.sources.is_empty() {
+            copying.ends_at = None;
             return false;
         }
-        if self.copying.partitions.remove(&partition).is_some_and(|copying| copying.joins) {
+        if self.positions.synced < *copying.ends_at.get_or_insert(end) {
+            self.lanes.sync = true;
+            return false;
+        }
+        if self.copying.partitions.remove(&partition).is_some_and(|copying| copying.joins()) {
             let old = self.placement.set(partition).old().collect();
-            self.copying.completed.insert(partition, old);
+            self.copying.completed.insert(partition, (old, self.placement.transition()));
         }
         if let Some(complete) = self.complete.get_mut(usize::from(partition)) {
             *complete = true;
@@ -304,7 +354,7 @@ impl Engine {
         let chosen = reachable()
             .find(|peer| Some(peer.member) == current)
             .or_else(|| reachable().find(|peer| peer.is_complete(partition, digest)))
-            .or_else(|| reachable().find(|_| !copying.joins));
+            .or_else(|| reachable().find(|_| !copying.joins()));
         chosen.map(|peer| peer.member)
     }
 
@@ -337,10 +387,10 @@ impl Engine {
                 if let Some(copying) = self.copying.partitions.get_mut(&partition) {
                     let vouches = copying.current.take().is_some_and(|current| current.complete);
                     // A joiner has no use for what was not complete, until it is.
-                    let is_done = vouches || !copying.joins;
+                    let is_done = vouches || !copying.joins();
                     copying.sources.retain(|member| *member != source || !is_done);
                     copying.copied += 1;
-                    copying.vouchers += usize::from(vouches);
+                    copying.vouchers.extend(vouches.then_some(source));
                 }
                 self.continue_copying();
             }
@@ -423,4 +473,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -24,6 +24,7 @@ impl Engine {
         self.compare_system();
         self.settle_marks();
         self.continue_copying();
+        self.take_step();
         self.sweep();
     }
 

@@ -184,7 +184,10 @@ impl Engine {
         let entries = live.filter_map(|record| {
             Some((std::str::from_utf8(record.key()).ok()?, std::str::from_utf8(record.body()).ok()?))
         });
-        Settings::from_entries(entries)
+        let settings = Settings::from_entries(entries);
+        let factor = KeyRef::new(SETTINGS, b"replication_factor").ok();
+        let set_at = factor.and_then(|key| self.system_timestamp(key)).map_or(0, |stamp| stamp.time);
+        Settings { replication_factor_time: set_at, ..settings }
     }
 
     /// This member can't vouch for a partition any more: it is copied anew.
@@ -247,8 +250,14 @@ impl Engine {
         journal::append(&mut self.lanes.journal, &Entry::Complete(&bits));
     }
 
-    /// Tells one peer, or all, what this member is a complete owner of.
+    /// Tells one peer, or all, what this member is a complete owner of, and with it that it knows the
+    /// placement. It must know it after a power cut too, so that is told when it is durable.
     pub(super) fn tell_complete(&mut self, to: Option<MemberId>) {
+        self.untold |= self.positions.synced < self.placement_position;
+        if self.positions.synced < self.placement_position {
+            return;
+        }
+        self.untold &= to.is_some();
         let notice = Notice::Complete {
             placement: self.placement.digest(),
             partitions: self.complete_bits(),

@@ -19,6 +19,7 @@ mod catching_up;
 mod checkpoint;
 mod clocks;
 mod copying;
+mod handoff;
 mod hints;
 mod housekeeping;
 mod inbox;
@@ -41,6 +42,7 @@ mod table;
 mod write;
 
 pub use checkpoint::{Batch, CheckpointStep, Replaced};
+pub use handoff::LEFT;
 pub use loads::Loaded;
 pub use membership::NOBODY;
 pub use pages::{Name, PageFilter, PageFound, PageWanted};
@@ -216,12 +218,16 @@ pub struct Engine {
     placement: Placement,
     /// Where in the journal all that the placement rests on ends.
     placement_position: u64,
+    /// The peers are to be told what this member is complete for once the placement is durable.
+    untold: bool,
     system_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
     anti_entropy: anti_entropy::AntiEntropy,
     /// No other attempt to turn active before this time in microseconds.
     activation_after_us: u64,
+    /// No other attempt to take a step before this time in microseconds.
+    step_after_us: u64,
     records: Records,
     hints: Hints,
     settling: settling::Settling,
@@ -272,10 +278,12 @@ impl Engine {
             complete: vec![false; placement.partitions()],
             placement,
             placement_position: 0,
+            untold: false,
             system_changed: false,
             copying: copying::Copies::default(),
             anti_entropy: anti_entropy::AntiEntropy::default(),
             activation_after_us: 0,
+            step_after_us: 0,
             records: Records::new(partition_bits),
             hints: Hints::default(),
             settling: settling::Settling::default(),
@@ -355,6 +363,9 @@ impl Engine {
             self.show(completion);
         }
         self.release_compared();
+        if self.untold && self.positions.synced >= self.placement_position {
+            self.tell_complete(None);
+        }
         self.progress = true;
         self.settle_writes();
     }

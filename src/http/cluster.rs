@@ -10,11 +10,12 @@ use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
 use crate::model::key::DEFAULT;
 use crate::node::handle::Key;
 use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Roster, Settings, State as MemberState, Status,
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
+    State as MemberState, Status,
 };
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
@@ -92,6 +93,35 @@ pub(super) async fn join(
     let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
     let request: JoinRequest = json(&body.bytes)?;
     Ok(Json(shared.handle.join(request.address).await?))
+}
+
+/// `POST /v1/cluster/leave`: begins it; the status shows how far it is.
+pub(super) async fn leave(State(shared): State<Shared>, uri: Uri) -> Result<Json<Status>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.leave().await?))
+}
+
+/// `DELETE /v1/cluster/members/{name}`
+pub(super) async fn remove(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<Json<Removed>, Failure> {
+    let force = Query::parse(&uri, &["force"])?.flag("force")?.unwrap_or(false);
+    Ok(Json(shared.handle.remove(name, force).await?))
+}
+
+/// `PATCH /v1/settings`
+pub(super) async fn change_settings(
+    State(shared): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Settings>, Failure> {
+    Query::parse(&uri, &[])?;
+    let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
+    let request: SettingsRequest = json(&body.bytes)?;
+    Ok(Json(shared.handle.change_settings(request.settings).await?))
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {

@@ -74,8 +74,18 @@ impl From<ControlError> for Failure {
             | E::Creating(_)
             | E::RecordsLost { .. }
             | E::OtherCluster { .. }
-            | E::OtherContent(_) => StatusCode::CONFLICT,
-            E::InvalidCluster(_) => StatusCode::BAD_REQUEST,
+            | E::OtherContent(_)
+            | E::Left(_)
+            | E::Removed { .. }
+            | E::NotActive(_)
+            | E::LastMember
+            | E::Oneself(_)
+            | E::Alive(_)
+            | E::LastCopy { .. }
+            | E::NoMajority { .. } => StatusCode::CONFLICT,
+            E::InvalidCluster(_) | E::InvalidSettings(_) => StatusCode::BAD_REQUEST,
+            E::UnknownMember { .. } => StatusCode::NOT_FOUND,
+            E::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
             E::Refused { .. } => StatusCode::FORBIDDEN,
             E::Unreachable { .. } => StatusCode::BAD_GATEWAY,
             E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,

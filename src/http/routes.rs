@@ -11,7 +11,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use std::time::Instant;
 
 /// What handlers share.
@@ -39,7 +39,9 @@ GET   /v1/cluster/roster                      the members that were admitted
 GET   /v1/cluster/placement                   ?collection= &key=   who owns what
 POST  /v1/cluster/init                        {\"partitions\": 256, \"settings\": {}}   (both may be left out)
 POST  /v1/cluster/join                        {\"address\": \"host:7400\"}
-GET   /v1/settings                            the cluster's settings
+POST  /v1/cluster/leave                       hand over what the member holds, and go; /v1/status shows how far it is
+DELETE  /v1/cluster/members/{name}            ?force=true   fence a dead member for good
+GET, PATCH  /v1/settings                      {\"settings\": {\"replication_factor\": \"3\"}}
 GET   /health/live  /health/ready             200, or 503 with the reason
 GET   /metrics                                for Prometheus
 
@@ -62,7 +64,9 @@ pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
         .route("/v1/cluster/placement", get(cluster::placement))
         .route("/v1/cluster/init", post(cluster::init))
         .route("/v1/cluster/join", post(cluster::join))
-        .route("/v1/settings", get(cluster::settings))
+        .route("/v1/cluster/leave", post(cluster::leave))
+        .route("/v1/cluster/members/{name}", delete(cluster::remove))
+        .route("/v1/settings", get(cluster::settings).patch(cluster::change_settings))
         .route("/health/live", get(cluster::live))
         .route("/health/ready", get(cluster::ready))
         .route("/metrics", get(cluster::metrics))
@@ -91,7 +95,7 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 13] = [
+    const EXACT: [&str; 14] = [
         "/",
         "/v1/batch",
         "/v1/status",
@@ -101,6 +105,7 @@ fn route_of(path: &str) -> &'static str {
         "/v1/cluster/placement",
         "/v1/cluster/init",
         "/v1/cluster/join",
+        "/v1/cluster/leave",
         "/v1/settings",
         "/health/live",
         "/health/ready",
@@ -109,6 +114,7 @@ fn route_of(path: &str) -> &'static str {
     match path.strip_prefix("/v1/kv/") {
         Some(names) if names.contains('/') => "/v1/kv/{collection}/{key}",
         Some(_) => "/v1/kv/{collection}",
+        None if path.starts_with("/v1/cluster/members/") => "/v1/cluster/members/{name}",
         None => EXACT.into_iter().find(|exact| *exact == path).unwrap_or("other"),
     }
 }

@@ -5,26 +5,29 @@
 //! and settings, there is no table to agree on, and one member's coming or going moves only what it
 //! must.
 //!
-//! Owner sets per partition say what is changing: *old* (active and leaving members, the
-//! replication factor in force), *new* (active and joining members, the replication factor to be),
-//! and one for each joining member: what *old* becomes when that one alone turns active. Members
-//! that join together turn active one after the other, so each of those sets may be the next one in
+//! What is to change is taken in *steps*: a joining member turns active, the replication factor in force
+//! moves by one, a leaving member goes, a member's zone becomes its next one. Of joining members at most
+//! [`MAX_ARRIVING`] count at a time, of the other steps one ([`Step`]); the rest waits its turn. Owner sets per
+//! partition say what is changing: *old* (what is in force), *new* (after all steps that count), and one
+//! for each step: what *old* becomes when that one alone is taken. Steps are taken one after the other, in
+//! no order that anybody knows, so each of those sets may be the next one in
 //! force; a level that is met in all of them is still met in whichever it is. Invariants: the scores
 //! never change between versions; liveness plays no part; a higher replication factor only appends
 //! owners; a member that does not hold its name (two may have been let in under one at the same time) owns
-//! nothing. Which owners live, and what is sent to them, is left to the engine.
+//! nothing. Which owners live, what is sent to them, and when a step is taken is left to the engine.
 
 use super::key::KeyHash;
 use super::limits::{MAX_ARRIVING, MAX_PARTITION_BITS};
-use super::roster::{MemberState, Roster};
+use super::roster::{MemberState, Roster, RosterEntry};
 use super::settings::Settings;
 use super::timestamp::MemberId;
 use smallvec::SmallVec;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// One member that must hold a partition. One that is neither old nor new joins, and will be an owner
-/// if it turns active before another that joins too.
+/// One member that must hold a partition. One that is neither old nor new will be an owner between two
+/// steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The member.
@@ -44,9 +47,10 @@ pub struct OwnerSet {
     /// In order of preference: the old owners, then those that are only new, then those that may be
     /// before the new ones are.
     pub owners: SmallVec<[Owner; 4]>,
-    /// What the old owners become when one joining member turns active, if that is not simply the new
-    /// owners.
+    /// What the old owners become when one step is taken, if that is not simply the new owners.
     alone: Vec<Side>,
+    /// Places of the members that own the partition once [`Placement::step`] is taken, and not before.
+    awaited: Side,
 }
 
 impl OwnerSet {
@@ -101,15 +105,23 @@ impl OwnerSet {
         sides
     }
 
-    fn of(old: &[MemberId], new: &[MemberId], alone: &[Chosen]) -> Self {
+    /// The members that own the partition once [`Placement::step`] is taken, and not before: it waits
+    /// for them.
+    pub fn awaited(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.awaited.iter().filter_map(|at| self.owners.get(*at)).map(|owner| owner.member)
+    }
+
+    fn of(old: &[MemberId], new: &[MemberId], alone: &[Chosen], stepped: Option<&Chosen>) -> Self {
         let mut owners: SmallVec<[Owner; 4]> = SmallVec::new();
-        for member in old.iter().chain(new).chain(alone.iter().flatten()).copied() {
+        for member in old.iter().chain(new).chain(alone.iter().chain(stepped).flatten()).copied() {
             if owners.iter().all(|owner| owner.member != member) {
                 owners.push(Owner { member, in_old: old.contains(&member), in_new: new.contains(&member) });
             }
         }
-        let mut set = Self { owners, alone: Vec::new() };
-        for chosen in alone {
+        let mut set = Self { owners, alone: Vec::new(), awaited: Side::new() };
+        let awaited = stepped.into_iter().flatten().filter(|member| !old.contains(*member));
+        set.awaited = awaited.filter_map(|member| set.position(*member)).collect();
+        for chosen in alone.iter().chain(stepped) {
             let mut side: Side = chosen.iter().filter_map(|member| set.position(*member)).collect();
             side.sort_unstable();
             if !set.sides().contains(&side) {
@@ -120,54 +132,118 @@ impl OwnerSet {
     }
 }
 
+/// A change of the placement that is no join. At most one is under way at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The replication factor in force becomes this, one more or one less.
+    Copies(u8),
+    /// A leaving member goes.
+    Leave(MemberId),
+    /// A member's next zone becomes its zone.
+    Zone(MemberId),
+}
+
+impl Step {
+    /// The step whose turn it is: of the replication factor; else of the leaving member, else of the
+    /// member that changes its zone, whose entry is the oldest.
+    fn of(roster: &Roster, holders: &BTreeSet<MemberId>, settings: &Settings) -> Option<Self> {
+        let (in_force, wanted) = (settings.replication_factor_in_force, settings.replication_factor);
+        match in_force.cmp(&wanted) {
+            Ordering::Less => return Some(Self::Copies(in_force + 1)),
+            Ordering::Greater => return Some(Self::Copies(in_force - 1)),
+            Ordering::Equal => {}
+        }
+        let oldest = |fits: fn(&RosterEntry) -> bool| {
+            let members = roster.members().filter(|(id, known)| holders.contains(id) && fits(&known.entry));
+            members.map(|(id, known)| (known.timestamp, id)).min().map(|(_, id)| id)
+        };
+        let leaves = oldest(|entry| entry.state == MemberState::Leaving).map(Self::Leave);
+        let moves = |entry: &RosterEntry| entry.state == MemberState::Active && entry.changes_zone();
+        leaves.or_else(|| oldest(moves).map(Self::Zone))
+    }
+
+    /// The member whose roster entry this step follows from.
+    #[must_use]
+    pub const fn member(self) -> Option<MemberId> {
+        match self {
+            Self::Copies(_) => None,
+            Self::Leave(member) | Self::Zone(member) => Some(member),
+        }
+    }
+}
+
 /// The owners of all partitions under one roster and one replication factor.
 #[derive(Debug, Clone)]
 pub struct Placement {
     partition_bits: u8,
     digest: u64,
+    transition: u64,
     sets: Vec<Arc<OwnerSet>>,
     system: Arc<OwnerSet>,
     nobody: Arc<OwnerSet>,
     arriving: Vec<MemberId>,
+    step: Option<Step>,
 }
 
 impl Placement {
     /// Computes the owners of `1 << partition_bits` partitions (more bits than
     /// [`MAX_PARTITION_BITS`] count as that many).
     ///
-    /// While no member is active or leaving, the new owners stand in for the old; while none is
-    /// active or joining, the old stand in for the new. Of the joining members only the first
+    /// While no member is active or leaving, the new owners stand in for the old; while none but the one
+    /// that leaves is there, it stays. Of the joining members only the first
     /// [`MAX_ARRIVING`] count: each of them gets every write of what it would own alone.
     #[must_use]
     pub fn compute(partition_bits: u8, roster: &Roster, settings: &Settings) -> Self {
         let partition_bits = partition_bits.min(MAX_PARTITION_BITS);
         let holders = roster.holders();
         let arriving = arriving(roster, &holders);
-        let candidates = candidates(roster, &holders, &arriving);
-        let old = side(&candidates, MemberState::Joining, settings.replication_factor_in_force);
-        let new = side(&candidates, MemberState::Leaving, settings.replication_factor);
+        let step = Step::of(roster, &holders, settings);
+        let choice = |joiners: &[MemberId], step: Option<Step>| {
+            Choice::of(roster, &holders, settings.replication_factor_in_force, joiners, step)
+        };
+        let old = choice(&[], None);
+        let new = choice(&arriving, step);
         let (old, new) = match (old.candidates.is_empty(), new.candidates.is_empty()) {
             (true, _) => (new.clone(), new),
             (_, true) => (old.clone(), old),
             _ => (old, new),
         };
-        let alone: Vec<_> =
-            arriving.iter().filter_map(|member| old.joined_by(&candidates, *member)).collect();
+        let moves = old != new;
+        let alone: Vec<Choice> = arriving.iter().filter(|_| moves).map(|one| choice(&[*one], None)).collect();
+        let stepped = step.filter(|_| moves).map(|step| choice(&[], Some(step)));
+        let stepped = stepped.filter(|choice| !choice.candidates.is_empty());
         let sets = (0..1u16 << partition_bits).map(|partition| {
             let first = old.choose(partition);
-            let second = if old == new { first.clone() } else { new.choose(partition) };
+            let second = if moves { new.choose(partition) } else { first.clone() };
             let alone: Vec<Chosen> = alone.iter().map(|side| side.choose(partition)).collect();
-            Arc::new(OwnerSet::of(&first, &second, &alone))
+            let stepped = stepped.as_ref().map(|side| side.choose(partition));
+            Arc::new(OwnerSet::of(&first, &second, &alone, stepped.as_ref()))
         });
         let everyone = holders.iter().map(|member| Owner { member: *member, in_old: true, in_new: true });
+        let transition = transition(roster, settings, step);
         Self {
             partition_bits,
-            digest: digest(partition_bits, roster, &holders, settings, &arriving),
+            digest: digest(partition_bits, roster, &holders, settings, &arriving, transition),
+            transition,
             sets: sets.collect(),
-            system: Arc::new(OwnerSet { owners: everyone.collect(), alone: Vec::new() }),
+            system: Arc::new(OwnerSet { owners: everyone.collect(), ..OwnerSet::default() }),
             nobody: Arc::default(),
             arriving,
+            step,
         }
+    }
+
+    /// The step under way that is no join.
+    #[must_use]
+    pub const fn step(&self) -> Option<Step> {
+        self.step
+    }
+
+    /// Tells the step under way from every other one, also from one that looks the same and was begun
+    /// anew: what was true of an owner to be during the earlier one need not be true now.
+    #[must_use]
+    pub const fn transition(&self) -> u64 {
+        self.transition
     }
 
     /// Whether a joining member is among those that own partitions already; others wait for it.
@@ -177,8 +253,8 @@ impl Placement {
     }
 
     /// 64 bits over all that placement depends on: members, their states and zones, whether they
-    /// hold their names, both replication factors, and the number of partitions. The names
-    /// themselves and addresses play no part.
+    /// hold their names, both replication factors, the number of partitions, and
+    /// [`Placement::transition`]. The names themselves and addresses play no part.
     #[must_use]
     pub const fn digest(&self) -> u64 {
         self.digest
@@ -226,7 +302,6 @@ impl Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     member: MemberId,
-    state: MemberState,
     /// Equal for members that share a zone, and for no others.
     zone: usize,
 }
@@ -240,19 +315,6 @@ fn arriving(roster: &Roster, holders: &BTreeSet<MemberId>) -> Vec<MemberId> {
     joining.into_iter().take(MAX_ARRIVING).map(|(_, member)| member).collect()
 }
 
-fn candidates(roster: &Roster, holders: &BTreeSet<MemberId>, arriving: &[MemberId]) -> Vec<Candidate> {
-    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
-    let counts = |state, member| state != MemberState::Joining || arriving.contains(&member);
-    let members = roster.members().filter(|(member, _)| holders.contains(member));
-    let members = members.filter(|(member, known)| counts(known.entry.state, *member));
-    let numbered = members.enumerate().map(|(number, (member, known))| {
-        let name = known.entry.zone.as_str();
-        let zone = if name.is_empty() { number } else { *zones.entry(name).or_insert(number) };
-        Candidate { member, state: known.entry.state, zone }
-    });
-    numbered.collect()
-}
-
 /// Members that were chosen, in order of preference.
 type Chosen = SmallVec<[MemberId; 8]>;
 
@@ -263,22 +325,34 @@ struct Choice {
     copies: usize,
 }
 
-fn side(candidates: &[Candidate], without: MemberState, replication_factor: u8) -> Choice {
-    let candidates = candidates.iter().filter(|candidate| candidate.state != without).copied();
-    Choice { candidates: candidates.collect(), copies: usize::from(replication_factor) }
-}
-
 /// The best candidates so far, highest score first.
 type Ranking = SmallVec<[(u64, Candidate); 8]>;
 
 impl Choice {
-    /// The same with a member more; `None` if it is there.
-    fn joined_by(&self, candidates: &[Candidate], member: MemberId) -> Option<Self> {
-        let is_new = self.candidates.iter().all(|candidate| candidate.member != member);
-        let newcomer = candidates.iter().find(|candidate| is_new && candidate.member == member)?;
-        let mut joined = self.clone();
-        joined.candidates.push(*newcomer);
-        Some(joined)
+    /// What is in force, changed by these joining members and this step.
+    fn of(
+        roster: &Roster,
+        holders: &BTreeSet<MemberId>,
+        in_force: u8,
+        joiners: &[MemberId],
+        step: Option<Step>,
+    ) -> Self {
+        let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+        let counts = |member: MemberId, state: MemberState| match state {
+            MemberState::Joining => joiners.contains(&member),
+            MemberState::Active => true,
+            MemberState::Leaving => step != Some(Step::Leave(member)),
+        };
+        let members = roster.members().filter(|(member, _)| holders.contains(member));
+        let members = members.filter(|(member, known)| counts(*member, known.entry.state));
+        let numbered = members.enumerate().map(|(number, (member, known))| {
+            let next = known.entry.next_zone.as_deref().filter(|_| step == Some(Step::Zone(member)));
+            let name = next.unwrap_or(&known.entry.zone);
+            let zone = if name.is_empty() { number } else { *zones.entry(name).or_insert(number) };
+            Candidate { member, zone }
+        });
+        let copies = if let Some(Step::Copies(copies)) = step { copies } else { in_force };
+        Self { candidates: numbered.collect(), copies: usize::from(copies) }
     }
 
     /// The partition's owners in order of preference: the best of each zone, the best zones first;
@@ -347,15 +421,34 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
+fn transition(roster: &Roster, settings: &Settings, step: Option<Step>) -> u64 {
+    let mut hasher = blake3::Hasher::new_derive_key("kith 2026 placement transition");
+    let entry = step.and_then(Step::member).and_then(|member| roster.get(member));
+    match (step, entry) {
+        (Some(Step::Copies(_)), _) => hasher.update(&settings.replication_factor_time.to_le_bytes()),
+        (Some(step), Some(known)) => {
+            let kind = [0, u8::from(matches!(step, Step::Leave(_)))];
+            hasher.update(&kind).update(&known.timestamp.time.to_le_bytes())
+        }
+        _ => &mut hasher,
+    };
+    for (member, _) in roster.removed() {
+        hasher.update(&member.0.to_le_bytes());
+    }
+    head(&hasher)
+}
+
 fn digest(
     partition_bits: u8,
     roster: &Roster,
     holders: &BTreeSet<MemberId>,
     settings: &Settings,
     arriving: &[MemberId],
+    transition: u64,
 ) -> u64 {
     let mut hasher = blake3::Hasher::new_derive_key("kith 2026 placement digest");
     hasher.update(&[partition_bits, settings.replication_factor_in_force, settings.replication_factor]);
+    hasher.update(&transition.to_le_bytes());
     for (id, member) in roster.members() {
         let state = match member.entry.state {
             MemberState::Joining if arriving.contains(&id) => 0,
@@ -363,10 +456,17 @@ fn digest(
             MemberState::Leaving => 2,
             MemberState::Joining => 3,
         };
-        let zone = member.entry.zone.as_bytes();
         hasher.update(&id.0.to_le_bytes()).update(&[state, u8::from(holders.contains(&id))]);
-        hasher.update(&(zone.len() as u64).to_le_bytes()).update(zone);
+        for zone in [Some(&member.entry.zone), member.entry.next_zone.as_ref()] {
+            let bytes = zone.map(String::as_bytes).unwrap_or_default();
+            hasher.update(&[u8::from(zone.is_some())]);
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        }
     }
+    head(&hasher)
+}
+
+fn head(hasher: &blake3::Hasher) -> u64 {
     let head = hasher.finalize().as_bytes().first_chunk().copied();
     u64::from_le_bytes(head.unwrap_or_default())
 }
@@ -389,6 +489,7 @@ mod tests {
             address: "127.0.0.1:7400".to_owned(),
             http_address: "127.0.0.1:7401".to_owned(),
             zone: zone.to_owned(),
+            next_zone: None,
             state,
             admitted: u64::from(number),
         }
@@ -483,10 +584,12 @@ mod tests {
         ) {
             let joining = states.iter().enumerate().filter(|(_, state)| **state == Joining);
             let waits: BTreeSet<usize> = joining.map(|(number, _)| number).skip(MAX_ARRIVING).collect();
-            let side = |without: MemberState| {
+            let leaving = (0..states.len()).filter(|at| in_force == target && states[*at] == Leaving);
+            let leaves = leaving.min_by_key(|at| id(*at as u16));
+            let side = |fits: &dyn Fn(usize) -> bool| {
                 let mut roster = Roster::default();
                 for (number, (state, zone)) in states.iter().zip(&zones).enumerate() {
-                    if *state != without && !waits.contains(&number) {
+                    if fits(number) && !waits.contains(&number) {
                         add(&mut roster, &entry(number as u16, *state, zone));
                     }
                 }
@@ -494,18 +597,19 @@ mod tests {
             };
             let all: Vec<_> = states.iter().copied().zip(zones.iter().copied()).collect();
             let placement = Placement::compute(3, &roster(&all), &copies(in_force, target));
-            let (before, after) = (side(Joining), side(Leaving));
-            let (before, in_force) = if before.is_empty() { (&after, target) } else { (&before, in_force) };
-            let (after, target) = if after.is_empty() { (before, in_force) } else { (&after, target) };
+            let (before, after) = (side(&|at| states[at] != Joining), side(&|at| Some(at) != leaves));
+            let next = (in_force + u8::from(in_force < target)) - u8::from(in_force > target);
+            let (before, in_force) = if before.is_empty() { (&after, next) } else { (&before, in_force) };
+            let (after, next) = if after.is_empty() { (before, in_force) } else { (&after, next) };
             for partition in 0..8 {
                 let set = placement.set(partition);
                 let old: Vec<_> = set.owners.iter().filter(|o| o.in_old).map(|o| o.member).collect();
                 let mut new: Vec<_> = set.owners.iter().filter(|o| o.in_new).map(|o| o.member).collect();
                 prop_assert_eq!(&old, &reference(before, partition, in_force.into()));
                 prop_assert!(members(set).starts_with(&old));
-                let mut expected = reference(after, partition, target.into());
+                let mut expected = reference(after, partition, next.into());
                 let joining = states.iter().filter(|state| **state == Joining).count();
-                if joining == 0 || joining == 1 && in_force == target {
+                if joining + usize::from(placement.step().is_some()) <= 1 {
                     let same = old.iter().collect::<BTreeSet<_>>() == expected.iter().collect();
                     prop_assert_eq!(set.is_settled(), same);
                 }
@@ -516,30 +620,104 @@ mod tests {
             }
         }
 
-        /// Whoever turns active first: its owner sets were among those in which levels had to be met.
+        /// Whichever step is taken first: the owner sets then were among those in which levels had to be met.
         #[test]
-        fn whichever_joining_member_turns_active_the_owners_then_were_a_side_before(
-            states in prop::collection::vec(prop::sample::select(vec![Joining, Active, Active]), 1..9),
+        fn whichever_step_is_taken_the_owners_then_were_a_side_before(
+            states in prop::collection::vec(prop::sample::select(vec![Joining, Leaving, Active, Active]), 1..9),
             zones in prop::collection::vec(prop::sample::select(vec!["", "a", "b"]), 9),
-            factor in 1..=MAX_REPLICATION_FACTOR,
+            next_zones in prop::collection::vec(prop::sample::select(vec![None, None, Some(""), Some("c")]), 9),
+            in_force in 1..=MAX_REPLICATION_FACTOR,
+            up in 0..=2u8,
         ) {
             prop_assume!(states.contains(&Active));
-            let of = |states: &[MemberState]| {
-                let all: Vec<_> = states.iter().copied().zip(zones.iter().copied()).collect();
-                Placement::compute(3, &roster(&all), &copies(factor, factor))
+            let settings = copies(in_force, (in_force + 1).saturating_sub(up).clamp(1, MAX_REPLICATION_FACTOR));
+            let mut entries: Vec<RosterEntry> =
+                (0..).zip(states.iter().zip(&zones)).map(|(at, (state, zone))| entry(at, *state, zone)).collect();
+            for (entry, next) in entries.iter_mut().zip(&next_zones) {
+                entry.next_zone = next.map(str::to_owned);
+            }
+            let of = |entries: &[RosterEntry], settings: &Settings| {
+                let mut roster = Roster::default();
+                entries.iter().for_each(|entry| _ = add(&mut roster, entry));
+                Placement::compute(3, &roster, settings)
             };
-            let before = of(&states);
-            for number in (0..states.len()).filter(|at| before.is_arriving(id(*at as u16))) {
-                let mut states = states.clone();
-                states[number] = Active;
-                let after = of(&states);
-                for (before, after) in every_set(&before).zip(every_set(&after)) {
+            let before = of(&entries, &settings);
+            let mut afters = Vec::new();
+            for at in (0..entries.len()).filter(|at| before.is_arriving(entries[*at].id())) {
+                let mut entries = entries.clone();
+                entries[at].state = Active;
+                afters.push((of(&entries, &settings), false));
+            }
+            match before.step() {
+                Some(Step::Copies(next)) => {
+                    let settings = Settings { replication_factor_in_force: next, ..settings };
+                    afters.push((of(&entries, &settings), true));
+                }
+                Some(Step::Leave(member)) => {
+                    entries.retain(|entry| entry.id() != member);
+                    afters.push((of(&entries, &settings), true));
+                }
+                Some(Step::Zone(member)) => {
+                    let entry = entries.iter_mut().find(|entry| entry.id() == member).unwrap();
+                    entry.zone = entry.next_zone.take().unwrap();
+                    afters.push((of(&entries, &settings), true));
+                }
+                None => {}
+            }
+            for (after, is_step) in &afters {
+                for (before, after) in every_set(&before).zip(every_set(after)) {
+                    let now: BTreeSet<_> = before.old().collect();
                     let next: BTreeSet<_> = after.old().collect();
                     let of_side = |side: &Side| side.iter().map(|at| before.owners[*at].member).collect();
                     prop_assert!(before.sides().iter().any(|side| next == of_side(side)));
+                    if *is_step {
+                        let awaited: BTreeSet<_> = before.awaited().collect();
+                        prop_assert_eq!(&awaited, &next.difference(&now).copied().collect());
+                        prop_assert!(awaited.len() <= 1, "a step moves only what it must");
+                        prop_assert!(now.difference(&next).count() <= 1);
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_step_is_under_way_at_a_time_copies_first_then_who_leaves_then_zones() {
+        let mut many = roster(&[(Active, "a"), (Leaving, "a"), (Leaving, "b"), (Active, "b")]);
+        let moving = RosterEntry { next_zone: Some("c".to_owned()), ..entry(3, Active, "b") };
+        let stamp = |time| Timestamp { time, member: id(0) };
+        many.apply(&entry_key(id(3)), Some(&moving.encode()), stamp(2));
+        many.apply(&entry_key(id(1)), Some(&entry(1, Leaving, "a").encode()), stamp(9));
+        many.apply(&entry_key(id(2)), Some(&entry(2, Leaving, "b").encode()), stamp(8));
+        let step = |roster: &Roster, settings| Placement::compute(4, roster, &settings).step();
+        assert_eq!(step(&many, copies(2, 5)), Some(Step::Copies(3)));
+        assert_eq!(step(&many, copies(4, 1)), Some(Step::Copies(3)));
+        assert_eq!(step(&many, copies(2, 2)), Some(Step::Leave(id(2))), "it was the first to say so");
+        many.apply(&removal_key(id(2)), None, Timestamp::ZERO);
+        assert_eq!(step(&many, copies(2, 2)), Some(Step::Leave(id(1))));
+        many.apply(&removal_key(id(1)), None, Timestamp::ZERO);
+        assert_eq!(step(&many, copies(2, 2)), Some(Step::Zone(id(3))));
+        let moved = entry(3, Active, "c");
+        many.apply(&entry_key(id(3)), Some(&moved.encode()), stamp(10));
+        assert_eq!(step(&many, copies(2, 2)), None);
+    }
+
+    #[test]
+    fn the_last_member_does_not_leave() {
+        let alone = roster(&[(Leaving, "")]);
+        let placement = Placement::compute(4, &alone, &copies(2, 2));
+        assert!(every_set(&placement).all(|set| set.is_settled() && set.contains(id(0))));
+    }
+
+    #[test]
+    fn a_step_that_is_begun_anew_is_told_from_the_one_before() {
+        let members = roster(&[(Active, ""); 4]);
+        let at = |time| Settings { replication_factor_time: time, ..copies(2, 3) };
+        let of = |settings| Placement::compute(4, &members, &settings);
+        assert_ne!(of(at(1)).digest(), of(at(2)).digest());
+        assert_ne!(of(at(1)).transition(), of(at(2)).transition());
+        let settled = |time| Settings { replication_factor_time: time, ..copies(3, 3) };
+        assert_eq!(of(settled(1)).digest(), of(settled(2)).digest(), "nothing is changing");
     }
 
     #[test]
@@ -582,8 +760,8 @@ mod tests {
         let roster = roster(&[(Active, "a"), (Active, "a"), (Active, "b"), (Active, ""), (Active, "b")]);
         let placement = Placement::compute(8, &roster, &copies(2, 4));
         for set in every_set(&placement) {
-            assert_eq!((set.old_len(), set.new_len(), set.owners.len()), (2, 4, 4));
-            assert!(!set.is_settled());
+            assert_eq!((set.old_len(), set.new_len(), set.owners.len()), (2, 3, 3));
+            assert!(!set.is_settled() && set.awaited().count() == 1);
         }
     }
 
@@ -654,11 +832,16 @@ mod tests {
         let base = [(Active, "a"), (Active, "")];
         let settings = copies(2, 2);
         let known = digest(&base, &settings, 8);
+        let mut moves = roster(&base);
+        let moving = RosterEntry { next_zone: Some("b".to_owned()), ..entry(0, Active, "a") };
+        moves.apply(&entry_key(id(0)), Some(&moving.encode()), Timestamp { time: 1, member: id(1) });
+        let moving = Placement::compute(8, &moves, &settings).digest();
         let unlike = [
             digest(&base[..1], &settings, 8),
             digest(&[(Active, "a"), (Leaving, "")], &settings, 8),
             digest(&[(Active, "a"), (Joining, "")], &settings, 8),
             digest(&[(Active, ""), (Active, "a")], &settings, 8),
+            moving,
             digest(&[(Active, "ab"), (Active, "")], &settings, 8),
             digest(&base, &copies(2, 3), 8),
             digest(&base, &copies(3, 2), 8),
@@ -694,7 +877,7 @@ mod tests {
     fn the_largest_cluster_is_placed() {
         let zones = ["a", "b", "c"];
         let states: Vec<_> = (0..MAX_MEMBERS).map(|number| (Active, zones[number % 3])).collect();
-        let placement = Placement::compute(8, &roster(&states), &copies(3, MAX_REPLICATION_FACTOR));
-        assert!(every_set(&placement).all(|set| set.owners.len() == 7 && set.old_len() == 3));
+        let placement = Placement::compute(8, &roster(&states), &copies(6, MAX_REPLICATION_FACTOR));
+        assert!(every_set(&placement).all(|set| set.owners.len() == 7 && set.old_len() == 6));
     }
 }

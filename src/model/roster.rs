@@ -60,6 +60,10 @@ pub struct RosterEntry {
     pub http_address: String,
     /// The zone that it shares its fate with; empty for one of its own.
     pub zone: String,
+    /// The zone that it moves to, if it moves: it becomes `zone` when the owners that follow from it are
+    /// complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_zone: Option<String>,
     /// Its part in the cluster.
     pub state: MemberState,
     /// The hybrid time of its admission under this name. Later changes of the entry keep it: of two
@@ -106,6 +110,12 @@ impl RosterEntry {
         MemberId::of_public_key(&self.public_key)
     }
 
+    /// Whether the member moves to another zone.
+    #[must_use]
+    pub fn changes_zone(&self) -> bool {
+        self.next_zone.as_ref().is_some_and(|next| *next != self.zone)
+    }
+
     /// The record's value. Check an entry made from outside with [`Self::validate`] first.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -131,7 +141,8 @@ impl RosterEntry {
         if !is_name(&self.name) {
             return Err(RosterError::Name);
         }
-        if !self.zone.is_empty() && !is_name(&self.zone) {
+        let is_zone = |zone: &String| zone.is_empty() || is_name(zone);
+        if !is_zone(&self.zone) || !self.next_zone.as_ref().is_none_or(is_zone) {
             return Err(RosterError::Zone);
         }
         if !is_address(&self.address) {
@@ -447,6 +458,7 @@ mod tests {
             address: "db1.example.net:7400".to_owned(),
             http_address: "[::1]:7401".to_owned(),
             zone: String::new(),
+            next_zone: None,
             state: MemberState::Active,
             admitted: u64::from(number),
         }
@@ -606,6 +618,7 @@ mod tests {
         assert_eq!(broken(|e| e.name = "x".repeat(64)), RosterError::Name);
         assert_eq!(broken(|e| e.name = "é".to_owned()), RosterError::Name);
         assert_eq!(broken(|e| e.zone = "a b".to_owned()), RosterError::Zone);
+        assert_eq!(broken(|e| e.next_zone = Some("a b".to_owned())), RosterError::Zone);
         assert_eq!(broken(|e| e.address = "nowhere".to_owned()), RosterError::Address("address"));
         assert_eq!(broken(|e| e.http_address = "h:0".to_owned()), RosterError::Address("http_address"));
         assert!(matches!(broken(|e| e.name = "x".repeat(5_000)), RosterError::TooLong(_)));
@@ -625,6 +638,7 @@ mod tests {
         let longest = RosterEntry {
             name: "x".repeat(63),
             zone: "z".repeat(63),
+            next_zone: Some("n".repeat(63)),
             address: format!("{}:65535", "a".repeat(253)),
             http_address: format!("{}:65535", "b".repeat(253)),
             admitted: u64::MAX,

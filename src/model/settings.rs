@@ -119,6 +119,9 @@ impl FromStr for Sync {
 pub struct Settings {
     pub replication_factor: u8,
     pub replication_factor_in_force: u8,
+    /// The hybrid time at which `replication_factor` was set; tells two changes to the same number apart.
+    /// Filled in by whoever knows the record.
+    pub replication_factor_time: u64,
     pub write_level: Level,
     pub read_level: Level,
     pub write_timeout_ms: u64,
@@ -285,6 +288,7 @@ impl Default for Settings {
         let mut settings = Self {
             replication_factor: 1,
             replication_factor_in_force: 1,
+            replication_factor_time: 0,
             write_level: Level::All,
             read_level: Level::All,
             write_timeout_ms: 0,
@@ -491,6 +495,7 @@ mod tests {
         let expected = Settings {
             replication_factor: 3,
             replication_factor_in_force: 3,
+            replication_factor_time: 0,
             write_level: Level::Available,
             read_level: Level::One,
             write_timeout_ms: 1_000,

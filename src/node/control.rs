@@ -12,8 +12,8 @@ use super::handle::{
     Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
 };
 use super::local::{Local, LocalHandle, Mailbox, relieved};
-use super::membership;
 use super::view::View;
+use super::{changes, departure, membership};
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::gossip;
@@ -63,7 +63,7 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
     }
 }
 
-async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
+pub(super) async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
     std::future::poll_fn(|context| {
         mailbox.attend();
         match mailbox.pop() {
@@ -148,6 +148,25 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
                 _ = reply.send(joined.and_then(|()| cluster(&shared)));
             });
         }
+        Control::Leave(reply) => {
+            let shared = Rc::clone(shared);
+            tokio::task::spawn_local(async move {
+                _ = reply.send(departure::leave(&shared).await.map(|()| status(&shared)));
+            });
+        }
+        Control::Remove { name, force, reply } => {
+            let shared = Rc::clone(shared);
+            tokio::task::spawn_local(async move {
+                _ = reply.send(departure::remove(&shared, &name, force).await);
+            });
+        }
+        Control::ChangeSettings { changes, reply } => {
+            let shared = Rc::clone(shared);
+            tokio::task::spawn_local(async move {
+                let changed = changes::change_settings(&shared, changes).await;
+                _ = reply.send(changed.and_then(|()| settings(&shared)));
+            });
+        }
     }
 }
 
@@ -155,6 +174,9 @@ fn state(shared: &Shared) -> State {
     let core = shared.core.borrow();
     let member = core.engine.identity().member;
     let me = core.engine.roster().get(member);
+    if let Some(gone) = departure::gone(shared) {
+        return if gone == departure::Gone::Left { State::Left } else { State::Removed };
+    }
     match (core.engine.mode(), me.map(|known| known.entry.state)) {
         (Mode::Stopping, _) => State::Stopping,
         _ if core.cluster.is_none() => State::NoCluster,
@@ -188,6 +210,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         warnings.push(membership::what_is_awaited(shared));
     }
     warnings.extend(membership::name_lost(shared));
+    warnings.extend(departure::check(shared).err().map(|error| error.to_string()));
     if !may_stamp {
         warnings.push(format!(
             "this member's clock is {offset_ms} ms off the others' median, so others stamp its writes; set it (NTP)"
@@ -221,6 +244,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             problems: problem.into_iter().collect(),
         },
         hints: HintStatus { pending: pending as u64, bytes: hint_bytes },
+        transitions: changes::transitions(engine),
         peers: peers(&core, &view),
         warnings,
     }
@@ -255,7 +279,7 @@ fn peers(core: &super::core::Core, view: &View) -> Vec<PeerStatus> {
     peers
 }
 
-fn alive(view: &View, member: MemberId) -> Option<bool> {
+pub(super) fn alive(view: &View, member: MemberId) -> Option<bool> {
     match view.seen.members.get(&member)?.standing {
         gossip::Standing::Alive => Some(true),
         gossip::Standing::Dead => Some(false),

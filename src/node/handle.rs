@@ -13,16 +13,19 @@
 //! [`status`].
 
 pub mod documents;
+mod error;
 pub mod status;
 
 use crate::model::key::{KeyError, KeyRef};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
 use bytes::Bytes;
-use status::{Cluster, InitRequest, Physical, Placement, Roster, Settings, Status};
+use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
+use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 
 pub use crate::engine::operation::{OperationError, Page, Scan, Stored};
+pub use error::ControlError;
 
 /// Requests that may wait for the data thread before callers have to.
 const QUEUED_REQUESTS: usize = 256;
@@ -175,6 +178,24 @@ pub enum Control {
         /// Where the cluster goes once this member was admitted.
         reply: oneshot::Sender<Result<Cluster, ControlError>>,
     },
+    /// Lets this member hand over what it holds, and go. The answer comes when it has begun.
+    Leave(oneshot::Sender<Result<Status, ControlError>>),
+    /// Fences another member for good.
+    Remove {
+        /// Its name, or its id as text.
+        name: String,
+        /// Also where something may be lost.
+        force: bool,
+        /// Where the answer goes once it is durable.
+        reply: oneshot::Sender<Result<Removed, ControlError>>,
+    },
+    /// Changes settings, all or none.
+    ChangeSettings {
+        /// Values by name, as people write them.
+        changes: BTreeMap<String, String>,
+        /// Where the settings go once the change is durable.
+        reply: oneshot::Sender<Result<Settings, ControlError>>,
+    },
 }
 
 /// The data thread's end of the channel. It ends when every handle is gone.
@@ -185,100 +206,6 @@ pub type Requests = mpsc::Receiver<Request>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this member has stopped; ask another member (whether a change was stored is unknown)")]
 pub struct Stopped;
-
-/// Why a question about the cluster got no answer, or a change of it was refused. Nothing was
-/// changed, except as `Stopping` says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ControlError {
-    /// The member belongs to no cluster.
-    #[error(
-        "this member belongs to no cluster yet; create one with `kith init` or join one with `kith join`"
-    )]
-    NoCluster,
-    /// The member is not far enough in its start.
-    #[error("this member is still starting; `kith status` shows the step it is at")]
-    Starting,
-    /// A member is about to create the cluster.
-    #[error(
-        "member `{0}` is about to create the cluster, and this member will join it; if `kith status` shows no cluster after some seconds, repeat this"
-    )]
-    Creating(String),
-    /// The member belongs to a cluster, but its records of it are gone.
-    #[error(
-        "this member belongs to the cluster `{name}` ({id}), but its data directory has lost the cluster's roster and settings; {what_now}"
-    )]
-    RecordsLost {
-        /// That cluster's name.
-        name: String,
-        /// Its id.
-        id: String,
-        /// What it does about it, and what a person can do.
-        what_now: &'static str,
-    },
-    /// The member ends or has ended; whether a change was made is unknown.
-    #[error("this member is shutting down; ask another member")]
-    Stopping,
-    /// The member belongs to a cluster already, and not to the one that was asked for.
-    #[error(
-        "this member belongs to the cluster `{name}` ({id}) already; only an empty data directory can enter another"
-    )]
-    OtherCluster {
-        /// That cluster's name.
-        name: String,
-        /// Its id.
-        id: String,
-    },
-    /// The same cluster was created before with another content.
-    #[error(
-        "the cluster exists already and differs in {0}; `kith init` repeats only what was asked the first time"
-    )]
-    OtherContent(String),
-    /// What a new cluster was asked to be is not possible.
-    #[error("a cluster can't be created like this: {0}")]
-    InvalidCluster(String),
-    /// Nobody answered at the address.
-    #[error("no member answered at {address}: {reason}; give the address of its peer port (7400 by default)")]
-    Unreachable {
-        /// Where it was tried.
-        address: String,
-        /// What happened.
-        reason: String,
-    },
-    /// A member answered and refused.
-    #[error("{address} refuses this member: {message}")]
-    Refused {
-        /// Who refused.
-        address: String,
-        /// The refusal's name for programs, in snake case.
-        code: String,
-        /// What is wrong and what to do.
-        message: String,
-    },
-    /// The member's storage failed meanwhile.
-    #[error("this member's storage failed ({0}); see its log")]
-    Storage(String),
-}
-
-impl ControlError {
-    /// The error's name for programs, in snake case.
-    #[must_use]
-    pub fn code(&self) -> &str {
-        match self {
-            Self::NoCluster => "no_cluster",
-            Self::Starting => "starting",
-            Self::Creating(_) => "creating",
-            Self::RecordsLost { .. } => "records_lost",
-            Self::Stopping => "stopping",
-            Self::OtherCluster { .. } => "other_cluster",
-            Self::OtherContent(_) => "other_content",
-            Self::InvalidCluster(_) => "invalid_cluster",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Refused { code, .. } => code,
-            Self::Storage(_) => "storage",
-        }
-    }
-}
 
 impl From<Stopped> for ControlError {
     fn from(_: Stopped) -> Self {
@@ -450,6 +377,31 @@ impl Handle {
     /// [`ControlError`].
     pub async fn join(&self, address: String) -> Result<Cluster, ControlError> {
         self.ask(|reply| Request::Control(Control::Join { address, reply })).await?
+    }
+
+    /// Lets the member hand over what it holds and go; its status tells how far that is. Repeating it
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn leave(&self) -> Result<Status, ControlError> {
+        self.ask(|reply| Request::Control(Control::Leave(reply))).await?
+    }
+
+    /// Fences a member for good, by its name or id; with `force` also where something may be lost.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn remove(&self, name: String, force: bool) -> Result<Removed, ControlError> {
+        self.ask(|reply| Request::Control(Control::Remove { name, force, reply })).await?
+    }
+
+    /// Changes cluster-wide settings, all or none.
+    ///
+    /// # Errors
+    /// [`ControlError`]; [`ControlError::InvalidSettings`] names all that is wrong.
+    pub async fn change_settings(&self, changes: BTreeMap<String, String>) -> Result<Settings, ControlError> {
+        self.ask(|reply| Request::Control(Control::ChangeSettings { changes, reply })).await?
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopped> {

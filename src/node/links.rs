@@ -8,7 +8,7 @@
 //! introduction was judged; the engine has it) or *refused* (with the reason, in both logs).
 
 use super::core::{Core, Outgoing, Shared, wake};
-use super::membership;
+use super::{departure, membership};
 use crate::model::MemberId;
 use crate::model::roster::Roster;
 use crate::protocol::introduction::{Control, Introduction, Refusal};
@@ -287,6 +287,9 @@ impl Shared {
             entry.map_or_else(|| (member.to_string(), String::new()), |entry| (entry.name, entry.address))
         };
         self.note_refusal(&address, Some(&name), &format!("{name} refuses this member: {refusal}"));
+        if *refusal == Refusal::Removed {
+            departure::note_expelled(self, member, &name);
+        }
     }
 
     /// Sends gossip's letters over the links, ahead of data.

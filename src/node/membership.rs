@@ -17,6 +17,7 @@
 //! them (the join) changes nothing; so a crash in between is repaired by the next start.
 
 use super::core::{Core, Shared};
+use super::departure;
 use super::founding::{self, Belonging, Content, Silence};
 use super::handle::ControlError;
 use super::handle::status::InitRequest;
@@ -65,7 +66,7 @@ pub(super) enum Found {
 pub(super) async fn find_cluster(shared: &Rc<Shared>) {
     let mut round: u32 = 0;
     loop {
-        if is_member(shared) {
+        if is_member(shared) || departure::gone(shared).is_some() {
             round = 0;
         } else {
             let nobody_objects = ask_seeds(shared).await;
@@ -193,11 +194,14 @@ pub(super) fn note_address(shared: &Shared, address: &str) -> bool {
 /// Whether this member is in the roster of its cluster, under a name that it holds.
 pub(super) fn is_member(shared: &Shared) -> bool {
     let core = shared.core.borrow();
-    core.cluster.is_some() && core.engine.roster().holds_its_name(core.engine.identity().member)
+    let is_in = core.cluster.is_some() && core.engine.roster().holds_its_name(core.engine.identity().member);
+    is_in && departure::gone(shared).is_none()
 }
 
-/// Refuses when this member belongs to a cluster whose roster it has lost: with it goes whoever let it in.
+/// Refuses when this member is in its cluster no more, or has lost the cluster's roster: with it goes whoever
+/// let it in.
 pub(super) fn check_records(shared: &Shared) -> Result<(), ControlError> {
+    departure::check(shared)?;
     let core = shared.core.borrow();
     let cluster = core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
     if !core.engine.roster().is_empty() {
@@ -310,6 +314,7 @@ pub(super) fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> R
         address: introduction.address,
         http_address: introduction.http_address,
         zone: introduction.zone,
+        next_zone: None,
         state,
         admitted,
     }
@@ -390,6 +395,7 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                         address: theirs.address.clone(),
                         http_address: theirs.http_address.clone(),
                         zone: theirs.zone.clone(),
+                        next_zone: None,
                         state: MemberState::Joining,
                         admitted: admission_time(core),
                     };
@@ -459,7 +465,8 @@ fn validate(shared: &Shared, link: &Link, theirs: &Introduction) -> Result<(), R
     seen.map_err(|seen| Refusal::OldLife { seen, got: theirs.incarnation })
 }
 
-/// Keeps the own roster entry true: a member that was restarted elsewhere tells its new address.
+/// Keeps the own roster entry true: a member that was restarted elsewhere tells its new address, and one
+/// whose file names another zone moves there.
 pub(super) fn refresh_own_entry(shared: &Shared) {
     let introduction = shared.introduction();
     shared.with(|core| {
@@ -476,7 +483,7 @@ pub(super) fn refresh_own_entry(shared: &Shared) {
             name: introduction.name,
             address: introduction.address,
             http_address: introduction.http_address,
-            zone: introduction.zone,
+            next_zone: (known.zone != introduction.zone).then_some(introduction.zone),
             ..known.clone()
         };
         if entry != known {

@@ -6,9 +6,11 @@
 //! one, redb on the other, so that no checkpoint delays an acknowledgement. A third runtime carries
 //! gossip, HTTP and metrics; it reaches the data thread through a [`handle::Handle`].
 
+mod changes;
 mod clock;
 mod control;
 mod core;
+mod departure;
 mod disks;
 mod error;
 mod founding;

@@ -3,10 +3,11 @@
 
 use super::core::Shared;
 use super::handle::status::StepOutcome;
-use super::{NodeError, membership, publish};
+use super::{NodeError, departure, membership, publish};
 use crate::engine::Mode;
 use crate::gossip::{self, Gossip, GossipConfig, Wires};
 use crate::model::roster::MemberState;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +22,26 @@ pub(super) async fn watch(shared: Rc<Shared>, wires: Wires, services: tokio::run
     let mut wires = Some(wires);
     let mut joined_at = None;
     let mut told_entry = false;
+    let mut gone_since = None;
+    let mut fenced = BTreeMap::new();
     loop {
         tokio::select! {
             () = shared.changed.notified() => (),
             () = tokio::time::sleep(WATCH_INTERVAL) => (),
         }
         if !membership::is_member(&shared) {
-            if joined_at.take().is_some() {
+            if joined_at.is_some() {
+                let since = *gone_since.get_or_insert_with(std::time::Instant::now);
+                if !departure::may_hang_up(&shared, since) {
+                    continue;
+                }
+                joined_at = None;
                 leave_cluster(&shared);
                 told_entry = false;
             }
             continue;
         }
+        departure::drop_fenced(&shared, &mut fenced);
         if let Some(wires) = wires.take()
             && !start_gossip(&shared, wires, &services)
         {
@@ -52,16 +61,29 @@ pub(super) async fn watch(shared: Rc<Shared>, wires: Wires, services: tokio::run
     }
 }
 
-/// Stops serving: this member does not hold its name any more. It goes on looking for its cluster.
+/// Stops serving: this member is in its cluster no more, or does not hold its name. Then it goes on looking
+/// for its cluster.
 fn leave_cluster(shared: &Shared) {
-    let reason = membership::name_lost(shared).unwrap_or_else(|| "it is not in the roster".to_owned());
-    tracing::error!("this member serves no more: {reason}");
+    let gone = departure::gone(shared);
+    let reason = match departure::check(shared) {
+        Err(error) => error.to_string(),
+        Ok(()) => membership::name_lost(shared).unwrap_or_else(|| "it is not in the roster".to_owned()),
+    };
+    if gone == Some(departure::Gone::Left) {
+        tracing::info!("{reason}");
+    } else {
+        tracing::error!("this member serves no more: {reason}");
+    }
     let mut view = shared.view.borrow_mut();
     view.end_step(StepOutcome::Failed(reason));
-    view.begin_step("cluster");
+    if gone.is_none() {
+        view.begin_step("cluster");
+    }
     drop(view);
     shared.with(|core| {
-        if *core.engine.mode() != Mode::Stopping {
+        if gone.is_some() {
+            core.engine.set_mode(Mode::Stopping);
+        } else if *core.engine.mode() != Mode::Stopping {
             core.engine.set_mode(Mode::Starting);
         }
         let linked: Vec<_> = core.links.keys().copied().collect();

@@ -39,6 +39,8 @@ pub(super) struct View {
     pub(super) silent_seeds: BTreeSet<String>,
     /// This member's part in the creation of its cluster.
     pub(super) creating: Creating,
+    /// The member that says that this one was removed.
+    pub(super) expelled_by: Option<String>,
     /// Who answered last at an address that this member dialled.
     answered: BTreeMap<String, MemberId>,
     pub(super) pulses: Pulses,
@@ -63,6 +65,7 @@ impl View {
             callers: BTreeSet::new(),
             silent_seeds: BTreeSet::new(),
             creating: Creating::default(),
+            expelled_by: None,
             answered: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,

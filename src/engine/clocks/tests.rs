@@ -16,6 +16,7 @@ fn entry(at: u8) -> RosterEntry {
         address: "127.0.0.1:7400".to_owned(),
         http_address: "127.0.0.1:7401".to_owned(),
         zone: String::new(),
+        next_zone: None,
         state: MemberState::Active,
         admitted: at.into(),
     }

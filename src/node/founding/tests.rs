@@ -145,6 +145,7 @@ async fn a_start_that_finds_the_mark_stores_the_same_first_records_and_removes_i
         address: address.clone(),
         http_address: address,
         zone: String::new(),
+        next_zone: None,
         state: MemberState::Active,
         admitted: 77,
     };

@@ -44,6 +44,10 @@ pub enum State {
     RecordsLost,
     /// Another member of its name was let in first; it needs another `name` to come back.
     NameTaken,
+    /// It left its cluster.
+    Left,
+    /// It was removed from its cluster.
+    Removed,
     /// It serves clients.
     Ready,
     /// It takes no new work and ends.
@@ -58,6 +62,8 @@ impl fmt::Display for State {
             Self::Joining => "joining",
             Self::RecordsLost => "records_lost",
             Self::NameTaken => "name_taken",
+            Self::Left => "left",
+            Self::Removed => "removed",
             Self::Ready => "ready",
             Self::Stopping => "stopping",
         })
@@ -92,10 +98,79 @@ pub struct Status {
     pub storage: StorageStatus,
     /// Records that it keeps for owners that did not confirm them.
     pub hints: HintStatus,
+    /// What is changing in the cluster, as far as this member knows.
+    #[serde(default)]
+    pub transitions: Vec<Transition>,
     /// The members that it knows, itself left out.
     pub peers: Vec<PeerStatus>,
     /// What a person should look at, as sentences that say what to do.
     pub warnings: Vec<String>,
+}
+
+/// What changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// A member joins.
+    Join,
+    /// A member leaves.
+    Leave,
+    /// The number of copies of each record.
+    ReplicationFactor,
+    /// A member's zone.
+    Zone,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Join => "join",
+            Self::Leave => "leave",
+            Self::ReplicationFactor => "replication factor",
+            Self::Zone => "zone",
+        })
+    }
+}
+
+/// A change of the cluster that moves partitions to other owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// What changes.
+    pub change: Change,
+    /// The name of the member that it is about, if it is about one.
+    pub member: Option<String>,
+    /// The replication factor or zone in force.
+    pub from: Option<String>,
+    /// The one that is wanted.
+    pub to: Option<String>,
+    /// It has not begun, because it waits for another one.
+    pub waits: bool,
+    /// Partitions that get a new owner by what is under way.
+    pub partitions: u32,
+    /// Those of them whose new owners are known to be complete.
+    pub partitions_done: u32,
+    /// What it waits for besides, if that is known.
+    pub reason: Option<String>,
+}
+
+/// What came of the removal of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The member's id.
+    #[serde(with = "as_text")]
+    pub id: MemberId,
+    /// The name that it had.
+    pub name: String,
+    /// What may be lost by it, and what to look at, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Settings to be changed, all or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsRequest {
+    /// Values by name, as they are written in `kith settings set NAME=VALUE`.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Which cluster.
@@ -262,7 +337,7 @@ pub struct Cluster {
     pub replication_factor: u32,
     /// Equal on members that would place every record alike.
     pub placement_digest: String,
-    /// The members of the roster, by name; removed ones last.
+    /// The members of the roster, by name; who left or was removed is not among them.
     pub members: Vec<MemberRow>,
 }
 

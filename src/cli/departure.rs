@@ -1,0 +1,74 @@
+//! How a member goes: `kith leave`, `kith remove`.
+
+use super::error::CliError;
+use super::output::{Output, counted};
+use crate::client::Client;
+use crate::node::handle::status::{Change, State, Status, Transition};
+use std::time::Duration;
+
+/// How often a member that leaves is asked how far it is.
+const POLL: Duration = Duration::from_millis(300);
+
+/// `kith leave`
+pub(super) async fn leave(client: &Client, no_wait: bool, output: Output) -> Result<(), CliError> {
+    let mut status = client.leave().await?;
+    let mut told = String::new();
+    while status.state != State::Left && !no_wait {
+        let progress = progress(&status);
+        if progress != told {
+            output.note(&progress);
+            told = progress;
+        }
+        tokio::time::sleep(POLL).await;
+        status = client.status().await?;
+        if status.state == State::Removed {
+            let reasons = status.warnings.join("; ");
+            return Err(CliError::Failed(format!("another member removed this one meanwhile: {reasons}")));
+        }
+    }
+    output.show(&status, || match status.state {
+        State::Left => format!(
+            "`{}` left; its process can be stopped. {}",
+            status.name,
+            status.warnings.first().cloned().unwrap_or_default()
+        ),
+        _ => format!("`{}` leaves; `kith status` shows how far it is", status.name),
+    })
+}
+
+fn progress(status: &Status) -> String {
+    let own = |transition: &&Transition| {
+        transition.change == Change::Leave && transition.member.as_ref() == Some(&status.name)
+    };
+    let own = status.transitions.iter().find(own);
+    own.map_or_else(|| format!("`{}` is about to leave", status.name), describe_transition)
+}
+
+/// A change in one line.
+pub(super) fn describe_transition(transition: &Transition) -> String {
+    let mut text = transition.change.to_string();
+    if let Some(member) = &transition.member {
+        text += &format!(" of {member}");
+    }
+    if let (Some(from), Some(to)) = (&transition.from, &transition.to) {
+        let name = |zone: &str| if zone.is_empty() { "none".to_owned() } else { zone.to_owned() };
+        text += &format!(" from {} to {}", name(from), name(to));
+    }
+    if !transition.waits {
+        let all = counted(transition.partitions, "partition", "partitions");
+        text += &format!(": {} of {all} ready", transition.partitions_done);
+    }
+    let reason = transition.reason.as_ref();
+    reason.map_or(text.clone(), |reason| {
+        format!("{text}, {}{reason}", if transition.waits { "waits: " } else { "" })
+    })
+}
+
+/// `kith remove`
+pub(super) async fn remove(client: &Client, name: &str, force: bool, output: Output) -> Result<(), CliError> {
+    let removed = client.remove(name, force).await?;
+    for warning in &removed.warnings {
+        output.note(&format!("warning: {warning}"));
+    }
+    output.show(&removed, || format!("`{}` ({}) is removed", removed.name, removed.id))
+}

@@ -1,0 +1,127 @@
+//! Steps, shown on engines whose frames are carried by hand.
+
+use super::*;
+use crate::engine::copying::tests::{World, entry};
+use crate::model::roster::MemberState;
+
+const RECORDS: usize = 60;
+
+/// Three complete members, all linked, that keep so many copies of each record.
+fn world(copies: u8) -> World {
+    let mut world = World::new(4, RECORDS);
+    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+        world.link(one, other);
+    }
+    world.pass(1_000);
+    assert!(world.engines.iter().all(Engine::is_complete));
+    for name in [REPLICATION_FACTOR_IN_FORCE, "replication_factor"] {
+        set(&mut world, 0, name, copies);
+    }
+    world.pass(1_000);
+    assert!(world.engines.iter().all(|engine| engine.placement().step().is_none()));
+    world
+}
+
+fn set(world: &mut World, at: usize, name: &str, copies: u8) {
+    let value = copies.to_string();
+    let key = KeyRef::new(SETTINGS, name.as_bytes()).unwrap();
+    let change = Change::Set { value: value.as_bytes(), expiry_ms: None };
+    world.engines[at].write_system(NOBODY, key, change);
+}
+
+fn in_force(world: &World, at: usize) -> u8 {
+    world.engines[at].settings().replication_factor_in_force
+}
+
+fn isolate(world: &mut World, member: usize) {
+    for other in (0..3).filter(|other| *other != member) {
+        world.cut(member, other);
+    }
+}
+
+#[test]
+fn a_higher_replication_factor_is_in_force_when_the_new_owners_are_complete_and_not_before() {
+    let mut world = world(1);
+    isolate(&mut world, 2);
+    set(&mut world, 0, "replication_factor", 3);
+    world.pass(10_000);
+    assert_eq!((in_force(&world, 0), in_force(&world, 1)), (1, 1), "nobody knows what the third one has");
+    let (ready, all) = world.engines[0].step_progress();
+    assert!(ready < all, "{ready} of {all}");
+    world.link(0, 2);
+    world.link(1, 2);
+    world.pass(5_000);
+    for at in 0..3 {
+        assert_eq!(in_force(&world, at), 3);
+        world.assert_owners_have_all(at, &[0, 1, 2], RECORDS);
+    }
+}
+
+#[test]
+fn a_lower_replication_factor_needs_as_many_owners_that_know_of_it_as_no_quorum_can_avoid() {
+    let mut world = world(3);
+    isolate(&mut world, 0);
+    set(&mut world, 0, "replication_factor", 1);
+    world.pass(10_000);
+    assert_eq!(in_force(&world, 0), 3, "the others may write without it at a quorum");
+    world.link(0, 1);
+    world.pass(10_000);
+    assert_eq!(in_force(&world, 1), 1);
+}
+
+#[test]
+fn a_member_leaves_when_those_that_own_its_partitions_then_are_complete() {
+    let mut world = world(1);
+    let leaving = RosterEntry { state: MemberState::Leaving, ..entry(2) };
+    world.engines[2].write_roster_entry(leaving.id(), &leaving);
+    world.carry();
+    world.cut(1, 2);
+    world.cut(0, 1);
+    world.pass(10_000);
+    assert!(!world.engines[2].roster().is_removed(leaving.id()), "one of its heirs lacks what it has");
+    assert!(!world.engines[2].has_taken_leave());
+    world.link(1, 2);
+    world.link(0, 1);
+    world.pass(5_000);
+    for at in 0..3 {
+        let removal = world.engines[at].roster().removal(leaving.id());
+        assert_eq!(removal.map(|removal| removal.reason.as_str()), Some(LEFT));
+        world.assert_owners_have_all(at, &[0, 1], RECORDS);
+    }
+    assert!(world.engines[2].has_taken_leave());
+    assert_eq!(world.engines[2].placement().system().position(leaving.id()), None);
+}
+
+#[test]
+fn of_two_that_leave_one_goes_after_the_other_and_the_last_one_stays() {
+    let mut world = world(2);
+    for at in 0..3 {
+        let leaving = RosterEntry { state: MemberState::Leaving, ..entry(at) };
+        world.engines[at].write_roster_entry(leaving.id(), &leaving);
+        world.carry();
+    }
+    world.pass(20_000);
+    let staying = (0..3).filter(|at| !world.engines[*at].roster().is_removed(entry(*at).id()));
+    let staying: Vec<usize> = staying.collect();
+    assert_eq!(staying.len(), 1);
+    world.assert_owners_have_all(staying[0], &staying, RECORDS);
+}
+
+#[test]
+fn a_member_moves_to_its_next_zone_by_a_step() {
+    let mut world = world(2);
+    for (at, zone) in [(0, "a"), (1, "a"), (2, "b")] {
+        let moving = RosterEntry { next_zone: Some(zone.to_owned()), ..entry(at) };
+        world.engines[at].write_roster_entry(moving.id(), &moving);
+    }
+    world.pass(10_000);
+    for at in 0..3 {
+        for (member, zone) in [(0, "a"), (1, "a"), (2, "b")] {
+            let known = &world.engines[at].roster().get(entry(member).id()).unwrap().entry;
+            assert_eq!((known.zone.as_str(), &known.next_zone), (zone, &None));
+        }
+        world.assert_owners_have_all(at, &[0, 1, 2], RECORDS);
+    }
+    let placement = world.engines[0].placement();
+    assert!((0..16).all(|at| placement.set(at).contains(entry(2).id())), "one copy is in each zone");
+}

@@ -1,0 +1,172 @@
+//! Changes that a person makes to the cluster's own records, and what is changing in the cluster.
+
+use super::control::next;
+use super::core::Shared;
+use super::handle::ControlError;
+use super::handle::status::{Change as Kind, Transition};
+use super::local::Mailbox;
+use super::publish::Asked;
+use crate::engine::Engine;
+use crate::engine::operation::{Change, Outcome};
+use crate::model::key::SETTINGS;
+use crate::model::placement::Step;
+use crate::model::roster::{MemberState, RosterEntry};
+use crate::model::settings::REPLICATION_FACTOR_IN_FORCE;
+use crate::model::{KeyRef, MemberId};
+use std::collections::BTreeMap;
+
+/// The setting that a change of which moves data.
+const REPLICATION_FACTOR: &str = "replication_factor";
+
+/// Writes system records (collection, key and value of each) and waits until enough members have confirmed
+/// them.
+pub(super) async fn write_confirmed(
+    shared: &Shared,
+    records: &[(&str, Vec<u8>, Vec<u8>)],
+) -> Result<(), ControlError> {
+    let mailbox = Mailbox::new();
+    let begun = shared.with(|core| {
+        let mut begun = 0;
+        for (collection, key, value) in records {
+            if let Ok(key) = KeyRef::new(collection, key) {
+                let token = core.token(&mailbox, begun, Asked::Set);
+                core.engine.write_system(token, key, Change::Set { value, expiry_ms: None });
+                begun += 1;
+            }
+        }
+        begun
+    });
+    let mut result = Ok(());
+    for _ in 0..begun {
+        if let (_, Outcome::Failed(error)) = next(&mailbox).await {
+            result = Err(ControlError::Unconfirmed(error.to_string()));
+        }
+    }
+    mailbox.close();
+    result
+}
+
+/// Answers `kith settings set`: all of it is stored, or none.
+pub(super) async fn change_settings(
+    shared: &Shared,
+    changes: BTreeMap<String, String>,
+) -> Result<(), ControlError> {
+    super::membership::check_records(shared)?;
+    let changes: Vec<(String, String)> = changes.into_iter().collect();
+    if changes.is_empty() {
+        return Err(ControlError::InvalidSettings("no setting is named; write NAME=VALUE".to_owned()));
+    }
+    let records = {
+        let core = shared.core.borrow();
+        let engine = &core.engine;
+        let settings = engine.settings();
+        let canonical = settings.validate_change(&changes).map_err(|errors| {
+            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            ControlError::InvalidSettings(all.join("; "))
+        })?;
+        check_copies(engine, &canonical)?;
+        let as_record = |name: &str, value: String| (SETTINGS, name.as_bytes().to_vec(), value.into_bytes());
+        let mut records: Vec<_> =
+            canonical.into_iter().map(|(name, value)| as_record(&name, value)).collect();
+        // Where it was never stored it would follow the other one at once.
+        let in_force = KeyRef::new(SETTINGS, REPLICATION_FACTOR_IN_FORCE.as_bytes()).ok();
+        if in_force.is_none_or(|key| engine.system_timestamp(key).is_none()) {
+            let value = settings.replication_factor_in_force.to_string();
+            records.insert(0, as_record(REPLICATION_FACTOR_IN_FORCE, value));
+        }
+        records
+    };
+    tracing::info!(?changes, "settings changed");
+    write_confirmed(shared, &records).await
+}
+
+/// More copies than there are members can't be.
+fn check_copies(engine: &Engine, canonical: &[(String, String)]) -> Result<(), ControlError> {
+    let wanted = canonical.iter().find(|(name, _)| name == REPLICATION_FACTOR);
+    let wanted = wanted.and_then(|(_, value)| value.parse::<usize>().ok()).unwrap_or_default();
+    let stays = |(_, entry): &(MemberId, &RosterEntry)| entry.state != MemberState::Leaving;
+    let members = holders(engine).filter(stays).count();
+    if wanted > members && wanted > usize::from(engine.settings().replication_factor) {
+        return Err(ControlError::InvalidSettings(format!(
+            "`{REPLICATION_FACTOR}` can't be {wanted}: the cluster has {members} members that stay, and each holds one copy at most; add members first"
+        )));
+    }
+    Ok(())
+}
+
+/// The members that hold their names.
+fn holders(engine: &Engine) -> impl Iterator<Item = (MemberId, &RosterEntry)> {
+    let owners = engine.placement().system().owners.iter().map(|owner| owner.member);
+    owners.filter_map(|member| Some((member, &engine.roster().get(member)?.entry)))
+}
+
+/// Everything that is changing, what is under way first.
+pub(super) fn transitions(engine: &Engine) -> Vec<Transition> {
+    let settings = engine.settings();
+    let mut all = Vec::new();
+    if settings.replication_factor != settings.replication_factor_in_force {
+        let of = |copies: u8| Some(copies.to_string());
+        let (from, to) = (of(settings.replication_factor_in_force), of(settings.replication_factor));
+        all.push(of_step(engine, Transition { from, to, ..blank(Kind::ReplicationFactor) }, None));
+    }
+    for (member, entry) in holders(engine) {
+        let named = |kind| Transition { member: Some(entry.name.clone()), ..blank(kind) };
+        match entry.state {
+            MemberState::Joining => all.push(of_join(engine, named(Kind::Join), member)),
+            MemberState::Leaving => all.push(of_step(engine, named(Kind::Leave), Some(member))),
+            MemberState::Active if entry.changes_zone() => {
+                let (from, to) = (Some(entry.zone.clone()), entry.next_zone.clone());
+                all.push(of_step(engine, Transition { from, to, ..named(Kind::Zone) }, Some(member)));
+            }
+            MemberState::Active => {}
+        }
+    }
+    all.sort_by_key(|transition| transition.waits);
+    all
+}
+
+const fn blank(change: Kind) -> Transition {
+    Transition {
+        change,
+        member: None,
+        from: None,
+        to: None,
+        waits: false,
+        partitions: 0,
+        partitions_done: 0,
+        reason: None,
+    }
+}
+
+fn short(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn of_join(engine: &Engine, transition: Transition, member: MemberId) -> Transition {
+    if !engine.placement().is_arriving(member) {
+        let reason = Some("others join before it".to_owned());
+        return Transition { waits: true, reason, ..transition };
+    }
+    let partitions = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
+    let owned: Vec<u16> = partitions.filter(|at| engine.placement().set(*at).contains(member)).collect();
+    let done = owned.iter().filter(|at| engine.is_complete_at(member, **at)).count();
+    Transition { partitions: short(owned.len()), partitions_done: short(done), ..transition }
+}
+
+fn of_step(engine: &Engine, transition: Transition, member: Option<MemberId>) -> Transition {
+    let step = engine.placement().step();
+    if step.and_then(Step::member) != member {
+        let reason = Some("another change is under way".to_owned());
+        return Transition { waits: true, reason, ..transition };
+    }
+    let (done, all) = engine.step_progress();
+    let leaves_here = transition.change == Kind::Leave && member == Some(engine.identity().member);
+    let reason = if leaves_here && !engine.may_go() {
+        Some("no other member is there to take over".to_owned())
+    } else if leaves_here && done == all && !engine.has_handed_over() {
+        Some("some members have not confirmed all that this one has for them".to_owned())
+    } else {
+        None
+    };
+    Transition { partitions: short(all), partitions_done: short(done), reason, ..transition }
+}
