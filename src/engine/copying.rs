@@ -388,7 +388,8 @@ impl Engine {
         };
         // Told before the page is sent, so that this copy vouches for nothing.
         if !damaged.is_empty() {
-            self.counters.loads_damaged += 1;
+            self.found_damaged(&damaged);
+            // What is in memory too may have left it and come back behind the copy's back.
             self.lose_partition(partition);
         }
         let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });
@@ -423,4 +424,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

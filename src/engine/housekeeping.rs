@@ -23,6 +23,8 @@ impl Engine {
         self.compare_system();
         self.settle_marks();
         self.continue_copying();
+        self.continue_scrub();
+        self.continue_mending();
         self.sweep();
     }
 

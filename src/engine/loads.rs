@@ -111,7 +111,7 @@ impl Engine {
                 }
             }
             (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
-                self.counters.loads_damaged += 1;
+                self.counters.damaged_records += 1;
                 self.records.lose(key, hash);
                 self.lose_partition(self.placement.partition_of(hash));
             }

@@ -72,11 +72,8 @@ pub struct PageFound {
     pub records: Vec<u8>,
     /// How many.
     pub count: u64,
-    /// Names under which something wanted lay that is damaged. If a whole record lay under another
-    /// name than its own, its own is among them too.
+    /// Names of wanted records that are damaged.
     pub damaged: Vec<Name>,
-    /// Damaged records whose names can't be told. Only a page of [`PageFilter::Every`] shows them.
-    pub nameless: u64,
     /// The name to go on after; none at the end.
     pub next: Option<Name>,
 }
@@ -86,6 +83,10 @@ pub struct PageFound {
 pub(super) enum PageFor {
     /// A peer copies this partition.
     Copy(Origin, u16),
+    /// The scrub.
+    Scrub,
+    /// Leaves of hash trees are mended.
+    Mend,
 }
 
 /// Pages that were asked for.
@@ -109,6 +110,8 @@ impl Engine {
     pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
         match self.pages.waiting.remove(&id) {
             Some(PageFor::Copy(origin, partition)) => self.page_for_copy(origin, partition, page),
+            Some(PageFor::Scrub) => self.page_for_scrub(page),
+            Some(PageFor::Mend) => self.page_for_mending(page),
             None => {}
         }
     }
