@@ -13,6 +13,8 @@
 
 #[path = "processes/clients.rs"]
 mod clients;
+#[path = "processes/damage.rs"]
+mod damage;
 #[path = "processes/faults.rs"]
 mod faults;
 #[path = "processes/forming.rs"]

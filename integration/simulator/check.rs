@@ -317,8 +317,12 @@ impl World {
                 }
             }
             let Some(engine) = self.members[index].engine() else { continue };
-            // What a damaged record had added to its tree nobody knows; a start builds it anew.
-            if engine.counters().loads_damaged > 0 {
+            if let Some(shortfall) = engine.shortfall() {
+                let text = format!("m{index}: {shortfall:?}");
+                return self.violate("an honest disk is not taken for one that lies", None, text);
+            }
+            // What a damaged record had added to its tree nobody knows until the leaf was summed up anew.
+            if engine.wrong_leaves() > 0 {
                 continue;
             }
             let wrong = trees.roots().zip(engine.roots()).position(|(mine, theirs)| mine != theirs);

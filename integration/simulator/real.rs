@@ -94,7 +94,6 @@ impl Real {
             records: page.records,
             count: page.count,
             damaged: page.damaged,
-            nameless: page.nameless,
             next: page.next_after,
         })
     }

@@ -77,6 +77,8 @@ pub struct Plan {
     pub zone: String,
     /// Where others reach the member, if that is not where it listens.
     pub advertise: Option<SocketAddr>,
+    /// Size of the journal at which a checkpoint begins, unless it is the default.
+    pub journal_bytes: Option<u64>,
 }
 
 impl Default for Plan {
@@ -89,6 +91,7 @@ impl Default for Plan {
             settings: BTreeMap::new(),
             zone: String::new(),
             advertise: None,
+            journal_bytes: None,
         }
     }
 }
@@ -152,7 +155,7 @@ impl Member {
 
     /// Writes the member's file from its plan.
     pub fn write_config(&self) {
-        let Plan { cluster, secret, seeds, bootstrap, settings, zone, advertise } = &self.plan;
+        let Plan { cluster, secret, seeds, bootstrap, settings, zone, advertise, journal_bytes } = &self.plan;
         let zone = if zone.is_empty() { String::new() } else { format!("zone = \"{zone}\"\n") };
         let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
         let settings: Vec<String> = settings
@@ -163,12 +166,14 @@ impl Member {
             })
             .collect();
         let advertise = advertise.map_or_else(String::new, |at| format!("[advertise]\npeers = \"{at}\"\n"));
+        let memory =
+            journal_bytes.map_or_else(String::new, |bytes| format!("[memory]\njournal_bytes = {bytes}\n"));
         let (seeds, settings) = (seeds.join(", "), settings.concat());
         let Self { name, peers, http, resp, .. } = self;
         let text = format!(
             "name = \"{name}\"\ncluster = \"{cluster}\"\ndata_dir = \"{}\"\nseeds = [{seeds}]\n\
              bootstrap = {bootstrap}\nsecret = \"{secret}\"\n{zone}\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
-             resp = \"{resp}\"\n\n{advertise}\n[create.settings]\n{settings}",
+             resp = \"{resp}\"\n\n{advertise}{memory}\n[create.settings]\n{settings}",
             self.directory.display(),
         );
         fs::write(self.config(), text).unwrap();

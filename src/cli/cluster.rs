@@ -7,13 +7,14 @@ use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
 use crate::node::handle::status::{
-    Cluster, InitRequest, Link, Placement, PlacementRow, Settings, Status, StepOutcome,
+    Cluster, InitRequest, Link, Placement, PlacementRow, Settings, Status, StepOutcome, StorageStatus,
 };
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::time::SystemTime;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -119,6 +120,7 @@ fn describe(status: &Status) -> String {
                 if storage.accepts_writes { "" } else { ", takes no writes" },
             ),
         ),
+        ("scrub", scrubbed(storage)),
         ("hints", format!("{} ({})", status.hints.pending, size(status.hints.bytes))),
     ];
     let mut text = String::new();
@@ -137,6 +139,19 @@ fn describe(status: &Status) -> String {
         let _ = writeln!(text, "\n{}", peers_table(status));
     }
     text
+}
+
+/// What reading through all that is stored has found.
+fn scrubbed(storage: &StorageStatus) -> String {
+    let Some(round) = storage.last_scrub else { return "no round done yet".to_owned() };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ago_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(round.ended_ms);
+    let damaged = if round.damaged == 0 { "none".to_owned() } else { round.damaged.to_string() };
+    format!(
+        "{} read, {damaged} damaged, {} ago",
+        counted(round.records, "record", "records"),
+        duration(ago_ms)
+    )
 }
 
 fn steps_table(status: &Status) -> String {

@@ -196,6 +196,7 @@ impl Engine {
             journal::append(&mut out, &Entry::Hint(member, key.clone()));
         }
         self.lanes.journal = out;
+        self.name_life();
         self.append_unsettled();
         self.note_complete();
     }

@@ -438,7 +438,7 @@ impl Engine {
         };
         // Told before the page is sent, so that this copy vouches for nothing.
         if !damaged.is_empty() {
-            self.counters.loads_damaged += 1;
+            // What is in memory too may have left it and come back behind the copy's back.
             self.lose_partition(partition);
         }
         let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });

@@ -25,6 +25,8 @@ impl Engine {
         self.settle_marks();
         self.continue_copying();
         self.take_step();
+        self.continue_scrub();
+        self.continue_mending();
         self.sweep();
     }
 

@@ -18,6 +18,7 @@ const MARK: u8 = 6;
 const SETTLED: u8 = 7;
 const TOMBSTONE_SETTLED: u8 = 8;
 const FORGOTTEN: u8 = 9;
+const PLACE: u8 = 16;
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,15 @@ pub(super) enum Entry<'a> {
     TombstoneSettled(HintKey, Timestamp),
     /// The record of a key, of this stamp, is not held any more.
     Forgotten(HintKey, Timestamp),
+    /// Where in which life of this member the journal is.
+    Place {
+        /// The life's incarnation.
+        incarnation: u64,
+        /// The position behind this entry, in bytes of that life.
+        position: u64,
+        /// Incarnations of earlier lives, each with the position at which it ended.
+        ends: &'a [u8],
+    },
 }
 
 /// Bytes in the journal that no version writes. The frame around them was intact, so this is no
@@ -88,14 +98,29 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
         }
         Entry::Complete(partitions) => {
             out.push(COMPLETE);
-            out.extend_from_slice(&u16::try_from(partitions.len()).unwrap_or(u16::MAX).to_le_bytes());
-            out.extend_from_slice(partitions);
+            append_sized(out, partitions);
         }
         Entry::Mark => out.push(MARK),
         Entry::Settled => out.push(SETTLED),
         Entry::TombstoneSettled(key, timestamp) => append_stamped(out, TOMBSTONE_SETTLED, key, *timestamp),
         Entry::Forgotten(key, timestamp) => append_stamped(out, FORGOTTEN, key, *timestamp),
+        Entry::Place { incarnation, position, ends } => {
+            out.push(PLACE);
+            out.extend_from_slice(&incarnation.to_le_bytes());
+            out.extend_from_slice(&position.to_le_bytes());
+            append_sized(out, ends);
+        }
     }
+}
+
+fn append_sized(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Bytes of an [`Entry::Place`] whose ends have so many.
+pub(super) const fn place_bytes(ends: usize) -> usize {
+    1 + 8 + 8 + 2 + ends
 }
 
 fn append_stamped(out: &mut Vec<u8>, tag: u8, key: &HintKey, timestamp: Timestamp) {
@@ -106,12 +131,11 @@ fn append_stamped(out: &mut Vec<u8>, tag: u8, key: &HintKey, timestamp: Timestam
 fn append_hint(out: &mut Vec<u8>, tag: u8, member: MemberId, key: &HintKey) {
     out.push(tag);
     out.extend_from_slice(&member.0.to_le_bytes());
-    out.extend_from_slice(&u16::try_from(key.bytes().len()).unwrap_or(u16::MAX).to_le_bytes());
-    out.extend_from_slice(key.bytes());
+    append_sized(out, key.bytes());
 }
 
-/// The entries of a turn's bytes; an error ends them.
-pub(super) fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, JournalError>> {
+/// The entries of a turn's bytes, each with the bytes that follow it; an error ends them.
+pub(super) fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<(Entry<'_>, usize), JournalError>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -121,7 +145,7 @@ pub(super) fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, Jo
         match parsed {
             Ok((entry, tail)) => {
                 rest = tail;
-                Some(Ok(entry))
+                Some(Ok((entry, tail.len())))
             }
             Err(error) => {
                 rest = &[];
@@ -176,6 +200,12 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
             stamped(rest).map(|(key, stamp, rest)| (Entry::TombstoneSettled(key, stamp), rest))
         }
         FORGOTTEN => stamped(rest).map(|(key, stamp, rest)| (Entry::Forgotten(key, stamp), rest)),
+        PLACE => {
+            let (incarnation, rest) = number(rest)?;
+            let (position, rest) = number(rest)?;
+            let (ends, rest) = sized(rest)?;
+            Ok((Entry::Place { incarnation, position, ends }, rest))
+        }
         unknown => Err(JournalError::UnknownEntry(unknown)),
     }
 }
@@ -221,6 +251,7 @@ mod tests {
             Entry::Life(MemberId(1), 2, 3),
             Entry::Complete(&[1, 2, 3]),
             Entry::Mark,
+            Entry::Place { incarnation: 4, position: 5, ends: &[6; 16] },
             Entry::Settled,
             Entry::TombstoneSettled(HintKey::of(key), Timestamp { time: 5, member: MemberId(6) }),
             Entry::Forgotten(HintKey::of(key), Timestamp { time: 7, member: MemberId(8) }),
@@ -229,7 +260,7 @@ mod tests {
         for entry in &written {
             append(&mut bytes, entry);
         }
-        let read: Vec<_> = entries(&bytes).collect::<Result<_, _>>().unwrap();
+        let read: Vec<_> = entries(&bytes).map(|read| read.unwrap().0).collect();
         assert_eq!(read, written);
     }
 

@@ -133,7 +133,7 @@ impl Engine {
 
     /// Redb's record of a key is damaged: it is taken from others.
     pub(super) fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
-        self.counters.loads_damaged += 1;
+        self.counters.damaged_records += 1;
         self.records.lose(key, hash);
         self.lose_partition(self.placement.partition_of(hash));
     }

@@ -200,6 +200,15 @@ impl Engine {
         }
     }
 
+    /// This member can't vouch for anything any more, unless there is nobody else who could.
+    pub(super) fn lose_everything(&mut self) {
+        let alone = self.roster.len() <= 1;
+        self.complete.fill(alone);
+        self.plan_copying();
+        self.note_complete();
+        self.tell_complete(None);
+    }
+
     /// A joining member that has everything turns itself active. What it has is judged by all that
     /// it knows: who else turned active may have changed what is everything.
     pub(super) fn activate_when_complete(&mut self) {

@@ -26,6 +26,7 @@ mod inbox;
 pub mod journal;
 mod loads;
 mod membership;
+mod mending;
 pub mod operation;
 mod order;
 mod pages;
@@ -34,9 +35,11 @@ mod pending;
 mod read;
 mod records;
 mod recovery;
+mod remembered;
 mod replicate;
 mod requests;
 mod scan;
+mod scrub;
 mod settling;
 mod table;
 mod write;
@@ -47,6 +50,8 @@ pub use loads::Loaded;
 pub use membership::NOBODY;
 pub use pages::{Name, PageFilter, PageFound, PageWanted};
 pub use read::Local;
+pub use remembered::Shortfall;
+pub use scrub::ScrubRound;
 
 use crate::model::clock::Clock;
 use crate::model::placement::Placement;
@@ -178,7 +183,12 @@ pub struct Counters {
     pub expired: u64,
     pub evicted: u64,
     pub loads: u64,
-    pub loads_damaged: u64,
+    pub damaged_records: u64,
+    pub lost_syncs: u64,
+    pub scrubbed_records: u64,
+    pub scrub_rounds: u64,
+    pub mended_leaves: u64,
+    pub stores_rebuilt: u64,
     pub load_misses: u64,
     pub journal_records: u64,
     pub replayed_records: u64,
@@ -216,6 +226,7 @@ pub struct Engine {
     /// See [`Engine::distrust_roster`].
     roster_distrusted: bool,
     placement: Placement,
+    lives: remembered::Lives,
     /// Where in the journal all that the placement rests on ends.
     placement_position: u64,
     /// The peers are to be told what this member is complete for once the placement is durable.
@@ -241,6 +252,8 @@ pub struct Engine {
     requests: requests::Requests,
     loads: loads::Loads,
     pages: pages::Pages,
+    scrub: scrub::Scrub,
+    mending: mending::Mending,
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
     inbox: inbox::Inbox,
@@ -277,6 +290,7 @@ impl Engine {
             roster_distrusted: false,
             complete: vec![false; placement.partitions()],
             placement,
+            lives: remembered::Lives::default(),
             placement_position: 0,
             untold: false,
             system_changed: false,
@@ -296,6 +310,8 @@ impl Engine {
             requests: requests::Requests::default(),
             loads: loads::Loads::default(),
             pages: pages::Pages::default(),
+            scrub: scrub::Scrub::default(),
+            mending: mending::Mending::default(),
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
             inbox: inbox::Inbox::default(),
@@ -450,7 +466,7 @@ impl Engine {
     /// Numbers for metrics.
     #[must_use]
     pub const fn counters(&self) -> Counters {
-        self.counters
+        Counters { mended_leaves: self.records.mended, ..self.counters }
     }
 
     /// Whether nothing that was begun waits for anything: a member that stops may go.

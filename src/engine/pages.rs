@@ -72,11 +72,8 @@ pub struct PageFound {
     pub records: Vec<u8>,
     /// How many.
     pub count: u64,
-    /// Names under which something wanted lay that is damaged. If a whole record lay under another
-    /// name than its own, its own is among them too.
+    /// Names of wanted records that are damaged.
     pub damaged: Vec<Name>,
-    /// Damaged records whose names can't be told. Only a page of [`PageFilter::Every`] shows them.
-    pub nameless: u64,
     /// The name to go on after; none at the end.
     pub next: Option<Name>,
 }
@@ -92,6 +89,10 @@ pub(super) enum PageFor {
     Answer(u64),
     /// A peer wants the records of these keys.
     Fetch(Origin, BTreeSet<u64>),
+    /// The scrub.
+    Scrub,
+    /// Leaves of hash trees are mended.
+    Mend,
 }
 
 /// Pages that were asked for.
@@ -113,20 +114,17 @@ impl Engine {
 
     /// A page of redb's records, or `None` when redb could not be read.
     pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
-        let waiter = self.pages.waiting.remove(&id);
-        if !matches!(waiter, Some(PageFor::Copy(..))) {
-            for (collection, key) in page.iter().flat_map(|page| &page.damaged) {
-                if let Ok(key) = KeyRef::new(collection, key) {
-                    self.lose(key, key.hash());
-                }
-            }
+        let Some(waiter) = self.pages.waiting.remove(&id) else { return };
+        if let Some(page) = &page {
+            self.found_damaged(&page.damaged);
         }
         match waiter {
-            Some(PageFor::Copy(origin, partition)) => self.page_for_copy(origin, partition, page),
-            Some(PageFor::Own(pass)) => self.own_page(pass, page),
-            Some(PageFor::Answer(listing)) => self.answer_page(listing, page),
-            Some(PageFor::Fetch(origin, hashes)) => self.fetched_page(origin, &hashes, page),
-            None => {}
+            PageFor::Copy(origin, partition) => self.page_for_copy(origin, partition, page),
+            PageFor::Own(pass) => self.own_page(pass, page),
+            PageFor::Answer(listing) => self.answer_page(listing, page),
+            PageFor::Fetch(origin, hashes) => self.fetched_page(origin, &hashes, page),
+            PageFor::Scrub => self.page_for_scrub(page),
+            PageFor::Mend => self.page_for_mending(page),
         }
     }
 }

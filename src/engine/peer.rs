@@ -6,6 +6,7 @@
 
 use super::anti_entropy::Compared;
 use super::clocks::Reading;
+use super::remembered::Ends;
 use crate::engine::Positions;
 use crate::model::limits::{MAX_FRAME_BYTES, MAX_RECORD_BYTES};
 use crate::model::settings::Sync;
@@ -61,6 +62,10 @@ pub(super) struct Peer {
     pub(super) catching_up: bool,
     /// The highest incarnation seen, and its life.
     pub(super) life: Option<(u64, u64)>,
+    /// The incarnation at the other end of the link.
+    pub(super) linked_incarnation: u64,
+    /// What it said of its lives' journals.
+    pub(super) ends: Ends,
     /// A roster exchange is under way; not again before this time in microseconds.
     pub(super) exchange_after_us: u64,
     /// It refused records: no hints before this time in microseconds.
@@ -86,6 +91,8 @@ impl Peer {
             complete: None,
             catching_up: false,
             life: None,
+            linked_incarnation: 0,
+            ends: Ends::default(),
             exchange_after_us: 0,
             hints_after_us: 0,
             compared: Compared::default(),

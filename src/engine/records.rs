@@ -5,10 +5,11 @@
 //! member holds, in the table or in redb, except for unresolved ones (not in it yet) and for
 //! shadowed ones (the older element still in it). Both end when redb's record is seen. A record that
 //! is damaged in redb is *lost*: as good as absent here, until another member's takes its place. Its
-//! element can't be told, so its leaf is wrong until all its records are in memory again.
-//! A settled tombstone and one that is gone are in no tree either; what comes in on top of them meets
-//! nothing. System records are never in redb only.
+//! element can't be told, so its leaf is wrong until all its records are in memory again, which
+//! `engine::mending` sees to. A settled tombstone and one that is gone are in no tree either; what comes in
+//! on top of them meets nothing. System records are never in redb only.
 
+use super::mending::LeafSet;
 use super::table::{DIRTY, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
@@ -38,8 +39,22 @@ struct Evicted {
     time: u64,
     /// The tree's leaf still has elements of lost records.
     is_wrong: bool,
+    /// Its records are being brought into the table, and stay there meanwhile.
+    is_mending: bool,
     /// There was one in this life, though it may be in the table again.
     ever: bool,
+}
+
+/// The leaves of a set.
+fn places(leaves: &LeafSet) -> impl Iterator<Item = (u16, u8)> {
+    let of = |bits: u64| (0..64).filter(move |leaf| bits >> leaf & 1 == 1);
+    leaves.iter().flat_map(move |(partition, bits)| of(*bits).map(|leaf| (*partition, leaf)))
+}
+
+/// The first hash of a leaf.
+const fn leaf_begin(partition: u16, leaf: u8, partition_bits: u8) -> KeyHash {
+    let leaf_bits = LEAVES_PER_PARTITION.trailing_zeros();
+    KeyHash(((partition as u64) << leaf_bits | leaf as u64) << (64 - leaf_bits - partition_bits as u32))
 }
 
 /// All records of a member.
@@ -50,6 +65,10 @@ pub(super) struct Records {
     evicted: Vec<Evicted>,
     /// Keys whose records are damaged in redb.
     lost: BTreeSet<KeyHash>,
+    /// Leaves that are wrong.
+    pub(super) wrong: usize,
+    /// How many wrong leaves were made right.
+    pub(super) mended: u64,
     partition_bits: u8,
     hand: u32,
 }
@@ -73,6 +92,8 @@ impl Records {
             trees: HashTrees::new(partition_bits),
             evicted: vec![Evicted::default(); leaves],
             lost: BTreeSet::new(),
+            wrong: 0,
+            mended: 0,
             partition_bits,
             hand: 0,
         }
@@ -350,7 +371,9 @@ impl Records {
 
     fn forget_damaged(&mut self, hash: KeyHash) {
         self.forget_evicted(hash);
-        self.evicted(hash).is_wrong = true;
+        let leaf = self.evicted(hash);
+        let is_new = !std::mem::replace(&mut leaf.is_wrong, true);
+        self.wrong += usize::from(is_new);
         self.mend(hash);
     }
 
@@ -375,19 +398,70 @@ impl Records {
     /// Makes a wrong leaf right, if all its records are in memory.
     fn mend(&mut self, hash: KeyHash) {
         let leaf = self.evicted_of(hash);
-        if !leaf.is_wrong || leaf.count > 0 {
-            return;
+        if leaf.is_wrong && leaf.count == 0 {
+            let (partition, leaf) = (hash.partition(self.partition_bits), hash.leaf(self.partition_bits));
+            self.sum_up(&[(partition, 1 << leaf)].into());
         }
-        let at = self.leaf_index(hash);
-        let slots = self.table.sweep(0, self.table.slots());
-        let of_leaf = slots.filter(|id| self.leaf_index(self.table.hash(*id)) == at);
-        let counted = of_leaf.filter(|id| !self.table.has_any(*id, SYSTEM | UNRESOLVED));
-        let elements = counted.map(|id| self.tree_element(id));
-        let right = elements.fold(0, |sum, element| sum ^ element);
-        let tree = self.trees.tree(hash.partition(self.partition_bits));
-        let wrong = tree.map_or(0, |tree| tree.leaf(hash.leaf(self.partition_bits)));
-        self.trees.toggle(hash, false, wrong ^ right);
-        self.evicted(hash).is_wrong = false;
+    }
+
+    /// Makes leaves right whose records are all in memory.
+    fn sum_up(&mut self, leaves: &LeafSet) {
+        let bits = self.partition_bits;
+        let place = |hash: KeyHash| (hash.partition(bits), hash.leaf(bits));
+        let mut sums: BTreeMap<(u16, u8), u128> = places(leaves).map(|place| (place, 0)).collect();
+        for id in self.table.sweep(0, self.table.slots()) {
+            // Unresolved ones have no element in the tree yet, those of the system a tree of their own.
+            if self.table.has_any(id, SYSTEM | UNRESOLVED) {
+                continue;
+            }
+            if let Some(sum) = sums.get_mut(&place(self.table.hash(id))) {
+                *sum ^= self.tree_element(id);
+            }
+        }
+        for ((partition, leaf), right) in sums {
+            let present = self.trees.tree(partition).map_or(0, |tree| tree.leaf(leaf));
+            let hash = leaf_begin(partition, leaf, bits);
+            self.trees.toggle(hash, false, present ^ right);
+            if std::mem::take(&mut self.evicted(hash).is_wrong) {
+                self.wrong -= 1;
+                self.mended += 1;
+            }
+        }
+    }
+
+    /// Chooses wrong leaves with about so many evicted records, at least one leaf if there is any. Nothing
+    /// of them is evicted until the mending ends.
+    pub(super) fn begin_mending(&mut self, records: u64) -> LeafSet {
+        let (mut chosen, mut count) = (LeafSet::new(), 0);
+        if self.wrong == 0 {
+            return chosen;
+        }
+        for (at, leaf) in self.evicted.iter_mut().enumerate().filter(|(_, leaf)| leaf.is_wrong) {
+            if count >= records {
+                break;
+            }
+            count += u64::from(leaf.count);
+            leaf.is_mending = true;
+            let Ok(partition) = u16::try_from(at / LEAVES_PER_PARTITION) else { break };
+            *chosen.entry(partition).or_default() |= 1 << (at % LEAVES_PER_PARTITION);
+        }
+        chosen
+    }
+
+    /// Ends a mending: the table has all records of these leaves.
+    pub(super) fn end_mending(&mut self, leaves: &LeafSet) {
+        for (partition, leaf) in places(leaves) {
+            let evicted = self.evicted(leaf_begin(partition, leaf, self.partition_bits));
+            (evicted.count, evicted.is_mending) = (0, false);
+        }
+        self.sum_up(leaves);
+    }
+
+    /// Records of redb are gone, nobody knows which: no leaf with records that only redb had is right.
+    pub(super) fn distrust_leaves(&mut self) {
+        for leaf in self.evicted.iter_mut().filter(|leaf| leaf.count > 0) {
+            self.wrong += usize::from(!std::mem::replace(&mut leaf.is_wrong, true));
+        }
     }
 
     fn forget_evicted(&mut self, hash: KeyHash) {
@@ -413,6 +487,9 @@ impl Records {
             }
             let time = self.table.record(id).map_or(0, |record| record.timestamp().time);
             let hash = self.table.hash(id);
+            if self.evicted_of(hash).is_mending {
+                continue;
+            }
             self.note_evicted(hash, time);
             self.table.remove(id);
             evicted += 1;

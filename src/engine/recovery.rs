@@ -18,8 +18,12 @@ impl Engine {
     /// # Errors
     /// [`JournalError`] when it holds what this version does not know; the start must not go on.
     pub fn restore_journal(&mut self, payload: &[u8]) -> Result<(), JournalError> {
+        let mut left = payload.len();
         for entry in journal::entries(payload) {
-            match entry? {
+            let (entry, after) = entry?;
+            let own_bytes = (left - after) as u64;
+            left = after;
+            match entry {
                 Entry::Record(record) => {
                     self.counters.replayed_records += 1;
                     let hash = record.key_hash();
@@ -54,6 +58,9 @@ impl Engine {
                     let hash = key.key().map(crate::model::KeyRef::hash).unwrap_or_default();
                     self.hints.done(member, hash, None);
                 }
+                Entry::Place { incarnation, position, ends } => {
+                    self.replayed_place(incarnation, position.saturating_sub(own_bytes), ends);
+                }
                 Entry::Life(member, incarnation, life) => self.restore_life(member, incarnation, life),
                 Entry::Complete(bits) => {
                     for (partition, complete) in self.complete.iter_mut().enumerate() {
@@ -62,6 +69,7 @@ impl Engine {
                     }
                 }
             }
+            self.replayed_bytes(own_bytes);
         }
         Ok(())
     }
@@ -86,6 +94,7 @@ impl Engine {
     /// Ends the restoring. `journal_bytes` is what the journal still holds; `intact` tells that
     /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
     pub fn restored(&mut self, journal_bytes: u64, intact: bool) {
+        self.begin_life();
         self.refresh_placement();
         if !intact {
             let alone = self.roster.len() <= 1;

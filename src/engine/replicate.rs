@@ -50,11 +50,14 @@ impl Engine {
             peer.unresponsive = false;
             peer.exchange_after_us = 0;
             peer.linked_us = self.now.mono_us;
+            peer.linked_incarnation = peer.life.map_or(0, |(incarnation, _)| incarnation);
             peer.has_hints = None;
         }
         self.compare_soon(member);
         self.hints.rewind(member);
         self.exchange_system(member);
+        // Before the hints: whoever lost what it had acknowledged must not have caught up without it.
+        self.remind(member);
         self.greet_with_hints(member);
         self.tell_complete(Some(member));
         self.resend_writes(member);
@@ -145,6 +148,7 @@ impl Engine {
                     }
                     self.catch_up();
                 }
+                Message::Notice(Notice::Remembered { lives }) => self.reminded(member, &lives),
                 Message::Notice(Notice::System { digest }) => {
                     if digest != self.system_digest() {
                         self.exchange_system(member);
@@ -160,6 +164,7 @@ impl Engine {
 
     fn note_header(&mut self, member: MemberId, header: &Header) {
         self.note_clock(member, header.wall_ms, header.time);
+        self.remember_position(member, header.durable);
         let agrees = header.placement == self.placement.digest();
         let mut agreed_again = false;
         if let Some(peer) = self.peer_mut(member) {
@@ -363,6 +368,7 @@ impl Engine {
             time: self.time_to_tell(),
             wall_ms: self.now.wall_ms,
             placement: self.placement.digest(),
+            durable: self.durable_position(),
             written: 0,
             fsynced: 0,
         };

@@ -288,6 +288,15 @@ impl Table {
         }
     }
 
+    /// Makes every record dirty: nobody knows which of them redb holds.
+    pub(super) fn make_all_dirty(&mut self) {
+        for id in (0..self.slots.len()).map_while(|at| u32::try_from(at).ok()) {
+            if self.slots[id].record.is_some() {
+                self.add_flags(SlotId(id), DIRTY);
+            }
+        }
+    }
+
     /// Whether redb holds this very record: it may be evicted.
     pub(super) fn is_clean(&self, id: SlotId, committed: u32) -> bool {
         let slot = &self.slots[id.0];

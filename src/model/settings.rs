@@ -130,6 +130,7 @@ pub struct Settings {
     pub max_clock_ahead_ms: u64,
     pub gossip_interval_ms: u64,
     pub repair_bytes_per_second: u64,
+    pub scrub_bytes_per_second: u64,
     pub hint_bytes: u64,
     pub max_value_bytes: u64,
 }
@@ -297,6 +298,7 @@ impl Default for Settings {
             max_clock_ahead_ms: 0,
             gossip_interval_ms: 0,
             repair_bytes_per_second: 0,
+            scrub_bytes_per_second: 0,
             hint_bytes: 0,
             max_value_bytes: 0,
         };
@@ -504,6 +506,7 @@ mod tests {
             max_clock_ahead_ms: 10_000,
             gossip_interval_ms: 500,
             repair_bytes_per_second: 16 << 20,
+            scrub_bytes_per_second: 4 << 20,
             hint_bytes: 256 << 20,
             max_value_bytes: 1 << 20,
         };

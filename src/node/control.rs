@@ -5,8 +5,8 @@ use super::core::Shared;
 use super::founding;
 use super::handle::status::{
     ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
-    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, SettingRow, Settings, Standing, State, Status,
-    StorageStatus,
+    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, SettingRow, Settings, Standing,
+    State, Status, StorageStatus,
 };
 use super::handle::{
     Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
@@ -241,6 +241,12 @@ pub(super) fn status(shared: &Shared) -> Status {
             table_bytes: bytes as u64,
             records: engine.record_count(),
             accepts_writes: problem.is_none(),
+            damaged_records: engine.counters().damaged_records,
+            last_scrub: engine.last_scrub().map(|round| ScrubStatus {
+                ended_ms: round.ended_ms,
+                records: round.records,
+                damaged: round.damaged,
+            }),
             problems: problem.into_iter().collect(),
         },
         hints: HintStatus { pending: pending as u64, bytes: hint_bytes },

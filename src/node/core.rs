@@ -59,7 +59,11 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<MemberId, Outgoing>,
     pub(super) cluster: Option<ClusterFacts>,
     pub(super) counts: Counts,
+    /// What was damaged or lost on the disk since the start, for people.
     pub(super) problems: Vec<String>,
+    /// Damage that was told, to tell the next.
+    told_damaged: u64,
+    told_lost_syncs: u64,
     mailboxes: Vec<Option<Mailbox>>,
     /// To be woken when the disk has caught up.
     waiting: Vec<Mailbox>,
@@ -105,6 +109,8 @@ impl Core {
             cluster,
             counts: Counts::default(),
             problems: Vec::new(),
+            told_damaged: 0,
+            told_lost_syncs: 0,
             mailboxes: Vec::new(),
             waiting: Vec::new(),
             free: Vec::new(),
@@ -374,6 +380,15 @@ impl Core {
                 self.engine.range_failed(id);
             }
             DiskAnswer::Page(id, page) => self.engine.page_loaded(id, page),
+            DiskAnswer::Damaged(names) => self.engine.found_damaged(&names),
+            DiskAnswer::Rebuilt(aside) => {
+                let problem = format!(
+                    "the record store was damaged and set aside as {aside}; what was whole is kept, the rest comes from the others"
+                );
+                tracing::error!("{problem}");
+                self.problems.push(problem);
+                self.engine.store_rebuilt();
+            }
             DiskAnswer::Batch(replaced) => self.engine.checkpoint_batch(&replaced),
             DiskAnswer::Committed(records, bytes) => {
                 self.counts.checkpoint_ended(self.engine.now().mono_us);
@@ -391,9 +406,33 @@ impl Core {
         Ok(())
     }
 
+    /// Says loudly what turned out to be damaged or lost since the last time.
+    fn tell_damage(&mut self) {
+        let counters = self.engine.counters();
+        let damaged =
+            counters.damaged_records - std::mem::replace(&mut self.told_damaged, counters.damaged_records);
+        if damaged > 0 {
+            tracing::error!(
+                damaged,
+                "stored records are damaged; they are fetched from the others; check the disk"
+            );
+        }
+        let is_new = std::mem::replace(&mut self.told_lost_syncs, counters.lost_syncs) < counters.lost_syncs;
+        if let Some(lost) = self.engine.shortfall().filter(|_| is_new) {
+            let problem = format!(
+                "the disk lost what it had said to have synced: the journal of start {} ends at byte {}, but member {} was \
+                 told that it was safe up to byte {}; all is copied from the others; check the disk and its write cache",
+                lost.incarnation, lost.found, lost.peer, lost.told
+            );
+            tracing::error!("{problem}");
+            self.problems.push(problem);
+        }
+    }
+
     /// What is due with time.
     pub(super) fn tick(&mut self) {
         self.engine.tick();
+        self.tell_damage();
         self.sweep_mailboxes();
         let now_us = self.engine.now().mono_us;
         let interval_us = self.engine.settings().sync_interval_ms * 1_000;

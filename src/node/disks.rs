@@ -5,7 +5,7 @@
 //! began. Answers come back over a channel that wakes the data thread.
 
 use super::NodeError;
-use crate::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
+use crate::engine::{Batch, Load, Name, PageFound, PageWanted, Range, Replaced};
 use crate::model::KeyRef;
 use crate::storage::{Checkpoint, Loaded, OsDisk, PageBounds, StorageError, Store, Syncer};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +49,10 @@ pub(super) enum DiskAnswer {
     RangeFailed(u64, StorageError),
     /// A page of records was loaded, or could not be.
     Page(u64, Option<PageFound>),
+    /// Records of the store are damaged.
+    Damaged(Vec<Name>),
+    /// The store was damaged and built anew; this was set aside.
+    Rebuilt(String),
     /// A batch is in the checkpoint.
     Batch(Vec<Replaced>),
     /// A checkpoint was committed: records in the store and bytes of its file.
@@ -223,14 +227,43 @@ impl StoreWorker {
         }
     }
 
+    /// Reads from the store. One that is damaged is built anew from what is whole, and asked again.
+    fn read<T>(
+        &mut self,
+        read: impl Fn(&mut Store<OsDisk>) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        match read(&mut self.store) {
+            Err(StorageError::Damaged { what, detail }) => {
+                tracing::error!(what, detail, "the record store is damaged; it is built anew");
+                if self.checkpoint.is_some() {
+                    let failed = self.give_up(StorageError::damaged(what, detail));
+                    _ = self.answers.send(failed);
+                }
+                let aside = self.store.rebuild()?;
+                _ = self.answers.send(DiskAnswer::Rebuilt(aside));
+                read(&mut self.store)
+            }
+            done => done,
+        }
+    }
+
     fn load(&mut self, load: &Load) -> Result<Loaded, StorageError> {
-        KeyRef::new(&load.collection, &load.key).map_or(Ok(Loaded::Absent), |key| self.store.load(key))
+        let Ok(key) = KeyRef::new(&load.collection, &load.key) else { return Ok(Loaded::Absent) };
+        self.read(|store| store.load(key))
     }
 
     fn range(&mut self, range: &Range) -> DiskAnswer {
         let after = range.after.as_deref();
-        match self.store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES) {
-            Ok(page) => DiskAnswer::Range(range.id, page.records, page.next_after),
+        let read = |store: &mut Store<OsDisk>| {
+            store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES)
+        };
+        match self.read(read) {
+            Ok(page) => {
+                if !page.damaged.is_empty() {
+                    _ = self.answers.send(DiskAnswer::Damaged(page.damaged));
+                }
+                DiskAnswer::Range(range.id, page.records, page.next_after)
+            }
             Err(error) => DiskAnswer::RangeFailed(range.id, error),
         }
     }
@@ -239,13 +272,14 @@ impl StoreWorker {
         let after = (wanted.after.0.as_str(), wanted.after.1.as_slice());
         let bounds =
             PageBounds { looked_at: PAGE_RECORDS, read_bytes: PAGE_READ_BYTES, bytes: wanted.limit_bytes };
-        match self.store.page(after, |key, bytes| wanted.wants(key, bytes), bounds) {
+        let read =
+            |store: &mut Store<OsDisk>| store.page(after, |key, bytes| wanted.wants(key, bytes), bounds);
+        match self.read(read) {
             Ok(page) => {
                 let found = PageFound {
                     records: page.records,
                     count: page.count,
                     damaged: page.damaged,
-                    nameless: page.nameless,
                     next: page.next_after,
                 };
                 DiskAnswer::Page(wanted.id, Some(found))

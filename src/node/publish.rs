@@ -332,6 +332,7 @@ fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
     });
     metrics.storage_errors.publish(&counts.disk_errors);
     let (records, bytes, dirty) = engine.table_counts();
+    let scrub = engine.last_scrub().unwrap_or_default();
     let store = std::fs::metadata(disk.directory().join(STORE_FILE));
     metrics.table.publish(&TableTotals {
         records: gauge_of_count(records),
@@ -340,7 +341,16 @@ fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
         evictions: counters.evicted,
         loads: counters.loads,
         load_misses: counters.load_misses,
-        unreadable_records: counters.loads_damaged,
+        damaged_records: counters.damaged_records,
+        lost_syncs: counters.lost_syncs,
+        scrubbed_records: counters.scrubbed_records,
+        scrub_rounds: counters.scrub_rounds,
+        scrub_ended_seconds: gauge(scrub.ended_ms) / 1_000.0,
+        scrub_damaged: gauge(scrub.damaged),
+        mended_leaves: counters.mended_leaves,
+        wrong_leaves: gauge_of_count(engine.wrong_leaves()),
+        stores_rebuilt: counters.stores_rebuilt,
+        problems: gauge_of_count(core.problems.len()),
         // What the system does not say is not 0.
         store_bytes: store.map_or(f64::NAN, |store| gauge(store.len())),
         disk_free_bytes: disk.free_space().map_or(f64::NAN, gauge),

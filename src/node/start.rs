@@ -24,7 +24,7 @@ use crate::security::{
     ClusterKeys, Credentials, Gate, Identity, Keyring, MAX_PENDING_PER_ADDRESS, ProtocolRange, Secret,
 };
 use crate::storage::disk::lock;
-use crate::storage::{Journal, JournalOptions, OsDisk, StorageError, Store, small};
+use crate::storage::{Journal, JournalOptions, OsDisk, Recovery, StorageError, Store, small};
 use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
 use crate::transport::Acceptor;
 use rand::RngExt as _;
@@ -149,11 +149,14 @@ fn open(
             "the record store was set aside as {name} ({reason}); it is rebuilt from the others"
         ));
     }
-    if !scan.complete && !found.created {
+    if let Some(name) = &scan.set_aside {
         problems.push(format!(
-            "{} stored records are damaged or gone; they are fetched from the others",
+            "the record store was damaged and set aside as {name}; what was whole is kept, {} damaged records and \
+             what is gone come from the others",
             scan.damaged
         ));
+    } else if !scan.complete && !found.created {
+        problems.push("stored records are gone; they are fetched from the others".to_owned());
     }
 
     view.begin_step("journal");
@@ -175,21 +178,39 @@ fn open(
         return Err(error.into());
     }
     let (journal, recovery) = opened.map_err(failed)?;
-    if !recovery.is_whole() {
-        let aside = recovery.set_aside.join(", ");
-        problems.push(format!(
-            "the journal's end was cut off or damaged {aside}; what is missing comes from the others"
-        ));
-    }
+    problems.extend(journal_problems(&recovery, found.created));
     for problem in &problems {
         tracing::error!("{problem}");
     }
-    let intact = problems.is_empty();
+    // A store that was set aside for a bad page may have given all its records.
+    let stored = found.set_aside.is_none() && (scan.complete || found.created);
+    let intact = stored && recovery.is_whole();
     engine.restored(recovery.payload_bytes, intact);
     if !intact && matches!(cluster, Some((_, Belonging::Together))) {
         engine.distrust_roster();
     }
     Ok(Opened { engine, journal, store, identity, cluster, problems })
+}
+
+/// What the journal lacks, in words.
+fn journal_problems(recovery: &Recovery, store_created: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    if recovery.missing_segments > 0 && store_created && recovery.segments > 0 {
+        // Only a checkpoint drops the segments that are not there, and the store would tell of it.
+        problems.push("the record store is gone; a new one is filled from the others".to_owned());
+    } else if recovery.missing_segments > 0 {
+        problems.push("a part of the journal is gone; what was in it comes from the others".to_owned());
+    }
+    if recovery.damaged {
+        let aside = recovery.set_aside.join(", ");
+        problems.push(format!(
+            "the journal was damaged and set aside as {aside}; what was whole is kept, the rest comes from the others"
+        ));
+    }
+    if recovery.torn_tail {
+        problems.push("the journal's end was cut off; what is missing comes from the others".to_owned());
+    }
+    problems
 }
 
 fn open_identity(disk: &OsDisk, failed: &impl Fn(StorageError) -> NodeError) -> Result<Identity, NodeError> {

@@ -1,7 +1,7 @@
 //! Frames: one turn's worth of traffic from a member to a peer.
 //!
 //! ```text
-//! version u8 · time u64 · wall_ms u64 · placement u64 · written u64 · fsynced u64
+//! version u8 · time u64 · wall_ms u64 · placement u64 · durable u64 · written u64 · fsynced u64
 //! exceptions u16 × (first u64 · count u32 · kind u8 · time u64 · member u64)
 //! first_record u64 · records u32 · their bytes u32 · (purpose u8 · record)…
 //! messages u16 × (length u32 · bytes)
@@ -15,7 +15,7 @@ use super::ProtocolError;
 use crate::model::{MemberId, RecordRef, Timestamp};
 
 const VERSION: u8 = 1;
-const FIXED_BYTES: usize = 1 + 5 * 8;
+const FIXED_BYTES: usize = 1 + 6 * 8;
 const EXCEPTION_BYTES: usize = 8 + 4 + 1 + 16;
 /// Exceptions in one frame; more wait for the next.
 pub const MAX_EXCEPTIONS: usize = 4_096;
@@ -31,6 +31,8 @@ pub struct Header {
     pub wall_ms: u64,
     /// Digest of the sender's placement.
     pub placement: u64,
+    /// The sender's journal is fsynced up to here, in bytes of its present life; 0 if it can't tell.
+    pub durable: u64,
     /// The receiver's records up to here are written.
     pub written: u64,
     /// The receiver's records up to here are fsynced.
@@ -87,7 +89,8 @@ pub fn encode(
     messages: Messages<'_>,
 ) {
     out.push(VERSION);
-    for number in [header.time, header.wall_ms, header.placement, header.written, header.fsynced] {
+    let Header { time, wall_ms, placement, durable, written, fsynced } = *header;
+    for number in [time, wall_ms, placement, durable, written, fsynced] {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&u16::try_from(exceptions.len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -192,11 +195,12 @@ impl<'a> Frame<'a> {
         if version != VERSION {
             return Err(ProtocolError::Version(version));
         }
-        debug_assert_eq!(FIXED_BYTES, 41);
+        debug_assert_eq!(FIXED_BYTES, 49);
         let header = Header {
             time: input.u64()?,
             wall_ms: input.u64()?,
             placement: input.u64()?,
+            durable: input.u64()?,
             written: input.u64()?,
             fsynced: input.u64()?,
         };
@@ -310,7 +314,7 @@ mod tests {
             packed.extend_from_slice(&u32::try_from(message.len()).unwrap().to_le_bytes());
             packed.extend_from_slice(message);
         }
-        let header = Header { time: 1, wall_ms: 2, placement: 3, written: 4, fsynced: 5 };
+        let header = Header { time: 1, wall_ms: 2, placement: 3, durable: 6, written: 4, fsynced: 5 };
         let count = u32::try_from(values.len()).unwrap();
         let mut out = Vec::new();
         let records = Records { first: 9, count, bytes: &records };

@@ -203,6 +203,11 @@ pub enum Notice {
         /// The upper half of the root of the system records' hash tree.
         digest: u64,
     },
+    /// What the receiver said, in lives before its present one, of how far its journal was fsynced.
+    Remembered {
+        /// Incarnations, each with a position in bytes of that life.
+        lives: Vec<(u64, u64)>,
+    },
 }
 
 const fn codec() -> impl bincode::config::Config {
@@ -271,6 +276,7 @@ mod tests {
             Message::Notice(Notice::Complete { placement: 8, partitions: vec![255; 32], catching_up: true }),
             Message::Notice(Notice::Hints { pending: true }),
             Message::Notice(Notice::System { digest: 9 }),
+            Message::Notice(Notice::Remembered { lives: vec![(1, 2), (3, u64::MAX)] }),
         ];
         for message in messages {
             let mut out = Vec::new();

@@ -133,7 +133,16 @@ parts! {
         counter evictions = "kith_table_evictions_total", "Records evicted because memory was full.";
         counter loads = "kith_store_loads_total", "Records read from the store because memory had them not.";
         counter load_misses = "kith_store_load_misses_total", "Keys that the store had not either.";
-        counter unreadable_records = "kith_store_unreadable_records_total", "Records that could not be read from the store.";
+        counter damaged_records = "kith_damaged_records_total", "Records of the store that were found damaged, and are fetched from other members.";
+        counter lost_syncs = "kith_lost_syncs_total", "Times that the disk turned out to have lost what it had said to have synced.";
+        counter scrubbed_records = "kith_scrub_records_total", "Records that the scrub read from the store and found whole.";
+        counter scrub_rounds = "kith_scrub_rounds_total", "Rounds of the scrub through all of the store.";
+        gauge scrub_ended_seconds = "kith_scrub_last_round_end_seconds", "When the last round of the scrub ended, in seconds since 1970; 0 before the first.";
+        gauge scrub_damaged = "kith_scrub_last_round_damaged_records", "Damaged records that the last round of the scrub found.";
+        counter mended_leaves = "kith_mended_leaves_total", "Leaves of hash trees that were made right after records had been lost.";
+        gauge wrong_leaves = "kith_wrong_leaves", "Leaves of hash trees that are wrong because records were lost, until they are mended.";
+        counter stores_rebuilt = "kith_stores_rebuilt_total", "Times that the store was found damaged at work and built anew.";
+        gauge problems = "kith_storage_problems", "What was damaged or lost on the disk of this member since it started; its status tells more.";
         gauge store_bytes = "kith_store_bytes", "Bytes of the store's file.";
         gauge disk_free_bytes = "kith_disk_free_bytes", "Bytes free where the data directory is.";
     }

@@ -23,13 +23,13 @@ pub(in crate::engine) fn entry(at: usize) -> RosterEntry {
     }
 }
 
-fn record(number: usize) -> Record {
+pub(in crate::engine) fn record(number: usize) -> Record {
     let timestamp = Timestamp { time: 1_000 + number as u64, member: entry(0).id() };
     let key = format!("k{number}");
     Record::value(KeyRef::new("c", key.as_bytes()).unwrap(), timestamp, None, b"v")
 }
 
-fn has(engine: &Engine, number: usize) -> bool {
+pub(in crate::engine) fn has(engine: &Engine, number: usize) -> bool {
     engine.peek(record(number).view().key_ref().unwrap()).is_some()
 }
 
@@ -40,7 +40,9 @@ pub(in crate::engine) struct World {
     last_link: u64,
     now_us: u64,
     /// What the first member's redb holds.
-    stored: Vec<Record>,
+    pub(in crate::engine) stored: Vec<Record>,
+    /// Those of them that are damaged.
+    pub(in crate::engine) damaged: Vec<Record>,
     /// A member whose disk syncs nothing.
     slow_disk: Option<usize>,
 }
@@ -51,7 +53,7 @@ impl World {
     }
 
     /// The first member's table holds no more than `table_bytes` of its records.
-    fn with_table(bits: u8, records: usize, table_bytes: usize) -> Self {
+    pub(in crate::engine) fn with_table(bits: u8, records: usize, table_bytes: usize) -> Self {
         let mut engines: Vec<Engine> = (0..3)
             .map(|at| {
                 let who = Identity { member: entry(at).id(), incarnation: 1, life: at as u64 };
@@ -71,7 +73,7 @@ impl World {
         engines[1].welcome(&system);
         engines[2].welcome(&system);
         let stored = (0..records).map(record).collect();
-        Self { engines, links: Vec::new(), last_link: 0, now_us: 0, stored, slow_disk: None }
+        Self { engines, links: Vec::new(), last_link: 0, now_us: 0, stored, damaged: Vec::new(), slow_disk: None }
     }
 
     /// The first member has the records and is the only owner of each; the others were let in together.
@@ -158,19 +160,24 @@ impl World {
         for load in std::mem::take(&mut engine.lanes.loads) {
             let is_it = |record: &&Record| record.view().key() == load.key;
             let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
-            engine.loaded(&load, found.map_or(Loaded::Absent, Loaded::Found));
+            let is_damaged = self.damaged.iter().any(|record| is_it(&record));
+            let found = found.map_or(Loaded::Absent, Loaded::Found);
+            engine.loaded(&load, if is_damaged { Loaded::Damaged } else { found });
         }
         for wanted in std::mem::take(&mut engine.lanes.pages) {
             let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();
             later.sort_by_key(|record| record.key().to_vec());
             later.retain(|record| record.key() > wanted.after.1.as_slice());
-            let page = later.first().map_or_else(PageFound::default, |record| PageFound {
-                records: match wanted.wants(record.key_ref().unwrap(), record.bytes()) {
-                    true => record.bytes().to_vec(),
-                    false => Vec::new(),
-                },
-                next: Some((record.collection().to_owned(), record.key().to_vec())),
-                ..PageFound::default()
+            let page = later.first().map_or_else(PageFound::default, |record| {
+                let name = (record.collection().to_owned(), record.key().to_vec());
+                let wants = wanted.wants(record.key_ref().unwrap(), record.bytes());
+                let is_whole = self.damaged.iter().all(|damaged| damaged.view().key() != record.key());
+                PageFound {
+                    records: if wants && is_whole { record.bytes().to_vec() } else { Vec::new() },
+                    count: u64::from(wants && is_whole),
+                    damaged: if wants && !is_whole { vec![name.clone()] } else { Vec::new() },
+                    next: Some(name),
+                }
             });
             engine.page_loaded(wanted.id, Some(page));
         }

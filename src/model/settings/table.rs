@@ -5,7 +5,7 @@ use super::{Definition, REPLICATION_FACTOR_IN_FORCE, Settings, Value};
 use crate::model::limits::{MAX_REPLICATION_FACTOR, MAX_VALUE_BYTES};
 
 /// Every setting, in the order in which they are shown.
-pub static DEFINITIONS: [Definition; 12] = [
+pub static DEFINITIONS: [Definition; 13] = [
     Definition {
         name: "replication_factor",
         default: "3",
@@ -112,6 +112,19 @@ pub static DEFINITIONS: [Definition; 12] = [
             max: TIB,
             get: |s| s.repair_bytes_per_second,
             set: |s, value| s.repair_bytes_per_second = value,
+        },
+    },
+    Definition {
+        name: "scrub_bytes_per_second",
+        default: "4MiB",
+        description: "how fast a member reads through its stored records to find damage; 0 turns that off",
+        managed: false,
+        value: Value::Number {
+            unit: Unit::Bytes,
+            min: 0,
+            max: TIB,
+            get: |s| s.scrub_bytes_per_second,
+            set: |s, value| s.scrub_bytes_per_second = value,
         },
     },
     Definition {

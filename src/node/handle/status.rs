@@ -228,9 +228,24 @@ pub struct StorageStatus {
     pub records: u64,
     /// Whether it takes writes.
     pub accepts_writes: bool,
+    /// Stored records that were found damaged since it started. They come again from other members.
+    pub damaged_records: u64,
+    /// The last round of the scrub, which reads all that is stored to find damage; none before its end.
+    pub last_scrub: Option<ScrubStatus>,
     /// What went wrong and what was done about it: files set aside, a full disk, partitions that
     /// are being rebuilt.
     pub problems: Vec<String>,
+}
+
+/// A round of the scrub through all that a member has stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// When it ended, in milliseconds since the Unix epoch.
+    pub ended_ms: u64,
+    /// Records that were whole.
+    pub records: u64,
+    /// Records that were damaged.
+    pub damaged: u64,
 }
 
 /// What a member keeps for others.

@@ -233,9 +233,14 @@ impl<D: Disk> Store<D> {
     }
 
     fn set_aside(&self) -> Result<String, StorageError> {
-        let aside = format!("{STORE_FILE}.damaged-{}", self.wall_ms);
+        let failed = |error| StorageError::from_io("setting the record store aside", error);
+        let names = self.disk.list().map_err(failed)?;
+        let telling = format!("{STORE_FILE}.damaged-{}", self.wall_ms);
+        let later = (2..).map(|number| format!("{telling}-{number}"));
+        let mut free = std::iter::once(telling.clone()).chain(later).filter(|name| !names.contains(name));
+        let aside = free.next().unwrap_or_default();
         let moved = self.disk.rename(STORE_FILE, &aside).and_then(|()| self.disk.sync_dir());
-        moved.map_err(|error| StorageError::from_io("setting the record store aside", error))?;
+        moved.map_err(failed)?;
         Ok(aside)
     }
 

@@ -1,6 +1,6 @@
 //! Reading many records: all of them at a start, pages of them for listings.
 
-use super::{Disk, READING, RecordsTable, Store, Totals, from_redb, guarded, intact};
+use super::{Disk, READING, RecordsTable, STORE_FILE, Store, Totals, from_redb, guarded, intact};
 use crate::model::{KeyRef, RecordRef};
 use crate::storage::error::StorageError;
 use redb::ReadableTable;
@@ -30,8 +30,8 @@ pub struct Page {
     pub records: Vec<u8>,
     /// How many.
     pub count: usize,
-    /// Damaged records that were left out.
-    pub damaged: usize,
+    /// Collection and key of damaged records, which were left out.
+    pub damaged: Vec<(String, Vec<u8>)>,
     /// The key at which the page ends; `None` when nothing comes after it. It may belong to a
     /// damaged record that was left out.
     pub next_after: Option<Vec<u8>>,
@@ -45,11 +45,8 @@ pub struct NamedPage {
     pub records: Vec<u8>,
     /// How many.
     pub count: u64,
-    /// Collection and key of wanted records that are damaged. If a whole record lay under another
-    /// name than its own, both are there.
+    /// Collection and key of wanted records that are damaged.
     pub damaged: Vec<(String, Vec<u8>)>,
-    /// Damaged records that lay under a name that is none.
-    pub nameless: u64,
     /// The collection and key at which the page ends; `None` when nothing comes after it.
     pub next_after: Option<(String, Vec<u8>)>,
 }
@@ -104,13 +101,12 @@ impl<D: Disk> Store<D> {
         limit_records: usize,
         limit_bytes: usize,
     ) -> Result<Page, StorageError> {
-        let head = collection.len() + 1;
         let (mut begin, mut start) = (Vec::new(), Vec::new());
         super::encode_key(&mut begin, collection.as_bytes(), prefix);
         super::encode_key(&mut start, collection.as_bytes(), after.unwrap_or_default());
         let mut damaged_keys = Vec::new();
         let page = self.with_table(|table| {
-            let mut page = Page::default();
+            let (mut page, mut names) = (Page::default(), Names::default());
             let lower = match after {
                 Some(_) if start >= begin => Bound::Excluded(start.as_slice()),
                 _ => Bound::Included(begin.as_slice()),
@@ -123,19 +119,20 @@ impl<D: Disk> Store<D> {
                     page.next_after = None;
                     return Ok(page);
                 }
-                let seen = page.count + page.damaged;
+                let seen = page.count + page.damaged.len();
                 if seen >= limit_records || (seen > 0 && page.records.len() + bytes.len() > limit_bytes) {
                     return Ok(page);
                 }
-                page.next_after = name.get(head..).map(<[u8]>::to_vec);
-                match intact(name, bytes) {
+                let key = names.key(name)?;
+                page.next_after = Some(key.key().to_vec());
+                match Names::record(name, bytes)? {
                     Some(record) => {
                         page.records.extend_from_slice(record.bytes());
                         page.count += 1;
                     }
                     None => {
                         damaged_keys.push(name.to_vec());
-                        page.damaged += 1;
+                        page.damaged.push((key.collection().to_owned(), key.key().to_vec()));
                     }
                 }
             }
@@ -166,17 +163,13 @@ impl<D: Disk> Store<D> {
         let mut damaged_keys = Vec::new();
         let page = self.with_table(|table| {
             let (mut page, mut looked_at, mut read_bytes) = (NamedPage::default(), 0, 0);
-            // Names that are none, since the last that is one: they are this page's if that one is.
-            let mut nameless = Vec::new();
+            let mut names = Names::default();
             let after = (Bound::Excluded(start.as_slice()), Bound::Unbounded);
             let entries = table.range::<&[u8]>(after).map_err(from_redb(READING))?;
             for entry in entries {
                 let (name, bytes) = entry.map_err(from_redb(READING))?;
                 let (name, bytes) = (name.value(), bytes.value());
-                let Some(key) = key_of(name) else {
-                    nameless.push(name.to_vec());
-                    continue;
-                };
+                let key = names.key(name)?;
                 let is_wanted = wanted(key, bytes);
                 let full =
                     is_wanted && !page.records.is_empty() && page.records.len() + bytes.len() > bounds.bytes;
@@ -185,26 +178,22 @@ impl<D: Disk> Store<D> {
                     return Ok(page);
                 }
                 (looked_at, read_bytes) = (looked_at + 1, read_bytes + bytes.len());
-                page.nameless += nameless.len() as u64;
-                damaged_keys.append(&mut nameless);
-                page.next_after = Some((key.collection().to_owned(), key.key().to_vec()));
+                let name_of = |key: KeyRef<'_>| (key.collection().to_owned(), key.key().to_vec());
+                page.next_after = Some(name_of(key));
                 if !is_wanted {
                     continue;
                 }
-                match intact(name, bytes) {
+                match Names::record(name, bytes)? {
                     Some(record) => {
                         page.records.extend_from_slice(record.bytes());
                         page.count += 1;
                     }
                     None => {
                         damaged_keys.push(name.to_vec());
-                        page.damaged.extend([(key.collection().to_owned(), key.key().to_vec())]);
-                        page.damaged.extend(own_name(bytes).filter(|own| page.damaged.last() != Some(own)));
+                        page.damaged.push(name_of(key));
                     }
                 }
             }
-            page.nameless += nameless.len() as u64;
-            damaged_keys.append(&mut nameless);
             page.next_after = None;
             Ok(page)
         })?;
@@ -215,12 +204,32 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// The name that a whole record has itself.
-fn own_name(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
-    let (record, _) = RecordRef::parse(bytes).ok()?;
-    record.verify().ok()?;
-    let key = record.key_ref().ok()?;
-    Some((key.collection().to_owned(), key.key().to_vec()))
+/// The names of a walk, which must rise. Where one does not, or is none, or is not that of the record under
+/// it, lookups and walks may miss records that are there: redb itself is damaged.
+#[derive(Default)]
+struct Names(Vec<u8>);
+
+impl Names {
+    fn key<'a>(&mut self, name: &'a [u8]) -> Result<KeyRef<'a>, StorageError> {
+        let key = key_of(name).filter(|_| self.0.as_slice() < name);
+        let damaged = || StorageError::damaged(STORE_FILE, "a name in it is damaged");
+        let key = key.ok_or_else(damaged)?;
+        self.0.clear();
+        self.0.extend_from_slice(name);
+        Ok(key)
+    }
+
+    fn record<'a>(name: &[u8], bytes: &'a [u8]) -> Result<Option<RecordRef<'a>>, StorageError> {
+        if let Some(record) = intact(name, bytes) {
+            return Ok(Some(record));
+        }
+        match RecordRef::parse(bytes) {
+            Ok((record, _)) if record.verify().is_ok() => {
+                Err(StorageError::damaged(STORE_FILE, "a record lies under another name than its own"))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 fn key_of(name: &[u8]) -> Option<KeyRef<'_>> {

@@ -1,0 +1,157 @@
+//! What disks do to the files of members: bits that flip, files that are gone.
+
+use crate::load::{Model, check, import};
+use crate::members::{Group, Member, PATIENCE, Plan, until};
+use kith::client::WriteOptions;
+use kith::model::key::DEFAULT;
+use kith::model::settings::Level;
+use std::fs;
+use std::path::PathBuf;
+
+/// Values that fill the smallest journal there may be.
+const LARGE: usize = 36;
+const LARGE_BYTES: usize = 512 << 10;
+
+async fn metric(member: &Member, name: &str) -> Result<f64, String> {
+    let answer = reqwest::get(member.url("/metrics")).await.map_err(|error| error.to_string())?;
+    let text = answer.text().await.map_err(|error| error.to_string())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.parse().ok()).ok_or_else(|| format!("there is no {name}"))
+}
+
+fn large_key(number: usize) -> Vec<u8> {
+    format!("large/{number:02}").into_bytes()
+}
+
+fn large_value(number: usize) -> Vec<u8> {
+    (0..LARGE_BYTES).map(|at| u8::try_from((at * 7 + number) % 251).unwrap()).collect()
+}
+
+/// Three members with records in their stores and others in their journals.
+async fn filled() -> (Group, Model) {
+    let group = Group::ready(3, &Plan { journal_bytes: Some(16 << 20), ..Plan::default() }).await;
+    let client = group[0].client();
+    let mut model = import(&client, "stored", 1_000).await;
+    for number in 0..LARGE {
+        let value = large_value(number).into();
+        client.put(DEFAULT, &large_key(number), value, &WriteOptions::default()).await.unwrap();
+    }
+    until("the store of the last member has records", PATIENCE, async || {
+        match metric(&group[2], "kith_checkpoints_total").await? {
+            0.0 => Err("no checkpoint".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    model.extend(import(&client, "journal", 1_000).await);
+    group.until_no_hints().await;
+    (group, model)
+}
+
+fn store(member: &Member) -> PathBuf {
+    member.data().join("records.redb")
+}
+
+fn segments(member: &Member) -> Vec<PathBuf> {
+    let files = fs::read_dir(member.data()).unwrap().map(|entry| entry.unwrap().path());
+    let is_segment = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("journal-") && name.ends_with(".log")
+    };
+    let mut segments: Vec<_> = files.filter(is_segment).collect();
+    segments.sort();
+    segments
+}
+
+/// Flips a bit in every so many bytes.
+fn flip_bits(path: &PathBuf, every: usize) {
+    let mut content = fs::read(path).unwrap();
+    assert!(content.len() > every, "{} has {} bytes only", path.display(), content.len());
+    for byte in content.iter_mut().skip(every / 2).step_by(every) {
+        *byte ^= 4;
+    }
+    fs::write(path, content).unwrap();
+}
+
+/// The last member is stopped, its files are damaged, and it is started. It must say so in these words,
+/// hold everything again, and keep what was damaged if anything was.
+async fn rebuilds(damage: impl FnOnce(&Member), words: &[&str], aside: Option<&str>) {
+    let (mut group, model) = filled().await;
+    assert!(group[2].stop().await.success());
+    damage(&group[2]);
+    group.start();
+    group[2].until_ready().await;
+    let warnings = group[2].status().await.unwrap().warnings.join("\n");
+    assert!(words.iter().all(|word| warnings.contains(word)), "{warnings}");
+    assert!(metric(&group[2], "kith_storage_problems").await.unwrap() >= 1.0);
+    assert!(words.iter().all(|word| group[2].log().contains(word)));
+    if let Some(aside) = aside {
+        let names = fs::read_dir(group[2].data()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        assert!(
+            names.iter().any(|name| name.contains(aside) && warnings.contains(name.as_str())),
+            "{names:?}"
+        );
+    }
+    until("it is a complete owner of all that it owns", PATIENCE, async || {
+        let owned = metric(&group[2], "kith_owned_partitions").await?;
+        let complete = metric(&group[2], "kith_complete_partitions").await?;
+        if owned > 0.0 && complete >= owned { Ok(()) } else { Err(format!("{complete} of {owned}")) }
+    })
+    .await;
+    // Nobody else is there to answer for it.
+    group[0].kill();
+    group[1].kill();
+    until("it has all that was acknowledged", PATIENCE, async || check(&group[2], Level::One, &model).await)
+        .await;
+    let client = group[2].client();
+    for number in 0..LARGE {
+        let found = client.get(DEFAULT, &large_key(number), Some(Level::One)).await.unwrap().unwrap();
+        assert!(found.value == large_value(number), "value {number}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_flipped_bits_is_rebuilt_from_the_others() {
+    rebuilds(
+        |member| flip_bits(&store(member), 100_000),
+        &["records.redb", "set aside"],
+        Some("redb.damaged-"),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_no_store_any_more_is_rebuilt_from_the_others() {
+    let damage = |member: &Member| fs::write(store(member), vec![b'x'; 70_000]).unwrap();
+    rebuilds(damage, &["records.redb", "set aside"], Some("redb.damaged-")).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_rebuilt_from_the_others() {
+    rebuilds(|member| fs::remove_file(store(member)).unwrap(), &["record store is gone"], None).await;
+}
+
+#[tokio::test]
+async fn a_journal_with_flipped_bits_is_rebuilt_from_the_others() {
+    let damage = |member: &Member| {
+        // The last one may be too young to hold anything. What follows the bit shows that it is no torn end.
+        let largest = segments(member).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+        let largest = largest.unwrap();
+        let mut content = fs::read(&largest).unwrap();
+        let at = content.len() / 16;
+        content[at] ^= 4;
+        fs::write(largest, content).unwrap();
+    };
+    rebuilds(damage, &["journal", "set aside"], Some(".damaged-")).await;
+}
+
+#[tokio::test]
+async fn a_journal_that_is_gone_is_rebuilt_from_the_others() {
+    let damage = |member: &Member| {
+        for segment in segments(member) {
+            fs::remove_file(segment).unwrap();
+        }
+    };
+    rebuilds(damage, &["journal", "gone"], None).await;
+}
