@@ -13,6 +13,8 @@
 
 #[path = "processes/clients.rs"]
 mod clients;
+#[path = "processes/disks.rs"]
+mod disks;
 #[path = "processes/faults.rs"]
 mod faults;
 #[path = "processes/forming.rs"]
@@ -25,5 +27,7 @@ mod members;
 mod refusals;
 #[path = "processes/starts.rs"]
 mod starts;
+#[path = "support/tmpfs.rs"]
+mod tmpfs;
 #[path = "support/wires.rs"]
 mod wires;

@@ -27,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(40);
 /// Clusters that run at a time.
-const CLUSTERS: usize = 2;
+const CLUSTERS: usize = 3;
 /// Ports are taken from below those that the system gives to outgoing connections, so that nobody
 /// takes a member's port while it is down.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
@@ -76,6 +76,8 @@ pub struct Plan {
     pub settings: BTreeMap<String, String>,
     /// Where others reach the member, if that is not where it listens.
     pub advertise: Option<SocketAddr>,
+    /// The journal's size at which a checkpoint begins, if not the default.
+    pub journal_bytes: Option<&'static str>,
 }
 
 impl Default for Plan {
@@ -87,6 +89,7 @@ impl Default for Plan {
             bootstrap: false,
             settings: BTreeMap::new(),
             advertise: None,
+            journal_bytes: None,
         }
     }
 }
@@ -150,7 +153,7 @@ impl Member {
 
     /// Writes the member's file from its plan.
     pub fn write_config(&self) {
-        let Plan { cluster, secret, seeds, bootstrap, settings, advertise } = &self.plan;
+        let Plan { cluster, secret, seeds, bootstrap, settings, advertise, journal_bytes } = &self.plan;
         let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
         let settings: Vec<String> = settings
             .iter()
@@ -160,12 +163,14 @@ impl Member {
             })
             .collect();
         let advertise = advertise.map_or_else(String::new, |at| format!("[advertise]\npeers = \"{at}\"\n"));
+        let memory =
+            journal_bytes.map_or_else(String::new, |size| format!("[memory]\njournal_bytes = \"{size}\"\n"));
         let (seeds, settings) = (seeds.join(", "), settings.concat());
         let Self { name, peers, http, resp, .. } = self;
         let text = format!(
             "name = \"{name}\"\ncluster = \"{cluster}\"\ndata_dir = \"{}\"\nseeds = [{seeds}]\n\
              bootstrap = {bootstrap}\nsecret = \"{secret}\"\n\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
-             resp = \"{resp}\"\n\n{advertise}\n[create.settings]\n{settings}",
+             resp = \"{resp}\"\n\n{advertise}\n{memory}\n[create.settings]\n{settings}",
             self.directory.display(),
         );
         fs::write(self.config(), text).unwrap();
