@@ -1,7 +1,7 @@
 //! What clusters of real processes do when they are started, killed, stopped, cut off and misled.
 //!
 //! Every test starts the real binary on loopback, does to it what operators, machines and networks do,
-//! and waits for what must become true. `KITH_KILLS` raises the number of kills under load.
+//! and waits for what must become true.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,6 +25,8 @@ mod load;
 mod members;
 #[path = "processes/refusals.rs"]
 mod refusals;
+#[path = "processes/scenarios.rs"]
+mod scenarios;
 #[path = "processes/starts.rs"]
 mod starts;
 #[path = "support/tmpfs.rs"]

@@ -24,6 +24,7 @@ mod random;
 mod history;
 mod sessions;
 
+use history::Found;
 use kith::client::{Client, ListingQuery};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
@@ -47,6 +48,8 @@ const EPOCH: usize = 25;
 const START_MS: u64 = 900;
 /// Members are away for up to this long: longer than it takes to notice.
 const AWAY_MS: u64 = 4_500;
+/// One change of a cut that flaps takes up to this long.
+const FLAP_MS: u64 = 250;
 /// Keys of one page of a listing.
 const PAGE: usize = 500;
 
@@ -150,8 +153,18 @@ impl Rig {
 
     async fn cut(&mut self, victims: &[usize]) {
         let names: Vec<String> = victims.iter().map(|index| self.group[*index].name.clone()).collect();
-        let cut = if self.random.chance(500) { Cut::Loud } else { Cut::Silent };
-        self.wires.cut(cut, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let cut = self.random.pick(&[Cut::Loud, Cut::Silent, Cut::OneWay]).unwrap();
+        if self.random.chance(300) {
+            // It flaps.
+            for _ in 0..self.random.between(3, 12) {
+                self.wires.cut(cut, &names);
+                self.wait(FLAP_MS).await;
+                self.wires.heal();
+                self.wait(FLAP_MS).await;
+            }
+        }
+        self.wires.cut(cut, &names);
         self.wait(AWAY_MS).await;
         if self.random.chance(300) {
             self.kill_and_start(victims).await;
@@ -189,11 +202,29 @@ impl Rig {
         assert_holds(&self.sessions.shared);
     }
 
+    /// Ends the clients and checks what the others have of it while one member stays dead: what that one was
+    /// sending may be on one of them only.
+    async fn without_one(&mut self, shared: &Shared) {
+        let dead = self.random.index(self.group.members.len());
+        self.kill(dead);
+        let other = (dead + 1) % self.group.members.len();
+        let client = self.group[other].client();
+        let keys = shared.history.lock().unwrap().keys();
+        for key in &keys {
+            let floor = shared.history.lock().unwrap().floor(key);
+            let found = read(&client, key, Level::Quorum).await;
+            shared.history.lock().unwrap().read(key, Some(Level::Quorum), floor, &found);
+        }
+        self.start();
+    }
+
     /// Ends the clients, waits until all members hold the same, and checks it.
-    async fn conclude(self, began: Instant) {
-        let Self { group, sessions, kills, .. } = self;
+    async fn conclude(mut self, began: Instant) {
         let troubled = began.elapsed();
+        let sessions = std::mem::take(&mut self.sessions);
         let shared = sessions.stop().await;
+        self.without_one(&shared).await;
+        let Self { group, kills, .. } = self;
         group.until_ready().await;
         group.until_no_hints().await;
         let listing = until("all members hold the same", PATIENCE, async || {
@@ -210,15 +241,7 @@ impl Rig {
         let client = group[0].client();
         let keys = shared.history.lock().unwrap().keys();
         for key in &keys {
-            let found = until(&format!("{key} can be read at `all`"), PATIENCE, async || {
-                let found = client.get(DEFAULT, key.as_bytes(), Some(Level::All)).await;
-                let found = found.map_err(|error| error.to_string())?;
-                Ok(found.map(|found| {
-                    let value = String::from_utf8_lossy(&found.value).into_owned();
-                    (value, found.timestamp.parse().unwrap())
-                }))
-            })
-            .await;
+            let found = read(&client, key, Level::All).await;
             assert_eq!(listing.get(key), found.as_ref(), "{key}: the listing and a read at `all`");
             shared.history.lock().unwrap().read_at_rest(key, &found);
         }
@@ -243,6 +266,19 @@ impl Rig {
 fn assert_holds(shared: &Shared) {
     let history = shared.history.lock().unwrap();
     assert!(history.violations.is_empty(), "\n{}\n", history.violations.join("\n\n"));
+}
+
+/// Reads a key, as often as it takes to get an answer.
+async fn read(client: &Client, key: &str, level: Level) -> Found {
+    until(&format!("{key} can be read at `{level}`"), PATIENCE, async || {
+        let found = client.get(DEFAULT, key.as_bytes(), Some(level)).await;
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(found.map(|found| {
+            let value = String::from_utf8_lossy(&found.value).into_owned();
+            (value, found.timestamp.parse().unwrap())
+        }))
+    })
+    .await
 }
 
 /// Everything that a member lists.

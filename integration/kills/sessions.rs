@@ -32,7 +32,7 @@ pub struct Shared {
 }
 
 /// Clients that work until they are told to stop.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sessions {
     pub shared: Arc<Shared>,
     tasks: JoinSet<()>,

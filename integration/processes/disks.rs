@@ -1,6 +1,6 @@
 //! Disks that are full.
 
-use crate::load::{Load, Model, check, import};
+use crate::load::{Load, Model, check, import, until_everywhere};
 use crate::members::{Group, Member, PATIENCE, Plan, until};
 use crate::tmpfs::Tmpfs;
 use kith::client::{ClientError, WriteOptions};
@@ -87,10 +87,7 @@ async fn a_member_whose_disk_is_full_reads_and_stays_alive_and_takes_writes_agai
     model.extend(load.stop().await);
     group.until_ready().await;
     group.until_no_hints().await;
-    for member in &group.members {
-        let what = format!("{} has every acknowledged write", member.name);
-        until(&what, PATIENCE, async || check(member, Level::One, &model).await).await;
-    }
+    until_everywhere(&group.members, &model).await;
     let all = WriteOptions { level: Some(Level::All), ..WriteOptions::default() };
     let stored = group[2].client().put(DEFAULT, b"after", "value".into(), &all).await.unwrap();
     assert_eq!(stored.copies, Some(3));
@@ -119,8 +116,5 @@ async fn a_member_that_is_killed_on_a_disk_without_any_room_starts_when_there_is
     group.start();
     group.until_ready().await;
     group.until_no_hints().await;
-    for member in &group.members {
-        let what = format!("{} has every acknowledged write", member.name);
-        until(&what, PATIENCE, async || check(member, Level::One, &model).await).await;
-    }
+    until_everywhere(&group.members, &model).await;
 }

@@ -27,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(40);
 /// Clusters that run at a time.
-const CLUSTERS: usize = 3;
+const CLUSTERS: usize = 2;
 /// Ports are taken from below those that the system gives to outgoing connections, so that nobody
 /// takes a member's port while it is down.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
