@@ -17,6 +17,8 @@ mod clients;
 mod disks;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/floods.rs"]
+mod floods;
 #[path = "processes/forming.rs"]
 mod forming;
 #[path = "support/load.rs"]
