@@ -207,7 +207,8 @@ impl Key {
     fn misfit_of_origin(&self, value: &str, stamp: Timestamp) -> Option<String> {
         let origin = number_of(value).and_then(|number| Some((number, self.changes.get(&number)?)));
         match origin {
-            Some((number, (Change::Set(length), state))) if value == value_of(number, *length) => match state {
+            Some((number, (Change::Set(length), state))) if value == value_of(number, *length) => match state
+            {
                 State::Refused => Some(format!("{number} was refused and is there")),
                 State::Stored(at, _) if *at != stamp => {
                     Some(format!("{number} was acknowledged with {at} and read with {stamp}"))

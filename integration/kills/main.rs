@@ -15,11 +15,11 @@
 
 #[path = "../support/members.rs"]
 mod members;
-#[path = "../support/wires.rs"]
-mod wires;
 #[path = "../simulator/random.rs"]
 #[allow(dead_code, reason = "the simulator needs more of it")]
 mod random;
+#[path = "../support/wires.rs"]
+mod wires;
 
 mod history;
 mod sessions;

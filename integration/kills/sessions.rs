@@ -86,8 +86,7 @@ impl Session {
                 self.front = self.random.index(self.members.len());
             }
             let epoch = self.shared.epoch.load(Ordering::Relaxed);
-            let level =
-                if self.random.chance(400) { None } else { self.random.pick(&Level::ALL) };
+            let level = if self.random.chance(400) { None } else { self.random.pick(&Level::ALL) };
             let register = format!("e{epoch:04}/r{:03}", self.random.below(REGISTERS));
             let counter = format!("e{epoch:04}/c{:03}", self.random.below(COUNTERS));
             match self.random.below(100) {

@@ -115,8 +115,12 @@ impl Attack {
             });
         }
         for _ in 0..SLOW {
-            tasks.spawn(drip(http, b"GET /v1/kv/default/key HTTP/1.1\r\nhost: slow\r\nx-slow: aaaaaaaaaaaaaaa"));
-            tasks.spawn(drip(resp, b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$100000\r\naaaaaaaaaaaaaaaaaaaaaaaaaaa"));
+            tasks.spawn(drip(
+                http,
+                b"GET /v1/kv/default/key HTTP/1.1\r\nhost: slow\r\nx-slow: aaaaaaaaaaaaaaa",
+            ));
+            tasks
+                .spawn(drip(resp, b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$100000\r\naaaaaaaaaaaaaaaaaaaaaaaaaaa"));
         }
         for _ in 0..DEAF {
             tasks.spawn(async move {

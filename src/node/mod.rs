@@ -16,6 +16,7 @@ pub mod handle;
 mod links;
 pub mod local;
 mod membership;
+mod parts;
 mod publish;
 mod start;
 mod state;
