@@ -33,9 +33,11 @@ const DEAF: usize = 20;
 const LARGE_BYTES: usize = 512 << 10;
 /// Handshakes with a wrong secret that one task makes one after the other.
 const LIARS: usize = 2;
-/// Healthy clients, and how long their operations are measured.
+/// Healthy clients, and how long their operations are measured, in each of so many rounds with and without the
+/// attack: what else the machine does meets both.
 const HEALTHY: usize = 4;
-const MEASURED: Duration = Duration::from_secs(5);
+const MEASURED: Duration = Duration::from_millis(1_500);
+const ROUNDS: usize = 3;
 /// Quicker than this the machine itself is what is measured.
 const NOISE: Duration = Duration::from_millis(20);
 /// What a member may need for all that: places for handshakes, its bounded buffers.
@@ -84,18 +86,17 @@ async fn p99(members: &[Member]) -> Duration {
 
 /// Everything that knocks, until it is dropped.
 struct Attack {
-    knocked: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl Attack {
-    fn on(target: &Member) -> Self {
-        let (knocked, refused): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+    fn on(target: &Member, knocked: &Arc<AtomicUsize>) -> Self {
+        let refused: Arc<AtomicUsize> = Arc::default();
         let mut tasks = JoinSet::new();
         let (peers, http, resp) = (target.peers, target.http, target.resp);
         for knocker in 0..KNOCKERS {
-            let knocked = Arc::clone(&knocked);
+            let knocked = Arc::clone(knocked);
             tasks.spawn(async move {
                 let mut open = VecDeque::new();
                 for number in 0.. {
@@ -151,7 +152,7 @@ impl Attack {
                 }
             });
         }
-        Self { knocked, refused, _tasks: tasks }
+        Self { refused, _tasks: tasks }
     }
 }
 
@@ -173,48 +174,57 @@ async fn drip(to: SocketAddr, request: &'static [u8]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_and_slow_clients_cost_healthy_ones_little_and_are_bounded_and_members_get_in_meanwhile() {
-    let mut group = Group::ready(3, &Plan::default()).await;
+    let mut group = Group::alone().await;
+    group.add_together(3, &Plan::default());
+    group.start();
+    group.until_ready().await;
     let options = WriteOptions::default();
     let large = vec![b'x'; LARGE_BYTES];
     group[0].client().put(DEFAULT, b"large", large.into(), &options).await.unwrap();
-    let quiet = p99(&group.members).await;
-    let (files, bytes) = (descriptors(&group[0]), resident_bytes(&group[0]));
 
-    let attack = Attack::on(&group[0]);
-    until("the attack is on its way", PATIENCE, async || {
-        let (knocked, refused) =
-            (attack.knocked.load(Ordering::Relaxed), attack.refused.load(Ordering::Relaxed));
-        if knocked > HALF_OPEN / 5 && refused > 10 { Ok(()) } else { Err(format!("{knocked} {refused}")) }
-    })
-    .await;
-    let attacked = p99(&group.members).await;
-    let (more_files, more_bytes) =
-        (descriptors(&group[0]).saturating_sub(files), resident_bytes(&group[0]).saturating_sub(bytes));
-    eprintln!("p99 {quiet:?}, attacked {attacked:?}; {more_files} more descriptors, {more_bytes} more bytes");
-    // A member from elsewhere is let in, the attacker is not.
-    let seed = group[0].peers;
-    group.add("member4", Plan::default().seeds([seed]));
-    group.start();
-    group.until_ready().await;
-    until("all have knocked", PATIENCE, async || {
-        let knocked = attack.knocked.load(Ordering::Relaxed);
-        if knocked >= HALF_OPEN { Ok(()) } else { Err(format!("{knocked}")) }
-    })
-    .await;
-    assert!(more_files <= MORE_DESCRIPTORS, "{more_files} more descriptors");
-    assert!(more_bytes <= MORE_BYTES, "{more_bytes} more bytes");
-    assert!(attacked <= 2 * quiet.max(NOISE), "p99 {quiet:?}, attacked {attacked:?}");
+    let knocked: Arc<AtomicUsize> = Arc::default();
+    let (mut quiet, mut attacked, mut more_files, mut more_bytes) = (Vec::new(), Vec::new(), 0, 0);
+    for round in 0..ROUNDS {
+        quiet.push(p99(&group.members).await);
+        let (files, bytes) = (descriptors(&group[0]), resident_bytes(&group[0]));
+        let attack = Attack::on(&group[0], &knocked);
+        let goal = (round + 1) * HALF_OPEN / ROUNDS;
+        until("the attack is on its way", PATIENCE, async || {
+            let (knocked, refused) =
+                (knocked.load(Ordering::Relaxed), attack.refused.load(Ordering::Relaxed));
+            if knocked > goal && refused > 5 { Ok(()) } else { Err(format!("{knocked} {refused}")) }
+        })
+        .await;
+        attacked.push(p99(&group.members).await);
+        more_files = more_files.max(descriptors(&group[0]).saturating_sub(files));
+        more_bytes = more_bytes.max(resident_bytes(&group[0]).saturating_sub(bytes));
+        if round + 1 == ROUNDS {
+            // A member from elsewhere is let in, the attacker is not.
+            let seed = group[0].peers;
+            group.add("member4", Plan::default().seeds([seed]));
+            group.start();
+            group.until_ready().await;
+        }
+        drop(attack);
+        until("what the flood took is given back", PATIENCE, async || {
+            let left = descriptors(&group[0]);
+            if left <= files + 20 { Ok(()) } else { Err(format!("{left} descriptors, {files} before")) }
+        })
+        .await;
+    }
+    quiet.sort_unstable();
+    attacked.sort_unstable();
+    let figures = format!(
+        "p99 {quiet:?}, attacked {attacked:?}; {more_files} more descriptors, {more_bytes} more bytes"
+    );
+    eprintln!("{figures}");
+    assert!(knocked.load(Ordering::Relaxed) >= HALF_OPEN);
+    assert!(more_files <= MORE_DESCRIPTORS && more_bytes <= MORE_BYTES, "{figures}");
+    assert!(attacked[ROUNDS / 2] <= 2 * quiet[ROUNDS / 2].max(NOISE), "{figures}");
     let peers = group[0].status().await.unwrap().peers;
     assert_eq!(peers.iter().filter(|peer| peer.link == Link::Up).count(), 3, "{peers:?}");
     let cluster = group[0].client().cluster().await.unwrap();
     assert_eq!(cluster.members.len(), 4, "{cluster:?}");
     let lines = group[0].log().lines().count();
     assert!(lines < 1_000, "the flood fills the log: {lines} lines");
-
-    drop(attack);
-    until("what the flood took is given back", PATIENCE, async || {
-        let left = descriptors(&group[0]);
-        if left <= files + 20 { Ok(()) } else { Err(format!("{left} descriptors, {files} before")) }
-    })
-    .await;
 }

@@ -351,7 +351,17 @@ pub struct Group {
 
 impl Group {
     pub async fn empty() -> Self {
-        let turn = TURNS.acquire().await.unwrap();
+        Self::beside_others(CLUSTERS - 1).await
+    }
+
+    /// One beside which no other group runs: for what is measured.
+    pub async fn alone() -> Self {
+        Self::beside_others(0).await
+    }
+
+    async fn beside_others(others: usize) -> Self {
+        let turns = u32::try_from(CLUSTERS - others).unwrap();
+        let turn = TURNS.acquire_many(turns).await.unwrap();
         Self { members: Vec::new(), directory: tempfile::tempdir().unwrap(), _turn: turn }
     }
 
