@@ -48,8 +48,12 @@ const EPOCH: usize = 25;
 const START_MS: u64 = 900;
 /// Members are away for up to this long: longer than it takes to notice.
 const AWAY_MS: u64 = 4_500;
+/// What members sent up to this long before they are killed may be lost.
+const LAST_MS: u64 = 120;
 /// One change of a cut that flaps takes up to this long.
 const FLAP_MS: u64 = 250;
+/// While one member is away, one key of so many is read.
+const UNREAD: usize = 5;
 /// Keys of one page of a listing.
 const PAGE: usize = 500;
 
@@ -120,11 +124,21 @@ impl Rig {
 
     /// Kills these, mostly starts them at once, and kills some of them while they start.
     async fn kill_and_start(&mut self, victims: &[usize]) {
+        let names: Vec<String> = victims.iter().map(|index| self.group[*index].name.clone()).collect();
+        // What they sent at last is lost with them, as if their machine had lost its power.
+        let swallow = self.random.chance(400);
+        if swallow {
+            self.wires.cut(Cut::Swallow, &names.iter().map(String::as_str).collect::<Vec<_>>());
+            self.wait(LAST_MS).await;
+        }
         for index in victims {
             self.kill(*index);
             if self.random.chance(300) {
                 self.wait(50).await;
             }
+        }
+        if swallow {
+            self.wires.heal();
         }
         loop {
             if self.random.chance(100) {
@@ -210,7 +224,8 @@ impl Rig {
         let other = (dead + 1) % self.group.members.len();
         let client = self.group[other].client();
         let keys = shared.history.lock().unwrap().keys();
-        for key in &keys {
+        // Such a read mends what it finds; what differs is to be mended by the members themselves.
+        for key in keys.iter().step_by(UNREAD) {
             let floor = shared.history.lock().unwrap().floor(key);
             let found = read(&client, key, Level::Quorum).await;
             shared.history.lock().unwrap().read(key, Some(Level::Quorum), floor, &found);

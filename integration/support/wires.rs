@@ -5,7 +5,8 @@
 //! pairs that it should, in both directions. A cut is *loud*: connections are closed and new ones too;
 //! *silent*: bytes stay on the way, as on a network that loses everything, until it heals; or *one-way*: so
 //! do only those that one side sends. What was on its way when such a cut heals arrives then, as TCP would
-//! have it.
+//! have it. Or it *swallows*: bytes are taken and never arrive, as those that a machine has sent when it loses
+//! power; a connection that lost some ends when the cut heals.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
@@ -28,6 +29,8 @@ pub enum Cut {
     Silent,
     /// What the named members send waits; what the others send them arrives.
     OneWay,
+    /// Bytes are lost and nobody is told.
+    Swallow,
 }
 
 /// Members on one side of a cut, by name; nobody for none.
@@ -128,6 +131,8 @@ fn passes(state: &State, pair: &(String, String)) -> bool {
     match effect(state, pair) {
         None => true,
         Some(Cut::Loud | Cut::Silent) => false,
+        // What becomes of it is another question.
+        Some(Cut::Swallow) => true,
         Some(Cut::OneWay) => state.as_ref().is_some_and(|(_, names)| !names.contains(&pair.0)),
     }
 }
@@ -138,7 +143,8 @@ async fn carry(
     pair: (String, String),
     mut state: watch::Receiver<State>,
 ) {
-    let waits = |state: &State| matches!(effect(state, &pair), Some(Cut::Silent | Cut::OneWay));
+    let waits =
+        |state: &State| matches!(effect(state, &pair), Some(Cut::Silent | Cut::OneWay | Cut::Swallow));
     // Connecting takes both directions.
     if state.wait_for(|state| !waits(state)).await.is_err() || effect(&state.borrow(), &pair).is_some() {
         return;
@@ -170,12 +176,15 @@ async fn pump(
     mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 << 10];
+    let mut lost = false;
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        if state.wait_for(|state| passes(state, pair)).await.is_err()
-            || read == 0
-            || to.write_all(&buffer[..read]).await.is_err()
-        {
+        if state.wait_for(|state| passes(state, pair)).await.is_err() || read == 0 {
+            return;
+        }
+        let swallows = effect(&state.borrow(), pair) == Some(Cut::Swallow);
+        lost |= swallows;
+        if lost && !swallows || !lost && to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
