@@ -54,8 +54,8 @@ const AWAY_MS: u64 = 4_500;
 const LAST_MS: u64 = 120;
 /// One change of a cut that flaps takes up to this long.
 const FLAP_MS: u64 = 250;
-/// While one member is away, one key of so many is read.
-const UNREAD: usize = 5;
+/// Keys that are read one by one at the end.
+const SAMPLE: usize = 200;
 /// Keys of one page of a listing.
 const PAGE: usize = 500;
 
@@ -227,7 +227,7 @@ impl Rig {
         let client = self.group[other].client();
         let keys = shared.history.lock().unwrap().keys();
         // Such a read mends what it finds; what differs is to be mended by the members themselves.
-        for key in keys.iter().step_by(UNREAD) {
+        for key in sample(&keys) {
             let floor = shared.history.lock().unwrap().floor(key);
             let found = read(&client, key, Level::Quorum).await;
             shared.history.lock().unwrap().read(key, Some(Level::Quorum), floor, &found);
@@ -255,15 +255,14 @@ impl Rig {
             Ok(first)
         })
         .await;
-        let client = group[0].client();
         let keys = shared.history.lock().unwrap().keys();
-        for key in &keys {
+        for key in keys.iter().chain(listing.keys()) {
+            shared.history.lock().unwrap().read_at_rest(key, &listing.get(key).cloned());
+        }
+        let client = group[0].client();
+        for key in sample(&keys) {
             let found = read(&client, key, Level::All).await;
             assert_eq!(listing.get(key), found.as_ref(), "{key}: the listing and a read at `all`");
-            shared.history.lock().unwrap().read_at_rest(key, &found);
-        }
-        for key in listing.keys().filter(|key| !keys.contains(key)) {
-            shared.history.lock().unwrap().read_at_rest(key, &listing.get(key).cloned());
         }
         assert_holds(&shared);
         let history = shared.history.lock().unwrap();
@@ -283,6 +282,11 @@ impl Rig {
 fn assert_holds(shared: &Shared) {
     let history = shared.history.lock().unwrap();
     assert!(history.violations.is_empty(), "\n{}\n", history.violations.join("\n\n"));
+}
+
+/// Some of the keys, from all over them.
+fn sample(keys: &[String]) -> impl Iterator<Item = &String> {
+    keys.iter().step_by(keys.len().div_ceil(SAMPLE).max(1))
 }
 
 /// Reads a key, as often as it takes to get an answer.

@@ -45,6 +45,8 @@ impl Sessions {
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let session = Session {
+                number,
+                once: 0,
                 members: members.to_vec(),
                 front: number % members.len(),
                 random: Random::new(random.number()),
@@ -72,6 +74,9 @@ impl Sessions {
 }
 
 struct Session {
+    number: usize,
+    /// Keys that it has written once.
+    once: usize,
     members: Vec<Client>,
     front: usize,
     random: Random,
@@ -90,7 +95,13 @@ impl Session {
             let register = format!("e{epoch:04}/r{:03}", self.random.below(REGISTERS));
             let counter = format!("e{epoch:04}/c{:03}", self.random.below(COUNTERS));
             match self.random.below(100) {
-                0..32 => {
+                0..15 => {
+                    // Never written again, so nothing hides its loss.
+                    self.once += 1;
+                    let once = format!("e{epoch:04}/o{:02}/{:06}", self.number, self.once);
+                    self.change(&once, Change::Set(16), level).await;
+                }
+                15..32 => {
                     let long = self.random.chance(150);
                     let length = self.random.between(16, if long { LARGE_BYTES } else { 200 });
                     let length = usize::try_from(length).unwrap();
