@@ -1,7 +1,7 @@
 //! What clusters of real processes do when they are started, killed, stopped, cut off and misled.
 //!
 //! Every test starts the real binary on loopback, does to it what operators, machines and networks do,
-//! and waits for what must become true. `KITH_KILLS` raises the number of kills under load.
+//! and waits for what must become true.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,8 +15,12 @@
 mod clients;
 #[path = "processes/damage.rs"]
 mod damage;
+#[path = "processes/disks.rs"]
+mod disks;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/floods.rs"]
+mod floods;
 #[path = "processes/forming.rs"]
 mod forming;
 #[path = "support/load.rs"]
@@ -25,9 +29,13 @@ mod load;
 mod members;
 #[path = "processes/refusals.rs"]
 mod refusals;
+#[path = "processes/scenarios.rs"]
+mod scenarios;
 #[path = "processes/starts.rs"]
 mod starts;
 #[path = "processes/transitions.rs"]
 mod transitions;
+#[path = "support/tmpfs.rs"]
+mod tmpfs;
 #[path = "support/wires.rs"]
 mod wires;

@@ -1,21 +1,15 @@
-//! Kills, pauses and cuts of members that serve.
+//! Kills, pauses and cuts of members that serve. Many of them at random are in `integration/kills`.
 
-use crate::load::{Load, Model, check, import};
-use crate::members::{Group, PATIENCE, Plan, until};
+use crate::load::{Load, Model, check, import, until_everywhere};
+use crate::members::{Group, PATIENCE, Plan};
 use crate::wires::{Cut, Wires};
 use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use std::time::{Duration, Instant};
 
-/// Kills under load in each mode of syncing, unless `KITH_KILLS` says otherwise.
-const KILLS: usize = 5;
 /// Within this time others promise to see that a process was killed, on a machine with room to spare.
 const SEEN_DEAD: Duration = Duration::from_secs(5);
-
-fn kills() -> usize {
-    std::env::var("KITH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
-}
 
 fn http_of(group: &Group) -> Vec<String> {
     group.members.iter().map(|member| member.http.to_string()).collect()
@@ -32,40 +26,9 @@ fn clients_of(group: &Group) -> Vec<Vec<String>> {
     (0..addresses.len()).map(rotated).collect()
 }
 
-/// Waits until every member, asked for its own copy, gives what was acknowledged.
 async fn until_all_agree(group: &Group, model: &Model) {
     group.until_no_hints().await;
-    for member in &group.members {
-        let what = format!("{} has every acknowledged write", member.name);
-        until(&what, PATIENCE, async || check(member, Level::One, model).await).await;
-    }
-}
-
-async fn nothing_is_lost_by_kills(sync: &str) {
-    let mut group = Group::ready(3, &Plan::default().setting("sync", sync)).await;
-    let mut model = import(&group[0].client(), "before", 1_000).await;
-    let load = Load::start(&clients_of(&group));
-    load.until_more(1_000).await;
-    for kill in 0..kills() {
-        let victim = kill % group.members.len();
-        group[victim].kill();
-        load.until_more(300).await;
-        group.start();
-        group[victim].until_ready().await;
-        load.until_more(300).await;
-    }
-    load.until_more(5_000usize.saturating_sub(load.acknowledged())).await;
-    // The last one stays down while the others are asked: what it was sending may be on one of them only.
-    group[1].kill();
-    load.until_more(300).await;
-    model.extend(load.stop().await);
-    for index in [0, 2] {
-        let what = format!("{} finds every acknowledged write", group[index].name);
-        until(&what, PATIENCE, async || check(&group[index], Level::Quorum, &model).await).await;
-    }
-    group.start();
-    group.until_ready().await;
-    until_all_agree(&group, &model).await;
+    until_everywhere(&group.members, model).await;
 }
 
 #[tokio::test]
@@ -80,16 +43,6 @@ async fn a_member_that_returns_and_is_ready_lacks_nothing_that_was_written_meanw
     for member in &group.members {
         check(member, Level::One, &model).await.unwrap();
     }
-}
-
-#[tokio::test]
-async fn members_killed_under_load_lose_nothing_that_was_acknowledged_with_sync_always() {
-    nothing_is_lost_by_kills("always").await;
-}
-
-#[tokio::test]
-async fn members_killed_under_load_lose_nothing_that_was_acknowledged_with_sync_interval() {
-    nothing_is_lost_by_kills("interval").await;
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! Members that must not talk to each other, and what both sides say about it.
 
+use crate::load::{import, until_everywhere};
 use crate::members::{Group, Member, PATIENCE, Plan, until};
 use kith::client::WriteOptions;
 use kith::model::key::DEFAULT;
+use kith::model::settings::Level;
 use kith::node::handle::status::{Link, State};
 use std::fs;
 use std::path::Path;
@@ -114,6 +116,39 @@ async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
         assert!(!member.log().contains("altogether"), "a secret is in the log of {}", member.name);
     }
     is_kept_out(&group).await;
+}
+
+#[tokio::test]
+async fn members_of_one_cluster_with_two_secrets_share_no_record_until_they_have_one_again() {
+    let mut group = Group::ready(3, &Plan::default()).await;
+    let one_secret = group[2].plan.secret.clone();
+    assert!(group[2].stop().await.success());
+    group[2].plan.secret = "another secret altogether".to_owned();
+    group[2].write_config();
+    group[2].start();
+    for index in [0, 2] {
+        group[index].until_refusal(&["different cluster secrets", "same one"]).await;
+    }
+    // Each side goes on for itself.
+    group[2].until_ready().await;
+    let here = import(&group[0].client(), "here", 200).await;
+    let there = import(&group[2].client(), "there", 200).await;
+    for (member, foreign) in [(&group[0], &there), (&group[1], &there), (&group[2], &here)] {
+        for key in foreign.keys() {
+            let found = member.client().get(DEFAULT, key.as_bytes(), Some(Level::One)).await.unwrap();
+            assert!(found.is_none(), "{} has {key}", member.name);
+        }
+    }
+    let peers = group[2].status().await.unwrap().peers;
+    assert!(peers.iter().all(|peer| peer.link == Link::Down), "{peers:?}");
+
+    assert!(group[2].stop().await.success());
+    group[2].plan.secret = one_secret;
+    group[2].write_config();
+    group[2].start();
+    group.until_ready().await;
+    group.until_no_hints().await;
+    until_everywhere(&group.members, &here.into_iter().chain(there).collect()).await;
 }
 
 #[tokio::test]

@@ -199,3 +199,11 @@ pub async fn check(member: &Member, level: Level, model: &Model) -> Result<(), S
         Err(format!("{} of {} at {}: {shown:#?}", wrong.len(), keys.len(), member.name))
     }
 }
+
+/// Waits until every member, asked for its own copy, gives what was acknowledged.
+pub async fn until_everywhere(members: &[Member], model: &Model) {
+    for member in members {
+        let what = format!("{} has every acknowledged write", member.name);
+        until(&what, PATIENCE, async || check(member, Level::One, model).await).await;
+    }
+}

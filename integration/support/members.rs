@@ -77,8 +77,8 @@ pub struct Plan {
     pub zone: String,
     /// Where others reach the member, if that is not where it listens.
     pub advertise: Option<SocketAddr>,
-    /// Size of the journal at which a checkpoint begins, unless it is the default.
-    pub journal_bytes: Option<u64>,
+    /// The journal's size at which a checkpoint begins, if not the default.
+    pub journal_bytes: Option<&'static str>,
 }
 
 impl Default for Plan {
@@ -167,7 +167,7 @@ impl Member {
             .collect();
         let advertise = advertise.map_or_else(String::new, |at| format!("[advertise]\npeers = \"{at}\"\n"));
         let memory =
-            journal_bytes.map_or_else(String::new, |bytes| format!("[memory]\njournal_bytes = {bytes}\n"));
+            journal_bytes.map_or_else(String::new, |size| format!("[memory]\njournal_bytes = \"{size}\"\n"));
         let (seeds, settings) = (seeds.join(", "), settings.concat());
         let Self { name, peers, http, resp, .. } = self;
         let text = format!(
@@ -354,7 +354,17 @@ pub struct Group {
 
 impl Group {
     pub async fn empty() -> Self {
-        let turn = TURNS.acquire().await.unwrap();
+        Self::beside_others(CLUSTERS - 1).await
+    }
+
+    /// One beside which no other group runs: for what is measured.
+    pub async fn alone() -> Self {
+        Self::beside_others(0).await
+    }
+
+    async fn beside_others(others: usize) -> Self {
+        let turns = u32::try_from(CLUSTERS - others).unwrap();
+        let turn = TURNS.acquire_many(turns).await.unwrap();
         Self { members: Vec::new(), directory: tempfile::tempdir().unwrap(), _turn: turn }
     }
 

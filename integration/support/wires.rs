@@ -3,8 +3,10 @@
 //! Every connection between members passes through the proxy of the one that was called; who called is
 //! found out from the system, by the process that owns the other end. So a cut separates exactly the
 //! pairs that it should, in both directions. A cut is *loud*: connections are closed and new ones too;
-//! or *silent*: bytes stay on the way, as on a network that loses everything, until it heals.
-//! What was on its way when a silent cut heals arrives then, as TCP would have it.
+//! *silent*: bytes stay on the way, as on a network that loses everything, until it heals; or *one-way*: so
+//! do only those that one side sends. What was on its way when such a cut heals arrives then, as TCP would
+//! have it. Or it *swallows*: bytes are taken and never arrive, as those that a machine has sent when it loses
+//! power; a connection that lost some ends when the cut heals.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
@@ -25,6 +27,10 @@ pub enum Cut {
     Loud,
     /// Bytes wait.
     Silent,
+    /// What the named members send waits; what the others send them arrives.
+    OneWay,
+    /// Bytes are lost and nobody is told.
+    Swallow,
 }
 
 /// Members on one side of a cut, by name; nobody for none.
@@ -120,15 +126,27 @@ fn effect(state: &State, pair: &(String, String)) -> Option<Cut> {
     (names.contains(&pair.0) != names.contains(&pair.1)).then_some(*cut)
 }
 
+/// Whether what the first of a pair sends to the second passes.
+fn passes(state: &State, pair: &(String, String)) -> bool {
+    match effect(state, pair) {
+        None => true,
+        Some(Cut::Loud | Cut::Silent) => false,
+        // What becomes of it is another question.
+        Some(Cut::Swallow) => true,
+        Some(Cut::OneWay) => state.as_ref().is_some_and(|(_, names)| !names.contains(&pair.0)),
+    }
+}
+
 async fn carry(
     caller: TcpStream,
     target: SocketAddr,
     pair: (String, String),
     mut state: watch::Receiver<State>,
 ) {
-    if state.wait_for(|state| effect(state, &pair) != Some(Cut::Silent)).await.is_err()
-        || effect(&state.borrow(), &pair).is_some()
-    {
+    let waits =
+        |state: &State| matches!(effect(state, &pair), Some(Cut::Silent | Cut::OneWay | Cut::Swallow));
+    // Connecting takes both directions.
+    if state.wait_for(|state| !waits(state)).await.is_err() || effect(&state.borrow(), &pair).is_some() {
         return;
     }
     let Ok(called) = TcpStream::connect(target).await else { return };
@@ -138,18 +156,19 @@ async fn carry(
         // The sender lives as long as the test.
         let _ = state.clone().wait_for(|state| effect(state, &pair) == Some(Cut::Loud)).await;
     };
+    let back = (pair.1.clone(), pair.0.clone());
     tokio::select! {
         () = loud => {}
         () = async {
             tokio::join!(
                 pump(caller_read, called_write, &pair, state.clone()),
-                pump(called_read, caller_write, &pair, state.clone()),
+                pump(called_read, caller_write, &back, state.clone()),
             );
         } => {}
     }
 }
 
-/// Carries bytes one way, and holds them while a silent cut is on.
+/// Carries bytes from the first of a pair to the second, and holds them while they don't pass.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -157,12 +176,15 @@ async fn pump(
     mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 << 10];
+    let mut lost = false;
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        if state.wait_for(|state| effect(state, pair).is_none()).await.is_err()
-            || read == 0
-            || to.write_all(&buffer[..read]).await.is_err()
-        {
+        if state.wait_for(|state| passes(state, pair)).await.is_err() || read == 0 {
+            return;
+        }
+        let swallows = effect(&state.borrow(), pair) == Some(Cut::Swallow);
+        lost |= swallows;
+        if lost && !swallows || !lost && to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

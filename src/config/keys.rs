@@ -61,7 +61,7 @@ pub const KEYS: &[Key] = &[
     key("memory.store_cache_bytes", Some("64MiB"), "cache of the store on disk"),
     key("limits.http_connections", Some("1024"), "open HTTP connections"),
     key("limits.resp_connections", Some("10000"), "open RESP connections"),
-    key("limits.pending_handshakes", Some("64"), "members' connections that have not proved the secret yet"),
+    key("limits.pending_handshakes", Some("256"), "members' connections that have not proved the secret yet"),
     key("create.partitions", Some("256"), "partitions of a cluster that this member creates: a power of two"),
 ];
 

@@ -443,6 +443,18 @@ impl Core {
     }
 }
 
+/// Notices a panic while the engine is called, whoever called it: a connection's task would take it along,
+/// and nobody knows any more what the engine's tables hold.
+struct Call<'a>(&'a Shared);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(NodeError::Defect { part: "the engine", message: "it panicked".to_owned() });
+        }
+    }
+}
+
 pub(super) fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
@@ -481,7 +493,9 @@ impl Shared {
             core.engine.advance(self.clock.now());
             wake(&mut self.flusher.borrow_mut());
         }
+        let call = Call(self);
         let done = act(&mut core);
+        drop(call);
         if core.engine.lanes.journal.len() >= EARLY_APPEND_BYTES {
             let now_us = core.engine.now().mono_us;
             if let Err(error) = core.append(now_us) {

@@ -48,4 +48,14 @@ pub enum NodeError {
     /// A part that a member can't be without has ended.
     #[error("{0} ended: {1}")]
     PartEnded(&'static str, String),
+    /// A part panicked. What memory holds can't be relied on, so the member ends without an orderly stop.
+    #[error(
+        "{part} failed by a defect of kith ({message}): start this member again, and report it with its log"
+    )]
+    Defect {
+        /// Which part.
+        part: &'static str,
+        /// What the panic said.
+        message: String,
+    },
 }

@@ -18,6 +18,7 @@ pub mod handle;
 mod links;
 pub mod local;
 mod membership;
+mod parts;
 mod publish;
 mod start;
 mod state;

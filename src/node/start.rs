@@ -289,25 +289,28 @@ async fn serve(
     let shared = Rc::new(Shared::new(core, clock, config, credentials, disk, view));
 
     shared.view.borrow_mut().begin_step("links");
-    spawn_tasks(&shared, acceptor, links.outgoing, answers, requests, &telemetry);
+    spawn_tasks(&shared, &shutdown, acceptor, links.outgoing, answers, requests, &telemetry);
     resume(&shared, opened.cluster);
     shared.view.borrow_mut().begin_step("cluster");
-    let seeker = tokio::task::spawn_local({
+    let seeker = shared.run_part("looking for the cluster", &shutdown, {
         let shared = Rc::clone(&shared);
         async move { membership::find_cluster(&shared).await }
     });
-    let watcher = tokio::task::spawn_local(state::watch(Rc::clone(&shared), wires, services));
-    let resp_front = resp.map(|listener| {
+    let watch = state::watch(Rc::clone(&shared), wires, services);
+    let watcher = shared.run_part("watching the cluster", &shutdown, watch);
+    let mut resp_front = resp.map(|listener| {
         let local = LocalHandle { shared: Rc::clone(&shared) };
         tokio::task::spawn_local((fronts.local)(listener, local, shutdown))
     });
 
-    wait_for_stop(&shared, stop_wanted, &mut http_front).await;
+    wait_for_stop(&shared, stop_wanted, [("HTTP", &mut http_front), ("RESP", &mut resp_front)]).await;
     tracing::info!("stopping");
     seeker.abort();
     // Fails only when no front listens any more.
     _ = stop_fronts.send(true);
-    stop(&shared, http_front, resp_front).await;
+    if !shared.is_broken() {
+        stop(&shared, http_front, resp_front).await;
+    }
     watcher.abort();
     let fatal = shared.fatal.borrow_mut().take();
     fatal.map_or(Ok(()), Err)
@@ -329,23 +332,24 @@ fn resume(shared: &Rc<Shared>, cluster: Option<(ClusterFacts, Belonging)>) {
 
 fn spawn_tasks(
     shared: &Rc<Shared>,
+    stopping: &Shutdown,
     acceptor: Acceptor,
     letters: tokio::sync::mpsc::Receiver<(crate::model::MemberId, Vec<u8>)>,
     answers: tokio::sync::mpsc::UnboundedReceiver<super::disks::DiskAnswer>,
     requests: super::handle::Requests,
     telemetry: &Telemetry,
 ) {
-    let shared = || Rc::clone(shared);
-    tokio::task::spawn_local(shared().flush_turns());
-    tokio::task::spawn_local(shared().tick());
-    tokio::task::spawn_local(shared().take_disk_answers(answers));
-    tokio::task::spawn_local(shared().accept_links(acceptor));
-    tokio::task::spawn_local(shared().dial_members());
-    tokio::task::spawn_local(shared().carry_gossip(letters));
-    tokio::task::spawn_local(control::answer_requests(shared(), requests));
-    tokio::task::spawn_local(publish::publish_metrics(shared(), telemetry.clone()));
+    let own = || Rc::clone(shared);
+    shared.run_part("ending turns", stopping, own().flush_turns());
+    shared.run_part("housekeeping", stopping, own().tick());
+    shared.run_part("taking the disk's answers", stopping, own().take_disk_answers(answers));
+    shared.run_part("accepting links", stopping, own().accept_links(acceptor));
+    shared.run_part("dialling members", stopping, own().dial_members());
+    shared.run_part("carrying gossip", stopping, own().carry_gossip(letters));
+    shared.run_part("answering requests", stopping, control::answer_requests(own(), requests));
+    shared.run_part("publishing metrics", stopping, publish::publish_metrics(own(), telemetry.clone()));
     let telemetry = telemetry.clone();
-    tokio::task::spawn_local(async move {
+    shared.run_part("keeping metrics small", stopping, async move {
         loop {
             tokio::time::sleep(UPKEEP_INTERVAL).await;
             telemetry.run_upkeep();
@@ -357,23 +361,27 @@ fn spawn_tasks(
 async fn wait_for_stop(
     shared: &Shared,
     wanted: impl Future<Output = ()>,
-    http: &mut Option<tokio::task::JoinHandle<()>>,
+    fronts: [(&'static str, &mut Option<tokio::task::JoinHandle<()>>); 2],
 ) {
-    let http_ended = async {
-        match http {
-            Some(front) => _ = front.await,
-            None => std::future::pending().await,
-        }
-    };
+    let [(first, one), (second, other)] = fronts;
     let ended = tokio::select! {
-        () = wanted => false,
-        () = shared.stop.notified() => false,
-        () = http_ended => true,
+        () = wanted => None,
+        () = shared.stop.notified() => None,
+        () = front_ended(one) => Some(first),
+        () = front_ended(other) => Some(second),
     };
-    if ended {
-        *http = None;
-        shared.fail(NodeError::PartEnded("HTTP", "see the log for the reason".to_owned()));
+    if let Some(front) = ended {
+        shared.fail(NodeError::PartEnded(front, "see the log for the reason".to_owned()));
     }
+}
+
+/// Completes when a front ends, which is then `None`; never if there is none.
+async fn front_ended(front: &mut Option<tokio::task::JoinHandle<()>>) {
+    match front {
+        Some(task) => _ = task.await,
+        None => std::future::pending().await,
+    }
+    *front = None;
 }
 
 /// Lets what was begun end, within a deadline: fronts first, then writes, then the journal.

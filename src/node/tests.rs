@@ -74,9 +74,9 @@ impl Plan {
         directory.join(self.name)
     }
 
-    /// Starts it, with a data directory of its name below `directory`.
-    pub(super) fn start(&self, directory: &Path) -> Running {
-        let Self { name, seeds, bootstrap, ahead_ms, write_timeout } = self.clone();
+    /// Its config, with a data directory of its name below `directory`.
+    pub(super) fn config(&self, directory: &Path) -> MemberConfig {
+        let Self { name, seeds, bootstrap, write_timeout, .. } = self;
         let text = format!(
             "name = \"{name}\"\ncluster = \"test\"\ndata_dir = \"{name}\"\nbootstrap = {bootstrap}\nseeds = {seeds:?}\n\
             [listen]\npeers = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nresp = \"127.0.0.1:0\"\n\
@@ -85,7 +85,12 @@ impl Plan {
         let config = MemberConfig::from_text(&text, &directory.join("member.toml"), &|variable| {
             (variable == "KITH_SECRET").then(secret)
         });
-        let config = config.unwrap();
+        config.unwrap()
+    }
+
+    /// Starts it.
+    pub(super) fn start(&self, directory: &Path) -> Running {
+        let (config, ahead_ms) = (self.config(directory), self.ahead_ms);
         let (shared, from_shared) = mpsc::channel();
         let (local, from_local) = mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();

@@ -22,6 +22,9 @@ impl Shared {
             })
             .await;
             self.flush_wanted.set(false);
+            if self.is_broken() {
+                return;
+            }
             let (turned, changed) = {
                 let mut core = self.core.borrow_mut();
                 let turned = core.turn(&self.clock);

@@ -38,6 +38,13 @@ fn a_small_file_is_filled_up_with_the_defaults() {
 }
 
 #[test]
+fn one_address_can_not_take_all_places_for_handshakes_by_default() {
+    let places = parse(GOOD, &[]).unwrap().limits.pending_handshakes;
+    assert_eq!(places, crate::security::limits::MAX_PENDING_HANDSHAKES);
+    assert!(places > crate::security::limits::MAX_PENDING_PER_ADDRESS);
+}
+
+#[test]
 fn the_environment_wins_over_the_file() {
     let environment = [
         ("KITH_NAME", "other"),
