@@ -33,9 +33,9 @@ mod refusals;
 mod scenarios;
 #[path = "processes/starts.rs"]
 mod starts;
-#[path = "processes/transitions.rs"]
-mod transitions;
 #[path = "support/tmpfs.rs"]
 mod tmpfs;
+#[path = "processes/transitions.rs"]
+mod transitions;
 #[path = "support/wires.rs"]
 mod wires;

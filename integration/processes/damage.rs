@@ -29,7 +29,7 @@ fn large_value(number: usize) -> Vec<u8> {
 
 /// Three members with records in their stores and others in their journals.
 async fn filled() -> (Group, Model) {
-    let group = Group::ready(3, &Plan { journal_bytes: Some(16 << 20), ..Plan::default() }).await;
+    let group = Group::ready(3, &Plan { journal_bytes: Some("16MiB"), ..Plan::default() }).await;
     let client = group[0].client();
     let mut model = import(&client, "stored", 1_000).await;
     for number in 0..LARGE {

@@ -220,11 +220,4 @@ impl Plan {
     pub fn copies_at_risk(&self) -> u16 {
         u16::from(self.knows(Fault::Lost)) + u16::from(self.knows(Fault::Damage))
     }
-
-    /// Whether hints alone must bring all owners together: nothing forgets what is on its way.
-    pub fn hints_suffice(&self) -> bool {
-        let forgets =
-            [Fault::Kill, Fault::PowerCut, Fault::DiskFull, Fault::Damage, Fault::Join, Fault::Lost];
-        self.bounds.table_bytes == 1 << 30 && !forgets.into_iter().any(|fault| self.knows(fault))
-    }
 }

@@ -35,10 +35,13 @@
 //! walked is in redb, so one of the two walks meets it. An unresolved slot ends its page: the next
 //! one goes on there, when redb was asked.
 
+use super::hints::HintKey;
+use super::journal::{self, Entry};
 use super::pages::PageFor;
 use super::peer::Peer;
+use super::records::Standing;
 use super::requests::Purpose;
-use super::table::{SYSTEM, SlotId, UNRESOLVED};
+use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
 use super::write::Origin;
 use super::{Engine, PageFilter, PageFound};
 use crate::model::{MemberId, RecordRef};
@@ -359,14 +362,20 @@ impl Engine {
     }
 
     /// A page arrived.
-    pub(super) fn take_copied(&mut self, ticket: Ticket, records: &[u8], next: Option<CopyCursor>) {
+    pub(super) fn take_copied(
+        &mut self,
+        ticket: Ticket,
+        records: &[u8],
+        settled: &[u8],
+        next: Option<CopyCursor>,
+    ) {
         let Some(source) = self.copying.awaiting(ticket).map(|current| current.source) else { return };
         let mut rest = records;
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             self.merge(record, record.key_hash());
         }
-        if !rest.is_empty() {
+        if !rest.is_empty() || !self.take_settled(settled) {
             return self.copy_failed(ticket);
         }
         let partition = ticket.partition;
@@ -377,7 +386,7 @@ impl Engine {
         match next {
             Some(next) => {
                 // A page without anything waits for redb at its source; so does the next one.
-                let moved = !records.is_empty() || current.next != next;
+                let moved = !records.is_empty() || !settled.is_empty() || current.next != next;
                 current.next = next;
                 if moved {
                     self.ask_for_page(partition);
@@ -395,6 +404,24 @@ impl Engine {
                 self.continue_copying();
             }
         }
+    }
+
+    /// Tombstones that settled at a source do so here, unless something else is here. Says whether these are
+    /// records all through.
+    fn take_settled(&mut self, records: &[u8]) -> bool {
+        let mut rest = records;
+        while let Ok((tombstone, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            let (Ok(key), hash) = (tombstone.key_ref(), tombstone.key_hash()) else { return false };
+            if self.records.standing(key, hash) == Standing::Absent {
+                self.merge(tombstone, hash);
+                if self.records.settle(key, hash, tombstone.timestamp()) {
+                    let entry = Entry::TombstoneSettled(HintKey::of(key), tombstone.timestamp());
+                    journal::append(&mut self.lanes.journal, &entry);
+                }
+            }
+        }
+        rest.is_empty()
     }
 
     /// A page will not come; it is asked for again at a tick.
@@ -421,8 +448,8 @@ impl Engine {
         }
         match from {
             CopyCursor::Table(slot) => {
-                let (records, next) = self.page_of_table(partition, slot);
-                self.reply(origin, Reply::Copied { records, next });
+                let page = self.page_of_table(partition, slot);
+                self.reply(origin, page);
             }
             CopyCursor::Store { collection, key } => {
                 let filter = PageFilter::Partition(partition);
@@ -442,33 +469,35 @@ impl Engine {
             self.lose_partition(partition);
         }
         let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });
-        self.reply(origin, Reply::Copied { records, next });
+        self.reply(origin, Reply::Copied { records, settled: Vec::new(), next });
     }
 
     /// The records of a partition in the slots from `start` on, and where to go on.
-    fn page_of_table(&self, partition: u16, start: u32) -> (Vec<u8>, Option<CopyCursor>) {
+    fn page_of_table(&self, partition: u16, start: u32) -> Reply {
         let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
         let end = slots.min(start.saturating_add(PAGE_SLOTS));
-        let mut records = Vec::new();
+        let (mut records, mut settled) = (Vec::new(), Vec::new());
         for slot in start..end {
             let id = SlotId(slot);
             let Some(record) = self.records.table.record(id) else { continue };
             let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
-            if !here || self.records.table.has(id, SYSTEM) {
+            if !here || self.records.table.has_any(id, SYSTEM | GONE) {
                 continue;
             }
-            let full = !records.is_empty() && records.len() + record.bytes().len() > PAGE_BYTES;
+            let bytes = records.len() + settled.len();
+            let full = bytes > 0 && bytes + record.bytes().len() > PAGE_BYTES;
             if full || self.records.table.has(id, UNRESOLVED) {
-                return (records, Some(CopyCursor::Table(slot)));
+                return Reply::Copied { records, settled, next: Some(CopyCursor::Table(slot)) };
             }
-            records.extend_from_slice(record.bytes());
+            let out = if self.records.table.has(id, SETTLED) { &mut settled } else { &mut records };
+            out.extend_from_slice(record.bytes());
         }
         let store = || CopyCursor::Store { collection: String::new(), key: Vec::new() };
         let next = match end < slots {
             true => Some(CopyCursor::Table(end)),
             false => self.records.was_any_evicted(partition).then(store),
         };
-        (records, next)
+        Reply::Copied { records, settled, next }
     }
 }
 

@@ -115,11 +115,14 @@ impl Engine {
 
     /// Whether every other owner durably holds all that this member holds.
     ///
-    /// It is taken to be so when nobody lacks anything that this member knows of: no hints wait and nothing is
-    /// on its way. Comparing with every other owner will show it for what is not known, too.
+    /// It stamps nothing any more, so what it stamped has arrived when no hints wait and nothing is on its way;
+    /// what it holds besides was compared with all of them since it began to leave.
     #[must_use]
     pub fn has_handed_over(&self) -> bool {
-        self.hints.pending() == 0 && self.records_under_way() == 0
+        self.is_complete()
+            && self.hints.pending() == 0
+            && self.records_under_way() == 0
+            && self.is_held_by_others()
     }
 
     /// Whether this member left or was removed, and every member that can be reached knows it durably.

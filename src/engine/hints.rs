@@ -193,6 +193,11 @@ impl Hints {
             .flat_map(|(member, hints)| hints.keys.values().map(move |hint| (*member, &hint.key)))
     }
 
+    /// Whether any member lacks the newest record of a key.
+    pub(super) fn names(&self, hash: KeyHash) -> bool {
+        self.members.values().any(|hints| hints.keys.contains_key(&hash))
+    }
+
     /// Hints that wait for `member`.
     pub(super) fn pending_for(&self, member: MemberId) -> usize {
         self.members.get(&member).map_or(0, |hints| hints.keys.len())

@@ -21,6 +21,9 @@ impl Engine {
         self.tell_hints();
         self.catch_up();
         self.compare_with_peers();
+        self.drop_foreign();
+        self.step_quiet();
+        self.reclaim();
         self.compare_system();
         self.settle_marks();
         self.continue_copying();
@@ -51,9 +54,12 @@ impl Engine {
 
     /// Expiry and eviction, a bounded part of the table at a time.
     fn sweep(&mut self) {
-        let (hand, expired) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
+        let (hand, expired, dead) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
         self.expiry_hand = hand;
         self.counters.expired += expired as u64;
+        for id in dead {
+            self.note_tombstone(id);
+        }
         // What is on its way becomes a hint if its link ends, and for that it must be found here.
         let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
         let under_way = links.filter_map(Link::oldest_checkpoint).min();

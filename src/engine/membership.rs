@@ -139,12 +139,15 @@ impl Engine {
             return;
         }
         self.settings = self.read_settings();
+        let known = self.roster.get(self.identity.member);
+        self.is_leaving = known.is_some_and(|known| known.entry.state == MemberState::Leaving);
         self.lanes.membership_changed = true;
         let placement = Placement::compute(self.placement.partition_bits(), &self.roster, &self.settings);
         if placement.digest() == self.placement.digest() {
             return;
         }
         let before = std::mem::replace(&mut self.placement, placement);
+        self.quiet.adoptions += 1;
         self.placement_position = self.end();
         self.lanes.sync = true;
         for peer in &mut self.peers {
@@ -158,12 +161,16 @@ impl Engine {
         self.tell_complete(None);
     }
 
-    /// A hint is for a partition's owners of the day: who became one gets it too.
+    /// A hint is for a partition's owners of the day: who became one gets it too, and who is none any
+    /// more takes no record of it.
     fn rebase_hints(&mut self, before: &Placement) {
-        let mut missing = Vec::new();
-        for (_, key) in self.hints.iter() {
+        let (mut missing, mut void) = (Vec::new(), Vec::new());
+        for (member, key) in self.hints.iter() {
             let Some(name) = key.key() else { continue };
             let (hash, is_system) = (name.hash(), name.is_system());
+            if !self.placement.set_of(hash, is_system).contains(member) {
+                void.push((member, hash));
+            }
             let were = before.set_of(hash, is_system);
             let new = self.placement.set_of(hash, is_system).owners.iter().map(|owner| owner.member);
             let new = new.filter(|owner| !were.contains(*owner) && *owner != self.identity.member);
@@ -173,6 +180,9 @@ impl Engine {
         }
         for (owner, hash, key) in missing {
             self.note_hint_of(owner, hash, key);
+        }
+        for (member, hash) in void {
+            self.hint_done(member, hash, None);
         }
     }
 

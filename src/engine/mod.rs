@@ -19,6 +19,7 @@ mod catching_up;
 mod checkpoint;
 mod clocks;
 mod copying;
+mod foreign;
 mod handoff;
 mod hints;
 mod housekeeping;
@@ -32,7 +33,9 @@ mod order;
 mod pages;
 mod peer;
 mod pending;
+mod quiet;
 mod read;
+mod reclaim;
 mod records;
 mod recovery;
 mod remembered;
@@ -197,6 +200,9 @@ pub struct Counters {
     pub repairs: u64,
     pub repairs_taken: u64,
     pub passes: u64,
+    pub forgotten: u64,
+    pub tombstones_settled: u64,
+    pub tombstones_reclaimed: u64,
     pub checkpoints: u64,
     pub checkpoint_records: u64,
     pub refused_clock: u64,
@@ -213,6 +219,8 @@ pub struct Engine {
     storage_problem: Option<String>,
     clock: Clock,
     may_stamp: bool,
+    /// It hands over what it holds, and others stamp.
+    is_leaving: bool,
     clocks: clocks::Clocks,
     /// Nothing is stamped for clients before this time in microseconds.
     rests_until_us: u64,
@@ -235,6 +243,9 @@ pub struct Engine {
     complete: Vec<bool>,
     copying: copying::Copies,
     anti_entropy: anti_entropy::AntiEntropy,
+    foreign: foreign::Foreign,
+    quiet: quiet::Quiet,
+    reclaim: reclaim::State,
     /// No other attempt to turn active before this time in microseconds.
     activation_after_us: u64,
     /// No other attempt to take a step before this time in microseconds.
@@ -280,6 +291,7 @@ impl Engine {
             storage_problem: None,
             clock: Clock::after_reservation(identity.member, 0),
             may_stamp: true,
+            is_leaving: false,
             clocks: clocks::Clocks::default(),
             rests_until_us: 0,
             catching_up_since_us: None,
@@ -296,6 +308,9 @@ impl Engine {
             system_changed: false,
             copying: copying::Copies::default(),
             anti_entropy: anti_entropy::AntiEntropy::default(),
+            foreign: foreign::Foreign::default(),
+            quiet: quiet::Quiet::default(),
+            reclaim: reclaim::State::default(),
             activation_after_us: 0,
             step_after_us: 0,
             records: Records::new(partition_bits),
@@ -378,7 +393,7 @@ impl Engine {
         for completion in std::mem::take(&mut self.held) {
             self.show(completion);
         }
-        self.release_compared();
+        self.release_replies();
         if self.untold && self.positions.synced >= self.placement_position {
             self.tell_complete(None);
         }

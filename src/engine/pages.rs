@@ -93,6 +93,10 @@ pub(super) enum PageFor {
     Scrub,
     /// Leaves of hash trees are mended.
     Mend,
+    /// Records of this partition are dropped.
+    Foreign(u16),
+    /// What is dead is brought into memory.
+    Dead,
 }
 
 /// Pages that were asked for.
@@ -123,6 +127,8 @@ impl Engine {
             PageFor::Own(pass) => self.own_page(pass, page),
             PageFor::Answer(listing) => self.answer_page(listing, page),
             PageFor::Fetch(origin, hashes) => self.fetched_page(origin, &hashes, page),
+            PageFor::Foreign(partition) => self.foreign_page(partition, page),
+            PageFor::Dead => self.dead_page(page),
             PageFor::Scrub => self.page_for_scrub(page),
             PageFor::Mend => self.page_for_mending(page),
         }

@@ -202,6 +202,7 @@ pub(super) struct Link {
     synced_mark: u64,
     /// Received records that must not be confirmed yet.
     held: BTreeSet<u64>,
+    heard: bool,
     told_written: u64,
     told_fsynced: u64,
     exceptions: VecDeque<Exception>,
@@ -228,11 +229,27 @@ impl Link {
             marks: VecDeque::new(),
             synced_mark: 0,
             held: BTreeSet::new(),
+            heard: false,
             told_written: 0,
             told_fsynced: 0,
             exceptions: VecDeque::new(),
             checkpoints: VecDeque::from([(1, checkpoint)]),
         }
+    }
+
+    /// Notes that a frame came.
+    pub(super) const fn note_heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// Whether a frame came on this link.
+    pub(super) const fn was_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Whether all that was queued is confirmed after fsync.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.on_the_way.is_empty()
     }
 
     /// Notes that a checkpoint began.

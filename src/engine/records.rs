@@ -13,7 +13,7 @@ use super::mending::LeafSet;
 use super::table::{DIRTY, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
-use crate::model::merge::{Merged, merge};
+use crate::model::merge::{Merged, merge, merge_over_settled};
 use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -243,9 +243,15 @@ impl Records {
         if settled && present.element() == incoming.element() {
             return Applied::Same;
         }
-        self.table.clear_flags(id, SETTLED | GONE);
-        self.overwrite(id, 0, incoming);
-        Applied::Stored
+        if !settled {
+            self.table.clear_flags(id, GONE);
+            self.overwrite(id, 0, incoming);
+            return Applied::Stored;
+        }
+        let Some(merged) = merge_over_settled(present, incoming) else { return Applied::Same };
+        self.table.clear_flags(id, SETTLED);
+        self.overwrite(id, 0, merged.view());
+        if merged.view() == incoming { Applied::Stored } else { Applied::Joined }
     }
 
     /// Settles a tombstone: it leaves its tree. Says whether it was there, just so.
@@ -503,14 +509,17 @@ impl Records {
     }
 
     /// Turns records past their expiry into tombstones, looking at no more than `slots` slots
-    /// from `start` on. Returns where to go on, and how many expired.
-    pub(super) fn expire(&mut self, start: u32, slots: usize, wall_ms: u64) -> (u32, usize) {
+    /// from `start` on. Returns where to go on, how many expired, and which tombstones were met.
+    pub(super) fn expire(&mut self, start: u32, slots: usize, wall_ms: u64) -> (u32, usize, Vec<SlotId>) {
         let due = |record: RecordRef<'_>| record.expiry_ms().is_some_and(|expiry| expiry <= wall_ms);
-        let is_due = |id: &SlotId| {
-            let record = self.table.record(*id);
-            record.is_some_and(|record| record.kind().is_live() && due(record))
-        };
-        let ids: Vec<SlotId> = self.table.sweep(start, slots).filter(is_due).collect();
+        let (mut ids, mut dead) = (Vec::new(), Vec::new());
+        for id in self.table.sweep(start, slots) {
+            match self.table.record(id) {
+                Some(record) if !record.kind().is_live() => dead.push(id),
+                Some(record) if due(record) => ids.push(id),
+                _ => {}
+            }
+        }
         for id in &ids {
             let gone = self.table.record(*id).and_then(|live| Some((live.element(), Record::expired(live)?)));
             if let Some((before, gone)) = gone {
@@ -518,7 +527,7 @@ impl Records {
             }
         }
         let length = self.table.slots().max(1);
-        (u32::try_from((start as usize + slots) % length).unwrap_or(0), ids.len())
+        (u32::try_from((start as usize + slots) % length).unwrap_or(0), ids.len(), dead)
     }
 }
 

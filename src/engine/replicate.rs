@@ -118,7 +118,14 @@ impl Engine {
         if !self.has_link(member, link) {
             return Ok(());
         }
+        // What a removed member still sends may be older than what was reclaimed since.
+        if self.roster.is_removed(member) {
+            return Ok(());
+        }
         let frame = Frame::parse(bytes)?;
+        if let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) {
+            link.note_heard();
+        }
         let same_placement = frame.header.placement == self.placement.digest();
         let mut resend = false;
         for exception in frame.exceptions() {
@@ -138,8 +145,13 @@ impl Engine {
                 Message::Reply(id, reply) => self.take_reply(member, id, reply, same_placement),
                 Message::Notice(Notice::Complete { placement, partitions, catching_up }) => {
                     if let Some(peer) = self.peer_mut(member) {
-                        peer.complete = Some((placement, partitions));
+                        let told = Some((placement, partitions));
+                        let is_news = peer.complete != told;
+                        peer.complete = told;
                         peer.catching_up = catching_up;
+                        if is_news && peer.compared.last.is_some() {
+                            self.compare_at_once(member);
+                        }
                     }
                 }
                 Message::Notice(Notice::Hints { pending }) => {
@@ -330,6 +342,10 @@ impl Engine {
                 self.counters.refused_placement += 1;
                 return Some(Verdict::Placement);
             }
+        }
+        let is_system = record.collection().starts_with(crate::model::key::SYSTEM_PREFIX);
+        if !is_system && !self.placement.set_of(hash, false).contains(self.identity.member) {
+            return Some(Verdict::Placement);
         }
         match self.merge(record, hash) {
             Applied::Superseded(winner) if purpose == Purpose::Fresh => Some(Verdict::Superseded(winner)),

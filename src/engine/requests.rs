@@ -10,10 +10,11 @@ use super::copying::Ticket;
 use super::membership;
 use super::operation::{OperationError, Stored};
 use super::read::GatherId;
+use super::reclaim;
 use super::write::{Job, Origin};
 use crate::model::{KeyHash, MemberId};
 use crate::protocol::message::{Failure, Message, Reply, Request, WriteRequest};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Microseconds for which a member that could not stamp is asked after the others.
 const NOT_READY_US: u64 = 200_000;
@@ -36,6 +37,8 @@ pub(super) enum Purpose {
     Copy(Ticket),
     /// A step of a pass.
     Compare(anti_entropy::Ticket),
+    /// A step of reclaiming, asked of that member.
+    Reclaim(reclaim::Ticket, MemberId),
 }
 
 #[derive(Debug)]
@@ -67,6 +70,8 @@ pub(super) struct Requests {
     retrying: BTreeSet<KeyHash>,
     retry_bytes: usize,
     pub(super) last_gather: u64,
+    /// Replies that wait for the journal's position.
+    unsynced: VecDeque<(u64, Origin, Reply)>,
 }
 
 impl Requests {
@@ -77,6 +82,17 @@ impl Requests {
             && self.scans.is_empty()
             && self.retries.is_empty()
             && !self.sent.values().any(waits)
+    }
+
+    /// The last request that was sent.
+    pub(super) const fn last_sent(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether all requests and gathers up to these have ended.
+    pub(super) fn have_ended(&self, request: u64, gather: u64) -> bool {
+        self.sent.first_key_value().is_none_or(|(id, _)| *id > request)
+            && self.gathers.first_key_value().is_none_or(|(id, _)| *id > gather)
     }
 }
 
@@ -146,6 +162,24 @@ impl Engine {
         }
     }
 
+    /// Sends a reply once all that it rests on is fsynced.
+    pub(super) fn reply_synced(&mut self, origin: Origin, reply: Reply) {
+        let end = self.end();
+        if self.positions.synced >= end {
+            return self.reply(origin, reply);
+        }
+        self.lanes.sync = true;
+        self.requests.unsynced.push_back((end, origin, reply));
+    }
+
+    /// The journal was synced: replies that waited for it go out.
+    pub(super) fn release_replies(&mut self) {
+        let synced = self.positions.synced;
+        while let Some((_, origin, reply)) = self.requests.unsynced.pop_front_if(|(end, ..)| *end <= synced) {
+            self.reply(origin, reply);
+        }
+    }
+
     /// A request arrived.
     pub(super) fn take_request(
         &mut self,
@@ -169,6 +203,7 @@ impl Engine {
                 self.copy_for_peer(origin, partition, from, same_placement);
             }
             Request::Compare(question) => self.compare_for_peer(origin, question, same_placement),
+            Request::Reclaim(question) => self.reclaim_for_peer(origin, &question, same_placement),
         }
     }
 
@@ -193,14 +228,18 @@ impl Engine {
             (Purpose::Scan(scan), _) => self.scan_failed(scan),
             (Purpose::System, Reply::System { records }) => self.take_system(&records),
             (Purpose::System, _) => {}
-            (Purpose::Copy(ticket), Reply::Copied { records, next }) if same_placement => {
-                self.take_copied(ticket, &records, next);
+            (Purpose::Copy(ticket), Reply::Copied { records, settled, next }) if same_placement => {
+                self.take_copied(ticket, &records, &settled, next);
             }
             (Purpose::Copy(ticket), _) => self.copy_failed(ticket),
             (Purpose::Compare(ticket), Reply::Compared(compared)) if same_placement => {
                 self.take_compared(ticket, compared);
             }
             (Purpose::Compare(ticket), _) => self.compare_failed(ticket),
+            (Purpose::Reclaim(ticket, member), Reply::Reclaimed(answer)) if same_placement => {
+                self.take_reclaimed(ticket, member, &answer);
+            }
+            (Purpose::Reclaim(ticket, member), _) => self.reclaim_failed(ticket, member),
         }
     }
 
@@ -279,6 +318,7 @@ impl Engine {
             Purpose::System => {}
             Purpose::Copy(ticket) => self.copy_failed(ticket),
             Purpose::Compare(ticket) => self.compare_failed(ticket),
+            Purpose::Reclaim(ticket, member) => self.reclaim_failed(ticket, member),
         }
     }
 

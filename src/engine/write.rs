@@ -13,9 +13,10 @@ use super::operation::{Change, Completion, OperationError, Outcome, Stored, Writ
 use super::peer::Peer;
 use super::pending::{Copy, Pending, short};
 use super::records::Standing;
-use super::table::SlotId;
+use super::table::{SETTLED, SlotId};
 use crate::model::key::ROSTER;
 use crate::model::merge::{CounterError, Found, increment};
+use crate::model::placement::Owner;
 use crate::model::record::append_value;
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
@@ -159,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// Who stamps: this member if it is an owner with a right clock, else the first owner like
+    /// Who stamps: this member if it is an owner with a right clock that stays, else the first owner like
     /// that, else any owner, else this member, which then holds the write for its owners. An
     /// increment extends what it finds, so only complete owners take it. `None` while there is none,
     /// or while nobody's clock was heard.
@@ -175,12 +176,16 @@ impl Engine {
         let partition = self.placement.partition_of(job.hash);
         let set = self.placement.set(partition);
         let owns = set.contains(me) && (!counts || self.is_complete_for(job.hash, false));
-        if owns && self.may_stamp {
+        if owns && self.may_stamp && !self.is_leaving {
             return Some(me);
         }
         let digest = self.placement.digest();
         let may_take = |peer: &&Peer| peer.is_reachable() && (!counts || peer.is_complete(partition, digest));
-        let others = || set.owners.iter().filter_map(|owner| self.peer(owner.member)).filter(may_take);
+        // Who leaves can go only when nothing of its own is under way.
+        let (staying, going): (SmallVec<[Owner; 4]>, SmallVec<[Owner; 4]>) =
+            set.owners.iter().copied().partition(|owner| owner.in_new || !owner.in_old);
+        let owners = || staying.iter().chain(&going);
+        let others = || owners().filter_map(|owner| self.peer(owner.member)).filter(may_take);
         let is_ready = |peer: &&Peer| self.now.mono_us >= peer.not_ready_until_us;
         let right = || others().filter(|peer| self.has_right_clock(peer));
         let right = right().find(is_ready).or_else(|| right().next()).map(|peer| peer.member);
@@ -257,9 +262,15 @@ impl Engine {
     fn encode_change(&mut self, job: &Job<'_>) -> Result<Option<i64>, CounterError> {
         let (key, hash) = (job.key, job.hash);
         if let Change::Increment { delta } = job.change {
-            let present = self.records.table.find(key, hash).and_then(|id| self.records.table.record(id));
+            let slot = self.records.table.find(key, hash);
+            let present = slot.and_then(|id| self.records.table.record(id));
             let life = (self.identity.member, self.identity.incarnation);
-            let found = present.map_or(Found::Nothing, Found::Record);
+            let found = match (slot, present) {
+                (Some(slot), Some(record)) if self.records.table.has(slot, SETTLED) => {
+                    Found::Settled(record.timestamp())
+                }
+                (_, present) => present.map_or(Found::Nothing, Found::Record),
+            };
             let record = increment(key, found, self.now.wall_ms, life, delta)?;
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
@@ -355,6 +366,11 @@ impl Engine {
     }
 
     pub(super) fn note_hint_of(&mut self, member: MemberId, hash: KeyHash, key: HintKey) {
+        // Nobody else takes the record.
+        let is_system = key.key().is_some_and(KeyRef::is_system);
+        if !self.placement.set_of(hash, is_system).contains(member) {
+            return;
+        }
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
             self.counters.hints_stored += 1;
             journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));

@@ -5,6 +5,7 @@
 
 use super::ProtocolError;
 use super::compare::{Compare, Compared};
+use super::reclaim::{Reclaim, Reclaimed};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
 use crate::model::{Timestamp, limits};
@@ -49,6 +50,8 @@ pub enum Request {
     },
     /// What the peer holds of what both must.
     Compare(Compare),
+    /// A step of reclaiming tombstones.
+    Reclaim(Reclaim),
 }
 
 /// Where a page of a copy begins: first comes what is in the peer's memory, then what only its redb
@@ -151,11 +154,15 @@ pub enum Reply {
     Copied {
         /// Canonical bytes, one after the other.
         records: Vec<u8>,
+        /// Tombstones that settled at the peer, likewise: they do so here.
+        settled: Vec<u8>,
         /// Where to go on; none at the end.
         next: Option<CopyCursor>,
     },
     /// What the peer holds.
     Compared(Compared),
+    /// The answer to a step of reclaiming.
+    Reclaimed(Reclaimed),
     /// It was not done.
     Failed(Failure),
 }

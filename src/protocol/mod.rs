@@ -9,6 +9,7 @@ pub mod compare;
 pub mod frame;
 pub mod introduction;
 pub mod message;
+pub mod reclaim;
 
 /// The versions of this protocol that this build speaks. Two members speak the highest that both
 /// know; without one in common they refuse each other.

@@ -37,8 +37,6 @@ struct Answer {
 pub(super) struct Answers {
     /// The first one is being worked on.
     listings: VecDeque<Answer>,
-    /// Answers that wait for the journal's position.
-    unsynced: VecDeque<(u64, Origin, Reply)>,
 }
 
 impl Answers {
@@ -236,21 +234,7 @@ impl Engine {
     /// Answers, if it must be, once all that the answer rests on is fsynced.
     fn reply_durably(&mut self, origin: Origin, compared: Compared, durable: bool) {
         let reply = Reply::Compared(compared);
-        if !durable || self.positions.synced >= self.end() {
-            return self.reply(origin, reply);
-        }
-        self.lanes.sync = true;
-        let end = self.end();
-        self.anti_entropy.answers.unsynced.push_back((end, origin, reply));
-    }
-
-    /// The journal was synced: answers that waited for it go out.
-    pub(in crate::engine) fn release_compared(&mut self) {
-        while let Some((_, origin, reply)) =
-            self.anti_entropy.answers.unsynced.pop_front_if(|(end, ..)| *end <= self.positions.synced)
-        {
-            self.reply(origin, reply);
-        }
+        if durable { self.reply_synced(origin, reply) } else { self.reply(origin, reply) }
     }
 }
 

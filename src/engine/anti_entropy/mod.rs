@@ -14,7 +14,7 @@
 //! what differs is looked at twice, [`AGAIN_US`] apart, and only leaves that differed both times are listed.
 
 mod answers;
-pub(super) mod listing;
+mod listing;
 mod pass;
 
 pub(super) use pass::Ticket;
@@ -22,7 +22,6 @@ pub(super) use pass::Ticket;
 use super::peer::Peer;
 use super::{Engine, Mode};
 use crate::model::MemberId;
-use crate::model::roster::MemberState;
 use pass::Pass;
 use std::collections::BTreeMap;
 
@@ -52,12 +51,11 @@ pub(super) struct Compared {
 pub(super) struct Passed {
     /// The placement that it ran under, from its begin to its end.
     pub(super) digest: u64,
-    /// When it began and ended, in microseconds.
-    pub(super) began_us: u64,
+    /// When it ended, in microseconds.
     pub(super) ended_us: u64,
-    /// The roots of partitions that this member does not own, if they stayed the same all the while: the
-    /// peer has all that they are made of.
-    pub(super) foreign: BTreeMap<u16, u128>,
+    /// The partitions that were compared, with the roots that they had here when it began: the peer
+    /// has all that they were made of, fsynced if this member owns nothing of it or leaves.
+    pub(super) roots: BTreeMap<u16, u128>,
 }
 
 /// Where comparisons stand.
@@ -96,6 +94,18 @@ impl Budget {
     }
 }
 
+impl AntiEntropy {
+    /// The last number that a pass was given.
+    pub(super) const fn last_number(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether no pass up to this number is under way.
+    pub(super) fn has_ended(&self, number: u64) -> bool {
+        self.pass.as_ref().is_none_or(|pass| pass.number() > number)
+    }
+}
+
 impl Engine {
     /// Begins the next pass that is due, or goes on with the one under way. Called at each tick.
     pub(super) fn compare_with_peers(&mut self) {
@@ -117,6 +127,14 @@ impl Engine {
         let due_us = self.now.mono_us + if begins { 0 } else { YIELD_US };
         if let Some(peer) = self.peer_mut(member) {
             peer.compared.due_us = due_us;
+        }
+    }
+
+    /// A peer told for which partitions it is complete: there may be more to compare.
+    pub(super) fn compare_at_once(&mut self, member: MemberId) {
+        let now = self.now.mono_us;
+        if let Some(peer) = self.peer_mut(member) {
+            peer.compared.due_us = peer.compared.due_us.min(now);
         }
     }
 
@@ -142,10 +160,19 @@ impl Engine {
         }
     }
 
-    /// Whether this member leaves: who takes over must have all that it holds.
-    fn hands_over(&self) -> bool {
-        let known = self.roster.get(self.identity.member);
-        known.is_some_and(|known| known.entry.state == MemberState::Leaving)
+    /// Whether every other owner of what this member holds has it durably, as passes under the present placement
+    /// have shown.
+    pub(super) fn is_held_by_others(&self) -> bool {
+        let (me, digest) = (self.identity.member, self.placement.digest());
+        let has = |member: MemberId, partition: u16| {
+            let last = self.peer(member).and_then(|peer| peer.compared.last.as_ref());
+            last.is_some_and(|last| last.digest == digest && last.roots.contains_key(&partition))
+        };
+        let partitions = (0u16..).take(self.placement.partitions());
+        partitions.filter(|partition| self.records.holds_any(*partition)).all(|partition| {
+            let owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
+            owners.filter(|owner| *owner != me).all(|owner| has(owner, partition))
+        })
     }
 
     /// Whether a pass with this member was completed in this life.

@@ -81,7 +81,6 @@ pub(super) struct Pass {
     link: u64,
     number: u64,
     digest: u64,
-    began_us: u64,
     /// Somebody wants to be sure that the peer has it fsynced.
     durable: bool,
     shares: BTreeMap<u16, Share>,
@@ -102,6 +101,10 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether it moves with turns, not with answers.
     pub(super) const fn moves_with_turns(&self) -> bool {
         matches!(self.stage, Stage::OwnTable(_) | Stage::Push | Stage::Confirm)
@@ -124,13 +127,12 @@ impl Engine {
         };
         self.anti_entropy.last += 1;
         let shares = self.shares_with(peer);
-        let durable = shares.values().any(|share| !share.takes) || self.hands_over();
+        let durable = shares.values().any(|share| !share.takes) || self.is_leaving;
         let pass = Pass {
             peer,
             link,
             number: self.anti_entropy.last,
             digest,
-            began_us: self.now.mono_us,
             durable,
             shares,
             stage: Stage::Confirm,
@@ -146,7 +148,7 @@ impl Engine {
             last_pushed: 0,
         };
         if pass.shares.is_empty() {
-            return self.complete_pass(pass);
+            return self.complete_pass(&pass);
         }
         let partitions = pass.shares.keys().copied().collect();
         self.ask_for_leaves(pass, partitions, None);
@@ -208,7 +210,7 @@ impl Engine {
             Stage::Confirm if pass.asked.is_none() => {
                 let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
                 if link.is_some_and(|link| link.fsynced() >= pass.last_pushed) {
-                    return self.complete_pass(pass);
+                    return self.complete_pass(&pass);
                 }
             }
             stage => pass.stage = stage,
@@ -312,18 +314,12 @@ impl Engine {
         }
     }
 
-    fn complete_pass(&mut self, pass: Pass) {
+    fn complete_pass(&mut self, pass: &Pass) {
         self.counters.passes += 1;
-        let stayed = |partition: &u16, share: &Share| {
-            self.records.trees.tree(*partition).is_some_and(|tree| tree.root() == share.root)
-        };
-        let foreign = pass.shares.iter().filter(|(_, share)| !share.takes);
-        let foreign = foreign.filter(|(partition, share)| stayed(partition, share));
         let passed = Passed {
             digest: pass.digest,
-            began_us: pass.began_us,
             ended_us: self.now.mono_us,
-            foreign: foreign.map(|(partition, share)| (*partition, share.root)).collect(),
+            roots: pass.shares.iter().map(|(partition, share)| (*partition, share.root)).collect(),
         };
         self.compare_later(pass.peer, ROUND_US);
         if let Some(peer) = self.peer_mut(pass.peer) {
@@ -343,7 +339,7 @@ impl Engine {
         let Some(before) = before else {
             self.note_differing(pass.peer, differ.len());
             if differ.is_empty() {
-                return self.complete_pass(pass);
+                return self.complete_pass(&pass);
             }
             pass.stage = Stage::Rest(differ, self.now.mono_us + AGAIN_US);
             self.anti_entropy.pass = Some(pass);

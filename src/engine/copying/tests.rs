@@ -73,7 +73,15 @@ impl World {
         engines[1].welcome(&system);
         engines[2].welcome(&system);
         let stored = (0..records).map(record).collect();
-        Self { engines, links: Vec::new(), last_link: 0, now_us: 0, stored, damaged: Vec::new(), slow_disk: None }
+        Self {
+            engines,
+            links: Vec::new(),
+            last_link: 0,
+            now_us: 0,
+            stored,
+            damaged: Vec::new(),
+            slow_disk: None,
+        }
     }
 
     /// The first member has the records and is the only owner of each; the others were let in together.

@@ -1,0 +1,550 @@
+//! Reclaiming tombstones, without a timer.
+//!
+//! The first old owner of a partition drives it, for a batch of tombstones at a time and under one
+//! placement:
+//!
+//! ```text
+//! confirm → grace → settle → grace → drop
+//! ```
+//!
+//! 1. *Confirm*: every owner holds the tombstone, fsynced.
+//! 2. *Grace*: every member of the roster ends a quiet round ([`quiet`](super::quiet)) that began after that. So nothing
+//!    older than the tombstone exists anywhere, and it never will.
+//! 3. *Settle*: every owner takes it out of its hash tree; what comes in on top of it meets nothing.
+//! 4. *Grace* again: no tombstone that is not settled is under way any more, which would beat what is
+//!    counted over nothing.
+//! 5. *Drop*: every owner drops what is still that settled tombstone; redb follows with the next checkpoint.
+//!
+//! An owner that finds tombstones settled and not dropped begins at the third step, for anybody may.
+//! Whatever goes wrong ends the batch, and what it was for is found again. A dead member ends no quiet round and
+//! confirms nothing: it holds reclaiming back until it returns or is removed. The states, their interleavings and
+//! what each rule is for are in `integration/reclaim_model.rs`, which checks them all in small clusters.
+
+use super::hints::HintKey;
+use super::journal::{self, Entry};
+use super::pages::PageFor;
+use super::peer::Peer;
+use super::records::Standing;
+use super::requests::Purpose;
+use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
+use super::write::Origin;
+use super::{Engine, PageFilter, PageFound};
+use crate::model::{MemberId, Record, RecordRef};
+use crate::protocol::message::{Failure, Reply, Request};
+use crate::protocol::reclaim::{Quietness, Reclaim, Reclaimed};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tombstones in one batch.
+const BATCH: usize = 2_048;
+/// Bytes of tombstones in one batch.
+const BATCH_BYTES: usize = 1 << 20;
+/// Microseconds between two times that members are asked whether their quiet rounds have ended.
+const POLL_US: u64 = 300_000;
+/// Microseconds after a batch that could not be carried through.
+const REST_US: u64 = 3_000_000;
+/// Quiet rounds that must end, so that one of them began after the question.
+const ROUNDS: u64 = 2;
+/// Microseconds between two walks through redb for what died there.
+const WALK_US: u64 = 60_000_000;
+/// Bytes of a page of redb.
+const PAGE_BYTES: usize = 128 << 10;
+
+/// One tombstone on its way out.
+#[derive(Debug)]
+struct Entombed {
+    record: Record,
+    partition: u16,
+}
+
+/// What is known of a member's quiet rounds in a grace.
+#[derive(Debug, Clone, Copy)]
+struct Waited {
+    since: Quietness,
+    is_done: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Which owners were asked and did not answer yet, and the places in the batch that each was asked about.
+    Confirm(BTreeMap<MemberId, Vec<usize>>),
+    Grace {
+        then: Then,
+        members: BTreeMap<MemberId, Option<Waited>>,
+        poll_us: u64,
+        /// All were seen done; they are asked once more whether nothing changed meanwhile.
+        last_look: Option<BTreeSet<MemberId>>,
+    },
+    Settle(BTreeMap<MemberId, Vec<usize>>),
+}
+
+/// What follows a grace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Settle,
+    Drop,
+}
+
+#[derive(Debug)]
+struct Batch {
+    digest: u64,
+    number: u64,
+    tombs: Vec<Entombed>,
+    stage: Stage,
+    /// Where in the own journal all that this step rests on ends.
+    position: u64,
+}
+
+/// What an answer is about: the batch and its step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
+
+/// Where reclaiming stands.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    batch: Option<Batch>,
+    last: u64,
+    rest_until_us: u64,
+    /// Tombstones that were met and may be driven from here, or settled ones.
+    plain: Vec<SlotId>,
+    settled: Vec<SlotId>,
+    walk_us: u64,
+    walking: bool,
+    /// Members that held the last batches back, and how many tombstones each.
+    waits_for: BTreeMap<MemberId, usize>,
+}
+
+impl Engine {
+    /// A tombstone was met by the sweep through the table.
+    pub(super) fn note_tombstone(&mut self, id: SlotId) {
+        let table = &self.records.table;
+        if table.has_any(id, SYSTEM | GONE | UNRESOLVED) {
+            return;
+        }
+        let partition = self.placement.partition_of(table.hash(id));
+        let set = self.placement.set(partition);
+        let me = self.identity.member;
+        let complete = self.complete.get(usize::from(partition)) == Some(&true);
+        if table.has(id, SETTLED) {
+            if !set.contains(me) {
+                if let Some(record) = table.record(id).map(Record::copy_of) {
+                    self.forget(record.view(), record.view().key_hash());
+                }
+            } else if complete && self.reclaim.settled.len() < BATCH {
+                self.reclaim.settled.push(id);
+            }
+        } else if complete && set.old().next() == Some(me) && self.reclaim.plain.len() < BATCH {
+            self.reclaim.plain.push(id);
+        }
+    }
+
+    /// Tombstones in memory, settled ones included. Looks at all records.
+    #[must_use]
+    pub fn tombstones(&self) -> usize {
+        let table = &self.records.table;
+        let slots = table.sweep(0, table.slots()).filter(|id| !table.has_any(*id, SYSTEM | GONE));
+        slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live()).count()
+    }
+
+    /// Members that hold reclaiming back, and how many tombstones of the last batches each.
+    pub fn reclaiming_waits_for(&self) -> impl Iterator<Item = (MemberId, usize)> + '_ {
+        self.reclaim.waits_for.iter().map(|(member, count)| (*member, *count))
+    }
+
+    /// Goes on with reclaiming. Called at each tick.
+    pub(super) fn reclaim(&mut self) {
+        self.walk_for_the_dead();
+        match &self.reclaim.batch {
+            None => self.begin_batch(),
+            Some(batch) if batch.digest != self.placement.digest() => self.end_batch(None),
+            Some(_) => {
+                self.batch_answered();
+                self.poll_quiet();
+            }
+        }
+    }
+
+    /// What died in redb, or has expired there, comes into memory, where the sweep meets it.
+    fn walk_for_the_dead(&mut self) {
+        let due = !self.reclaim.walking && self.now.mono_us >= self.reclaim.walk_us;
+        if due && self.records.any_evicted() && self.reclaim.waits_for.is_empty() {
+            self.reclaim.walking = true;
+            self.want_dead((String::new(), Vec::new()));
+        }
+    }
+
+    fn want_dead(&mut self, after: super::Name) {
+        let filter = PageFilter::Dead { wall_ms: self.now.wall_ms };
+        self.want_page(filter, after, PAGE_BYTES, PageFor::Dead);
+    }
+
+    /// A page of redb with tombstones and what has expired; none when it could not be read.
+    pub(super) fn dead_page(&mut self, page: Option<PageFound>) {
+        let next = page.and_then(|PageFound { records, next, .. }| {
+            let mut rest = &records[..];
+            while let Ok((record, tail)) = RecordRef::parse(rest) {
+                rest = tail;
+                let hash = record.key_hash();
+                if let Ok(key) = record.key_ref()
+                    && self.records.table.find_any(key, hash).is_none()
+                {
+                    self.records.resolve(key, hash, Some(record));
+                }
+            }
+            next
+        });
+        match next {
+            Some(after) => self.want_dead(after),
+            None => {
+                self.reclaim.walking = false;
+                self.reclaim.walk_us = self.now.mono_us + WALK_US;
+            }
+        }
+    }
+
+    fn begin_batch(&mut self) {
+        if self.now.mono_us < self.reclaim.rest_until_us || self.storage_problem.is_some() {
+            return;
+        }
+        let (settled, plain) =
+            (std::mem::take(&mut self.reclaim.settled), std::mem::take(&mut self.reclaim.plain));
+        let is_settled = !settled.is_empty();
+        let mut bytes = 0;
+        let mut tombs = Vec::new();
+        for id in if is_settled { settled } else { plain } {
+            let table = &self.records.table;
+            let fits = table.has(id, SETTLED) == is_settled && !table.has_any(id, SYSTEM | GONE | UNRESOLVED);
+            let Some(record) = table.record(id).filter(|record| fits && !record.kind().is_live()) else {
+                continue;
+            };
+            bytes += record.bytes().len();
+            if bytes > BATCH_BYTES {
+                break;
+            }
+            let partition = self.placement.partition_of(table.hash(id));
+            tombs.push(Entombed { record: Record::copy_of(record), partition });
+        }
+        if tombs.is_empty() {
+            return;
+        }
+        self.reclaim.last += 1;
+        self.lanes.sync = true;
+        let stage = Stage::Confirm(BTreeMap::new());
+        let (digest, number) = (self.placement.digest(), self.reclaim.last);
+        let position = self.end();
+        self.reclaim.batch = Some(Batch { digest, number, tombs, stage, position });
+        if is_settled {
+            self.settle_batch();
+        } else {
+            self.ask_owners(|tombstones| Reclaim::Confirm { tombstones }, Stage::Confirm);
+        }
+    }
+
+    /// Asks each other owner about those of the batch that it owns.
+    fn ask_owners(
+        &mut self,
+        question: impl Fn(Vec<u8>) -> Reclaim,
+        stage: impl Fn(BTreeMap<MemberId, Vec<usize>>) -> Stage,
+    ) {
+        let Some(batch) = self.reclaim.batch.as_mut() else { return };
+        let me = self.identity.member;
+        let mut asked: BTreeMap<MemberId, Vec<usize>> = BTreeMap::new();
+        for (at, tomb) in batch.tombs.iter().enumerate() {
+            for owner in self.placement.set(tomb.partition).owners.iter().filter(|owner| owner.member != me) {
+                asked.entry(owner.member).or_default().push(at);
+            }
+        }
+        let packed = |places: &[usize]| -> Vec<u8> {
+            let records = places.iter().filter_map(|at| batch.tombs.get(*at));
+            records.flat_map(|tomb| tomb.record.view().bytes()).copied().collect()
+        };
+        let questions: Vec<(MemberId, Vec<u8>)> =
+            asked.iter().map(|(member, places)| (*member, packed(places))).collect();
+        let ticket = Ticket(batch.number);
+        batch.stage = stage(asked);
+        for (member, tombstones) in questions {
+            if !self.peer(member).is_some_and(Peer::is_reachable)
+                || !self.ask(member, Request::Reclaim(question(tombstones)), Purpose::Reclaim(ticket, member))
+            {
+                return self.end_batch(Some(member));
+            }
+        }
+        self.batch_answered();
+    }
+
+    /// Ends the batch; what it was for is found again. `by` held it back.
+    fn end_batch(&mut self, by: Option<MemberId>) {
+        let Some(batch) = self.reclaim.batch.take() else { return };
+        self.reclaim.rest_until_us = self.now.mono_us + REST_US;
+        if let Some(member) = by {
+            self.reclaim.waits_for.insert(member, batch.tombs.len());
+        }
+    }
+
+    /// A member answered.
+    pub(super) fn take_reclaimed(&mut self, ticket: Ticket, member: MemberId, answer: &Reclaimed) {
+        let Some(batch) = self.reclaim.batch.as_mut().filter(|batch| Ticket(batch.number) == ticket) else {
+            return;
+        };
+        self.reclaim.waits_for.remove(&member);
+        match (&mut batch.stage, answer) {
+            (Stage::Confirm(asked) | Stage::Settle(asked), Reclaimed::Each(bits)) => {
+                let Some(places) = asked.remove(&member) else { return };
+                let says = |nth: usize| bits.get(nth / 8).is_some_and(|byte| byte >> (nth % 8) & 1 == 1);
+                let refused: BTreeSet<usize> =
+                    places.iter().enumerate().filter(|(nth, _)| !says(*nth)).map(|(_, at)| *at).collect();
+                if !refused.is_empty() {
+                    // Places of what was asked must stay: what is refused becomes nothing's.
+                    self.reclaim.refuse(&refused);
+                }
+                self.batch_answered();
+            }
+            (Stage::Grace { .. }, Reclaimed::Quiet(quietness)) => self.take_quietness(member, *quietness),
+            _ => {}
+        }
+    }
+
+    /// A member does not answer, or can't now.
+    pub(super) fn reclaim_failed(&mut self, ticket: Ticket, member: MemberId) {
+        if self.reclaim.batch.as_ref().is_some_and(|batch| Ticket(batch.number) == ticket) {
+            self.end_batch(Some(member));
+        }
+    }
+
+    /// Goes on once all owners have answered.
+    fn batch_answered(&mut self) {
+        let Some(batch) = self.reclaim.batch.as_mut() else { return };
+        let then = match &batch.stage {
+            Stage::Confirm(asked) if asked.is_empty() => Then::Settle,
+            Stage::Settle(asked) if asked.is_empty() => Then::Drop,
+            _ => return,
+        };
+        if self.positions.synced < batch.position {
+            return;
+        }
+        batch.tombs.retain(|tomb| tomb.partition != REFUSED);
+        if batch.tombs.is_empty() {
+            return self.end_batch(None);
+        }
+        // Answers to what was asked before mean nothing any more.
+        self.reclaim.last += 1;
+        batch.number = self.reclaim.last;
+        let me = self.identity.member;
+        let members = self.roster.members().map(|(member, _)| member).filter(|member| *member != me);
+        let mut members: BTreeMap<MemberId, Option<Waited>> = members.map(|member| (member, None)).collect();
+        members.insert(me, None);
+        batch.stage = Stage::Grace { then, members, poll_us: 0, last_look: None };
+        self.poll_quiet();
+    }
+
+    /// Asks the members that a grace waits for.
+    fn poll_quiet(&mut self) {
+        let now_us = self.now.mono_us;
+        let Some(batch) = self.reclaim.batch.as_mut() else { return };
+        let ticket = Ticket(batch.number);
+        let Stage::Grace { members, poll_us, last_look, .. } = &mut batch.stage else { return };
+        if now_us < *poll_us {
+            return;
+        }
+        *poll_us = now_us + POLL_US;
+        let waits: Vec<MemberId> = match last_look {
+            Some(left) => left.iter().copied().collect(),
+            None => {
+                let undone =
+                    members.iter().filter(|(_, waited)| !waited.is_some_and(|waited| waited.is_done));
+                undone.map(|(member, _)| *member).collect()
+            }
+        };
+        for member in waits {
+            if member == self.identity.member {
+                self.take_quietness(member, self.quietness());
+            } else if !self.peer(member).is_some_and(Peer::is_reachable)
+                || !self.ask(member, Request::Reclaim(Reclaim::Quiet), Purpose::Reclaim(ticket, member))
+            {
+                return self.end_batch(Some(member));
+            }
+        }
+    }
+
+    fn take_quietness(&mut self, member: MemberId, told: Quietness) {
+        let Some(batch) = self.reclaim.batch.as_mut() else { return };
+        // A stamp that lies ahead of somebody's clock could still be undercut by a fresh one.
+        let latest = batch.tombs.iter().map(|tomb| tomb.record.view().timestamp().time).max().unwrap_or(0);
+        let Stage::Grace { then, members, poll_us, last_look } = &mut batch.stage else { return };
+        let Some(waited) = members.get_mut(&member) else { return };
+        let Some(waited) = waited else {
+            *waited = Some(Waited { since: told, is_done: false });
+            return;
+        };
+        if (waited.since.life, waited.since.adoptions) != (told.life, told.adoptions) {
+            return self.end_batch(None);
+        }
+        waited.is_done |= told.rounds >= waited.since.rounds + ROUNDS && told.time > latest;
+        if let Some(left) = last_look {
+            left.remove(&member);
+            if left.is_empty() {
+                match then {
+                    Then::Settle => self.settle_batch(),
+                    Then::Drop => self.drop_batch(),
+                }
+            }
+        } else if members.values().all(|waited| waited.is_some_and(|waited| waited.is_done)) {
+            *last_look = Some(members.keys().copied().collect());
+            *poll_us = 0;
+        }
+    }
+
+    fn settle_batch(&mut self) {
+        let Some(batch) = self.reclaim.batch.as_mut() else { return };
+        self.reclaim.last += 1;
+        batch.number = self.reclaim.last;
+        let tombs: Vec<Record> = batch.tombs.iter().map(|tomb| tomb.record.clone()).collect();
+        let clear: Vec<bool> = tombs.iter().map(|tomb| self.settle_one(tomb.view())).collect();
+        let refused = clear.iter().enumerate().filter(|(_, clear)| !**clear).map(|(at, _)| at).collect();
+        self.reclaim.refuse(&refused);
+        self.lanes.sync = true;
+        let end = self.end();
+        if let Some(batch) = self.reclaim.batch.as_mut() {
+            batch.position = end;
+        }
+        self.ask_owners(|tombstones| Reclaim::Settle { tombstones }, Stage::Settle);
+    }
+
+    /// Every owner is clear of them, and nothing that is not settled is under way.
+    fn drop_batch(&mut self) {
+        let Some(batch) = self.reclaim.batch.take() else { return };
+        let mut by_owner: BTreeMap<MemberId, Vec<u8>> = BTreeMap::new();
+        for tomb in &batch.tombs {
+            for owner in &self.placement.set(tomb.partition).owners {
+                by_owner.entry(owner.member).or_default().extend_from_slice(tomb.record.view().bytes());
+            }
+        }
+        for (member, tombstones) in by_owner {
+            if member == self.identity.member {
+                self.drop_tombstones(&tombstones);
+            } else {
+                let ticket = Ticket(0);
+                let request = Request::Reclaim(Reclaim::Drop { tombstones });
+                self.ask(member, request, Purpose::Reclaim(ticket, member));
+            }
+        }
+    }
+
+    /// Settles a tombstone here; says whether this member is clear of it then.
+    fn settle_one(&mut self, tombstone: RecordRef<'_>) -> bool {
+        let (Ok(key), hash) = (tombstone.key_ref(), tombstone.key_hash()) else { return false };
+        if self.complete.get(usize::from(self.placement.partition_of(hash))) != Some(&true) {
+            return false;
+        }
+        let stamp = tombstone.timestamp();
+        match self.records.standing(key, hash) {
+            Standing::Absent => !self.records.is_lost(hash),
+            Standing::Unknown => {
+                self.resolve_later(key, hash);
+                false
+            }
+            Standing::Here(id) => {
+                let present = self.records.table.record(id);
+                let is_it =
+                    present.is_some_and(|record| !record.kind().is_live() && record.timestamp() == stamp);
+                if is_it && self.records.settle(key, hash, stamp) {
+                    let entry = Entry::TombstoneSettled(HintKey::of(key), stamp);
+                    journal::append(&mut self.lanes.journal, &entry);
+                    self.counters.tombstones_settled += 1;
+                }
+                is_it
+            }
+        }
+    }
+
+    fn drop_tombstones(&mut self, tombstones: &[u8]) {
+        let mut rest = tombstones;
+        while let Ok((tombstone, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            let hash = tombstone.key_hash();
+            let slot = self.records.table.find_like(tombstone, hash);
+            let is_it = |record: RecordRef<'_>| record.timestamp() == tombstone.timestamp();
+            let settled = slot.is_some_and(|id| {
+                self.records.table.has(id, SETTLED) && self.records.table.record(id).is_some_and(is_it)
+            });
+            if settled && self.forget(tombstone, hash) {
+                self.counters.tombstones_reclaimed += 1;
+            }
+        }
+    }
+
+    /// A member that drives reclaiming asks.
+    pub(super) fn reclaim_for_peer(&mut self, origin: Origin, question: &Reclaim, same_placement: bool) {
+        if !same_placement || self.storage_problem.is_some() {
+            return self.reply(origin, Reply::Failed(Failure::Placement));
+        }
+        match question {
+            Reclaim::Quiet => {
+                let quietness = self.quietness();
+                self.reply(origin, Reply::Reclaimed(Reclaimed::Quiet(quietness)));
+            }
+            Reclaim::Confirm { tombstones } => {
+                let bits = self.each_tombstone(tombstones, Self::confirm_one);
+                self.reply_synced(origin, Reply::Reclaimed(Reclaimed::Each(bits)));
+            }
+            Reclaim::Settle { tombstones } => {
+                let bits = self.each_tombstone(tombstones, Self::settle_one);
+                self.reply_synced(origin, Reply::Reclaimed(Reclaimed::Each(bits)));
+            }
+            Reclaim::Drop { tombstones } => {
+                self.drop_tombstones(tombstones);
+                self.reply(origin, Reply::Reclaimed(Reclaimed::Each(Vec::new())));
+            }
+        }
+    }
+
+    fn confirm_one(&mut self, tombstone: RecordRef<'_>) -> bool {
+        let (Ok(key), hash) = (tombstone.key_ref(), tombstone.key_hash()) else { return false };
+        let partition = self.placement.partition_of(hash);
+        if self.complete.get(usize::from(partition)) != Some(&true) {
+            return false;
+        }
+        match self.records.standing(key, hash) {
+            Standing::Here(id) => self
+                .records
+                .table
+                .record(id)
+                .is_some_and(|record| !record.kind().is_live() && record.element() == tombstone.element()),
+            Standing::Unknown => {
+                self.resolve_later(key, hash);
+                false
+            }
+            Standing::Absent => false,
+        }
+    }
+
+    fn each_tombstone(&mut self, tombstones: &[u8], ask: fn(&mut Self, RecordRef<'_>) -> bool) -> Vec<u8> {
+        let (mut bits, mut rest, mut nth) = (Vec::new(), tombstones, 0);
+        while let Ok((tombstone, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            if nth % 8 == 0 {
+                bits.push(0);
+            }
+            if ask(self, tombstone)
+                && let Some(last) = bits.last_mut()
+            {
+                *last |= 1 << (nth % 8);
+            }
+            nth += 1;
+        }
+        bits
+    }
+}
+
+/// The partition of what was refused; no cluster has so many.
+const REFUSED: u16 = u16::MAX;
+
+impl State {
+    /// Tombstones at these places of the batch go no further.
+    fn refuse(&mut self, places: &BTreeSet<usize>) {
+        for at in places {
+            if let Some(tomb) = self.batch.as_mut().and_then(|batch| batch.tombs.get_mut(*at)) {
+                tomb.partition = REFUSED;
+            }
+        }
+    }
+}
