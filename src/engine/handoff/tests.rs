@@ -125,3 +125,30 @@ fn a_member_moves_to_its_next_zone_by_a_step() {
     let placement = world.engines[0].placement();
     assert!((0..16).all(|at| placement.set(at).contains(entry(2).id())), "one copy is in each zone");
 }
+
+#[test]
+fn no_copy_is_given_up_while_an_owner_that_stays_is_not_complete() {
+    let mut world = world(2);
+    isolate(&mut world, 2);
+    // One owner is damaged, and what it lost may be with another one only.
+    for partition in 0..16 {
+        world.engines[1].lose_partition(partition);
+    }
+    world.cut(0, 1);
+    world.link(0, 1);
+    set(&mut world, 0, "replication_factor", 1);
+    world.pass(10_000);
+    let is_lacking = |partition: &u16| {
+        let set = world.engines[0].placement().set(*partition);
+        set.contains(entry(1).id()) && !world.engines[1].complete_partitions()[usize::from(*partition)]
+    };
+    let lacking = (0..16).filter(is_lacking).count();
+    assert_eq!((in_force(&world, 0), lacking > 0), (2, true), "it waits for the third one");
+    world.link(1, 2);
+    world.link(0, 2);
+    world.pass(10_000);
+    assert_eq!(in_force(&world, 0), 1);
+    for at in 0..3 {
+        world.assert_owners_have_all(at, &[0, 1, 2], RECORDS);
+    }
+}
