@@ -263,6 +263,12 @@ async fn wrong_requests_are_refused_with_what_is_wrong() {
         ("POST", "/v1/cluster/join", r#"{"address":"x:1"}"#, "502", "connection refused"),
         ("POST", "/v1/cluster/init", r#"{"partition":1}"#, "400", "partitions"),
         ("GET", "/v1/cluster/placement?collection=c", "", "400", "goes with a `key`"),
+        ("POST", "/v1/cluster/leave", "", "409", "last_member"),
+        ("DELETE", "/v1/cluster/members/tow", "", "404", "the nearest name is `two`"),
+        ("DELETE", "/v1/cluster/members/two?force=yes", "", "400", "neither `true` nor `false`"),
+        ("GET", "/v1/cluster/members/two", "", "405", "GET is not offered"),
+        ("PATCH", "/v1/settings", r#"{"settings":{"read_level":"all"}}"#, "400", "invalid_settings"),
+        ("PATCH", "/v1/settings", r#"{"read_level":"all"}"#, "400", "unknown field"),
         ("POST", "/v1/batch", "{\"key\":\"a\",\"value\":\"b\"}\n{\"key\":\"a\"}", "400", "line 2: "),
         ("POST", "/v1/batch", r#"[{"key":"a","op":"drop"}]"#, "400", "unknown variant `drop`"),
     ];
@@ -342,6 +348,8 @@ async fn before_a_member_belongs_to_a_cluster_it_says_so_and_still_shows_itself(
     assert_eq!(refused(served.client.ready().await.unwrap_err()).0, 503);
     assert_eq!(served.client.status().await.unwrap().state, State::NoCluster);
     assert_eq!(served.client.physical().await.unwrap().seen_by, MemberId(7));
+    let removed = served.client.remove("a b/\u{e9}", true).await.unwrap();
+    assert_eq!((removed.name.as_str(), removed.warnings.len()), ("a b/\u{e9}", 1));
     let request = InitRequest { partitions: Some(3), ..InitRequest::default() };
     let error = served.client.init(&request).await.unwrap_err().to_string();
     assert!(error.contains("Some(3) partitions"), "{error}");

@@ -475,7 +475,8 @@ impl World {
     /// where it may have been replaced as an owner without having heard of it.
     fn check_own(&mut self, operation: &Operation, record: Option<RecordRef<'_>>) {
         let (key, floor) = (operation.key, operation.floor_of_all);
-        if self.plan.joiners > 0 || self.clients.keys[key].is_counter || floor == Timestamp::ZERO {
+        let may_be_replaced = self.plan.joiners > 0 || self.plan.knows(Fault::Transition);
+        if may_be_replaced || self.clients.keys[key].is_counter || floor == Timestamp::ZERO {
             return;
         }
         let shown = record.map(RecordRef::timestamp);

@@ -36,7 +36,7 @@ fn asking_for_help_is_no_error() {
 
 #[test]
 fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["gett", "a"], "get"),
         (&["get"], "<KEY>"),
         (&["put", "a"], "<VALUE>"),
@@ -53,6 +53,9 @@ fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
         (&["join", "nonsense"], "write HOST:PORT"),
         (&["placement", "--collection", "c"], "<KEY>"),
         (&["serve"], "--config"),
+        (&["remove"], "<NAME>"),
+        (&["settings", "set"], "NAME=VALUE"),
+        (&["settings", "set", "replication_factor"], "NAME=VALUE"),
     ];
     for (line, part) in cases {
         let (_, code, text) = refused(line);
@@ -84,4 +87,32 @@ fn an_address_that_is_none_is_wrong_usage() {
     assert_eq!(error.exit_code(), 2);
     let error = CliError::Failed(String::new());
     assert_eq!(error.exit_code(), 1);
+}
+
+#[test]
+fn a_change_of_the_cluster_is_told_in_one_line() {
+    use crate::node::handle::status::{Change, Transition};
+    let copies = Transition {
+        change: Change::ReplicationFactor,
+        member: None,
+        from: Some("2".to_owned()),
+        to: Some("3".to_owned()),
+        waits: false,
+        partitions: 200,
+        partitions_done: 17,
+        reason: None,
+    };
+    let told = departure::describe_transition(&copies);
+    assert_eq!(told, "replication factor from 2 to 3: 17 of 200 partitions ready");
+    let zone = Transition {
+        change: Change::Zone,
+        member: Some("m".to_owned()),
+        from: Some(String::new()),
+        to: Some("b".to_owned()),
+        waits: true,
+        reason: Some("another change is under way".to_owned()),
+        ..copies
+    };
+    let told = departure::describe_transition(&zone);
+    assert_eq!(told, "zone of m from none to b, waits: another change is under way");
 }

@@ -4,10 +4,12 @@
 //! moves partitions to other owners. Those copy them as `copying` tells, and the step is taken by
 //! one write to roster or settings, which every member follows. Invariants:
 //!
-//! - A step is taken only when every member that it makes an owner has said that it is complete, and so many old
-//!   owners of each partition that every quorum has one among them have said that they know of the step,
-//!   all under one placement. Whoever knows of it refuses writes of members that don't, so
-//!   whatever has met its level is known to a quorum of the owners to come.
+//! - A step is taken only when, of each partition that it moves, every member that it makes an owner has
+//!   said that it is complete, and so has every other owner to come that can be reached, at least so many
+//!   that every quorum has one among them: who was damaged may still need the owner that goes.
+//! - So many old owners of each partition that every quorum has one among them must have said that
+//!   they know of the step, all under one placement. Whoever knows of it refuses writes of members that
+//!   don't, so whatever has met its level is known to a quorum of the owners to come.
 //! - Knowledge is told when it is durable (see `tell_complete`), and so is completeness.
 //! - A leaving member goes by its own hand, and only when nobody lacks anything that it holds; the last
 //!   member never goes.
@@ -18,8 +20,9 @@
 use super::Engine;
 use super::membership::NOBODY;
 use super::operation::Change;
+use super::peer::Peer;
 use crate::model::key::{ROSTER, SETTINGS};
-use crate::model::placement::{OwnerSet, Step};
+use crate::model::placement::{Owner, OwnerSet, Step};
 use crate::model::roster::{Removal, RosterEntry, removal_key};
 use crate::model::settings::REPLICATION_FACTOR_IN_FORCE;
 use crate::model::{KeyRef, MemberId};
@@ -70,7 +73,7 @@ impl Engine {
     fn agreeing(&self) -> impl Iterator<Item = MemberId> + '_ {
         let owners = self.placement.system().owners.iter().map(|owner| owner.member);
         owners.filter(|member| {
-            let is_reachable = self.peer(*member).is_some_and(super::peer::Peer::is_reachable);
+            let is_reachable = self.peer(*member).is_some_and(Peer::is_reachable);
             *member == self.identity.member || is_reachable && self.knows_placement(*member)
         })
     }
@@ -94,7 +97,14 @@ impl Engine {
     }
 
     fn is_step_ready_in(&self, partition: u16, set: &OwnerSet) -> bool {
-        set.awaited().all(|member| self.is_complete_at(member, partition))
+        let is_complete = |owner: &&Owner| self.is_complete_at(owner.member, partition);
+        let is_away = |owner: &Owner| {
+            let is_reachable = self.peer(owner.member).is_some_and(Peer::is_reachable);
+            owner.in_old && owner.member != self.identity.member && !is_reachable
+        };
+        let owners = set.after_step().len();
+        set.after_step().all(|owner| is_complete(&owner) || is_away(owner))
+            && set.after_step().filter(is_complete).count() >= owners - owners / 2
     }
 
     fn is_step_known_in(&self, set: &OwnerSet) -> bool {
@@ -137,12 +147,12 @@ impl Engine {
             && self.records_under_way() == 0
     }
 
-    /// Partitions that get another owner by the step under way: how many of them are ready, and how many there
+    /// Partitions whose owners change by the step under way: how many of them are ready, and how many there
     /// are.
     #[must_use]
     pub fn step_progress(&self) -> (usize, usize) {
         let partitions = (0..self.placement.partitions()).filter_map(|at| u16::try_from(at).ok());
-        let waiting = partitions.filter(|at| self.placement.set(*at).awaited().next().is_some());
+        let waiting = partitions.filter(|at| self.placement.set(*at).after_step().len() > 0);
         waiting.fold((0, 0), |(ready, all), at| {
             let is_ready = self.is_step_ready_in(at, self.placement.set(at));
             (ready + usize::from(is_ready), all + 1)

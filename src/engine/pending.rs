@@ -67,7 +67,9 @@ impl Engine {
         if !std::mem::take(&mut self.progress) || self.writes.is_empty() {
             return;
         }
-        let all_expected = self.peers.iter().all(Peer::is_expected);
+        // A member that was removed is in no owner set.
+        let counts = |peer: &Peer| !self.roster.is_removed(peer.member);
+        let all_expected = self.peers.iter().all(|peer| peer.is_expected() || !counts(peer));
         let mut waiting = std::mem::take(&mut self.spare_writes);
         let mut pending = std::mem::take(&mut self.writes);
         for mut write in pending.drain(..) {

@@ -8,7 +8,11 @@ const RECORDS: usize = 60;
 
 /// Three complete members, all linked, that keep so many copies of each record.
 fn world(copies: u8) -> World {
-    let mut world = World::new(4, RECORDS);
+    world_of(4, copies)
+}
+
+fn world_of(bits: u8, copies: u8) -> World {
+    let mut world = World::new(bits, RECORDS);
     for (one, other) in [(0, 1), (1, 2), (0, 2)] {
         world.link(one, other);
     }
@@ -57,16 +61,40 @@ fn a_higher_replication_factor_is_in_force_when_the_new_owners_are_complete_and_
     }
 }
 
+/// The owners of the only partition, in order of preference.
+fn ranked(world: &World) -> Vec<usize> {
+    let owners = &world.engines[0].placement().set(0).owners;
+    owners.iter().map(|owner| (0..3).find(|at| entry(*at).id() == owner.member).unwrap()).collect()
+}
+
 #[test]
 fn a_lower_replication_factor_needs_as_many_owners_that_know_of_it_as_no_quorum_can_avoid() {
-    let mut world = world(3);
-    isolate(&mut world, 0);
-    set(&mut world, 0, "replication_factor", 1);
+    let mut world = world_of(0, 3);
+    let owners = ranked(&world);
+    isolate(&mut world, owners[0]);
+    set(&mut world, owners[0], "replication_factor", 2);
     world.pass(10_000);
-    assert_eq!(in_force(&world, 0), 3, "the others may write without it at a quorum");
-    world.link(0, 1);
+    assert_eq!(in_force(&world, owners[0]), 3, "the others may write without it at a quorum");
+    world.link(owners[0], owners[2]);
     world.pass(10_000);
-    assert_eq!(in_force(&world, 1), 1);
+    assert_eq!(in_force(&world, owners[2]), 2);
+}
+
+#[test]
+fn an_owner_is_not_let_go_while_one_that_stays_is_damaged_and_may_need_it() {
+    let mut world = world_of(0, 3);
+    let owners = ranked(&world);
+    isolate(&mut world, owners[2]);
+    world.engines[owners[0]].lose_partition(0);
+    set(&mut world, owners[1], "replication_factor", 2);
+    world.pass(10_000);
+    assert!(!world.engines[owners[0]].is_complete(), "what it lost may be with the third one only");
+    assert_eq!(in_force(&world, owners[1]), 3);
+    world.link(owners[0], owners[2]);
+    world.link(owners[1], owners[2]);
+    world.pass(10_000);
+    assert!(world.engines[owners[0]].is_complete());
+    assert_eq!(in_force(&world, owners[1]), 2);
 }
 
 #[test]
@@ -124,4 +152,31 @@ fn a_member_moves_to_its_next_zone_by_a_step() {
     }
     let placement = world.engines[0].placement();
     assert!((0..16).all(|at| placement.set(at).contains(entry(2).id())), "one copy is in each zone");
+}
+
+#[test]
+fn no_copy_is_given_up_while_an_owner_that_stays_is_not_complete() {
+    let mut world = world(2);
+    isolate(&mut world, 2);
+    // One owner is damaged, and what it lost may be with another one only.
+    for partition in 0..16 {
+        world.engines[1].lose_partition(partition);
+    }
+    world.cut(0, 1);
+    world.link(0, 1);
+    set(&mut world, 0, "replication_factor", 1);
+    world.pass(10_000);
+    let is_lacking = |partition: &u16| {
+        let set = world.engines[0].placement().set(*partition);
+        set.contains(entry(1).id()) && !world.engines[1].complete_partitions()[usize::from(*partition)]
+    };
+    let lacking = (0..16).filter(is_lacking).count();
+    assert_eq!((in_force(&world, 0), lacking > 0), (2, true), "it waits for the third one");
+    world.link(1, 2);
+    world.link(0, 2);
+    world.pass(10_000);
+    assert_eq!(in_force(&world, 0), 1);
+    for at in 0..3 {
+        world.assert_owners_have_all(at, &[0, 1, 2], RECORDS);
+    }
 }

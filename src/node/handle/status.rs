@@ -145,9 +145,9 @@ pub struct Transition {
     pub to: Option<String>,
     /// It has not begun, because it waits for another one.
     pub waits: bool,
-    /// Partitions that get a new owner by what is under way.
+    /// Partitions whose owners change by what is under way.
     pub partitions: u32,
-    /// Those of them whose new owners are known to be complete.
+    /// Those of them whose owners to come are known to be complete.
     pub partitions_done: u32,
     /// What it waits for besides, if that is known.
     pub reason: Option<String>,
