@@ -29,7 +29,7 @@ impl World {
         }
         // What shadows what only a store holds is counted twice until then.
         self.checkpoint_all();
-        if self.violation.is_some() || !self.wait_for(REST, "what differs heals by itself", Self::unhealed) {
+        if self.violation.is_some() || !self.wait_for(3 * REST, "what differs heals by itself", Self::unhealed) {
             return;
         }
         self.checkpoint_all();
@@ -208,6 +208,9 @@ impl World {
     fn held(&self, index: usize, key: usize) -> Option<Record> {
         let member = &self.members[index];
         let key = self.clients.keys[key].as_ref();
+        if member.engine()?.is_void(key) {
+            return None;
+        }
         let here = member.engine()?.peek(key).map(Record::copy_of);
         let name = (key.collection().as_bytes().to_vec(), key.key().to_vec());
         let stored = member.stored.get(&name).and_then(|bytes| RecordRef::parse(bytes).ok());

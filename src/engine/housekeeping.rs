@@ -65,7 +65,8 @@ impl Engine {
         let under_way = links.filter_map(Link::oldest_checkpoint).min();
         let before = under_way.map_or(u32::MAX, |oldest| oldest.saturating_sub(1));
         let committed = self.checkpoint.committed().min(before);
-        let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed);
+        let keeps_dead = !self.is_reclaiming_held_back();
+        let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed, keeps_dead);
         self.counters.evicted += evicted as u64;
     }
 }

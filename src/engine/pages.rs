@@ -117,10 +117,11 @@ impl Engine {
     }
 
     /// A page of redb's records, or `None` when redb could not be read.
-    pub fn page_loaded(&mut self, id: u64, page: Option<PageFound>) {
+    pub fn page_loaded(&mut self, id: u64, mut page: Option<PageFound>) {
         let Some(waiter) = self.pages.waiting.remove(&id) else { return };
-        if let Some(page) = &page {
+        if let Some(page) = &mut page {
             self.found_damaged(&page.damaged);
+            self.records.leave_out_void(&mut page.records);
         }
         match waiter {
             PageFor::Copy(origin, partition) => self.page_for_copy(origin, partition, page),

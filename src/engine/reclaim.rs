@@ -29,7 +29,7 @@ use super::requests::Purpose;
 use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
 use super::write::Origin;
 use super::{Engine, PageFilter, PageFound};
-use crate::model::{MemberId, Record, RecordRef};
+use crate::model::{KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::{Failure, Reply, Request};
 use crate::protocol::reclaim::{Quietness, Reclaim, Reclaimed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,10 +105,11 @@ pub(super) struct State {
     last: u64,
     rest_until_us: u64,
     /// Tombstones that were met and may be driven from here, or settled ones.
-    plain: Vec<SlotId>,
-    settled: Vec<SlotId>,
+    plain: BTreeSet<SlotId>,
+    settled: BTreeSet<SlotId>,
     walk_us: u64,
-    walking: bool,
+    /// Where the walk through redb goes on; none when it rests, or a page is awaited.
+    walk: Option<super::Name>,
     /// Members that held the last batches back, and how many tombstones each.
     waits_for: BTreeMap<MemberId, usize>,
 }
@@ -130,19 +131,28 @@ impl Engine {
                     self.forget(record.view(), record.view().key_hash());
                 }
             } else if complete && self.reclaim.settled.len() < BATCH {
-                self.reclaim.settled.push(id);
+                self.reclaim.settled.insert(id);
             }
         } else if complete && set.old().next() == Some(me) && self.reclaim.plain.len() < BATCH {
-            self.reclaim.plain.push(id);
+            self.reclaim.plain.insert(id);
         }
     }
 
-    /// Tombstones in memory, settled ones included. Looks at all records.
+    /// Whether the record of a key left its hash tree here: it settled, or nothing of it is held any more though
+    /// redb may have it still. For checks of what a member holds.
+    #[must_use]
+    pub fn is_void(&self, key: KeyRef<'_>) -> bool {
+        let slot = self.records.table.find_any(key, key.hash());
+        slot.is_some_and(|id| self.records.table.has_any(id, SETTLED | GONE))
+    }
+
+    /// Tombstones in memory that the clock has passed, settled ones included. Looks at all records.
     #[must_use]
     pub fn tombstones(&self) -> usize {
         let table = &self.records.table;
         let slots = table.sweep(0, table.slots()).filter(|id| !table.has_any(*id, SYSTEM | GONE));
-        slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live()).count()
+        let dead = slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live());
+        dead.filter(|record| record.timestamp().time < self.clock.time()).count()
     }
 
     /// Members that hold reclaiming back, and how many tombstones of the last batches each.
@@ -165,11 +175,21 @@ impl Engine {
 
     /// What died in redb, or has expired there, comes into memory, where the sweep meets it.
     fn walk_for_the_dead(&mut self) {
-        let due = !self.reclaim.walking && self.now.mono_us >= self.reclaim.walk_us;
-        if due && self.records.any_evicted() && self.reclaim.waits_for.is_empty() {
-            self.reclaim.walking = true;
-            self.want_dead((String::new(), Vec::new()));
+        if self.is_reclaiming_held_back() || self.reclaim.batch.is_some() || !self.reclaim.plain.is_empty() {
+            return;
         }
+        if self.now.mono_us >= self.reclaim.walk_us && self.records.any_evicted() {
+            self.reclaim.walk_us = self.now.mono_us + WALK_US;
+            self.reclaim.walk = Some((String::new(), Vec::new()));
+        }
+        if let Some(after) = self.reclaim.walk.take() {
+            self.want_dead(after);
+        }
+    }
+
+    /// Whether some member keeps tombstones from being reclaimed: until it returns, memory needn't hold them.
+    pub(super) fn is_reclaiming_held_back(&self) -> bool {
+        !self.reclaim.waits_for.is_empty()
     }
 
     fn want_dead(&mut self, after: super::Name) {
@@ -179,7 +199,7 @@ impl Engine {
 
     /// A page of redb with tombstones and what has expired; none when it could not be read.
     pub(super) fn dead_page(&mut self, page: Option<PageFound>) {
-        let next = page.and_then(|PageFound { records, next, .. }| {
+        self.reclaim.walk = page.and_then(|PageFound { records, next, .. }| {
             let mut rest = &records[..];
             while let Ok((record, tail)) = RecordRef::parse(rest) {
                 rest = tail;
@@ -192,13 +212,6 @@ impl Engine {
             }
             next
         });
-        match next {
-            Some(after) => self.want_dead(after),
-            None => {
-                self.reclaim.walking = false;
-                self.reclaim.walk_us = self.now.mono_us + WALK_US;
-            }
-        }
     }
 
     fn begin_batch(&mut self) {
@@ -213,9 +226,10 @@ impl Engine {
         for id in if is_settled { settled } else { plain } {
             let table = &self.records.table;
             let fits = table.has(id, SETTLED) == is_settled && !table.has_any(id, SYSTEM | GONE | UNRESOLVED);
-            let Some(record) = table.record(id).filter(|record| fits && !record.kind().is_live()) else {
-                continue;
-            };
+            // A stamp that lies ahead of the clocks could still be undercut by a fresh one: its time will come.
+            let is_past = |record: &RecordRef<'_>| record.timestamp().time < self.clock.time();
+            let dead = table.record(id).filter(|record| fits && !record.kind().is_live());
+            let Some(record) = dead.filter(is_past) else { continue };
             bytes += record.bytes().len();
             if bytes > BATCH_BYTES {
                 break;
@@ -367,7 +381,6 @@ impl Engine {
 
     fn take_quietness(&mut self, member: MemberId, told: Quietness) {
         let Some(batch) = self.reclaim.batch.as_mut() else { return };
-        // A stamp that lies ahead of somebody's clock could still be undercut by a fresh one.
         let latest = batch.tombs.iter().map(|tomb| tomb.record.view().timestamp().time).max().unwrap_or(0);
         let Stage::Grace { then, members, poll_us, last_look } = &mut batch.stage else { return };
         let Some(waited) = members.get_mut(&member) else { return };

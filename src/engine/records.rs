@@ -140,6 +140,24 @@ impl Records {
         })
     }
 
+    /// Takes those records out of a page of redb whose keys have settled, or are gone: redb will not have
+    /// them much longer, and nobody may see them.
+    pub(super) fn leave_out_void(&self, page: &mut Vec<u8>) {
+        let is_void = |record: RecordRef<'_>| {
+            let slot = self.table.find_any_like(record, record.key_hash());
+            slot.is_some_and(|id| self.table.has_any(id, SETTLED | GONE))
+        };
+        let mut kept = Vec::new();
+        let mut rest = &page[..];
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            if !is_void(record) {
+                kept.extend_from_slice(record.bytes());
+            }
+        }
+        *page = kept;
+    }
+
     /// Whether any record of a partition is here, in memory or in redb.
     pub(super) fn holds_any(&self, partition: u16) -> bool {
         let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));
@@ -475,9 +493,15 @@ impl Records {
         leaf.count = leaf.count.saturating_sub(1);
     }
 
-    /// Evicts clean records until the table is below `table_bytes`, looking at no more than
+    /// Evicts clean records, tombstones among them unless they are kept, until the table is below `table_bytes`, looking at no more than
     /// `slots` slots. Returns how many went.
-    pub(super) fn evict(&mut self, table_bytes: usize, slots: usize, committed: u32) -> usize {
+    pub(super) fn evict(
+        &mut self,
+        table_bytes: usize,
+        slots: usize,
+        committed: u32,
+        keeps_dead: bool,
+    ) -> usize {
         if self.table.bytes() <= table_bytes {
             return 0;
         }
@@ -488,10 +512,14 @@ impl Records {
             if self.table.bytes() <= table_bytes {
                 break;
             }
-            if self.table.has(id, SYSTEM) || !self.table.is_clean(id, committed) {
+            if self.table.has_any(id, SYSTEM | SETTLED | GONE) || !self.table.is_clean(id, committed) {
                 continue;
             }
-            let time = self.table.record(id).map_or(0, |record| record.timestamp().time);
+            let Some(record) = self.table.record(id) else { continue };
+            if keeps_dead && !record.kind().is_live() {
+                continue;
+            }
+            let time = record.timestamp().time;
             let hash = self.table.hash(id);
             if self.evicted_of(hash).is_mending {
                 continue;
