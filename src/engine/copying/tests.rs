@@ -299,7 +299,7 @@ fn a_reply_to_an_earlier_request_does_not_move_a_copy() {
     let earlier = engine.copying.partitions[&0].current.as_ref().unwrap().asked.unwrap();
     engine.copy_failed(earlier);
     engine.continue_copying();
-    engine.take_copied(earlier, &[], None);
+    engine.take_copied(earlier, &[], &[], None);
     let copying = &engine.copying.partitions[&0];
     assert!(copying.is_asked() && copying.copied == 0);
     assert_eq!(copying.sources.len(), 2);
@@ -314,7 +314,7 @@ fn a_copy_goes_on_where_it_stood_after_a_failure_and_after_a_change_that_does_no
     engine.continue_copying();
     let asked = |engine: &Engine| engine.copying.partitions[&0].current.as_ref().unwrap().asked.unwrap();
     let next = |engine: &Engine| engine.copying.partitions[&0].current.as_ref().unwrap().next.clone();
-    engine.take_copied(asked(engine), &[], Some(CopyCursor::Table(7)));
+    engine.take_copied(asked(engine), &[], &[], Some(CopyCursor::Table(7)));
     engine.copy_failed(asked(engine));
     engine.plan_copying();
     engine.continue_copying();
@@ -356,7 +356,9 @@ fn an_unresolved_record_holds_the_page_until_redb_was_asked() {
     let older = Record::value(KeyRef::new("c", b"k39").unwrap(), timestamp, None, b"older");
     let engine = &mut world.engines[0];
     engine.merge(older.view(), older.view().key_hash());
-    let held = |engine: &Engine| matches!(engine.page_of_table(0, 0).1, Some(CopyCursor::Table(_)));
+    let held = |engine: &Engine| {
+        matches!(engine.page_of_table(0, 0), Reply::Copied { next: Some(CopyCursor::Table(_)), .. })
+    };
     assert!(held(engine));
     world.load();
     assert!(!held(&world.engines[0]));
