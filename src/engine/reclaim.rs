@@ -155,9 +155,14 @@ impl Engine {
         dead.filter(|record| record.timestamp().time < self.clock.time()).count()
     }
 
-    /// Members that hold reclaiming back, and how many tombstones of the last batches each.
+    /// Members that are away and hold reclaiming back, and how many tombstones of the last batches each.
     pub fn reclaiming_waits_for(&self) -> impl Iterator<Item = (MemberId, usize)> + '_ {
-        self.reclaim.waits_for.iter().map(|(member, count)| (*member, *count))
+        let is_away = |member: MemberId| {
+            let reachable = self.peer(member).is_some_and(Peer::is_reachable);
+            self.roster.get(member).is_some() && !reachable
+        };
+        let waits_for = self.reclaim.waits_for.iter().map(|(member, count)| (*member, *count));
+        waits_for.filter(move |(member, _)| is_away(*member))
     }
 
     /// Goes on with reclaiming. Called at each tick.
@@ -189,7 +194,7 @@ impl Engine {
 
     /// Whether some member keeps tombstones from being reclaimed: until it returns, memory needn't hold them.
     pub(super) fn is_reclaiming_held_back(&self) -> bool {
-        !self.reclaim.waits_for.is_empty()
+        self.reclaiming_waits_for().next().is_some()
     }
 
     fn want_dead(&mut self, after: super::Name) {
