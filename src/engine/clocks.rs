@@ -164,9 +164,10 @@ impl Engine {
         self.may_stamp = self.is_near(own_ms) && self.clock.time() <= self.follow_bound();
     }
 
-    /// The time of day to stamp by: the own wall clock, or what is believed if that is off. A member
-    /// whose clock is off stamps what nobody else can, and others must be able to take it.
-    pub(super) fn stamping_wall_ms(&self) -> u64 {
+    /// The time of day to act by: the own wall clock, or what is believed if that is off. A member
+    /// whose clock is off stamps what nobody else can, and others must be able to take it; and what expires
+    /// does so at the same time everywhere.
+    pub(super) fn wall_to_act_by(&self) -> u64 {
         if self.is_near(self.over_mono(self.now.wall_ms)) {
             self.now.wall_ms
         } else {

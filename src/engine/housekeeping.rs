@@ -54,7 +54,7 @@ impl Engine {
 
     /// Expiry and eviction, a bounded part of the table at a time.
     fn sweep(&mut self) {
-        let (hand, expired, dead) = self.records.expire(self.expiry_hand, SLOTS, self.now.wall_ms);
+        let (hand, expired, dead) = self.records.expire(self.expiry_hand, SLOTS, self.wall_ms);
         self.expiry_hand = hand;
         self.counters.expired += expired as u64;
         for id in dead {

@@ -215,6 +215,8 @@ pub struct Engine {
     identity: Identity,
     bounds: Bounds,
     now: Now,
+    /// The time of day that stamps and expiry go by: the own wall clock, unless it is wrong.
+    wall_ms: u64,
     mode: Mode,
     storage_problem: Option<String>,
     clock: Clock,
@@ -287,6 +289,7 @@ impl Engine {
             identity,
             bounds,
             now: Now::default(),
+            wall_ms: 0,
             mode: Mode::NoCluster,
             storage_problem: None,
             clock: Clock::after_reservation(identity.member, 0),
@@ -342,6 +345,7 @@ impl Engine {
     pub fn advance(&mut self, now: Now) {
         self.now = Now { mono_us: now.mono_us.max(self.now.mono_us), wall_ms: now.wall_ms };
         self.watch_clock();
+        self.wall_ms = self.wall_to_act_by();
     }
 
     /// Ends a turn's events: decides what became true, and completes the lanes.

@@ -74,7 +74,7 @@ impl Engine {
         match self.records.standing(key, hash) {
             Standing::Here(id) => {
                 let record = self.records.table.record(id);
-                match record.filter(|record| record.is_readable(self.now.wall_ms)) {
+                match record.filter(|record| record.is_readable(self.wall_ms)) {
                     Some(record) if !self.is_covered(record.timestamp()) => Local::Elsewhere,
                     Some(record) => Local::Found(record),
                     None => Local::Missing,
@@ -147,7 +147,7 @@ impl Engine {
 
     pub(super) fn readable(&self, id: SlotId) -> Option<Record> {
         let record = self.records.table.record(id)?;
-        record.is_readable(self.now.wall_ms).then(|| Record::copy_of(record))
+        record.is_readable(self.wall_ms).then(|| Record::copy_of(record))
     }
 
     pub(super) fn found(&mut self, token: u64, record: Option<Record>) {
@@ -316,7 +316,7 @@ impl Engine {
         if let Some(newest) = &newest {
             self.repair(&gather, newest.view());
         }
-        let readable = newest.filter(|record| record.view().is_readable(self.now.wall_ms));
+        let readable = newest.filter(|record| record.view().is_readable(self.wall_ms));
         self.found(token, readable);
     }
 

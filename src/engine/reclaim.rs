@@ -198,7 +198,7 @@ impl Engine {
     }
 
     fn want_dead(&mut self, after: super::Name) {
-        let filter = PageFilter::Dead { wall_ms: self.now.wall_ms };
+        let filter = PageFilter::Dead { wall_ms: self.wall_ms };
         self.want_page(filter, after, PAGE_BYTES, PageFor::Dead);
     }
 

@@ -206,7 +206,7 @@ impl Engine {
 
     /// Merges what the table has with what redb has; the table's record of a key is the newer one.
     fn own_part(&mut self, scan: &ScanRequest, stored: &[u8], stored_resume: Option<&[u8]>) -> Part {
-        let wall_ms = self.now.wall_ms;
+        let wall_ms = self.wall_ms;
         let limit = (scan.limit as usize).clamp(1, MAX_SCAN_LIMIT);
         let mut found: BTreeMap<Vec<u8>, Option<Record>> = BTreeMap::new();
         let start = scan.after.as_deref().map_or(&scan.prefix[..], |after| after.max(&scan.prefix));

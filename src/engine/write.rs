@@ -271,7 +271,7 @@ impl Engine {
                 }
                 (_, present) => present.map_or(Found::Nothing, Found::Record),
             };
-            let record = increment(key, found, self.now.wall_ms, life, delta)?;
+            let record = increment(key, found, self.wall_ms, life, delta)?;
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
         }
@@ -300,7 +300,7 @@ impl Engine {
             let time = floor.saturating_add(1).saturating_add(self.identity.incarnation);
             return Timestamp { time, member: self.identity.member };
         }
-        self.clock.stamp(self.stamping_wall_ms(), floor)
+        self.clock.stamp(self.wall_ms, floor)
     }
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
