@@ -118,10 +118,6 @@ impl Engine {
         if !self.has_link(member, link) {
             return Ok(());
         }
-        // What a removed member still sends may be older than what was reclaimed since.
-        if self.roster.is_removed(member) {
-            return Ok(());
-        }
         let frame = Frame::parse(bytes)?;
         if let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) {
             link.note_heard();
@@ -278,7 +274,7 @@ impl Engine {
             }
             self.records.table.warm(batch.iter().map(|(.., hash)| *hash));
             for (number, purpose, record, hash) in &batch {
-                let verdict = self.take_record(*purpose, *record, *hash, same_placement);
+                let verdict = self.take_record(member, *purpose, *record, *hash, same_placement);
                 let position = self.end();
                 let waits =
                     verdict.is_none() && *purpose == Purpose::Fresh && self.is_unresolved(*record, *hash);
@@ -322,6 +318,7 @@ impl Engine {
     /// Merges one received record; tells what is to be excepted from its confirmation.
     fn take_record(
         &mut self,
+        member: MemberId,
         purpose: Purpose,
         record: RecordRef<'_>,
         hash: KeyHash,
@@ -344,7 +341,9 @@ impl Engine {
             }
         }
         let is_system = record.collection().starts_with(crate::model::key::SYSTEM_PREFIX);
-        if !is_system && !self.placement.set_of(hash, false).contains(self.identity.member) {
+        // What a removed member still sends may be older than what was reclaimed since.
+        let owns = || self.placement.set_of(hash, false).contains(self.identity.member);
+        if !is_system && (self.roster.is_removed(member) || !owns()) {
             return Some(Verdict::Placement);
         }
         match self.merge(record, hash) {

@@ -213,6 +213,9 @@ impl Engine {
             Some(sent) if sent.member == member => {}
             _ => return,
         }
+        if self.roster.is_removed(member) {
+            return self.give_up(id);
+        }
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match (sent.purpose, reply) {
             (Purpose::Write(origin, write, give_up_us), reply) => {
