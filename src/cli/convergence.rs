@@ -115,7 +115,8 @@ pub(super) fn describe(convergence: &Convergence) -> String {
         partitions(convergence.incomplete_partitions, "incomplete"),
         partitions(convergence.awaited_partitions, "waiting for new owners"),
         partitions(convergence.foreign_partitions, "held for others"),
-        (convergence.superseded_records > 0).then(|| format!("{} writes lost", convergence.superseded_records)),
+        (convergence.superseded_records > 0)
+            .then(|| format!("{} writes lost", convergence.superseded_records)),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "nothing to do here".to_owned() } else { parts.join(", ") }

@@ -115,9 +115,11 @@ enum Command {
         force: bool,
     },
     /// Show how a member is, and how far it and the others are from holding the same
-    #[command(after_help = "Examples:\n  kith status\n  kith status --wait --timeout 5m    # after a repair, before the next step\n\n\
+    #[command(
+        after_help = "Examples:\n  kith status\n  kith status --wait --timeout 5m    # after a repair, before the next step\n\n\
         --wait asks every member of the cluster, at the HTTP addresses that they tell; it ends with 0 when all that\n\
-        was acknowledged before is with all its owners, and with 1 and what is in the way when the time is over.")]
+        was acknowledged before is with all its owners, and with 1 and what is in the way when the time is over."
+    )]
     Status(cluster::StatusArgs),
     /// Ask whether a member is ready: exit code 0 if it is, 1 if not
     Health {

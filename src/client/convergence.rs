@@ -225,7 +225,10 @@ fn obstacles_at(member: &Convergence, is_quiet: bool, obstacles: &mut Vec<String
     }
     let numbers = [
         (member.incomplete_partitions.into(), "partitions are still copied by it"),
-        (member.foreign_partitions.into(), "partitions are held by it for others, who lack something of them"),
+        (
+            member.foreign_partitions.into(),
+            "partitions are held by it for others, who lack something of them",
+        ),
         (member.wrong_leaves, "leaves of its hash trees are wrong because records were lost"),
         (member.changes.into(), "changes of the cluster are not done, as it knows"),
         (member.awaited_partitions.into(), "partitions wait for their new owners, as it knows"),

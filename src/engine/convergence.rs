@@ -96,7 +96,10 @@ impl Engine {
                 // Both are distances to this member's clock.
                 Some(self.clock_offset_ms(peer)?.saturating_add(self.clock_health().0))
             }),
-            tombstones_held_back: self.reclaiming_waits_for().find(|(by, _)| *by == member).map_or(0, |by| by.1),
+            tombstones_held_back: self
+                .reclaiming_waits_for()
+                .find(|(by, _)| *by == member)
+                .map_or(0, |by| by.1),
         }
     }
 

@@ -9,8 +9,8 @@
 use super::convergence::{self, partitions};
 use super::core::{Core, Shared};
 use super::local::{Mailbox, Timed};
-use crate::engine::operation::{Change, OperationError, Outcome};
 use crate::engine::Mode;
+use crate::engine::operation::{Change, OperationError, Outcome};
 use crate::gossip::{Facts, Phase, Standing};
 use crate::model::roster::MemberState;
 use crate::model::timestamp::ms_of_time;
@@ -556,7 +556,7 @@ mod tests {
             ("kith_complete_partitions", 256.0),
             ("kith_ready", 1.0),
             ("kith_table_records", 2.0),
-            ("kith_waiting_tombstones", 1.0),
+            ("kith_tombstones_settled_total", 1.0),
             ("kith_quiet_rounds_total", 1.0),
         ];
         until_published(telemetry, &expected).await;

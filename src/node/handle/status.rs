@@ -17,7 +17,10 @@ pub(super) mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;
 
-    pub(in crate::node::handle) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::node::handle) fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
