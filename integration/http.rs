@@ -6,9 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test, also in its helpers")]
 
 use bytes::Bytes;
+use kith::client::convergence::Watch;
 use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
 use kith::model::limits::MAX_VALUE_BYTES;
 use kith::model::{MemberId, Record, Timestamp};
+use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
@@ -19,6 +21,7 @@ use kith::node::handle::{
 use kith::telemetry::Telemetry;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -29,6 +32,8 @@ struct FakeMember {
     records: BTreeMap<(String, Vec<u8>), Record>,
     time: u64,
     in_cluster: bool,
+    /// What it knows of convergence with another member.
+    peer: Option<PeerConvergence>,
 }
 
 impl FakeMember {
@@ -100,6 +105,18 @@ impl FakeMember {
             Control::Roster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Placement { reply, .. } => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Settings(reply) => drop(reply.send(Err(ControlError::NoCluster))),
+            Control::Convergence { roots, reply } => drop(reply.send(self.convergence(roots))),
+            Control::Superseded(reply) => drop(reply.send(Ok(Superseded {
+                records: 3,
+                latest: vec![SupersededWrite {
+                    collection: "c".to_owned(),
+                    key: None,
+                    key_base64: Some("/w==".to_owned()),
+                    timestamp: "1".to_owned(),
+                    winner: "2".to_owned(),
+                    noticed_ms: 5,
+                }],
+            }))),
             Control::Init { request, reply } => {
                 let reason = format!("{:?} partitions", request.partitions);
                 let _ = reply.send(Err(ControlError::InvalidCluster(reason)));
@@ -123,6 +140,36 @@ impl FakeMember {
         }
     }
 
+    fn convergence(&self, with_roots: bool) -> Result<Convergence, ControlError> {
+        let peer = self.peer.clone().ok_or(ControlError::NoCluster)?;
+        // Of two members that know of each other.
+        let id = MemberId(3 - peer.id.0);
+        let roots = if with_roots { BTreeMap::from([(9, "1f".to_owned())]) } else { BTreeMap::new() };
+        Ok(Convergence {
+            id,
+            name: format!("m{}", id.0),
+            state: State::Ready,
+            incarnation: 1,
+            placement_digest: "p".to_owned(),
+            system_digest: "s".to_owned(),
+            catching_up: false,
+            owned_partitions: 1,
+            incomplete_partitions: 0,
+            changes: 0,
+            awaited_partitions: 0,
+            foreign_partitions: 0,
+            wrong_leaves: 0,
+            hints: peer.hints,
+            tombstones_waiting: 0,
+            tombstones_settled: 0,
+            quiet_rounds: 0,
+            superseded_records: 0,
+            clock_offset_ms: 0,
+            peers: vec![peer],
+            roots,
+        })
+    }
+
     fn status(&self) -> Status {
         Status {
             id: MemberId(7),
@@ -138,6 +185,7 @@ impl FakeMember {
             storage: StorageStatus::default(),
             hints: HintStatus::default(),
             transitions: Vec::new(),
+            convergence: None,
             peers: Vec::new(),
             warnings: Vec::new(),
         }
@@ -164,8 +212,31 @@ async fn serve_handle(handle: Handle) -> Served {
 
 async fn serve(in_cluster: bool) -> Served {
     let (handle, requests) = Handle::channel();
-    tokio::spawn(FakeMember { records: BTreeMap::new(), time: 0, in_cluster }.answer(requests));
+    tokio::spawn(FakeMember { records: BTreeMap::new(), time: 0, in_cluster, peer: None }.answer(requests));
     serve_handle(handle).await
+}
+
+/// A member of two that knows this of the other one.
+async fn serve_one_of_two(peer: PeerConvergence) -> Served {
+    let (handle, requests) = Handle::channel();
+    let member = FakeMember { records: BTreeMap::new(), time: 0, in_cluster: true, peer: Some(peer) };
+    tokio::spawn(member.answer(requests));
+    serve_handle(handle).await
+}
+
+fn peer(id: u64, http_address: String, hints: u64) -> PeerConvergence {
+    PeerConvergence {
+        id: MemberId(id),
+        name: format!("m{id}"),
+        http_address: Some(http_address),
+        reachable: true,
+        lag_ms: None,
+        records_under_way: 0,
+        hints,
+        differing_leaves: 0,
+        clock_offset_ms: Some(-3),
+        tombstones_held_back: 0,
+    }
 }
 
 impl Served {
@@ -392,4 +463,61 @@ async fn a_request_that_was_taken_in_is_answered_before_the_server_ends() {
     reply.send(vec![Ok(Answer::Stored(stored))]).unwrap();
     assert_eq!(put.await.unwrap().unwrap().outcome, Ending::Superseded);
     served.server.await.unwrap().unwrap();
+}
+
+/// Long enough for any answer on this machine.
+const WITHIN: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn all_members_are_asked_whether_they_hold_the_same_and_what_is_in_the_way_is_told() {
+    // The other one's address is told by the first, and what is asked there is what is known there.
+    let hinting = serve_one_of_two(peer(1, "127.0.0.1:1".to_owned(), 4)).await;
+    let served = serve_one_of_two(peer(2, hinting.address.to_string(), 0)).await;
+    let look = Watch::new(&served.client).look(WITHIN).await;
+    assert_eq!((look.members, look.partitions), (2, 1));
+    assert_eq!(look.obstacles, ["m2 keeps 4 hints for m1"]);
+
+    let equal = serve_one_of_two(peer(1, "127.0.0.1:1".to_owned(), 0)).await;
+    let served = serve_one_of_two(peer(2, equal.address.to_string(), 0)).await;
+    assert_eq!(Watch::new(&served.client).look(WITHIN).await.obstacles, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_answer_is_in_the_way_by_name_and_holds_nobody_up() {
+    // It takes connections and says nothing.
+    let stuck = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = stuck.local_addr().unwrap().to_string();
+    let served = serve_one_of_two(peer(2, at.clone(), 0)).await;
+    let look = Watch::new(&served.client).look(Duration::from_millis(200)).await;
+    assert_eq!(look.members, 1);
+    let [obstacle] = &look.obstacles[..] else { panic!("{look:?}") };
+    assert!(obstacle.contains("m2") && obstacle.contains(&at) && obstacle.contains("200 ms"), "{obstacle}");
+    let alone = Client::new([at]).unwrap();
+    let look = Watch::new(&alone).look(Duration::from_millis(200)).await;
+    assert_eq!((look.members, look.obstacles.len()), (0, 1), "{look:?}");
+}
+
+#[tokio::test]
+async fn roots_are_told_only_if_they_are_wanted() {
+    let served = serve_one_of_two(peer(2, "127.0.0.1:1".to_owned(), 0)).await;
+    let brief = served.send("GET", "/v1/cluster/convergence", "").await;
+    assert_has(&brief, &["200 OK", r#""clock_offset_ms":-3"#, r#""id":"0000000000000002""#]);
+    assert!(!brief.contains("roots"), "{brief}");
+    let whole = served.send("GET", "/v1/cluster/convergence?roots=true", "").await;
+    assert_has(&whole, &["200 OK", r#""roots":{"9":"1f"}"#]);
+    assert_has(&served.send("GET", "/v1/cluster/convergence?roots=all", "").await, &["400"]);
+    let none = serve(false).await;
+    assert_has(&none.send("GET", "/v1/cluster/convergence", "").await, &["409", "no_cluster"]);
+}
+
+#[tokio::test]
+async fn writes_that_lost_are_told_once_though_several_members_know_of_them() {
+    let other = serve_one_of_two(peer(1, "127.0.0.1:1".to_owned(), 0)).await;
+    let served = serve_one_of_two(peer(2, other.address.to_string(), 0)).await;
+    let told = served.client.superseded().await.unwrap();
+    assert_eq!((told.records, told.latest.len()), (3, 1));
+    let (writes, silent) = served.client.superseded_anywhere(WITHIN).await.unwrap();
+    assert_eq!((writes, silent), (told.latest, Vec::new()));
+    let text = served.send("GET", "/v1/cluster/superseded", "").await;
+    assert_has(&text, &["200 OK", r#""key_base64":"/w==""#, r#""winner":"2""#]);
 }

@@ -13,6 +13,8 @@
 
 #[path = "processes/clients.rs"]
 mod clients;
+#[path = "processes/convergence.rs"]
+mod convergence;
 #[path = "processes/damage.rs"]
 mod damage;
 #[path = "processes/disks.rs"]

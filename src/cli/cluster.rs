@@ -1,5 +1,6 @@
 //! The member and its cluster: init, join, status, health, members, placement, settings.
 
+use super::convergence;
 use super::departure::describe_transition;
 use super::error::CliError;
 use super::output::{Output, counted, duration, or_dash, size, table};
@@ -14,7 +15,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -33,6 +34,19 @@ pub(super) struct PlacementArgs {
     /// The collection of the key [default: default]
     #[arg(long, short, requires = "key")]
     collection: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Wait until all members hold the same
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait for that, such as 30s or 5m
+    #[arg(long, default_value = "60s", requires = "wait", value_name = "TIME", value_parser = super::parse_ttl_arg)]
+    timeout: u64,
+    /// Show the latest writes that lost to concurrent ones, as any member knows them
+    #[arg(long, conflicts_with = "wait")]
+    superseded: bool,
 }
 
 fn parse_partitions(text: &str) -> Result<u32, String> {
@@ -91,7 +105,13 @@ pub(super) async fn health(client: &Client, live: bool, output: Output) -> Resul
 }
 
 /// `kith status`
-pub(super) async fn status(client: &Client, output: Output) -> Result<(), CliError> {
+pub(super) async fn status(client: &Client, args: &StatusArgs, output: Output) -> Result<(), CliError> {
+    if args.wait {
+        return convergence::wait(client, Duration::from_millis(args.timeout), output).await;
+    }
+    if args.superseded {
+        return convergence::superseded(client, output).await;
+    }
     let status = client.status().await?;
     output.show(&status, || describe(&status))
 }
@@ -128,6 +148,10 @@ fn describe(status: &Status) -> String {
         // Writing to a string can't fail.
         let _ = writeln!(text, "{name:<9}{fact}");
     }
+    if let Some(told) = &status.convergence {
+        let _ = writeln!(text, "{:<9}{}", "copies", convergence::describe(told));
+        let _ = writeln!(text, "{:<9}{}", "deleted", convergence::describe_tombstones(told));
+    }
     for warning in status.warnings.iter().chain(&storage.problems) {
         let _ = writeln!(text, "warning  {warning}");
     }
@@ -137,6 +161,9 @@ fn describe(status: &Status) -> String {
     let _ = writeln!(text, "\n{}", steps_table(status));
     if !status.peers.is_empty() {
         let _ = writeln!(text, "\n{}", peers_table(status));
+    }
+    if let Some(told) = status.convergence.as_ref().filter(|told| !told.peers.is_empty()) {
+        let _ = writeln!(text, "\n{}", convergence::peers_table(told));
     }
     text
 }

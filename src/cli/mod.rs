@@ -8,6 +8,7 @@
 //! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
 
 mod cluster;
+mod convergence;
 mod departure;
 mod dev;
 mod error;
@@ -113,8 +114,13 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Show how a member is: start, clock, storage, hints, links, refusals
-    Status,
+    /// Show how a member is, and how far it and the others are from holding the same
+    #[command(
+        after_help = "Examples:\n  kith status\n  kith status --wait --timeout 5m    # after a repair, before the next step\n\n\
+        --wait asks every member of the cluster, at the HTTP addresses that they tell; it ends with 0 when all that\n\
+        was acknowledged before is with all its owners, and with 1 and what is in the way when the time is over."
+    )]
+    Status(cluster::StatusArgs),
     /// Ask whether a member is ready: exit code 0 if it is, 1 if not
     Health {
         /// Ask only whether it is alive, whatever its cluster does
@@ -258,7 +264,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Result<(), Cl
         Command::Join { peer } => cluster::join(client, &peer, output).await,
         Command::Leave { no_wait } => departure::leave(client, no_wait, output).await,
         Command::Remove { name, force } => departure::remove(client, &name, force, output).await,
-        Command::Status => cluster::status(client, output).await,
+        Command::Status(args) => cluster::status(client, &args, output).await,
         Command::Health { live } => cluster::health(client, live, output).await,
         Command::Members { physical: false } => cluster::members(client, output).await,
         Command::Members { physical: true } => cluster::physical(client, output).await,

@@ -7,6 +7,7 @@
 //! Errors keep apart what a caller handles differently: nobody reached, refused with a reason,
 //! fate unknown, and an answer that no kith gives ([`ClientError`]).
 
+pub mod convergence;
 mod error;
 
 pub use error::ClientError;

@@ -34,7 +34,8 @@ impl Engine {
     }
 
     /// The upper half of the root of the system records' hash tree.
-    pub(super) fn system_digest(&self) -> u64 {
+    #[must_use]
+    pub fn system_digest(&self) -> u64 {
         u64::try_from(self.records.trees.system().root() >> 64).unwrap_or_default()
     }
 
@@ -54,11 +55,18 @@ impl Engine {
 
     /// Expiry and eviction, a bounded part of the table at a time.
     fn sweep(&mut self) {
-        let (hand, expired, dead) = self.records.expire(self.expiry_hand, SLOTS, self.wall_ms);
+        // Not beyond the table's end, so that each lap meets every slot once and can count.
+        let left = self.records.table.slots().saturating_sub(self.expiry_hand as usize);
+        let (hand, expired, dead) =
+            self.records.expire(self.expiry_hand, SLOTS.min(left.max(1)), self.wall_ms);
         self.expiry_hand = hand;
         self.counters.expired += expired as u64;
         for id in dead {
+            self.count_tombstone(id);
             self.note_tombstone(id);
+        }
+        if hand == 0 {
+            self.end_counting();
         }
         // What is on its way becomes a hint if its link ends, and for that it must be found here.
         let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());

@@ -198,6 +198,9 @@ impl Engine {
             Waiter::Fresh(fresh) => {
                 let record = slot.and_then(|slot| self.records.table.record(slot));
                 let winner = record.map(RecordRef::timestamp).filter(|stamp| *stamp > fresh.timestamp);
+                if let Some(winner) = winner {
+                    self.note_superseded(key, fresh.timestamp, winner);
+                }
                 self.release_fresh(fresh, winner.map(Verdict::Superseded));
             }
         }

@@ -12,7 +12,7 @@
 use super::Engine;
 use super::journal::{self, Entry};
 use super::operation::Change;
-use super::peer::Peer;
+use super::peer::{Link, Peer};
 use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX};
 use crate::model::placement::Placement;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
@@ -340,7 +340,7 @@ impl Engine {
     #[must_use]
     pub fn records_under_way(&self) -> usize {
         let links = self.peers.iter().filter_map(|peer| peer.link.as_ref());
-        links.map(|link| link.on_the_way(1..u64::MAX).count()).sum()
+        links.map(Link::under_way).sum()
     }
 
     /// Records in memory, their bytes, and those that no checkpoint has.

@@ -18,7 +18,9 @@ mod anti_entropy;
 mod catching_up;
 mod checkpoint;
 mod clocks;
+mod convergence;
 mod copying;
+mod counters;
 mod foreign;
 mod handoff;
 mod hints;
@@ -48,6 +50,8 @@ mod table;
 mod write;
 
 pub use checkpoint::{Batch, CheckpointStep, Replaced};
+pub use convergence::{PeerConvergence, Superseded, Tombstones};
+pub use counters::Counters;
 pub use handoff::LEFT;
 pub use loads::Loaded;
 pub use membership::NOBODY;
@@ -178,37 +182,6 @@ pub enum Mode {
     Stopping,
 }
 
-/// Numbers that only grow, for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(missing_docs, reason = "the names of the metrics say it")]
-pub struct Counters {
-    pub superseded: u64,
-    pub expired: u64,
-    pub evicted: u64,
-    pub loads: u64,
-    pub damaged_records: u64,
-    pub lost_syncs: u64,
-    pub scrubbed_records: u64,
-    pub scrub_rounds: u64,
-    pub mended_leaves: u64,
-    pub stores_rebuilt: u64,
-    pub load_misses: u64,
-    pub journal_records: u64,
-    pub replayed_records: u64,
-    pub hints_stored: u64,
-    pub hints_delivered: u64,
-    pub repairs: u64,
-    pub repairs_taken: u64,
-    pub passes: u64,
-    pub forgotten: u64,
-    pub tombstones_settled: u64,
-    pub tombstones_reclaimed: u64,
-    pub checkpoints: u64,
-    pub checkpoint_records: u64,
-    pub refused_clock: u64,
-    pub refused_placement: u64,
-}
-
 /// One member's replication.
 #[derive(Debug)]
 pub struct Engine {
@@ -248,6 +221,7 @@ pub struct Engine {
     foreign: foreign::Foreign,
     quiet: quiet::Quiet,
     reclaim: reclaim::State,
+    convergence: convergence::Convergence,
     /// No other attempt to turn active before this time in microseconds.
     activation_after_us: u64,
     /// No other attempt to take a step before this time in microseconds.
@@ -314,6 +288,7 @@ impl Engine {
             foreign: foreign::Foreign::default(),
             quiet: quiet::Quiet::default(),
             reclaim: reclaim::State::default(),
+            convergence: convergence::Convergence::default(),
             activation_after_us: 0,
             step_after_us: 0,
             records: Records::new(partition_bits),
@@ -480,12 +455,6 @@ impl Engine {
     #[must_use]
     pub const fn now(&self) -> Now {
         self.now
-    }
-
-    /// Numbers for metrics.
-    #[must_use]
-    pub const fn counters(&self) -> Counters {
-        Counters { mended_leaves: self.records.mended, ..self.counters }
     }
 
     /// Whether nothing that was begun waits for anything: a member that stops may go.

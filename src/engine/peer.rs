@@ -247,6 +247,11 @@ impl Link {
         self.heard
     }
 
+    /// Records that were queued and are not confirmed after fsync.
+    pub(super) fn under_way(&self) -> usize {
+        self.on_the_way.len()
+    }
+
     /// Whether all that was queued is confirmed after fsync.
     pub(super) fn is_quiet(&self) -> bool {
         self.on_the_way.is_empty()

@@ -46,6 +46,11 @@ pub(super) struct Quiet {
 }
 
 impl Engine {
+    /// Rounds that ended in this life.
+    pub(super) const fn quiet_rounds(&self) -> u64 {
+        self.quiet.rounds
+    }
+
     /// How quiet this member has been.
     pub(super) const fn quietness(&self) -> Quietness {
         Quietness {

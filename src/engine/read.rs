@@ -329,7 +329,7 @@ impl Engine {
         let owners =
             gather.answers.iter().filter(|(member, record)| stale(record) && gather.set.contains(*member));
         for (member, _) in owners {
-            self.counters.repairs += 1;
+            self.counters.read_repairs += 1;
             if *member == me {
                 self.merge(newest, gather.hash);
             } else if let Some(at) = self.peer_index.get(member).copied() {

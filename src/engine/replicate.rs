@@ -347,7 +347,12 @@ impl Engine {
             return Some(Verdict::Placement);
         }
         match self.merge(record, hash) {
-            Applied::Superseded(winner) if purpose == Purpose::Fresh => Some(Verdict::Superseded(winner)),
+            Applied::Superseded(winner) if purpose == Purpose::Fresh => {
+                if let Ok(key) = record.key_ref() {
+                    self.note_superseded(key, record.timestamp(), winner);
+                }
+                Some(Verdict::Superseded(winner))
+            }
             _ => None,
         }
     }

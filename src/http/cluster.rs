@@ -9,6 +9,7 @@ use super::routes::Shared;
 use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
 use crate::model::key::DEFAULT;
 use crate::node::handle::Key;
+use crate::node::handle::convergence::{Convergence, Superseded};
 use crate::node::handle::status::{
     Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
     State as MemberState, Status,
@@ -59,6 +60,21 @@ pub(super) async fn placement(State(shared): State<Shared>, uri: Uri) -> Result<
         None => None,
     };
     Ok(Json(shared.handle.placement(key).await?))
+}
+
+/// `GET /v1/cluster/convergence`
+pub(super) async fn convergence(
+    State(shared): State<Shared>,
+    uri: Uri,
+) -> Result<Json<Convergence>, Failure> {
+    let roots = Query::parse(&uri, &["roots"])?.flag("roots")?.unwrap_or(false);
+    Ok(Json(shared.handle.convergence(roots).await?))
+}
+
+/// `GET /v1/cluster/superseded`
+pub(super) async fn superseded(State(shared): State<Shared>, uri: Uri) -> Result<Json<Superseded>, Failure> {
+    Query::parse(&uri, &[])?;
+    Ok(Json(shared.handle.superseded().await?))
 }
 
 /// `GET /v1/settings`

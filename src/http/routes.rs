@@ -37,6 +37,8 @@ GET   /v1/cluster                             the cluster and its members
 GET   /v1/cluster/physical                    the members that gossip sees
 GET   /v1/cluster/roster                      the members that were admitted
 GET   /v1/cluster/placement                   ?collection= &key=   who owns what
+GET   /v1/cluster/convergence                 ?roots=true   whether this member and the others hold the same
+GET   /v1/cluster/superseded                  writes that lost to concurrent ones, as this member knows
 POST  /v1/cluster/init                        {\"partitions\": 256, \"settings\": {}}   (both may be left out)
 POST  /v1/cluster/join                        {\"address\": \"host:7400\"}
 POST  /v1/cluster/leave                       hand over what the member holds, and go; /v1/status shows how far it is
@@ -62,6 +64,8 @@ pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
         .route("/v1/cluster/physical", get(cluster::physical))
         .route("/v1/cluster/roster", get(cluster::roster))
         .route("/v1/cluster/placement", get(cluster::placement))
+        .route("/v1/cluster/convergence", get(cluster::convergence))
+        .route("/v1/cluster/superseded", get(cluster::superseded))
         .route("/v1/cluster/init", post(cluster::init))
         .route("/v1/cluster/join", post(cluster::join))
         .route("/v1/cluster/leave", post(cluster::leave))
@@ -95,7 +99,7 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 14] = [
+    const EXACT: [&str; 16] = [
         "/",
         "/v1/batch",
         "/v1/status",
@@ -103,6 +107,8 @@ fn route_of(path: &str) -> &'static str {
         "/v1/cluster/physical",
         "/v1/cluster/roster",
         "/v1/cluster/placement",
+        "/v1/cluster/convergence",
+        "/v1/cluster/superseded",
         "/v1/cluster/init",
         "/v1/cluster/join",
         "/v1/cluster/leave",

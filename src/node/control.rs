@@ -13,7 +13,7 @@ use super::handle::{
 };
 use super::local::{Local, LocalHandle, Mailbox, relieved};
 use super::view::View;
-use super::{changes, departure, membership};
+use super::{changes, convergence, departure, membership};
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::gossip;
@@ -134,6 +134,8 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
         Control::Roster(reply) => _ = reply.send(roster(shared)),
         Control::Placement { key, reply } => _ = reply.send(placement(shared, key.as_ref())),
         Control::Settings(reply) => _ = reply.send(settings(shared)),
+        Control::Convergence { roots, reply } => _ = reply.send(convergence::answer(shared, roots)),
+        Control::Superseded(reply) => _ = reply.send(convergence::superseded(shared)),
         Control::Init { request, reply } => {
             let shared = Rc::clone(shared);
             tokio::task::spawn_local(async move {
@@ -170,7 +172,7 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
     }
 }
 
-fn state(shared: &Shared) -> State {
+pub(super) fn state(shared: &Shared) -> State {
     let core = shared.core.borrow();
     let member = core.engine.identity().member;
     let me = core.engine.roster().get(member);
@@ -251,6 +253,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         },
         hints: HintStatus { pending: pending as u64, bytes: hint_bytes },
         transitions: changes::transitions(engine),
+        convergence: convergence::of(&core, &shared.config.name, state),
         peers: peers(&core, &view),
         warnings,
     }
@@ -316,7 +319,7 @@ fn physical(shared: &Shared) -> Physical {
     Physical { seen_by: identity.member, members }
 }
 
-fn some_text(text: &str) -> Option<String> {
+pub(super) fn some_text(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 

@@ -12,6 +12,7 @@
 //! What the answers mean is decided by the engine; how they look as JSON is in [`documents`] and
 //! [`status`].
 
+pub mod convergence;
 pub mod documents;
 mod error;
 pub mod status;
@@ -20,6 +21,7 @@ use crate::model::key::{KeyError, KeyRef};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
 use bytes::Bytes;
+use convergence::{Convergence, Superseded};
 use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
@@ -164,6 +166,15 @@ pub enum Control {
     },
     /// The cluster-wide settings in force.
     Settings(oneshot::Sender<Result<Settings, ControlError>>),
+    /// What the member knows of whether all hold the same.
+    Convergence {
+        /// With the roots of its hash trees.
+        roots: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Convergence, ControlError>>,
+    },
+    /// The writes that the member knows to have lost.
+    Superseded(oneshot::Sender<Result<Superseded, ControlError>>),
     /// Creates a cluster with this member as its first.
     Init {
         /// What the cluster is to be.
@@ -361,6 +372,22 @@ impl Handle {
     /// [`ControlError`].
     pub async fn settings(&self) -> Result<Settings, ControlError> {
         self.ask(|reply| Request::Control(Control::Settings(reply))).await?
+    }
+
+    /// What the member knows of whether all hold the same, with the roots of its hash trees if wanted.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn convergence(&self, roots: bool) -> Result<Convergence, ControlError> {
+        self.ask(|reply| Request::Control(Control::Convergence { roots, reply })).await?
+    }
+
+    /// The writes that the member knows to have lost.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn superseded(&self) -> Result<Superseded, ControlError> {
+        self.ask(|reply| Request::Control(Control::Superseded(reply))).await?
     }
 
     /// Creates a cluster; repeating it with the same content changes nothing.

@@ -9,6 +9,7 @@
 mod changes;
 mod clock;
 mod control;
+mod convergence;
 mod core;
 mod departure;
 mod disks;

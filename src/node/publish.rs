@@ -6,10 +6,11 @@
 //! of each connection one operation at a time, so that nothing is kept per operation. Reads that
 //! memory answers at once take no turn; they are counted and not timed.
 
+use super::convergence::{self, partitions};
 use super::core::{Core, Shared};
 use super::local::{Mailbox, Timed};
+use crate::engine::Mode;
 use crate::engine::operation::{Change, OperationError, Outcome};
-use crate::engine::{self, Mode};
 use crate::gossip::{Facts, Phase, Standing};
 use crate::model::roster::MemberState;
 use crate::model::timestamp::ms_of_time;
@@ -231,14 +232,6 @@ fn seconds(micros: u64) -> f64 {
     micros as f64 / 1_000_000.0
 }
 
-/// Partitions that this member owns, and those of them that it has completed.
-fn partitions(engine: &engine::Engine) -> (usize, usize) {
-    let me = engine.identity().member;
-    let owned = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
-    let owned = owned.filter(|at| engine.placement().set(*at).contains(me)).count();
-    (owned, engine.complete_partitions().iter().filter(|complete| **complete).count())
-}
-
 /// This member as gossip tells it.
 pub(super) fn facts(shared: &Shared) -> Facts {
     let introduction = shared.introduction();
@@ -289,6 +282,7 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
     let metrics = telemetry.metrics();
     publish_storage(&core, &shared.disk, metrics);
     publish_engine(&core, metrics);
+    convergence::publish(&core.engine, metrics);
     publish_operations(&core, metrics);
     publish_links(&core, metrics);
     publish_gossip(&core, shared, metrics);
@@ -362,7 +356,7 @@ fn publish_engine(core: &Core, metrics: &Metrics) {
     let (owned, complete) = partitions(engine);
     metrics.replication.publish(&ReplicationTotals {
         superseded: counters.superseded,
-        read_repairs: counters.repairs,
+        read_repairs: counters.read_repairs,
         redirects: counters.refused_placement,
         stamps_refused: counters.refused_clock,
         expired: counters.expired,
@@ -449,6 +443,7 @@ fn publish_gossip(core: &Core, shared: &Shared, metrics: &Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine;
     use crate::model::{MemberId, Timestamp};
     use crate::node::handle::status::State;
     use crate::node::handle::{Key, Operation};
@@ -561,6 +556,8 @@ mod tests {
             ("kith_complete_partitions", 256.0),
             ("kith_ready", 1.0),
             ("kith_table_records", 2.0),
+            ("kith_tombstones_settled_total", 1.0),
+            ("kith_quiet_rounds_total", 1.0),
         ];
         until_published(telemetry, &expected).await;
         let value_of_1_mib = bytes::Bytes::from(vec![b'x'; 1 << 20]);

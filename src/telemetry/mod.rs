@@ -8,7 +8,7 @@
 //!
 //! Invariants: every name, kind and help text stands in [`names`]; no label holds a key, a value or
 //! anything else that clients choose; nothing grows without bound (upkeep runs regularly, labels come from
-//! fixed lists).
+//! fixed lists or are the names of present members).
 //!
 //! Left to others: what is counted (engine, storage, transport, …), and serving the text (http).
 
@@ -16,6 +16,7 @@ mod histogram;
 mod labelled;
 mod logs;
 pub mod names;
+mod peers;
 mod recorder;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,4 +24,5 @@ pub(crate) mod tests;
 pub use histogram::{BOUNDS_MICROS, Latencies};
 pub use labelled::{HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally};
 pub use logs::{Format, LogError, init};
+pub use peers::{PeerTotals, Peers};
 pub use recorder::{Metrics, Telemetry, UPKEEP_INTERVAL};

@@ -159,6 +159,23 @@ parts! {
         gauge waiting_operations = "kith_waiting_operations", "Operations of clients that are not answered yet.";
     }
 
+    /// Convergence: whether members hold the same, and what is done for it.
+    Convergence, ConvergenceTotals {
+        counter passes = "kith_comparison_passes_total", "Comparisons with another member that were completed.";
+        counter repairs_sent = "kith_repairs_sent_total", "Records sent to members that lacked them, as comparing showed.";
+        counter repairs_taken = "kith_repairs_taken_total", "Records taken from members that had newer ones, as comparing showed.";
+        counter superseded_records = "kith_superseded_records_total", "Fresh records of concurrent writes that met newer ones here and lost.";
+        gauge incomplete_partitions = "kith_incomplete_partitions", "Owned partitions that are still copied, and of which nothing is read here.";
+        gauge awaited_partitions = "kith_awaited_partitions", "Partitions whose owners to come are not all complete, so that the cluster's change waits.";
+        gauge foreign_partitions = "kith_foreign_partitions", "Partitions that others own and of which records are kept here until all of them have these.";
+        counter forgotten = "kith_forgotten_records_total", "Records that were dropped because others own them, and tombstones that were reclaimed.";
+        counter tombstones_settled = "kith_tombstones_settled_total", "Tombstones that left the hash trees because every owner had them.";
+        counter tombstones_reclaimed = "kith_tombstones_reclaimed_total", "Tombstones that were dropped.";
+        gauge waiting_tombstones = "kith_waiting_tombstones", "Tombstones in memory that are not settled.";
+        gauge settled_tombstones = "kith_settled_tombstones", "Tombstones in memory that are settled and not dropped.";
+        counter quiet_rounds = "kith_quiet_rounds_total", "Rounds at whose end all had arrived that was under way at their begin.";
+    }
+
     /// Hints: records kept for owners that did not confirm.
     Hints, HintsTotals {
         gauge bytes = "kith_hint_bytes", "Bytes of hints that are kept.";
@@ -258,6 +275,33 @@ pub const HTTP_SECONDS: Metric = Metric {
     kind: Kind::Histogram,
     help: "Seconds from receiving an HTTP request to its answer, by route.",
 };
+/// How far behind another member this one may be.
+pub const PEER_LAG: Metric = Metric {
+    name: "kith_peer_lag_seconds",
+    kind: Kind::Gauge,
+    help: "Seconds since the last completed comparison with a member began; infinite before the first.",
+};
+/// What another member did not confirm.
+pub const PEER_UNDER_WAY: Metric = Metric {
+    name: "kith_peer_records_under_way",
+    kind: Kind::Gauge,
+    help: "Records on their way to a member that it did not confirm after fsync.",
+};
+/// What is kept for another member.
+pub const PEER_HINTS: Metric =
+    Metric { name: "kith_peer_hints", kind: Kind::Gauge, help: "Hints that are kept for a member." };
+/// What another member holds otherwise.
+pub const PEER_DIFFERING: Metric = Metric {
+    name: "kith_peer_differing_leaves",
+    kind: Kind::Gauge,
+    help: "Leaves of hash trees that differed from a member's when they were last compared.",
+};
+/// What another member holds back.
+pub const PEER_TOMBSTONES: Metric = Metric {
+    name: "kith_peer_tombstones_held_back",
+    kind: Kind::Gauge,
+    help: "Tombstones that can't be reclaimed before a member answers, of the last batch that waited for it.",
+};
 /// What runs.
 pub const INFO: Metric =
     Metric { name: "kith_info", kind: Kind::Gauge, help: "Always 1; its labels say which version runs." };
@@ -273,6 +317,11 @@ pub const FAMILIES: &[Metric] = &[
     STORAGE_ERRORS,
     HTTP_REQUESTS,
     HTTP_SECONDS,
+    PEER_LAG,
+    PEER_UNDER_WAY,
+    PEER_HINTS,
+    PEER_DIFFERING,
+    PEER_TOMBSTONES,
     INFO,
     UPTIME,
 ];

@@ -2,7 +2,8 @@
 
 use super::histogram::{Latencies, Published};
 use super::labelled::{HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS};
-use super::names::{self, Metric};
+use super::names::{self, Kind, Metric};
+use super::peers::Peers;
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::fmt::Write;
@@ -49,7 +50,12 @@ fn labelled(metric: Metric, labels: &[(&'static str, &str)]) -> Key {
 /// The two lines that begin a metric in Prometheus' text format.
 pub(super) fn header(metric: Metric, out: &mut String) {
     // Writing into a String can't fail.
-    let _ = writeln!(out, "# HELP {} {}\n# TYPE {} histogram", metric.name, metric.help, metric.name);
+    let kind = match metric.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    };
+    let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", metric.name, metric.help, metric.name);
 }
 
 /// The handles of every part. Whoever counts keeps totals of its own and publishes them here.
@@ -63,6 +69,10 @@ pub struct Metrics {
     pub table: names::Table,
     /// What the engine does with its owners.
     pub replication: names::Replication,
+    /// Whether members hold the same.
+    pub convergence: names::Convergence,
+    /// What is known of each other member.
+    pub peers: Peers,
     /// Hints.
     pub hints: names::Hints,
     /// Links.
@@ -93,6 +103,8 @@ impl Metrics {
             checkpoint: names::Checkpoint::register(registry),
             table: names::Table::register(registry),
             replication: names::Replication::register(registry),
+            convergence: names::Convergence::register(registry),
+            peers: Peers::default(),
             hints: names::Hints::register(registry),
             links: names::Links::register(registry),
             gossip: names::Gossip::register(registry),
@@ -172,6 +184,7 @@ impl Telemetry {
         let mut out = self.handle.render();
         self.metrics.render_latencies(&mut out);
         self.metrics.http.render(&mut out);
+        self.metrics.peers.render(&mut out);
         out
     }
 
@@ -190,6 +203,7 @@ mod tests {
     fn every_metric_is_rendered_with_its_help_from_the_start() {
         let telemetry = Telemetry::new("1.2.3");
         telemetry.metrics().http.record("/v1/status", 200, 1_500);
+        telemetry.metrics().peers.publish(vec![crate::telemetry::PeerTotals::default()]);
         let text = telemetry.render();
         for metric in names::PLAIN.iter().chain(names::FAMILIES) {
             assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.help)), "{}", metric.name);

@@ -138,6 +138,8 @@ fn the_text_is_what_prometheus_reads_with_help_and_type_for_every_metric() {
         latencies.record_many(1_000 * count, count);
     }
     telemetry.metrics().publish_latencies(&latencies);
+    let peer = PeerTotals { member: "a".to_owned(), lag_seconds: f64::INFINITY, ..PeerTotals::default() };
+    telemetry.metrics().peers.publish(vec![peer]);
     let totals =
         names::TableTotals { disk_free_bytes: f64::NAN, bytes: 1e15, ..names::TableTotals::default() };
     telemetry.metrics().table.publish(&totals);

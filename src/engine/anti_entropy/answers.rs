@@ -240,7 +240,7 @@ impl Engine {
 
 /// What of a root or leaf travels.
 #[expect(clippy::cast_possible_truncation, reason = "half of a number is what is wanted")]
-pub(super) const fn lower(sum: u128) -> u64 {
+pub(in crate::engine) const fn lower(sum: u128) -> u64 {
     sum as u64
 }
 

@@ -17,6 +17,7 @@ mod answers;
 mod listing;
 mod pass;
 
+pub(super) use answers::lower;
 pub(super) use pass::Ticket;
 
 use super::peer::Peer;
@@ -51,8 +52,8 @@ pub(super) struct Compared {
 pub(super) struct Passed {
     /// The placement that it ran under, from its begin to its end.
     pub(super) digest: u64,
-    /// When it ended, in microseconds.
-    pub(super) ended_us: u64,
+    /// When it began, in microseconds.
+    pub(super) began_us: u64,
     /// The partitions that were compared, with the roots that they had here when it began: the peer
     /// has all that they were made of, fsynced if this member owns nothing of it or leaves.
     pub(super) roots: BTreeMap<u16, u128>,
@@ -62,6 +63,8 @@ pub(super) struct Passed {
 #[derive(Debug, Default)]
 pub(super) struct AntiEntropy {
     pass: Option<Pass>,
+    /// When the last pass began, in microseconds.
+    began_us: u64,
     answers: answers::Answers,
     /// Numbers of passes and requests, never given twice.
     last: u64,
@@ -116,6 +119,7 @@ impl Engine {
             let is_due = |peer: &&Peer| peer.is_reachable() && peer.compared.due_us <= now;
             let due = self.peers.iter().filter(is_due).min_by_key(|peer| peer.compared.due_us);
             let Some(member) = due.map(|peer| peer.member) else { break };
+            self.anti_entropy.began_us = now;
             self.begin_pass(member);
         }
         self.continue_pass();

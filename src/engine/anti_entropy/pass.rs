@@ -318,7 +318,7 @@ impl Engine {
         self.counters.passes += 1;
         let passed = Passed {
             digest: pass.digest,
-            ended_us: self.now.mono_us,
+            began_us: self.anti_entropy.began_us,
             roots: pass.shares.iter().map(|(partition, share)| (*partition, share.root)).collect(),
         };
         self.compare_later(pass.peer, ROUND_US);
@@ -580,7 +580,7 @@ impl Engine {
         self.anti_entropy.budget.spend(record.bytes().len());
         let link = self.peer_mut(pass.peer).and_then(|peer| peer.link.as_mut());
         let sent = link.and_then(|link| link.push_record(RecordPurpose::Repair, record, hash, None));
-        self.counters.repairs += u64::from(sent.is_some());
+        self.counters.repairs_sent += u64::from(sent.is_some());
         pass.last_pushed = sent.unwrap_or(pass.last_pushed);
         sent.is_some()
     }

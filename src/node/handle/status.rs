@@ -5,22 +5,26 @@
 //! because JSON numbers lose bits; durations and sizes have their unit in the name. Readers ignore
 //! fields that they don't know, and new fields get a default, so that versions can be mixed.
 
+use super::convergence::Convergence;
 use crate::model::MemberId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Writes and reads what has a text form as that text.
-mod as_text {
+pub(super) mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use std::fmt::Display;
     use std::str::FromStr;
 
-    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::node::handle) fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    pub(in crate::node::handle) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,
@@ -101,6 +105,9 @@ pub struct Status {
     /// What is changing in the cluster, as far as this member knows.
     #[serde(default)]
     pub transitions: Vec<Transition>,
+    /// Whether it and the others hold the same, as far as it knows; absent before it is in a cluster.
+    #[serde(default)]
+    pub convergence: Option<Convergence>,
     /// The members that it knows, itself left out.
     pub peers: Vec<PeerStatus>,
     /// What a person should look at, as sentences that say what to do.

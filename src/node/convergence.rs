@@ -1,0 +1,145 @@
+//! What this member tells of convergence: over HTTP, in its status, and as metrics.
+
+use super::control::{some_text, state};
+use super::core::{Core, Shared};
+use super::handle::ControlError;
+use super::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
+use super::handle::status::State;
+use super::{changes, membership};
+use crate::engine::Engine;
+use crate::telemetry::names::ConvergenceTotals;
+use crate::telemetry::{Metrics, PeerTotals};
+
+/// Partitions that a member owns, and those of them that it has completed.
+pub(super) fn partitions(engine: &Engine) -> (usize, usize) {
+    let me = engine.identity().member;
+    let owned = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
+    let owned = owned.filter(|at| engine.placement().set(*at).contains(me)).count();
+    (owned, engine.complete_partitions().iter().filter(|complete| **complete).count())
+}
+
+/// Owned partitions that are not complete.
+fn incomplete(engine: &Engine) -> usize {
+    let me = engine.identity().member;
+    let owned = (0u16..).take(engine.placement().partitions());
+    let owned = owned.filter(|at| engine.placement().set(*at).contains(me));
+    owned.filter(|at| engine.complete_partitions().get(usize::from(*at)) != Some(&true)).count()
+}
+
+/// Owned partitions' owners to come that a step waits for.
+fn awaited(engine: &Engine) -> usize {
+    let (ready, all) = engine.step_progress();
+    all.saturating_sub(ready)
+}
+
+fn short(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// What `/v1/cluster/convergence` answers.
+pub(super) fn answer(shared: &Shared, with_roots: bool) -> Result<Convergence, ControlError> {
+    membership::check_records(shared)?;
+    let state = state(shared);
+    let core = shared.core.borrow();
+    let told = of(&core, &shared.config.name, state).ok_or(ControlError::NoCluster)?;
+    let roots = core.engine.owned_roots().filter(|_| with_roots);
+    Ok(Convergence { roots: roots.map(|(at, root)| (at, format!("{root:016x}"))).collect(), ..told })
+}
+
+/// What a member of a cluster knows of convergence, without the roots of its hash trees.
+pub(super) fn of(core: &Core, name: &str, state: State) -> Option<Convergence> {
+    core.cluster.as_ref()?;
+    let engine = &core.engine;
+    let identity = engine.identity();
+    let tombstones = engine.tombstone_counts();
+    let peers = engine.peer_convergence().map(|peer| {
+        let entry = engine.roster().get(peer.member).map(|known| &known.entry);
+        PeerConvergence {
+            id: peer.member,
+            name: entry.map(|entry| entry.name.clone()).unwrap_or_default(),
+            http_address: entry.and_then(|entry| some_text(&entry.http_address)),
+            reachable: peer.is_reachable,
+            lag_ms: peer.lag_us.map(|lag| lag / 1_000),
+            records_under_way: peer.records_under_way as u64,
+            hints: peer.hints as u64,
+            differing_leaves: peer.differing_leaves as u64,
+            clock_offset_ms: peer.clock_offset_ms,
+            tombstones_held_back: peer.tombstones_held_back as u64,
+        }
+    });
+    Some(Convergence {
+        id: identity.member,
+        name: name.to_owned(),
+        state,
+        incarnation: identity.incarnation,
+        placement_digest: format!("{:016x}", engine.placement().digest()),
+        system_digest: format!("{:016x}", engine.system_digest()),
+        catching_up: engine.is_catching_up(),
+        owned_partitions: short(partitions(engine).0),
+        incomplete_partitions: short(incomplete(engine)),
+        changes: short(changes::transitions(engine).len()),
+        awaited_partitions: short(awaited(engine)),
+        foreign_partitions: short(engine.foreign_partitions().count()),
+        wrong_leaves: engine.wrong_leaves() as u64,
+        hints: engine.hint_counts(identity.member).1 as u64,
+        tombstones_waiting: tombstones.waiting as u64,
+        tombstones_settled: tombstones.settled as u64,
+        quiet_rounds: engine.counters().quiet_rounds,
+        superseded_records: engine.counters().superseded_records,
+        clock_offset_ms: engine.clock_health().0,
+        peers: peers.collect(),
+        roots: std::collections::BTreeMap::new(),
+    })
+}
+
+/// What `/v1/cluster/superseded` answers.
+pub(super) fn superseded(shared: &Shared) -> Result<Superseded, ControlError> {
+    membership::check_records(shared)?;
+    let core = shared.core.borrow();
+    core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
+    Ok(Superseded {
+        records: core.engine.counters().superseded_records,
+        latest: core.engine.latest_superseded().map(SupersededWrite::of).collect(),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
+const fn gauge(count: usize) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
+const fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1_000_000.0
+}
+
+/// Publishes the metrics of convergence.
+pub(super) fn publish(engine: &Engine, metrics: &Metrics) {
+    let (counters, tombstones) = (engine.counters(), engine.tombstone_counts());
+    metrics.convergence.publish(&ConvergenceTotals {
+        passes: counters.passes,
+        repairs_sent: counters.repairs_sent,
+        repairs_taken: counters.repairs_taken,
+        superseded_records: counters.superseded_records,
+        incomplete_partitions: gauge(incomplete(engine)),
+        awaited_partitions: gauge(awaited(engine)),
+        foreign_partitions: gauge(engine.foreign_partitions().count()),
+        forgotten: counters.forgotten,
+        tombstones_settled: counters.tombstones_settled,
+        tombstones_reclaimed: counters.tombstones_reclaimed,
+        waiting_tombstones: gauge(tombstones.waiting),
+        settled_tombstones: gauge(tombstones.settled),
+        quiet_rounds: counters.quiet_rounds,
+    });
+    let name = |member| engine.roster().get(member).map(|known| known.entry.name.clone());
+    let peers = engine.peer_convergence().map(|peer| PeerTotals {
+        member: name(peer.member).unwrap_or_default(),
+        // What was never compared lags for ever.
+        lag_seconds: peer.lag_us.map_or(f64::INFINITY, seconds),
+        records_under_way: gauge(peer.records_under_way),
+        hints: gauge(peer.hints),
+        differing_leaves: gauge(peer.differing_leaves),
+        tombstones_held_back: gauge(peer.tombstones_held_back),
+    });
+    metrics.peers.publish(peers.collect());
+}
