@@ -168,7 +168,8 @@ impl Engine {
         for (member, key) in self.hints.iter() {
             let Some(name) = key.key() else { continue };
             let (hash, is_system) = (name.hash(), name.is_system());
-            if !self.placement.set_of(hash, is_system).contains(member) {
+            let is_refused = !is_system && self.roster.is_removed(self.identity.member);
+            if is_refused || !self.placement.set_of(hash, is_system).contains(member) {
                 void.push((member, hash));
             }
             let were = before.set_of(hash, is_system);

@@ -368,7 +368,8 @@ impl Engine {
     pub(super) fn note_hint_of(&mut self, member: MemberId, hash: KeyHash, key: HintKey) {
         // Nobody else takes the record.
         let is_system = key.key().is_some_and(KeyRef::is_system);
-        if !self.placement.set_of(hash, is_system).contains(member) {
+        let is_refused = !is_system && self.roster.is_removed(self.identity.member);
+        if is_refused || !self.placement.set_of(hash, is_system).contains(member) {
             return;
         }
         if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {

@@ -152,6 +152,7 @@ impl Engine {
     fn finish_answer(&mut self) {
         let Some(mut answer) = self.anti_entropy.answers.listings.pop_front() else { return };
         answer.listing.finish();
+        self.lift_shadows(&answer.listing.shadows);
         // Of what redb has to be asked about first nothing true can be said.
         if !answer.listing.unsure.is_empty() {
             return self.reply(answer.origin, Reply::Failed(Failure::NotReady));

@@ -7,11 +7,13 @@
 //! nothing that was there all the while, for what leaves the table or comes back is in redb.
 
 use crate::engine::records::Records;
-use crate::engine::table::{GONE, SETTLED, SlotId, UNRESOLVED};
+use crate::engine::table::{GONE, SETTLED, SHADOW, SlotId, UNRESOLVED};
 use crate::model::{KeyHash, RecordRef};
 use crate::protocol::compare::{Grain, LeafId, Listed};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Shadowing slots that redb is asked about after one listing.
+const MAX_SHADOWS: usize = 256;
 /// Slots that are looked at in one turn.
 const SLOTS: u32 = 8_192;
 /// Entries of a list: what comes behind a leaf that goes beyond it waits for another list.
@@ -34,6 +36,8 @@ pub(super) struct Listing {
     pub(super) grain: Grain,
     /// Leaves about which nothing certain can be said now: redb has to be asked for a record.
     pub(super) unsure: BTreeSet<LeafId>,
+    /// Slots that shadow what redb holds: its element is in the tree beside theirs until redb was asked.
+    pub(super) shadows: Vec<SlotId>,
     /// Every 64 leaves' bits, by partition.
     wanted: Vec<u64>,
     partition_bits: u8,
@@ -49,7 +53,16 @@ impl Listing {
                 *bits |= 1 << (leaf % 64);
             }
         }
-        Self { leaves, grain, unsure: BTreeSet::new(), wanted, partition_bits, slot: 0, entries: 0 }
+        Self {
+            leaves,
+            grain,
+            unsure: BTreeSet::new(),
+            shadows: Vec::new(),
+            wanted,
+            partition_bits,
+            slot: 0,
+            entries: 0,
+        }
     }
 
     /// Sums of leaves.
@@ -79,7 +92,13 @@ impl Listing {
         let end = slots.min(self.slot.saturating_add(SLOTS));
         for id in (self.slot..end).map(SlotId) {
             let hash = records.table.hash(id);
-            if !self.wants(hash) || records.table.is_system_or_empty(id) || records.table.has(id, GONE) {
+            if !self.wants(hash) || records.table.is_system_or_empty(id) {
+                continue;
+            }
+            if records.table.has(id, SHADOW) && self.shadows.len() < MAX_SHADOWS {
+                self.shadows.push(id);
+            }
+            if records.table.has(id, GONE) {
                 continue;
             }
             let leaf = leaf_of(hash, self.partition_bits);

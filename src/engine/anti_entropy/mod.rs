@@ -21,8 +21,9 @@ pub(super) use answers::lower;
 pub(super) use pass::Ticket;
 
 use super::peer::Peer;
+use super::table::{SHADOW, SlotId};
 use super::{Engine, Mode};
-use crate::model::MemberId;
+use crate::model::{MemberId, Record};
 use pass::Pass;
 use std::collections::BTreeMap;
 
@@ -114,7 +115,9 @@ impl Engine {
     pub(super) fn compare_with_peers(&mut self) {
         self.anti_entropy.budget.fill(self.now.mono_us, self.settings.repair_bytes_per_second);
         let now = self.now.mono_us;
-        let rests = self.storage_problem.is_some() || self.mode == Mode::NoCluster;
+        // What a removed member sends nobody takes.
+        let is_removed = self.roster.is_removed(self.identity.member);
+        let rests = self.storage_problem.is_some() || self.mode == Mode::NoCluster || is_removed;
         while self.anti_entropy.pass.is_none() && !rests {
             let is_due = |peer: &&Peer| peer.is_reachable() && peer.compared.due_us <= now;
             let due = self.peers.iter().filter(is_due).min_by_key(|peer| peer.compared.due_us);
@@ -139,6 +142,18 @@ impl Engine {
         let now = self.now.mono_us;
         if let Some(peer) = self.peer_mut(member) {
             peer.compared.due_us = peer.compared.due_us.min(now);
+        }
+    }
+
+    /// Asks redb what these slots shadow: then its element leaves the tree.
+    fn lift_shadows(&mut self, shadows: &[SlotId]) {
+        for id in shadows {
+            let record = self.records.table.record(*id).map(Record::copy_of);
+            if let Some(Ok(key)) = record.as_ref().map(|record| record.view().key_ref())
+                && self.records.table.has(*id, SHADOW)
+            {
+                self.resolve_later(key, key.hash());
+            }
         }
     }
 

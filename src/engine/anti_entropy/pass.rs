@@ -420,6 +420,7 @@ impl Engine {
     /// What this member has is known: now the peer's sums.
     fn ask_for_sums(&mut self, mut pass: Pass, mut listing: Listing) {
         listing.finish();
+        self.lift_shadows(&listing.shadows);
         if !listing.unsure.is_empty() {
             return self.fail_pass(&pass);
         }
