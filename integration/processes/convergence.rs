@@ -1,6 +1,6 @@
 //! What people see of members that hold different things, until they hold the same.
 
-use crate::load::{check, import};
+use crate::load::{Load, check, import};
 use crate::members::{Group, PATIENCE, Plan, until};
 use kith::model::settings::Level;
 use std::process::Output;
@@ -21,7 +21,6 @@ async fn waiting_names_the_member_that_stands_still_and_ends_when_all_hold_the_s
     assert!(stdout(&equal).contains("3 members"), "{equal:?}");
 
     group[2].signal("STOP");
-    // Whatever fails from here on: a process that stands still is killed all the same.
     let model = import(&group[0].client(), "meanwhile", 300).await;
     let waited = group[1].kith(&["status", "--wait", "--timeout", "2s"]);
     assert_eq!(waited.status.code(), Some(1), "{waited:?}");
@@ -51,4 +50,17 @@ async fn waiting_names_the_member_that_stands_still_and_ends_when_all_hold_the_s
     assert!(lost.status.success(), "{lost:?}");
     let wrong = group[1].kith(&["status", "--timeout", "5s"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_ends_also_while_clients_go_on_writing() {
+    let group = Group::ready(3, &Plan::default().setting("replication_factor", "3")).await;
+    let clients: Vec<_> = group.members.iter().map(|member| vec![member.http.to_string()]).collect();
+    let load = Load::start(&clients);
+    load.until_more(500).await;
+    let equal = group[1].kith(&["status", "--wait", "--timeout", "2m"]);
+    assert!(equal.status.success(), "{equal:?}");
+    load.until_more(500).await;
+    assert_eq!(load.errors(), Vec::<String>::new());
+    load.stop().await;
 }
