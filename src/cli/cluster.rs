@@ -149,7 +149,11 @@ fn describe(status: &Status) -> String {
         let _ = writeln!(text, "{name:<9}{fact}");
     }
     if let Some(told) = &status.convergence {
-        let _ = writeln!(text, "{:<9}{}", "copies", convergence::describe(told));
+        let _ = writeln!(text, "{:<9}{}", "to do", convergence::describe(told));
+        if told.superseded_records > 0 {
+            let lost = counted(told.superseded_records, "concurrent write", "concurrent writes");
+            let _ = writeln!(text, "{:<9}{lost}; `kith status --superseded` shows the latest", "lost");
+        }
         let _ = writeln!(text, "{:<9}{}", "deleted", convergence::describe_tombstones(told));
     }
     for warning in status.warnings.iter().chain(&storage.problems) {

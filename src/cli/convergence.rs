@@ -115,11 +115,9 @@ pub(super) fn describe(convergence: &Convergence) -> String {
         partitions(convergence.incomplete_partitions, "incomplete"),
         partitions(convergence.awaited_partitions, "waiting for new owners"),
         partitions(convergence.foreign_partitions, "held for others"),
-        (convergence.superseded_records > 0)
-            .then(|| format!("{} writes lost", convergence.superseded_records)),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "nothing to do here".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
 /// Tombstones and whom they wait for, in a line.
@@ -158,7 +156,7 @@ mod tests {
     #[test]
     fn a_status_tells_what_is_to_be_done_and_for_whom_tombstones_wait() {
         let mut convergence = equal(1);
-        assert_eq!(describe(&convergence), "nothing to do here");
+        assert_eq!(describe(&convergence), "nothing");
         assert_eq!(describe_tombstones(&convergence), "0 wait, 0 settled");
         (convergence.incomplete_partitions, convergence.foreign_partitions) = (2, 1);
         (convergence.tombstones_waiting, convergence.peers[1].tombstones_held_back) = (9, 7);

@@ -147,16 +147,16 @@ impl Engine {
         }
         self.counters.superseded_records += 1;
         let kept = &mut self.convergence.superseded;
-        if kept.len() >= KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(Superseded {
-            collection: key.collection().to_owned(),
-            key: key.key().to_owned(),
-            timestamp,
-            winner,
-            noticed_ms: self.now.wall_ms,
-        });
+        // While many lose, the room of the oldest is used again.
+        let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
+        let (mut collection, mut name) =
+            oldest.map_or_else(Default::default, |oldest| (oldest.collection, oldest.key));
+        collection.clear();
+        collection.push_str(key.collection());
+        name.clear();
+        name.extend_from_slice(key.key());
+        let noticed_ms = self.now.wall_ms;
+        kept.push_back(Superseded { collection, key: name, timestamp, winner, noticed_ms });
     }
 
     /// The latest writes that are known here to have lost, the last one first.
