@@ -14,6 +14,7 @@
 //! what differs is looked at twice, [`AGAIN_US`] apart, and only leaves that differed both times are listed.
 
 mod answers;
+mod exchange;
 mod listing;
 mod pass;
 

@@ -14,30 +14,23 @@
 
 use super::super::pages::PageFor;
 use super::super::requests::Purpose;
-use super::answers::{MAX_LEAVES, PAGE_BYTES, differing, lower};
-use super::listing::{Content, Listing, MAX_ENTRIES, bitmaps, leaf_of};
+use super::answers::{MAX_LEAVES, differing, lower};
+use super::listing::{Content, Listing, MAX_ENTRIES};
 use super::{AGAIN_US, Passed, RETRY_US, ROUND_US};
-use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
-use crate::engine::{Engine, PageFilter, PageFound};
-use crate::model::{KeyHash, MemberId, Record, RecordRef};
+use crate::engine::{Engine, PageFound};
+use crate::model::{MemberId, Record, RecordRef};
 use crate::protocol::compare::{Compare, Compared, Grain, LeafId, Listed, MAX_GRAIN_BITS, pack, unpack};
-use crate::protocol::frame::Purpose as RecordPurpose;
 use crate::protocol::message::Request;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Records of one leaf's part, about, so that a sum is cheaper than a list.
 const RECORDS_PER_PART: usize = 4;
-/// Hashes in one request for records.
-const HASHES: usize = 8_192;
-/// Bytes that may wait for the peer while records are pushed.
-const WAITING_BYTES: usize = 512 << 10;
 /// Microseconds for an answer: the peer may have to walk through all that it holds.
 const ANSWER_US: u64 = 30_000_000;
 /// Microseconds until it is looked again whether a peer agrees about the placement.
 const DISAGREE_US: u64 = 200_000;
 /// Where redb's pages begin.
-const BEGIN: (String, Vec<u8>) = (String::new(), Vec::new());
+pub(super) const BEGIN: (String, Vec<u8>) = (String::new(), Vec::new());
 
 /// What a request of a pass was for: its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +38,15 @@ pub(in crate::engine) struct Ticket(u64);
 
 /// A partition that is compared.
 #[derive(Debug, Clone, Copy)]
-struct Share {
+pub(super) struct Share {
     /// This member owns it and takes what it lacks.
-    takes: bool,
+    pub(super) takes: bool,
     /// Its root when the pass began.
-    root: u128,
+    pub(super) root: u128,
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// The peer was asked for its leaves; the leaves that differed when it was asked before.
     Roots(Option<BTreeSet<LeafId>>),
     /// The second look comes at this time in microseconds.
@@ -77,27 +70,27 @@ enum Stage {
 /// A comparison with one peer.
 #[derive(Debug)]
 pub(super) struct Pass {
-    peer: MemberId,
-    link: u64,
-    number: u64,
-    digest: u64,
+    pub(super) peer: MemberId,
+    pub(super) link: u64,
+    pub(super) number: u64,
+    pub(super) digest: u64,
     /// Somebody wants to be sure that the peer has it fsynced.
-    durable: bool,
-    shares: BTreeMap<u16, Share>,
-    stage: Stage,
-    asked: Option<Ticket>,
+    pub(super) durable: bool,
+    pub(super) shares: BTreeMap<u16, Share>,
+    pub(super) stage: Stage,
+    pub(super) asked: Option<Ticket>,
     /// Leaves that differ and were not listed yet.
-    left: BTreeSet<LeafId>,
-    grain: Grain,
+    pub(super) left: BTreeSet<LeafId>,
+    pub(super) grain: Grain,
     /// What this member has in the leaves of the present group.
-    own: BTreeMap<LeafId, Vec<(Listed, bool)>>,
+    pub(super) own: BTreeMap<LeafId, Vec<(Listed, bool)>>,
     /// Parts that differ and that the peer did not list yet.
-    parts: BTreeMap<LeafId, Vec<u8>>,
-    wanted: BTreeSet<u64>,
-    wanted_stored: BTreeSet<u64>,
-    push: BTreeSet<u64>,
-    push_stored: BTreeSet<u64>,
-    last_pushed: u64,
+    pub(super) parts: BTreeMap<LeafId, Vec<u8>>,
+    pub(super) wanted: BTreeSet<u64>,
+    pub(super) wanted_stored: BTreeSet<u64>,
+    pub(super) push: BTreeSet<u64>,
+    pub(super) push_stored: BTreeSet<u64>,
+    pub(super) last_pushed: u64,
 }
 
 impl Pass {
@@ -219,7 +212,7 @@ impl Engine {
     }
 
     /// Asks the peer; the pass is under way from now on.
-    fn ask_in_pass(&mut self, mut pass: Pass, question: Compare) {
+    pub(super) fn ask_in_pass(&mut self, mut pass: Pass, question: Compare) {
         self.anti_entropy.last += 1;
         let ticket = Ticket(self.anti_entropy.last);
         pass.asked = Some(ticket);
@@ -284,7 +277,7 @@ impl Engine {
         }
     }
 
-    fn resume_pass(&mut self, pass: Pass) {
+    pub(super) fn resume_pass(&mut self, pass: Pass) {
         self.anti_entropy.pass = Some(pass);
         self.continue_pass();
     }
@@ -296,7 +289,7 @@ impl Engine {
         }
     }
 
-    fn fail_pass(&mut self, pass: &Pass) {
+    pub(super) fn fail_pass(&mut self, pass: &Pass) {
         self.compare_later(pass.peer, RETRY_US);
     }
 
@@ -314,7 +307,7 @@ impl Engine {
         }
     }
 
-    fn complete_pass(&mut self, pass: &Pass) {
+    pub(super) fn complete_pass(&mut self, pass: &Pass) {
         self.counters.passes += 1;
         let passed = Passed {
             digest: pass.digest,
@@ -357,7 +350,7 @@ impl Engine {
     }
 
     /// Begins with the next leaves that differ, or ends.
-    fn next_group(&mut self, mut pass: Pass) {
+    pub(super) fn next_group(&mut self, mut pass: Pass) {
         let leaves: Vec<LeafId> = pass.left.iter().copied().take(MAX_LEAVES).collect();
         if leaves.is_empty() {
             pass.stage = Stage::Confirm;
@@ -470,7 +463,7 @@ impl Engine {
         self.ask_for_lists(pass);
     }
 
-    fn ask_for_lists(&mut self, mut pass: Pass) {
+    pub(super) fn ask_for_lists(&mut self, mut pass: Pass) {
         if pass.parts.is_empty() {
             pass.own.clear();
             pass.stage = Stage::Fetch;
@@ -480,116 +473,5 @@ impl Engine {
         let (grain, durable) = (pass.grain, pass.durable);
         pass.stage = Stage::Lists;
         self.ask_in_pass(pass, Compare::List { parts, grain, durable });
-    }
-
-    fn take_lists(&mut self, mut pass: Pass, leaves: u32, entries: &[u8]) {
-        self.anti_entropy.budget.spend(entries.len());
-        let bits = self.placement.partition_bits();
-        let covered: Vec<LeafId> = pass.parts.keys().copied().take(leaves as usize).collect();
-        if covered.is_empty() {
-            return self.fail_pass(&pass);
-        }
-        let mut theirs: BTreeMap<LeafId, BTreeMap<u64, Listed>> = BTreeMap::new();
-        for entry in Listed::unpack(entries) {
-            let leaf = leaf_of(KeyHash(entry.hash), bits);
-            theirs.entry(leaf).or_default().insert(entry.hash, entry);
-        }
-        for leaf in covered {
-            let (Some(parts), Some(own)) = (pass.parts.remove(&leaf), pass.own.remove(&leaf)) else {
-                continue;
-            };
-            let is_listed = |hash: u64| {
-                let part = pass.grain.part(hash, bits);
-                parts.get(part / 8).is_some_and(|byte| byte >> (part % 8) & 1 == 1)
-            };
-            let takes = pass.shares.get(&leaf.0).is_some_and(|share| share.takes);
-            let mut theirs = theirs.remove(&leaf).unwrap_or_default();
-            for (own, settled) in own.iter().filter(|(own, _)| is_listed(own.hash)) {
-                let their = theirs.remove(&own.hash);
-                if their.is_none_or(|their| own.time >= their.time && own.mark != their.mark) && !settled {
-                    pass.push.insert(own.hash);
-                }
-                if takes && their.is_some_and(|their| their.time >= own.time && own.mark != their.mark) {
-                    pass.wanted.insert(own.hash);
-                }
-            }
-            if takes {
-                pass.wanted.extend(theirs.into_keys());
-            }
-        }
-        self.ask_for_lists(pass);
-    }
-
-    fn fetch(&mut self, mut pass: Pass) {
-        if pass.wanted.is_empty() {
-            let is_done = pass.wanted_stored.is_empty();
-            pass.stage = if is_done { Stage::Push } else { Stage::FetchStored(BEGIN) };
-            return self.resume_pass(pass);
-        }
-        let hashes = pack(pass.wanted.iter().copied().take(HASHES));
-        pass.stage = Stage::Fetch;
-        self.ask_in_pass(pass, Compare::Fetch { hashes });
-    }
-
-    /// Merges what was fetched; says whether it was records all through.
-    fn merge_fetched(&mut self, records: &[u8]) -> bool {
-        let mut rest = records;
-        while let Ok((record, tail)) = RecordRef::parse(rest) {
-            rest = tail;
-            if !record.collection().starts_with(crate::model::key::SYSTEM_PREFIX) {
-                self.counters.repairs_taken += 1;
-                self.merge(record, record.key_hash());
-            }
-        }
-        rest.is_empty()
-    }
-
-    fn push(&mut self, mut pass: Pass) {
-        pass.wanted_stored.clear();
-        while let Some(hash) = pass.push.first().copied() {
-            let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
-            let full = link.is_none_or(|link| link.waiting_bytes() > WAITING_BYTES);
-            if full || self.anti_entropy.budget.is_spent() {
-                pass.stage = Stage::Push;
-                self.anti_entropy.pass = Some(pass);
-                return;
-            }
-            pass.push.pop_first();
-            let table = &self.records.table;
-            match table.find_hash(KeyHash(hash)) {
-                Some(id) if table.has(id, UNRESOLVED) => return self.fail_pass(&pass),
-                Some(id) if table.has(id, SYSTEM) || table.has(id, SETTLED) => {}
-                Some(id) => {
-                    let Some(record) = table.record(id).map(Record::copy_of) else { continue };
-                    if !self.push_record(&mut pass, record.view(), KeyHash(hash)) {
-                        return self.fail_pass(&pass);
-                    }
-                }
-                None if self.records.evicted_count(KeyHash(hash)) > 0 => _ = pass.push_stored.insert(hash),
-                None => {}
-            }
-        }
-        if pass.push_stored.is_empty() {
-            return self.next_group(pass);
-        }
-        self.want_push_page(&pass, BEGIN);
-        pass.stage = Stage::PushStored;
-        self.anti_entropy.pass = Some(pass);
-    }
-
-    fn push_record(&mut self, pass: &mut Pass, record: RecordRef<'_>, hash: KeyHash) -> bool {
-        self.anti_entropy.budget.spend(record.bytes().len());
-        let link = self.peer_mut(pass.peer).and_then(|peer| peer.link.as_mut());
-        let sent = link.and_then(|link| link.push_record(RecordPurpose::Repair, record, hash, None));
-        self.counters.repairs_sent += u64::from(sent.is_some());
-        pass.last_pushed = sent.unwrap_or(pass.last_pushed);
-        sent.is_some()
-    }
-
-    fn want_push_page(&mut self, pass: &Pass, after: (String, Vec<u8>)) {
-        let bits = self.placement.partition_bits();
-        let leaves = bitmaps(pass.push_stored.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
-        let filter = PageFilter::Leaves(Arc::new(leaves));
-        self.want_page(filter, after, PAGE_BYTES, PageFor::Own(pass.number));
     }
 }

@@ -1,0 +1,131 @@
+//! The second half of a pass: what differs is known record by record, and is exchanged.
+
+use super::super::pages::PageFor;
+use super::answers::PAGE_BYTES;
+use super::listing::{bitmaps, leaf_of};
+use super::pass::{BEGIN, Pass, Stage};
+use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
+use crate::engine::{Engine, PageFilter};
+use crate::model::{KeyHash, Record, RecordRef};
+use crate::protocol::compare::{Compare, LeafId, Listed, pack};
+use crate::protocol::frame::Purpose;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Hashes in one request for records.
+const HASHES: usize = 8_192;
+/// Bytes that may wait for the peer while records are pushed.
+const WAITING_BYTES: usize = 512 << 10;
+
+impl Engine {
+    pub(super) fn take_lists(&mut self, mut pass: Pass, leaves: u32, entries: &[u8]) {
+        self.anti_entropy.budget.spend(entries.len());
+        let bits = self.placement.partition_bits();
+        let covered: Vec<LeafId> = pass.parts.keys().copied().take(leaves as usize).collect();
+        if covered.is_empty() {
+            return self.fail_pass(&pass);
+        }
+        let mut theirs: BTreeMap<LeafId, BTreeMap<u64, Listed>> = BTreeMap::new();
+        for entry in Listed::unpack(entries) {
+            let leaf = leaf_of(KeyHash(entry.hash), bits);
+            theirs.entry(leaf).or_default().insert(entry.hash, entry);
+        }
+        for leaf in covered {
+            let (Some(parts), Some(own)) = (pass.parts.remove(&leaf), pass.own.remove(&leaf)) else {
+                continue;
+            };
+            let is_listed = |hash: u64| {
+                let part = pass.grain.part(hash, bits);
+                parts.get(part / 8).is_some_and(|byte| byte >> (part % 8) & 1 == 1)
+            };
+            let takes = pass.shares.get(&leaf.0).is_some_and(|share| share.takes);
+            let mut theirs = theirs.remove(&leaf).unwrap_or_default();
+            for (own, settled) in own.iter().filter(|(own, _)| is_listed(own.hash)) {
+                let their = theirs.remove(&own.hash);
+                if their.is_none_or(|their| own.time >= their.time && own.mark != their.mark) && !settled {
+                    pass.push.insert(own.hash);
+                }
+                if takes && their.is_some_and(|their| their.time >= own.time && own.mark != their.mark) {
+                    pass.wanted.insert(own.hash);
+                }
+            }
+            if takes {
+                pass.wanted.extend(theirs.into_keys());
+            }
+        }
+        self.ask_for_lists(pass);
+    }
+
+    pub(super) fn fetch(&mut self, mut pass: Pass) {
+        if pass.wanted.is_empty() {
+            let is_done = pass.wanted_stored.is_empty();
+            pass.stage = if is_done { Stage::Push } else { Stage::FetchStored(BEGIN) };
+            return self.resume_pass(pass);
+        }
+        let hashes = pack(pass.wanted.iter().copied().take(HASHES));
+        pass.stage = Stage::Fetch;
+        self.ask_in_pass(pass, Compare::Fetch { hashes });
+    }
+
+    /// Merges what was fetched; says whether it was records all through.
+    pub(super) fn merge_fetched(&mut self, records: &[u8]) -> bool {
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            if !record.collection().starts_with(crate::model::key::SYSTEM_PREFIX) {
+                self.counters.repairs_taken += 1;
+                self.merge(record, record.key_hash());
+            }
+        }
+        rest.is_empty()
+    }
+
+    pub(super) fn push(&mut self, mut pass: Pass) {
+        pass.wanted_stored.clear();
+        while let Some(hash) = pass.push.first().copied() {
+            let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
+            let full = link.is_none_or(|link| link.waiting_bytes() > WAITING_BYTES);
+            if full || self.anti_entropy.budget.is_spent() {
+                pass.stage = Stage::Push;
+                self.anti_entropy.pass = Some(pass);
+                return;
+            }
+            pass.push.pop_first();
+            let table = &self.records.table;
+            match table.find_hash(KeyHash(hash)) {
+                Some(id) if table.has(id, UNRESOLVED) => return self.fail_pass(&pass),
+                Some(id) if table.has(id, SYSTEM) || table.has(id, SETTLED) => {}
+                Some(id) => {
+                    let Some(record) = table.record(id).map(Record::copy_of) else { continue };
+                    if !self.push_record(&mut pass, record.view(), KeyHash(hash)) {
+                        return self.fail_pass(&pass);
+                    }
+                }
+                None if self.records.evicted_count(KeyHash(hash)) > 0 => _ = pass.push_stored.insert(hash),
+                None => {}
+            }
+        }
+        if pass.push_stored.is_empty() {
+            return self.next_group(pass);
+        }
+        self.want_push_page(&pass, BEGIN);
+        pass.stage = Stage::PushStored;
+        self.anti_entropy.pass = Some(pass);
+    }
+
+    pub(super) fn push_record(&mut self, pass: &mut Pass, record: RecordRef<'_>, hash: KeyHash) -> bool {
+        self.anti_entropy.budget.spend(record.bytes().len());
+        let link = self.peer_mut(pass.peer).and_then(|peer| peer.link.as_mut());
+        let sent = link.and_then(|link| link.push_record(Purpose::Repair, record, hash, None));
+        self.counters.repairs_sent += u64::from(sent.is_some());
+        pass.last_pushed = sent.unwrap_or(pass.last_pushed);
+        sent.is_some()
+    }
+
+    pub(super) fn want_push_page(&mut self, pass: &Pass, after: (String, Vec<u8>)) {
+        let bits = self.placement.partition_bits();
+        let leaves = bitmaps(pass.push_stored.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
+        let filter = PageFilter::Leaves(Arc::new(leaves));
+        self.want_page(filter, after, PAGE_BYTES, PageFor::Own(pass.number));
+    }
+}
