@@ -155,6 +155,11 @@ impl Copies {
         self.partitions.values().filter(|copying| copying.is_asked()).count()
     }
 
+    /// Whether all that there is to be copied was.
+    pub(super) fn has_all(&self) -> bool {
+        self.partitions.values().all(|copying| copying.sources.is_empty())
+    }
+
     /// The copy whose outstanding request has this ticket.
     fn awaiting(&mut self, ticket: Ticket) -> Option<&mut Current> {
         let current = self.partitions.get_mut(&ticket.partition)?.current.as_mut()?;
@@ -310,6 +315,9 @@ impl Engine {
             copying.ends_at = None;
             return false;
         }
+        if self.rebuilding.is_dropping_from(partition) {
+            return false;
+        }
         if self.positions.synced < *copying.ends_at.get_or_insert(end) {
             self.lanes.sync = true;
             return false;
@@ -335,6 +343,9 @@ impl Engine {
         let life = self.peer(source).and_then(|peer| peer.life);
         let going_on = copying.current.as_ref().filter(|now| now.source == source && now.life == life);
         let (next, complete) = going_on.map_or((BEGIN, true), |now| (now.next.clone(), now.complete));
+        if next == BEGIN {
+            self.rebuilding.restart(partition);
+        }
         self.copying.tickets += 1;
         let ticket = Ticket { partition, number: self.copying.tickets };
         let request = Request::Copy { partition, from: next.clone() };
@@ -373,7 +384,9 @@ impl Engine {
         let mut rest = records;
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
-            self.merge(record, record.key_hash());
+            let hash = record.key_hash();
+            self.note_copied(ticket.partition, hash);
+            self.merge(record, hash);
         }
         if !rest.is_empty() || !self.take_settled(settled) {
             return self.copy_failed(ticket);
@@ -400,6 +413,7 @@ impl Engine {
                     copying.sources.retain(|member| *member != source || !is_done);
                     copying.copied += 1;
                     copying.vouchers.extend(vouches.then_some(source));
+                    self.source_ended(partition, vouches);
                 }
                 self.continue_copying();
             }

@@ -22,6 +22,7 @@ impl Engine {
         self.catch_up();
         self.compare_with_peers();
         self.drop_foreign();
+        self.rebuild();
         self.step_quiet();
         self.reclaim();
         self.compare_system();

@@ -37,6 +37,7 @@ mod peer;
 mod pending;
 mod quiet;
 mod read;
+mod rebuilding;
 mod reclaim;
 mod records;
 mod recovery;
@@ -220,6 +221,7 @@ pub struct Engine {
     anti_entropy: anti_entropy::AntiEntropy,
     foreign: foreign::Foreign,
     quiet: quiet::Quiet,
+    rebuilding: rebuilding::Rebuilding,
     reclaim: reclaim::State,
     convergence: convergence::Convergence,
     /// No other attempt to turn active before this time in microseconds.
@@ -287,6 +289,7 @@ impl Engine {
             anti_entropy: anti_entropy::AntiEntropy::default(),
             foreign: foreign::Foreign::default(),
             quiet: quiet::Quiet::default(),
+            rebuilding: rebuilding::Rebuilding::default(),
             reclaim: reclaim::State::default(),
             convergence: convergence::Convergence::default(),
             activation_after_us: 0,

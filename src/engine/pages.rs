@@ -97,6 +97,8 @@ pub(super) enum PageFor {
     Foreign(u16),
     /// What is dead is brought into memory.
     Dead,
+    /// What others don't have is dropped.
+    Rebuild,
 }
 
 /// Pages that were asked for.
@@ -130,6 +132,7 @@ impl Engine {
             PageFor::Fetch(origin, hashes) => self.fetched_page(origin, &hashes, page),
             PageFor::Foreign(partition) => self.foreign_page(partition, page),
             PageFor::Dead => self.dead_page(page),
+            PageFor::Rebuild => self.rebuilt_page(page),
             PageFor::Scrub => self.page_for_scrub(page),
             PageFor::Mend => self.page_for_mending(page),
         }

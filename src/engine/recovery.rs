@@ -104,6 +104,7 @@ impl Engine {
         self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
         self.wait_out_reservation();
+        self.note_found();
         self.begin_catching_up();
     }
 }

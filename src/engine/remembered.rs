@@ -167,6 +167,7 @@ impl Engine {
             self.counters.lost_syncs += 1;
             self.name_life();
             self.lose_everything();
+            self.begin_rebuilding();
         }
     }
 

@@ -413,6 +413,9 @@ impl Engine {
 
     /// Sends hints to members that can be reached, while nothing else waits for them.
     pub(super) fn send_hints(&mut self) {
+        if self.is_listening() {
+            return;
+        }
         self.hints.forget(|member| self.roster.is_removed(member));
         let members: Vec<MemberId> = self
             .peers

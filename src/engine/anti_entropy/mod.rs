@@ -118,7 +118,10 @@ impl Engine {
         let now = self.now.mono_us;
         // What a removed member sends nobody takes.
         let is_removed = self.roster.is_removed(self.identity.member);
-        let rests = self.storage_problem.is_some() || self.mode == Mode::NoCluster || is_removed;
+        let rests = self.storage_problem.is_some()
+            || self.mode == Mode::NoCluster
+            || is_removed
+            || self.is_listening();
         while self.anti_entropy.pass.is_none() && !rests {
             let is_due = |peer: &&Peer| peer.is_reachable() && peer.compared.due_us <= now;
             let due = self.peers.iter().filter(is_due).min_by_key(|peer| peer.compared.due_us);
@@ -127,6 +130,13 @@ impl Engine {
             self.begin_pass(member);
         }
         self.continue_pass();
+    }
+
+    /// Gives up the pass under way.
+    pub(super) fn end_pass(&mut self) {
+        if let Some(pass) = self.anti_entropy.pass.take() {
+            self.fail_pass(&pass);
+        }
     }
 
     /// A link to a member has come up: both compare, one of them at once.
