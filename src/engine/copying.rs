@@ -39,7 +39,6 @@ use super::hints::HintKey;
 use super::journal::{self, Entry};
 use super::pages::PageFor;
 use super::peer::Peer;
-use super::records::Standing;
 use super::requests::Purpose;
 use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
 use super::write::Origin;
@@ -423,11 +422,24 @@ impl Engine {
     /// Tombstones that settled at a source do so here, unless something else is here. Says whether these are
     /// records all through.
     fn take_settled(&mut self, records: &[u8]) -> bool {
-        let mut rest = records;
+        let (mut rest, mut is_known) = (records, true);
         while let Ok((tombstone, tail)) = RecordRef::parse(rest) {
             rest = tail;
             let (Ok(key), hash) = (tombstone.key_ref(), tombstone.key_hash()) else { return false };
-            if self.records.standing(key, hash) == Standing::Absent {
+            let present = self.records.table.find_any(key, hash);
+            if present.is_none() && !self.is_surely_absent(key, hash) {
+                // The page is asked for again, when redb has answered.
+                is_known = false;
+                continue;
+            }
+            // A newer one that settled stays, and so does whatever came on top.
+            let is_older = |id| {
+                let record = self.records.table.record(id);
+                self.records.table.has_any(id, SETTLED | GONE)
+                    && record.is_some_and(|record| record.timestamp() < tombstone.timestamp())
+            };
+            let is_gone = |id| self.records.table.has(id, GONE);
+            if present.is_none_or(|id| is_gone(id) || is_older(id)) {
                 self.merge(tombstone, hash);
                 if self.records.settle(key, hash, tombstone.timestamp()) {
                     let entry = Entry::TombstoneSettled(HintKey::of(key), tombstone.timestamp());
@@ -435,7 +447,7 @@ impl Engine {
                 }
             }
         }
-        rest.is_empty()
+        rest.is_empty() && is_known
     }
 
     /// A page will not come; it is asked for again at a tick.

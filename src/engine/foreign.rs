@@ -11,6 +11,8 @@ use super::pages::PageFor;
 use super::table::{GONE, SYSTEM, SlotId, UNRESOLVED};
 use super::{Engine, PageFilter, PageFound};
 use crate::model::{KeyHash, Record, RecordRef};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Microseconds between two looks at what is foreign.
 const LOOK_US: u64 = 1_000_000;
@@ -19,10 +21,10 @@ const SLOTS: u32 = 16_384;
 /// Bytes of a page of redb.
 const PAGE_BYTES: usize = 256 << 10;
 
-/// A partition that is being dropped.
+/// Partitions that are being dropped, all in one walk.
 #[derive(Debug)]
 struct Dropping {
-    partition: u16,
+    partitions: BTreeSet<u16>,
     digest: u64,
     slot: u32,
     /// A page of redb is awaited.
@@ -36,6 +38,10 @@ pub(super) struct Foreign {
     dropping: Option<Dropping>,
     /// Where in the journal the last drop ends.
     dropped_at: u64,
+    /// The checkpoint that removes from redb what was dropped; until then its records still count.
+    checkpoint: u32,
+    /// When a record came last that somebody thought this member lacked, in microseconds.
+    pub(super) repaired_us: u64,
 }
 
 impl Engine {
@@ -61,14 +67,17 @@ impl Engine {
         if self.foreign.dropping.is_some() {
             return self.drop_from_table();
         }
-        if self.now.mono_us < self.foreign.look_us {
+        // What redb is being asked for is in no root yet.
+        let rests = self.now.mono_us < self.foreign.look_us || !self.loads.is_idle();
+        if rests || self.checkpoint.committed() < self.foreign.checkpoint {
             return;
         }
         self.foreign.look_us = self.now.mono_us + LOOK_US;
-        let found = self.foreign_partitions().find(|partition| self.is_held_by_all(*partition));
-        if let Some(partition) = found {
+        let partitions: BTreeSet<u16> =
+            self.foreign_partitions().filter(|partition| self.is_held_by_all(*partition)).collect();
+        if !partitions.is_empty() {
             let digest = self.placement.digest();
-            self.foreign.dropping = Some(Dropping { partition, digest, slot: 0, in_store: false });
+            self.foreign.dropping = Some(Dropping { partitions, digest, slot: 0, in_store: false });
         }
     }
 
@@ -77,7 +86,8 @@ impl Engine {
         let owners = &self.placement.set(partition).owners;
         let root = self.records.trees.tree(partition).map(crate::model::hash_tree::HashTree::root);
         let has_all = |member| {
-            let last = self.peer(member).and_then(|peer| peer.compared.last.as_ref());
+            let peer = self.peer(member).filter(|peer| peer.was_complete(partition));
+            let last = peer.and_then(|peer| peer.compared.last.as_ref());
             last.is_some_and(|last| last.digest == digest && last.roots.get(&partition).copied() == root)
         };
         !owners.is_empty() && owners.iter().all(|owner| has_all(owner.member))
@@ -93,16 +103,16 @@ impl Engine {
         if dropping.in_store {
             return;
         }
-        let partition = dropping.partition;
         let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
         let end = slots.min(dropping.slot.saturating_add(SLOTS));
         let walked = dropping.slot..end;
         dropping.slot = end;
+        let partitions = dropping.partitions.clone();
         for id in walked.map(SlotId) {
             let table = &self.records.table;
             let hash = table.hash(id);
-            if self.placement.partition_of(hash) != partition || table.has_any(id, SYSTEM | GONE | UNRESOLVED)
-            {
+            let drops = partitions.contains(&self.placement.partition_of(hash));
+            if !drops || table.has_any(id, SYSTEM | GONE | UNRESOLVED) {
                 continue;
             }
             if let Some(record) = table.record(id).map(Record::copy_of) {
@@ -112,25 +122,24 @@ impl Engine {
         if end < slots {
             return;
         }
-        if self.records.was_any_evicted(partition) {
-            self.want_foreign_page(partition, (String::new(), Vec::new()));
+        if partitions.iter().any(|partition| self.records.was_any_evicted(*partition)) {
+            self.want_foreign_page((String::new(), Vec::new()));
         } else {
             self.end_dropping();
         }
     }
 
-    fn want_foreign_page(&mut self, partition: u16, after: super::Name) {
-        if let Some(dropping) = self.foreign.dropping.as_mut() {
-            dropping.in_store = true;
-        }
-        self.want_page(PageFilter::Partition(partition), after, PAGE_BYTES, PageFor::Foreign(partition));
+    fn want_foreign_page(&mut self, after: super::Name) {
+        let Some(dropping) = self.foreign.dropping.as_mut() else { return };
+        dropping.in_store = true;
+        let leaves = dropping.partitions.iter().map(|partition| (*partition, u64::MAX)).collect();
+        self.want_page(PageFilter::Leaves(Arc::new(leaves)), after, PAGE_BYTES, PageFor::Foreign);
     }
 
     /// A page of redb with records that are to be dropped; none when it could not be read.
-    pub(super) fn foreign_page(&mut self, partition: u16, page: Option<PageFound>) {
+    pub(super) fn foreign_page(&mut self, page: Option<PageFound>) {
         let digest = self.placement.digest();
-        let stays = |dropping: &Dropping| dropping.digest == digest && dropping.partition == partition;
-        if !self.foreign.dropping.as_ref().is_some_and(stays) {
+        if self.foreign.dropping.as_ref().is_none_or(|dropping| dropping.digest != digest) {
             self.foreign.dropping = None;
             return;
         }
@@ -144,7 +153,7 @@ impl Engine {
             }
         }
         match next {
-            Some(after) => self.want_foreign_page(partition, after),
+            Some(after) => self.want_foreign_page(after),
             None => self.end_dropping(),
         }
     }
@@ -154,6 +163,7 @@ impl Engine {
         self.lanes.sync = true;
         // What is gone takes its room until then.
         self.want_checkpoint();
+        self.foreign.checkpoint = self.checkpoint.latest() + 1;
     }
 
     /// Drops a record that nobody is hinted to lack.

@@ -6,6 +6,8 @@ use crate::protocol::message::{Message, Notice};
 
 /// Slots that are looked at for expiry at a time; four times as many for eviction.
 const SLOTS: usize = 4_096;
+/// Memory of a tombstone, about.
+const TOMBSTONE_BYTES: usize = 160;
 /// Microseconds between two times that the peers are told the digest of the system records.
 const COMPARE_SYSTEM_US: u64 = 3_000_000;
 
@@ -74,8 +76,13 @@ impl Engine {
         let under_way = links.filter_map(Link::oldest_checkpoint).min();
         let before = under_way.map_or(u32::MAX, |oldest| oldest.saturating_sub(1));
         let committed = self.checkpoint.committed().min(before);
-        let keeps_dead = !self.is_reclaiming_held_back();
+        // Tombstones wait in memory to be reclaimed, but no more of them than there is room for.
+        let dead = self.tombstone_counts().waiting.saturating_mul(TOMBSTONE_BYTES);
+        let keeps_dead = !self.is_reclaiming_held_back() && dead < self.bounds.table_bytes / 4;
         let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed, keeps_dead);
         self.counters.evicted += evicted as u64;
+        if evicted > 0 {
+            self.forget_absent();
+        }
     }
 }

@@ -35,6 +35,8 @@ pub(super) enum Waiter {
     Fresh(Fresh),
     /// The slot only has to be merged with what redb holds.
     Resolve,
+    /// A tombstone is to be settled: has redb anything?
+    Absence,
 }
 
 /// What redb answered for a key.
@@ -153,7 +155,7 @@ impl Engine {
     /// What was read here is of no use: others are asked, or told that this member can't tell.
     fn go_without(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
         match waiter {
-            Waiter::Resolve => {}
+            Waiter::Resolve | Waiter::Absence => {}
             Waiter::Read(token) => self.read_elsewhere(token, key, hash),
             Waiter::Peer(origin) => self.reply(origin, Reply::Failed(Failure::NotReady)),
             Waiter::Gather(id) => self.read_failed(id),
@@ -170,6 +172,8 @@ impl Engine {
         let slot = self.records.table.find(key, hash);
         match waiter {
             Waiter::Resolve => {}
+            Waiter::Absence if slot.is_none() => self.note_absent(hash),
+            Waiter::Absence => {}
             Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
                 self.read_one(token, key, hash);
             }

@@ -93,8 +93,8 @@ pub(super) enum PageFor {
     Scrub,
     /// Leaves of hash trees are mended.
     Mend,
-    /// Records of this partition are dropped.
-    Foreign(u16),
+    /// Records of partitions that others own are dropped.
+    Foreign,
     /// What is dead is brought into memory.
     Dead,
     /// What others don't have is dropped.
@@ -130,7 +130,7 @@ impl Engine {
             PageFor::Own(pass) => self.own_page(pass, page),
             PageFor::Answer(listing) => self.answer_page(listing, page),
             PageFor::Fetch(origin, hashes) => self.fetched_page(origin, &hashes, page),
-            PageFor::Foreign(partition) => self.foreign_page(partition, page),
+            PageFor::Foreign => self.foreign_page(page),
             PageFor::Dead => self.dead_page(page),
             PageFor::Rebuild => self.rebuilt_page(page),
             PageFor::Scrub => self.page_for_scrub(page),

@@ -24,8 +24,8 @@ struct Mark {
     member: MemberId,
     /// The link, if there was one.
     link: Option<u64>,
-    /// The last record that was queued on it; `None` when a frame must come first.
-    queued: Option<u64>,
+    /// The last record that was queued on it.
+    queued: u64,
 }
 
 #[derive(Debug)]
@@ -92,10 +92,9 @@ impl Engine {
         let members = self.roster.members().map(|(member, _)| member).filter(|member| *member != me);
         let marks =
             members.filter_map(|member| match self.peer(member).and_then(|peer| peer.link.as_ref()) {
-                Some(link) if !link.was_heard() => Some(Mark { member, link: Some(link.id), queued: None }),
-                Some(link) if link.is_quiet() => None,
-                Some(link) => Some(Mark { member, link: Some(link.id), queued: Some(link.queued()) }),
-                None => Some(Mark { member, link: None, queued: None }),
+                Some(link) if link.was_heard() && link.is_quiet() => None,
+                Some(link) => Some(Mark { member, link: Some(link.id), queued: link.queued() }),
+                None => Some(Mark { member, link: None, queued: 0 }),
             });
         marks.collect()
     }
@@ -103,10 +102,7 @@ impl Engine {
     fn is_done(&self, mark: &Mark) -> bool {
         let link = self.peer(mark.member).and_then(|peer: &Peer| peer.link.as_ref());
         let Some(link) = link else { return self.roster.get(mark.member).is_none() };
-        let same = mark.link == Some(link.id);
-        match mark.queued {
-            Some(queued) if same => link.fsynced() >= queued,
-            _ => link.was_heard(),
-        }
+        let is_newer = mark.link != Some(link.id);
+        link.was_heard() && (is_newer || link.fsynced() >= mark.queued)
     }
 }

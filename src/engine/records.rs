@@ -174,7 +174,7 @@ impl Records {
     /// Where a key stands.
     pub(super) fn standing(&self, key: KeyRef<'_>, hash: KeyHash) -> Standing {
         match self.table.find_any(key, hash) {
-            Some(id) if self.table.has(id, GONE) => Standing::Absent,
+            Some(id) if self.table.has_any(id, SETTLED | GONE) => Standing::Absent,
             Some(id) if self.table.has(id, UNRESOLVED) => Standing::Unknown,
             Some(id) => Standing::Here(id),
             None if key.is_system() || self.is_lost(hash) => Standing::Absent,
@@ -190,7 +190,8 @@ impl Records {
 
     /// The highest time that a record of this key may have, as far as memory tells.
     pub(super) fn time_of(&self, key: KeyRef<'_>, hash: KeyHash) -> u64 {
-        let here = self.table.find(key, hash).and_then(|id| self.table.record(id));
+        let here = self.table.find_any(key, hash).filter(|id| !self.table.has(*id, GONE));
+        let here = here.and_then(|id| self.table.record(id));
         here.map_or(0, |record| record.timestamp().time).max(self.evicted_time(hash))
     }
 
@@ -433,6 +434,7 @@ impl Records {
         let bits = self.partition_bits;
         let place = |hash: KeyHash| (hash.partition(bits), hash.leaf(bits));
         let mut sums: BTreeMap<(u16, u8), u128> = places(leaves).map(|place| (place, 0)).collect();
+        let mut seen = Vec::new();
         for id in self.table.sweep(0, self.table.slots()) {
             // Unresolved ones have no element in the tree yet, those of the system a tree of their own.
             if self.table.has_any(id, SYSTEM | UNRESOLVED) {
@@ -440,7 +442,12 @@ impl Records {
             }
             if let Some(sum) = sums.get_mut(&place(self.table.hash(id))) {
                 *sum ^= self.tree_element(id);
+                seen.push(id);
             }
+        }
+        // What they hid is not in the sum.
+        for id in seen {
+            self.table.clear_flags(id, SHADOW);
         }
         for ((partition, leaf), right) in sums {
             let present = self.trees.tree(partition).map_or(0, |tree| tree.leaf(leaf));

@@ -346,7 +346,11 @@ impl Engine {
         if !is_system && (self.roster.is_removed(member) || !owns()) {
             return Some(Verdict::Placement);
         }
-        match self.merge(record, hash) {
+        let applied = self.merge(record, hash);
+        if purpose == Purpose::Repair && matches!(applied, Applied::Stored | Applied::Joined) {
+            self.foreign.repaired_us = self.now.mono_us;
+        }
+        match applied {
             Applied::Superseded(winner) if purpose == Purpose::Fresh => {
                 if let Ok(key) = record.key_ref() {
                     self.note_superseded(key, record.timestamp(), winner);

@@ -27,7 +27,7 @@ pub(super) const UNRESOLVED: u8 = 4;
 /// Of a system collection: never evicted.
 pub(super) const SYSTEM: u8 = 8;
 /// A tombstone that left the hash tree: nothing older exists anywhere, so it merges as if nothing were
-/// there. It is kept until no owner has it in its tree.
+/// there, and nobody sees it. It is kept until no owner has it in its tree.
 pub(super) const SETTLED: u8 = 16;
 /// Nothing is here any more: a mark that redb must remove the key with the next checkpoint. Never found.
 pub(super) const GONE: u8 = 32;
@@ -143,19 +143,21 @@ impl Table {
         self.find_where(hash, |_| true)
     }
 
-    /// Finds the slot of a key, also when all that is there is the mark that it is gone.
+    /// Finds the slot of a key, also when all that is there is a settled tombstone, or the mark that it is gone.
     pub(super) fn find_any(&self, key: KeyRef<'_>, hash: KeyHash) -> Option<SlotId> {
         self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| record.view().is_of(key)))
     }
 
-    /// Finds the slot of a record's key, also when all that is there is the mark that it is gone.
+    /// Finds the slot of a record's key, also when all that is there is a settled tombstone, or the mark that
+    /// it is gone.
     pub(super) fn find_any_like(&self, like: RecordRef<'_>, hash: KeyHash) -> Option<SlotId> {
         self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| is_like(record.view(), like)))
     }
 
     fn find_where(&self, hash: KeyHash, fits: impl Fn(RecordRef<'_>) -> bool) -> Option<SlotId> {
         self.find_slot(hash, |slot| {
-            slot.flags & GONE == 0 && slot.record.as_ref().is_some_and(|record| fits(record.view()))
+            slot.flags & (GONE | SETTLED) == 0
+                && slot.record.as_ref().is_some_and(|record| fits(record.view()))
         })
     }
 

@@ -13,7 +13,7 @@ use super::operation::{Change, Completion, OperationError, Outcome, Stored, Writ
 use super::peer::Peer;
 use super::pending::{Copy, Pending, short};
 use super::records::Standing;
-use super::table::{SETTLED, SlotId};
+use super::table::{GONE, SETTLED, SlotId};
 use crate::model::key::ROSTER;
 use crate::model::merge::{CounterError, Found, increment};
 use crate::model::placement::Owner;
@@ -39,6 +39,16 @@ pub(super) enum Origin {
         /// The request's id.
         request: u64,
     },
+}
+
+impl Origin {
+    /// Whether both are requests of one peer.
+    pub(super) fn is_of_same(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Peer { member, .. }, Self::Peer { member: same, .. }) => member == same,
+            _ => false,
+        }
+    }
 }
 
 /// A change on its way to a stamper.
@@ -262,7 +272,7 @@ impl Engine {
     fn encode_change(&mut self, job: &Job<'_>) -> Result<Option<i64>, CounterError> {
         let (key, hash) = (job.key, job.hash);
         if let Change::Increment { delta } = job.change {
-            let slot = self.records.table.find(key, hash);
+            let slot = self.records.table.find_any(key, hash).filter(|id| !self.records.table.has(*id, GONE));
             let present = slot.and_then(|id| self.records.table.record(id));
             let life = (self.identity.member, self.identity.incarnation);
             let found = match (slot, present) {

@@ -58,7 +58,7 @@ impl Engine {
         }
         let bits = self.placement.partition_bits();
         match question {
-            Compare::Roots { roots, durable } => {
+            Compare::Roots { roots, durable } if roots.len() <= self.placement.partitions() => {
                 let leaves = self.leaves_of_other_roots(&roots);
                 self.reply_durably(origin, Compared::Leaves(leaves), durable);
             }
@@ -68,7 +68,7 @@ impl Engine {
             Compare::List { parts, grain, durable } if parts.len() <= MAX_LEAVES => {
                 self.list_for_peer(origin, Listing::list(parts.into_iter(), grain, bits), durable);
             }
-            Compare::Sums { .. } | Compare::List { .. } => {
+            Compare::Roots { .. } | Compare::Sums { .. } | Compare::List { .. } => {
                 self.reply(origin, Reply::Failed(Failure::NotReady))
             }
             Compare::Fetch { hashes } => {
@@ -94,6 +94,8 @@ impl Engine {
     }
 
     fn list_for_peer(&mut self, origin: Origin, listing: Listing, durable: bool) {
+        // Whoever asks anew does not wait for its last question any more.
+        self.anti_entropy.answers.listings.retain(|answer| !answer.origin.is_of_same(origin));
         if self.anti_entropy.answers.listings.len() >= MAX_WAITING {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
@@ -182,6 +184,9 @@ impl Engine {
             match self.records.table.find_hash(KeyHash(hash)) {
                 Some(id) => {
                     let table = &self.records.table;
+                    if table.has(id, UNRESOLVED) {
+                        break;
+                    }
                     let sendable =
                         !table.has(id, SYSTEM) && !table.has(id, UNRESOLVED) && !table.has(id, SETTLED);
                     let bytes =

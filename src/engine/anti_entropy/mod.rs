@@ -196,13 +196,18 @@ impl Engine {
         let (me, digest) = (self.identity.member, self.placement.digest());
         let has = |member: MemberId, partition: u16| {
             let last = self.peer(member).and_then(|peer| peer.compared.last.as_ref());
-            last.is_some_and(|last| last.digest == digest && last.roots.contains_key(&partition))
+            last.is_some_and(|last| {
+                let is_later = last.began_us >= self.foreign.repaired_us;
+                is_later && last.digest == digest && last.roots.contains_key(&partition)
+            })
         };
         let partitions = (0u16..).take(self.placement.partitions());
-        partitions.filter(|partition| self.records.holds_any(*partition)).all(|partition| {
-            let owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
-            owners.filter(|owner| *owner != me).all(|owner| has(owner, partition))
-        })
+        let mut held = partitions.filter(|partition| self.records.holds_any(*partition));
+        self.loads.is_idle()
+            && held.all(|partition| {
+                let owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
+                owners.filter(|owner| *owner != me).all(|owner| has(owner, partition))
+            })
     }
 
     /// Whether a pass with this member was completed in this life.

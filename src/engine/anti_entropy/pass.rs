@@ -29,6 +29,8 @@ const RECORDS_PER_PART: usize = 4;
 const ANSWER_US: u64 = 30_000_000;
 /// Microseconds until it is looked again whether a peer agrees about the placement.
 const DISAGREE_US: u64 = 200_000;
+/// Hashes in one request for records from redb, which is walked through for them.
+const STORED_HASHES: usize = 32_768;
 /// Where redb's pages begin.
 pub(super) const BEGIN: (String, Vec<u8>) = (String::new(), Vec::new());
 
@@ -94,6 +96,13 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    /// The peer's redb was walked through for the first of what it has there only.
+    fn after_stored(&mut self) -> Stage {
+        let next = self.wanted_stored.iter().copied().nth(STORED_HASHES);
+        self.wanted_stored = next.map_or_else(BTreeSet::new, |next| self.wanted_stored.split_off(&next));
+        if self.wanted_stored.is_empty() { Stage::Push } else { Stage::FetchStored(BEGIN) }
+    }
+
     pub(super) const fn number(&self) -> u64 {
         self.number
     }
@@ -195,7 +204,7 @@ impl Engine {
             }
             Stage::Fetch if !rests && pass.asked.is_none() => return self.fetch(pass),
             Stage::FetchStored(after) if !rests && pass.asked.is_none() => {
-                let hashes = pack(pass.wanted_stored.iter().copied());
+                let hashes = pack(pass.wanted_stored.iter().copied().take(STORED_HASHES));
                 pass.stage = Stage::FetchStored(after.clone());
                 return self.ask_in_pass(pass, Compare::FetchStored { hashes, after });
             }
@@ -270,7 +279,10 @@ impl Engine {
                 if !self.merge_fetched(&records) {
                     return self.fail_pass(&pass);
                 }
-                pass.stage = next.map_or(Stage::Push, Stage::FetchStored);
+                pass.stage = match next {
+                    Some(next) => Stage::FetchStored(next),
+                    None => pass.after_stored(),
+                };
                 self.resume_pass(pass);
             }
             _ => self.fail_pass(&pass),
@@ -300,9 +312,10 @@ impl Engine {
         }
     }
 
-    /// A peer refused records of its link: what the pass pushed may be among them.
+    /// A peer refused records of its link: what the pass pushed may be among them, and somebody wants to be
+    /// sure of that.
     pub(in crate::engine) fn spoil_pass(&mut self, peer: MemberId) {
-        if let Some(pass) = self.anti_entropy.pass.take_if(|pass| pass.peer == peer) {
+        if let Some(pass) = self.anti_entropy.pass.take_if(|pass| pass.peer == peer && pass.durable) {
             self.fail_pass(&pass);
         }
     }

@@ -26,15 +26,15 @@ use super::Engine;
 use super::peer::Peer;
 use super::requests::Purpose;
 use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
-use crate::model::{KeyRef, MemberId, Record, RecordRef};
+use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::Request;
 use crate::protocol::reclaim::{Quietness, Reclaim, Reclaimed};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tombstones in one batch.
-const BATCH: usize = 2_048;
+const BATCH: usize = 16_384;
 /// Bytes of tombstones in one batch.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 2 << 20;
 /// Microseconds between two times that members are asked whether their quiet rounds have ended.
 const POLL_US: u64 = 300_000;
 /// Microseconds after a batch that could not be carried through.
@@ -100,9 +100,13 @@ pub(super) struct State {
     /// Tombstones that were met and may be driven from here, or settled ones.
     plain: BTreeSet<SlotId>,
     settled: BTreeSet<SlotId>,
+    /// The last batch was of settled ones: the next is not, so that neither waits for the other.
+    was_settled: bool,
     walk_us: u64,
     /// Where the walk through redb goes on; none when it rests, or a page is awaited.
     walk: Option<super::Name>,
+    /// Keys under which redb has nothing, though the leaf has records that only redb has.
+    absent: BTreeSet<KeyHash>,
     /// Members that held the last batches back, and how many tombstones each.
     waits_for: BTreeMap<MemberId, usize>,
 }
@@ -175,12 +179,13 @@ impl Engine {
         if self.now.mono_us < self.reclaim.rest_until_us || self.storage_problem.is_some() {
             return;
         }
-        let (settled, plain) =
-            (std::mem::take(&mut self.reclaim.settled), std::mem::take(&mut self.reclaim.plain));
-        let is_settled = !settled.is_empty();
+        let is_settled = !self.reclaim.settled.is_empty() && !self.reclaim.was_settled;
+        self.reclaim.was_settled = is_settled;
+        let found = if is_settled { &mut self.reclaim.settled } else { &mut self.reclaim.plain };
+        let found = std::mem::take(found);
         let mut bytes = 0;
         let mut tombs = Vec::new();
-        for id in if is_settled { settled } else { plain } {
+        for id in found {
             let table = &self.records.table;
             let fits = table.has(id, SETTLED) == is_settled && !table.has_any(id, SYSTEM | GONE | UNRESOLVED);
             // A stamp that lies ahead of the clocks could still be undercut by a fresh one: its time will come.
@@ -360,6 +365,9 @@ impl Engine {
         } else if members.values().all(|waited| waited.is_some_and(|waited| waited.is_done)) {
             *last_look = Some(members.keys().copied().collect());
             *poll_us = 0;
+            // An answer to an earlier question tells nothing of now.
+            self.reclaim.last += 1;
+            batch.number = self.reclaim.last;
         }
     }
 

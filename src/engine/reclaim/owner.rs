@@ -2,17 +2,20 @@
 
 use super::super::hints::HintKey;
 use super::super::journal::{self, Entry};
+use super::super::loads::Waiter;
 use super::super::pages::PageFor;
 use super::super::records::Standing;
-use super::super::table::SETTLED;
+use super::super::table::{GONE, SETTLED};
 use super::super::write::Origin;
 use super::super::{Engine, Name, PageFilter, PageFound};
-use crate::model::RecordRef;
+use crate::model::{KeyHash, KeyRef, Record, RecordRef};
 use crate::protocol::message::{Failure, Reply};
 use crate::protocol::reclaim::{Reclaim, Reclaimed};
 
 /// Microseconds between two walks through redb for what died there.
 const WALK_US: u64 = 60_000_000;
+/// Keys of which it is remembered that redb has nothing.
+const MAX_ABSENT: usize = 8_192;
 /// Bytes of a page of redb.
 const PAGE_BYTES: usize = 128 << 10;
 
@@ -22,9 +25,9 @@ impl Engine {
         if self.is_reclaiming_held_back() || self.reclaim.batch.is_some() || !self.reclaim.plain.is_empty() {
             return;
         }
-        if self.now.mono_us >= self.reclaim.walk_us && self.records.any_evicted() {
+        if self.now.mono_us >= self.reclaim.walk_us {
             self.reclaim.walk_us = self.now.mono_us + WALK_US;
-            self.reclaim.walk = Some((String::new(), Vec::new()));
+            self.reclaim.walk = self.records.any_evicted().then(Name::default);
         }
         if let Some(after) = self.reclaim.walk.take() {
             self.want_dead(after);
@@ -67,17 +70,19 @@ impl Engine {
         let stamp = tombstone.timestamp();
         match self.records.standing(key, hash) {
             Standing::Absent => !self.records.is_lost(hash),
-            Standing::Unknown => {
-                self.resolve_later(key, hash);
-                false
-            }
+            Standing::Unknown => self.is_surely_absent(key, hash),
             Standing::Here(id) => {
-                let present = self.records.table.record(id);
-                let is_it =
-                    present.is_some_and(|record| !record.kind().is_live() && record.timestamp() == stamp);
-                if is_it && self.records.settle(key, hash, stamp) {
-                    let entry = Entry::TombstoneSettled(HintKey::of(key), stamp);
-                    journal::append(&mut self.lanes.journal, &entry);
+                let present = self.records.table.record(id).map(Record::copy_of);
+                let present = present
+                    .filter(|record| !record.view().kind().is_live() && record.view().timestamp() == stamp);
+                let is_it = present.is_some();
+                if let Some(present) = present
+                    && self.records.settle(key, hash, stamp)
+                {
+                    // A replay may meet this where only redb has the record, or has it as it was before it expired.
+                    let journal = &mut self.lanes.journal;
+                    journal::append(journal, &Entry::Record(present.view()));
+                    journal::append(journal, &Entry::TombstoneSettled(HintKey::of(key), stamp));
                     self.counters.tombstones_settled += 1;
                 }
                 is_it
@@ -90,7 +95,7 @@ impl Engine {
         while let Ok((tombstone, tail)) = RecordRef::parse(rest) {
             rest = tail;
             let hash = tombstone.key_hash();
-            let slot = self.records.table.find_like(tombstone, hash);
+            let slot = self.records.table.find_any_like(tombstone, hash);
             let is_it = |record: RecordRef<'_>| record.timestamp() == tombstone.timestamp();
             let settled = slot.is_some_and(|id| {
                 self.records.table.has(id, SETTLED) && self.records.table.record(id).is_some_and(is_it)
@@ -133,22 +138,48 @@ impl Engine {
 
     fn confirm_one(&mut self, tombstone: RecordRef<'_>) -> bool {
         let (Ok(key), hash) = (tombstone.key_ref(), tombstone.key_hash()) else { return false };
+        // Whoever is still to be told of it would be told once more, when it is forgotten.
+        if self.hints.names(hash) {
+            return false;
+        }
         let partition = self.placement.partition_of(hash);
         if self.complete.get(usize::from(partition)) != Some(&true) {
             return false;
         }
-        match self.records.standing(key, hash) {
-            Standing::Here(id) => self
-                .records
-                .table
-                .record(id)
-                .is_some_and(|record| !record.kind().is_live() && record.element() == tombstone.element()),
-            Standing::Unknown => {
-                self.resolve_later(key, hash);
-                false
-            }
-            Standing::Absent => false,
+        if self.records.standing(key, hash) == Standing::Unknown {
+            self.resolve_later(key, hash);
+            return false;
         }
+        let table = &self.records.table;
+        let slot = table.find_any(key, hash).filter(|id| !table.has(*id, GONE));
+        slot.and_then(|id| table.record(id))
+            .is_some_and(|record| !record.kind().is_live() && record.element() == tombstone.element())
+    }
+
+    /// Whether nothing is under a key, in memory or in redb, which is asked if it must be: then this is true when it
+    /// is asked again.
+    pub(in crate::engine) fn is_surely_absent(&mut self, key: KeyRef<'_>, hash: KeyHash) -> bool {
+        let is_absent = match self.records.standing(key, hash) {
+            Standing::Here(_) => false,
+            Standing::Absent => !self.records.is_lost(hash),
+            Standing::Unknown => self.reclaim.absent.contains(&hash),
+        };
+        if !is_absent && self.records.standing(key, hash) == Standing::Unknown {
+            self.load_then(key, hash, Waiter::Absence);
+        }
+        is_absent
+    }
+
+    /// Redb has nothing under a key that somebody wants settled.
+    pub(in crate::engine) fn note_absent(&mut self, hash: KeyHash) {
+        if self.reclaim.absent.len() < MAX_ABSENT {
+            self.reclaim.absent.insert(hash);
+        }
+    }
+
+    /// Records left memory: what redb did not have then it may have now.
+    pub(in crate::engine) fn forget_absent(&mut self) {
+        self.reclaim.absent.clear();
     }
 
     fn each_tombstone(&mut self, tombstones: &[u8], ask: fn(&mut Self, RecordRef<'_>) -> bool) -> Vec<u8> {
