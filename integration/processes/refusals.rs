@@ -1,6 +1,6 @@
 //! Members that must not talk to each other, and what both sides say about it.
 
-use crate::load::{import, until_everywhere};
+use crate::load::{check, import, until_everywhere};
 use crate::members::{Group, Member, PATIENCE, Plan, until};
 use kith::client::WriteOptions;
 use kith::model::key::DEFAULT;
@@ -212,9 +212,35 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Waits until a member has stopped for its outdated data directory, says so, and answers no client; gives
+/// its incarnation.
+async fn until_outdated(member: &Member) -> u64 {
+    let status = until(&format!("{} stops as outdated", member.name), PATIENCE, async || {
+        let status = member.status().await?;
+        if status.state == State::Outdated { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    let words = ["copy, or an old one", "`member1` has seen", "kith remove", "empty data directory"];
+    let said = |text: &str| words.iter().all(|word| text.contains(word));
+    assert!(status.warnings.iter().any(|warning| said(warning)), "{:?}", status.warnings);
+    assert!(member.log().lines().any(said));
+    let told = member.kith(&["status"]);
+    assert!(said(&String::from_utf8_lossy(&told.stdout)), "{told:?}");
+    let health = member.kith(&["health"]);
+    assert!(!health.status.success(), "{health:?}");
+    assert!(String::from_utf8_lossy(&health.stderr).contains("outdated"), "{health:?}");
+    assert!(status.peers.iter().all(|peer| peer.link == Link::Down), "{:?}", status.peers);
+    member.client().get(DEFAULT, b"before/000000", Some(Level::One)).await.unwrap_err();
+    let options = WriteOptions { level: Some(Level::One), ..WriteOptions::default() };
+    member.client().put(DEFAULT, b"key", "old".into(), &options).await.unwrap_err();
+    status.incarnation
+}
+
 #[tokio::test]
-async fn an_old_copy_of_a_data_directory_is_refused_and_both_sides_say_why() {
-    let mut group = Group::ready(2, &Plan::default().setting("replication_factor", "2")).await;
+async fn a_restored_data_directory_is_refused_and_stops_for_good_while_the_others_lose_nothing() {
+    let mut group = Group::ready(3, &Plan::default().setting("replication_factor", "3")).await;
+    let mut model = import(&group[0].client(), "before", 200).await;
+    group.until_no_hints().await;
     assert!(group[1].stop().await.success());
     let old = group.directory.path().join("old copy");
     copy(&group[1].data(), &old);
@@ -224,14 +250,52 @@ async fn an_old_copy_of_a_data_directory_is_refused_and_both_sides_say_why() {
         group.until_ready().await;
         assert!(group[1].stop().await.success());
     }
+    for key in ["before/000000", "before/000001"] {
+        group[0]
+            .client()
+            .put(DEFAULT, key.as_bytes(), "newer".into(), &WriteOptions::default())
+            .await
+            .unwrap();
+        model.insert(key.to_owned(), vec![Some("newer".into())]);
+    }
     fs::remove_dir_all(group[1].data()).unwrap();
     fs::rename(&old, group[1].data()).unwrap();
+    // So it is the first member that says so.
+    group[2].kill();
     group[1].start();
     group[1].until_answering().await;
     group[0].until_refusal(&["later life", "copy or was restored", "empty one"]).await;
     group[1].until_refusal(&["later life", "copy or was restored", "empty one"]).await;
-    let peer = group[0].peer("member2").await.unwrap();
-    assert_eq!(peer.link, Link::Down, "{peer:?}");
+    let incarnation = until_outdated(&group[1]).await;
+    group[2].start();
+    group[2].until_ready().await;
+
+    // Two restarts would bring it above what the others remember, if it still counted.
+    for _ in 0..3 {
+        group[1].kill();
+        group[1].start();
+        group[1].until_answering().await;
+        assert_eq!(until_outdated(&group[1]).await, incarnation);
+    }
+    for index in [0, 2] {
+        group[index].until_refusal(&["later life"]).await;
+        let peer = group[index].peer("member2").await.unwrap();
+        assert_eq!(peer.link, Link::Down, "{peer:?}");
+    }
+    model.extend(import(&group[2].client(), "after", 200).await);
+    for index in [0, 2] {
+        until("nothing is lost", PATIENCE, async || check(&group[index], Level::One, &model).await).await;
+    }
+
+    // What it says to do brings it back as a new member.
+    assert!(group[1].stop().await.success());
+    fs::remove_dir_all(group[1].data()).unwrap();
+    group[0].until_sees("member2", false, PATIENCE).await;
+    let removed = group[0].kith(&["remove", "member2"]);
+    assert!(removed.status.success(), "{removed:?}");
+    group[1].start();
+    group.until_ready().await;
+    until_everywhere(&group.members, &model).await;
 }
 
 #[tokio::test]
@@ -249,6 +313,11 @@ async fn a_copied_data_directory_that_runs_beside_the_original_is_refused() {
     group[twin].until_answering().await;
     group[0].until_refusal(&["life", "copy or was restored"]).await;
     group[twin].until_refusal(&["life", "copy or was restored"]).await;
+    let incarnation = until_outdated(&group[twin]).await;
+    assert!(group[twin].stop().await.success());
+    group[twin].start();
+    group[twin].until_answering().await;
+    assert_eq!(until_outdated(&group[twin]).await, incarnation);
     until("the original stays linked", PATIENCE, async || {
         let peer = group[0].peer("member2").await?;
         if peer.link == Link::Up && peer.alive == Some(true) { Ok(()) } else { Err(format!("{peer:?}")) }

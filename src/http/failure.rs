@@ -77,6 +77,7 @@ impl From<ControlError> for Failure {
             | E::OtherContent(_)
             | E::Left(_)
             | E::Removed { .. }
+            | E::Outdated { .. }
             | E::NotActive(_)
             | E::LastMember
             | E::Oneself(_)

@@ -177,7 +177,11 @@ pub(super) fn state(shared: &Shared) -> State {
     let member = core.engine.identity().member;
     let me = core.engine.roster().get(member);
     if let Some(gone) = departure::gone(shared) {
-        return if gone == departure::Gone::Left { State::Left } else { State::Removed };
+        return match gone {
+            departure::Gone::Left => State::Left,
+            departure::Gone::Removed(_) => State::Removed,
+            departure::Gone::Outdated(_) => State::Outdated,
+        };
     }
     match (core.engine.mode(), me.map(|known| known.entry.state)) {
         (Mode::Stopping, _) => State::Stopping,

@@ -1,4 +1,4 @@
-//! How a member goes: by itself, or removed by another one.
+//! How a member goes: by itself, or removed by another one. Its data directory may be outdated, too (`outdated`).
 //!
 //! A member that leaves hands over what it holds (`engine::handoff`) and then fences itself; it goes on to
 //! answer until all that it can reach have its fence, and then serves nobody any more. Whoever is
@@ -14,6 +14,7 @@ use super::control::alive;
 use super::core::Shared;
 use super::handle::ControlError;
 use super::handle::status::Removed;
+use super::outdated::Outdated;
 use crate::engine::{LEFT, Mode};
 use crate::model::MemberId;
 use crate::model::key::ROSTER;
@@ -39,10 +40,15 @@ pub(super) enum Gone {
     Left,
     /// It was removed: why, or who says so.
     Removed(String),
+    /// Its data directory is a copy, or an old one that was restored.
+    Outdated(Outdated),
 }
 
 /// Whether this member is in its cluster no more, and why.
 pub(super) fn gone(shared: &Shared) -> Option<Gone> {
+    if let Some(outdated) = &shared.view.borrow().outdated {
+        return Some(Gone::Outdated(outdated.clone()));
+    }
     let core = shared.core.borrow();
     let removal = core.engine.roster().removal(core.engine.identity().member);
     match removal {
@@ -62,6 +68,9 @@ pub(super) fn check(shared: &Shared) -> Result<(), ControlError> {
     Err(match gone {
         Gone::Left => ControlError::Left(cluster),
         Gone::Removed(reason) => ControlError::Removed { cluster, reason },
+        Gone::Outdated(Outdated { by, seen, own }) => {
+            ControlError::Outdated { name: shared.config.name.clone(), by, seen, own }
+        }
     })
 }
 

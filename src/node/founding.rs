@@ -27,6 +27,7 @@
 //! its records knows if somebody has to know them.
 
 use super::core::Shared;
+use super::departure;
 use super::handle::ControlError;
 use super::handle::status::InitRequest;
 use super::links::{next_control, send_control};
@@ -224,6 +225,7 @@ fn bits_of(partitions: u32) -> Result<u8, ControlError> {
 
 /// Answers `kith init`. Repeating it with the same content changes nothing.
 pub(super) async fn init(shared: &Rc<Shared>, request: &InitRequest) -> Result<(), ControlError> {
+    departure::check(shared)?;
     let content = Content::new(shared, request)?;
     while shared.view.borrow().creating.claiming {
         sleep(POLL).await;

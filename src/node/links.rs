@@ -8,7 +8,7 @@
 //! introduction was judged; the engine has it) or *refused* (with the reason, in both logs).
 
 use super::core::{Core, Outgoing, Shared, wake};
-use super::{departure, membership};
+use super::{departure, membership, outdated};
 use crate::model::MemberId;
 use crate::model::roster::Roster;
 use crate::protocol::introduction::{Control, Introduction, Refusal};
@@ -109,6 +109,9 @@ impl Shared {
             self.core.borrow_mut().counts.rejected("malformed");
             return self.note_refusal(&address, None, "its introduction makes no sense to this version");
         };
+        if let Some(refusal) = outdated::refusal(self) {
+            return self.tell_refusal(link, refusal).await;
+        }
         let member = link.peer.member;
         // A caller is known by where it listens: its port is another one each time.
         let address = if side == Side::Acceptor { theirs.address.clone() } else { address };
@@ -165,8 +168,12 @@ impl Shared {
     }
 
     /// Tells the peer why it is refused, and closes.
-    pub(super) async fn refuse(&self, mut link: Link, address: &str, name: Option<&str>, refusal: Refusal) {
+    pub(super) async fn refuse(&self, link: Link, address: &str, name: Option<&str>, refusal: Refusal) {
         self.note_refusal(address, name, &refusal.to_string());
+        self.tell_refusal(link, refusal).await;
+    }
+
+    async fn tell_refusal(&self, mut link: Link, refusal: Refusal) {
         self.core.borrow_mut().counts.link_refused(&refusal);
         send_control(&mut link.writer, &Control::Refused(refusal)).await;
         let _ = timeout(CONTROL_DEADLINE, link.writer.close()).await;
@@ -235,7 +242,7 @@ impl Shared {
 
     /// Takes frames until the link ends; the reason, if there is one to tell.
     async fn receive(
-        &self,
+        self: &Rc<Self>,
         member: MemberId,
         link: u64,
         mut reader: LinkReader,
@@ -279,7 +286,7 @@ impl Shared {
         }
     }
 
-    fn refused_by(&self, member: MemberId, refusal: &Refusal) {
+    fn refused_by(self: &Rc<Self>, member: MemberId, refusal: &Refusal) {
         self.core.borrow_mut().counts.link_refused(refusal);
         let (name, address) = {
             let core = self.core.borrow();
@@ -290,6 +297,7 @@ impl Shared {
         if *refusal == Refusal::Removed {
             departure::note_expelled(self, member, &name);
         }
+        outdated::note(self, member, &name, refusal);
     }
 
     /// Sends gossip's letters over the links, ahead of data.

@@ -17,11 +17,11 @@
 //! them (the join) changes nothing; so a crash in between is repaired by the next start.
 
 use super::core::{Core, Shared};
-use super::departure;
 use super::founding::{self, Belonging, Content, Silence};
 use super::handle::ControlError;
 use super::handle::status::InitRequest;
 use super::links::{name_is_taken, next_control, send_control};
+use super::{departure, outdated};
 use crate::model::limits::{MAX_MEMBERS, MAX_PARTITION_BITS};
 use crate::model::roster::{MemberState, RosterEntry};
 use crate::model::{MemberId, timestamp};
@@ -256,6 +256,7 @@ pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -
         },
         Some(Control::Refused(refusal)) => {
             shared.core.borrow_mut().counts.link_refused(&refusal);
+            outdated::note(shared, link.peer.member, &theirs.name, &refusal);
             Found::Refused(format!("{} refuses this member: {refusal}", theirs.name), refusal_code(&refusal))
         }
         Some(Control::NoCluster) => Found::NoCluster(link.peer.member, theirs.bootstrap),
@@ -322,6 +323,7 @@ pub(super) fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> R
 
 /// Answers `kith join ADDRESS`.
 pub(super) async fn join(shared: &Rc<Shared>, address: String) -> Result<(), ControlError> {
+    departure::check(shared)?;
     if is_member(shared) {
         return join_again(shared, address).await;
     }

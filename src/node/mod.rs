@@ -19,6 +19,7 @@ pub mod handle;
 mod links;
 pub mod local;
 mod membership;
+mod outdated;
 mod parts;
 mod publish;
 mod start;

@@ -13,7 +13,7 @@ use super::handle::Handle;
 use super::local::LocalHandle;
 use super::publish;
 use super::view::View;
-use super::{NodeError, membership, state};
+use super::{NodeError, membership, outdated, state};
 use crate::config::MemberConfig;
 use crate::engine::{self, Bounds, Engine, Mode};
 use crate::gossip;
@@ -126,7 +126,11 @@ fn open(
     let failed = |source| NodeError::Storage { directory: directory.clone(), source };
     view.begin_step("identity");
     let identity = open_identity(disk, &failed)?;
-    let incarnation = next_incarnation(disk).map_err(failed)?;
+    view.outdated = outdated::load(disk).map_err(failed)?;
+    let incarnation = match &view.outdated {
+        Some(outdated) => outdated.own,
+        None => next_incarnation(disk).map_err(failed)?,
+    };
     let cluster = founding::load_cluster(disk).map_err(failed)?;
     let bits = cluster.as_ref().map_or(DEFAULT_PARTITION_BITS, |(cluster, _)| cluster.partition_bits);
     let who = engine::Identity { member: identity.member_id(), incarnation, life: rand::rng().random() };
@@ -292,6 +296,9 @@ async fn serve(
     spawn_tasks(&shared, &shutdown, acceptor, links.outgoing, answers, requests, &telemetry);
     resume(&shared, opened.cluster);
     shared.view.borrow_mut().begin_step("cluster");
+    if shared.view.borrow().outdated.is_some() {
+        outdated::stop_serving(&shared);
+    }
     let seeker = shared.run_part("looking for the cluster", &shutdown, {
         let shared = Rc::clone(&shared);
         async move { membership::find_cluster(&shared).await }
@@ -325,7 +332,10 @@ fn resume(shared: &Rc<Shared>, cluster: Option<(ClusterFacts, Belonging)>) {
     }
     // Clients are told that it is on its way and not that there is no cluster.
     shared.with(|core| core.engine.set_mode(Mode::Starting));
-    if let Err(error) = membership::check_records(shared) {
+    let is_outdated = shared.view.borrow().outdated.is_some();
+    if let Err(error) = membership::check_records(shared)
+        && !is_outdated
+    {
         tracing::error!("{error}");
     }
 }

@@ -69,10 +69,13 @@ fn leave_cluster(shared: &Shared) {
         Err(error) => error.to_string(),
         Ok(()) => membership::name_lost(shared).unwrap_or_else(|| "it is not in the roster".to_owned()),
     };
-    if gone == Some(departure::Gone::Left) {
-        tracing::info!("{reason}");
-    } else {
-        tracing::error!("this member serves no more: {reason}");
+    match gone {
+        Some(departure::Gone::Left) => tracing::info!("{reason}"),
+        // It was told when it was noted.
+        Some(departure::Gone::Outdated(_)) => {}
+        Some(departure::Gone::Removed(_)) | None => {
+            tracing::error!("this member serves no more: {reason}");
+        }
     }
     let mut view = shared.view.borrow_mut();
     view.end_step(StepOutcome::Failed(reason));

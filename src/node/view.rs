@@ -3,6 +3,7 @@
 
 use super::founding::Creating;
 use super::handle::status::{StartStep, StepOutcome};
+use super::outdated::Outdated;
 use crate::gossip::{self, Gossip, Pulses};
 use crate::model::MemberId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -41,6 +42,8 @@ pub(super) struct View {
     pub(super) creating: Creating,
     /// The member that says that this one was removed.
     pub(super) expelled_by: Option<String>,
+    /// Why this member's data directory may not be used any more.
+    pub(super) outdated: Option<Outdated>,
     /// Who answered last at an address that this member dialled.
     answered: BTreeMap<String, MemberId>,
     pub(super) pulses: Pulses,
@@ -66,6 +69,7 @@ impl View {
             silent_seeds: BTreeSet::new(),
             creating: Creating::default(),
             expelled_by: None,
+            outdated: None,
             answered: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,

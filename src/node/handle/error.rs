@@ -83,6 +83,21 @@ pub enum ControlError {
         /// Why, or who says so.
         reason: String,
     },
+    /// The member's data directory is a copy, or an old one that was restored.
+    #[error(
+        "this member serves no more: its data directory is a copy, or an old one that was restored ({}); stop it and move the data directory away, run `kith remove {name}` on another member unless the other copy runs, and start it with an empty data directory to join as a new member (under another `name` if the other copy runs)",
+        told_life(by, *seen, *own)
+    )]
+    Outdated {
+        /// The member's name.
+        name: String,
+        /// The member that says so.
+        by: String,
+        /// The highest incarnation that it had seen.
+        seen: u64,
+        /// The one of this data directory.
+        own: u64,
+    },
     /// The member can't leave as it is no full member.
     #[error(
         "this member is no active member yet ({0}); wait until `kith members` shows it active, or stop it and let another member `kith remove` it"
@@ -142,6 +157,15 @@ pub enum ControlError {
     Storage(String),
 }
 
+/// What a member has seen of a data directory's lives, in words.
+fn told_life(by: &str, seen: u64, own: u64) -> String {
+    if seen == own {
+        format!("`{by}` has seen its incarnation {seen} from another start of it")
+    } else {
+        format!("`{by}` has seen incarnation {seen} of it, and here it is {own}")
+    }
+}
+
 impl ControlError {
     /// The error's name for programs, in snake case.
     #[must_use]
@@ -159,6 +183,7 @@ impl ControlError {
             Self::Refused { code, .. } => code,
             Self::Left(_) => "left",
             Self::Removed { .. } => "removed",
+            Self::Outdated { .. } => "outdated",
             Self::NotActive(_) => "not_active",
             Self::LastMember => "last_member",
             Self::UnknownMember { .. } => "unknown_member",

@@ -52,6 +52,8 @@ pub enum State {
     Left,
     /// It was removed from its cluster.
     Removed,
+    /// Its data directory is a copy, or an old one that was restored; it serves no more.
+    Outdated,
     /// It serves clients.
     Ready,
     /// It takes no new work and ends.
@@ -68,6 +70,7 @@ impl fmt::Display for State {
             Self::NameTaken => "name_taken",
             Self::Left => "left",
             Self::Removed => "removed",
+            Self::Outdated => "outdated",
             Self::Ready => "ready",
             Self::Stopping => "stopping",
         })
