@@ -189,6 +189,7 @@ impl Plan {
             self.settings.hint_bytes = 1 << 20;
             self.bounds.journal_bytes = self.bounds.journal_bytes.max(400_000);
             self.bounds.table_bytes = self.bounds.table_bytes.max(200_000);
+            self.bounds.unsynced_bytes = Bounds::default().unsynced_bytes;
             self.faults.extend([Fault::Cut, Fault::Kill]);
         }
     }
