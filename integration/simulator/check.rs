@@ -20,7 +20,9 @@ impl World {
     /// Ends all faults, waits for rest, repairs, and checks what is there.
     pub fn conclude(&mut self) {
         self.troubled = false;
-        self.note("rest", &[], String::new);
+        let without_room: u64 =
+            self.live().map(|(_, engine)| engine.hint_counts(engine.identity().member).3).sum();
+        self.note("rest", &[without_room], || format!("{without_room} hints found no room"));
         self.heal_all();
         self.mend_members();
         self.conclude_removal();
@@ -48,8 +50,7 @@ impl World {
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
     fn remove_lost(&mut self) {
-        let is_lost =
-            |at: &usize| self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at);
+        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at);
         let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
         for member in lost {
             self.wait_for(REST, "somebody is there to remove a lost member", |world| {
@@ -176,12 +177,10 @@ impl World {
         let hash = self.clients.keys[key].as_ref().hash();
         let set = self.live().next().map(|(_, engine)| engine.placement().set_of(hash, false));
         let owners = set.into_iter().flat_map(|set| &set.owners);
-        owners
-            .into_iter()
-            .any(|owner| {
-                let is_lost = |at: usize| self.members[at].lost && !self.has_twin(at);
-                (0..self.members.len()).any(|at| self.members[at].id == owner.member && is_lost(at))
-            })
+        owners.into_iter().any(|owner| {
+            let is_lost = |at: usize| self.members[at].lost && !self.has_twin(at);
+            (0..self.members.len()).any(|at| self.members[at].id == owner.member && is_lost(at))
+        })
     }
 
     /// Brings everything into the stores, so that no tree holds what only a store knows to be old.

@@ -26,10 +26,24 @@ const RECOVERY: u64 = 10 * SECOND;
 #[derive(Debug)]
 pub enum Input {
     Tick,
-    Frame { from: usize, link: u64, bytes: Vec<u8> },
-    LinkUp { peer: usize, link: u64, life: (u64, u64) },
-    LinkDown { peer: usize, link: u64 },
-    Liveness { peer: usize, alive: bool },
+    Frame {
+        from: usize,
+        link: u64,
+        bytes: Vec<u8>,
+    },
+    LinkUp {
+        peer: usize,
+        link: u64,
+        life: (u64, u64),
+    },
+    LinkDown {
+        peer: usize,
+        link: u64,
+    },
+    Liveness {
+        peer: usize,
+        alive: bool,
+    },
     Synced(u64),
     Loaded(Load, Option<Vec<u8>>, bool),
     LoadFailed(Load),
@@ -45,7 +59,10 @@ pub enum Input {
     Leave,
     Zone(String),
     /// Somebody wants a member removed, since this moment.
-    Remove { target: usize, asked: u64 },
+    Remove {
+        target: usize,
+        asked: u64,
+    },
 }
 
 /// A job of a member's disk.
@@ -863,7 +880,9 @@ impl World {
             self.note("record", &[number, stamp.time, stamp.member.0], || {
                 format!(
                     "m{index} sends {} {:?} {stamp} as {purpose:?} {number}",
-                    String::from_utf8_lossy(record.key().split(|byte| *byte == b'.').next().unwrap_or_default()),
+                    String::from_utf8_lossy(
+                        record.key().split(|byte| *byte == b'.').next().unwrap_or_default()
+                    ),
                     record.kind()
                 )
             });

@@ -119,7 +119,10 @@ impl World {
 
     /// Two members connect if they can, else they try again later.
     pub fn connect(&mut self, one: usize, other: usize) {
-        if one == other || self.network.is_linked(one, other) || self.members[one].id == self.members[other].id {
+        if one == other
+            || self.network.is_linked(one, other)
+            || self.members[one].id == self.members[other].id
+        {
             return;
         }
         let can = self.members[one].can_talk(self.now) && self.members[other].can_talk(self.now);

@@ -70,9 +70,11 @@ impl World {
             self.members[by].engine().is_some_and(|engine| engine.roster().is_removed(id))
         };
         let (first, second) = (fences(one, other), fences(other, one));
-        for (by, whom) in [(one, other)].into_iter().filter(|_| first && !second).chain(
-            [(other, one)].into_iter().filter(|_| second && !first),
-        ) {
+        for (by, whom) in [(one, other)]
+            .into_iter()
+            .filter(|_| first && !second)
+            .chain([(other, one)].into_iter().filter(|_| second && !first))
+        {
             if !std::mem::replace(&mut self.members[whom].is_expelled, true) {
                 self.note("expelled", &[by as u64, whom as u64], || format!("m{by} tells m{whom}"));
             }
@@ -110,7 +112,9 @@ impl World {
     /// At the end: a removal reached every member or none, the removed one returned and was told, and nobody
     /// fenced each other.
     pub fn conclude_removal(&mut self) {
-        let Some((target, _)) = self.removal.filter(|(target, _)| !self.members[*target].lost) else { return };
+        let Some((target, _)) = self.removal.filter(|(target, _)| !self.members[*target].lost) else {
+            return;
+        };
         let id = self.members[target].id;
         // Whoever wrote it may have lost it again.
         if !self.live().any(|(at, engine)| at != target && engine.roster().is_removed(id)) {

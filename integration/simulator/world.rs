@@ -4,9 +4,9 @@
 //! numbers: what happens follows from the seed alone, and its hash shows it.
 
 use crate::clients::Clients;
+use crate::copies::Backup;
 use crate::member::{Input, Job, Member};
 use crate::network::Network;
-use crate::copies::Backup;
 use crate::plan::{Fault, Plan, SECOND};
 use crate::random::Random;
 use std::cmp::Reverse;
