@@ -3,7 +3,7 @@
 
 use crate::clients::{Action, State};
 use crate::member::EPOCH_MS;
-use crate::plan::{MS, SECOND};
+use crate::plan::{Fault, MS, SECOND};
 use crate::world::World;
 use kith::engine::{Engine, NOBODY};
 use kith::model::hash_tree::HashTrees;
@@ -14,15 +14,18 @@ use kith::model::{Kind, Record, RecordRef, Timestamp};
 use std::collections::BTreeSet;
 
 /// How long everything may take to come to rest.
-const REST: u64 = 120 * SECOND;
+pub const REST: u64 = 120 * SECOND;
 
 impl World {
     /// Ends all faults, waits for rest, repairs, and checks what is there.
     pub fn conclude(&mut self) {
         self.troubled = false;
-        self.note("rest", &[], String::new);
+        let without_room: u64 =
+            self.live().map(|(_, engine)| engine.hint_counts(engine.identity().member).3).sum();
+        self.note("rest", &[without_room], || format!("{without_room} hints found no room"));
         self.heal_all();
         self.mend_members();
+        self.conclude_removal();
         self.remove_lost();
         if !self.wait_for(REST, "everything comes to rest", Self::unrest) {
             return;
@@ -37,6 +40,8 @@ impl World {
         self.checkpoint_all();
         self.look_into_stores();
         self.check_membership();
+        self.check_lies();
+        self.check_fenced();
         self.check_keys();
         self.check_trees();
         self.check_scan();
@@ -45,7 +50,7 @@ impl World {
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
     fn remove_lost(&mut self) {
-        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left;
+        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at);
         let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
         for member in lost {
             self.wait_for(REST, "somebody is there to remove a lost member", |world| {
@@ -64,7 +69,7 @@ impl World {
     }
 
     /// Waits until nothing is said to be in the way; false when an invariant broke instead.
-    fn wait_for(
+    pub fn wait_for(
         &mut self,
         time: u64,
         invariant: &'static str,
@@ -82,7 +87,7 @@ impl World {
         false
     }
 
-    fn live(&self) -> impl Iterator<Item = (usize, &Engine)> {
+    pub fn live(&self) -> impl Iterator<Item = (usize, &Engine)> {
         self.members.iter().enumerate().filter_map(|(at, member)| Some((at, member.engine()?)))
     }
 
@@ -91,6 +96,9 @@ impl World {
         let expected = self.members.iter().filter(|member| member.is_member && !member.lost);
         for member in expected.clone() {
             let at = member.index;
+            if self.has_twin(at) {
+                return Some(format!("m{at} runs twice"));
+            }
             let Some(engine) = member.engine() else { return Some(format!("m{at} is down")) };
             if !self.serves(at) {
                 let state = engine.roster().get(member.id).map(|known| known.entry.state);
@@ -169,9 +177,10 @@ impl World {
         let hash = self.clients.keys[key].as_ref().hash();
         let set = self.live().next().map(|(_, engine)| engine.placement().set_of(hash, false));
         let owners = set.into_iter().flat_map(|set| &set.owners);
-        owners
-            .into_iter()
-            .any(|owner| self.members.iter().any(|member| member.lost && member.id == owner.member))
+        owners.into_iter().any(|owner| {
+            let is_lost = |at: usize| self.members[at].lost && !self.has_twin(at);
+            (0..self.members.len()).any(|at| self.members[at].id == owner.member && is_lost(at))
+        })
     }
 
     /// Brings everything into the stores, so that no tree holds what only a store knows to be old.
@@ -243,8 +252,9 @@ impl World {
                 .set_of(hash, false)
                 .owners
                 .iter()
-                .filter_map(|owner| self.members.iter().position(|member| member.id == owner.member))
-                .filter(|at| !self.members[*at].lost)
+                .filter_map(|owner| {
+                    self.members.iter().position(|member| member.id == owner.member && !member.lost)
+                })
                 .collect();
             let held: Vec<_> = owners.iter().map(|at| (*at, self.held(*at, key))).collect();
             let element = |record: &Option<Record>| record.as_ref().map(|record| record.view().element());
@@ -299,8 +309,50 @@ impl World {
         if let Some((stamp, id)) = greatest
             && found < stamp
         {
+            let is_delete = self.clients.operations[&id].action == Action::Delete;
+            // Files from before a deletion may come back after all have forgotten that there was one.
+            let may_be_older = self.plan.knows(Fault::Lie) || self.plan.knows(Fault::Copied);
+            if may_be_older && ends(self.clients.operations[&id].action) {
+                return;
+            }
+            let fact = if is_delete && record.is_some() {
+                "what was deleted does not return"
+            } else {
+                "no acknowledged write is lost"
+            };
             let text = format!("operation {id} with {stamp} was acknowledged; there is {record:?}");
-            self.violate("no acknowledged write is lost", Some(key), text);
+            self.violate(fact, Some(key), text);
+        }
+    }
+
+    /// What a disk lost that had said it was synced, its member has noticed, if whoever it told lives on.
+    fn check_lies(&mut self) {
+        if !self.plan.knows(Fault::Lie) {
+            return;
+        }
+        let liar = self.plan.members - 1;
+        let lives_on =
+            |(to, epoch): &&(usize, u64)| self.members[*to].epoch == *epoch && !self.members[*to].lost;
+        if let Some((to, _)) = self.members[liar].owed.iter().find(lives_on) {
+            let text = format!("m{liar} had told m{to} more than it has");
+            self.violate("a disk that lies is found out", None, text);
+        }
+    }
+
+    /// Nothing that a removed member took after all had fenced it is at any other.
+    fn check_fenced(&mut self) {
+        let Some((target, _)) = self.removal else { return };
+        for key in 0..self.clients.keys.len() {
+            let members: Vec<usize> = self.live().map(|(at, _)| at).collect();
+            for at in members {
+                let Some(record) = self.held(at, key) else { continue };
+                let Some(operation) = self.clients.written(record.view()) else { continue };
+                let is_late = self.fenced_by_all.is_some_and(|all| operation.issued > all);
+                if operation.front == target && is_late {
+                    let text = format!("m{at} has {record:?} of m{target}");
+                    return self.violate("nothing of a removed member crosses", Some(key), text);
+                }
+            }
         }
     }
 
@@ -344,7 +396,8 @@ impl World {
                 }
             }
             let Some(engine) = self.members[index].engine() else { continue };
-            if let Some(shortfall) = engine.shortfall() {
+            let may_lie = self.plan.knows(Fault::Lie) && index + 1 == self.plan.members;
+            if let Some(shortfall) = engine.shortfall().filter(|_| !may_lie && !self.is_copied) {
                 let text = format!("m{index}: {shortfall:?}");
                 return self.violate("an honest disk is not taken for one that lies", None, text);
             }
@@ -438,7 +491,7 @@ impl World {
                 self.members.iter().position(|member| member.id == owner.member && !member.lost)
             });
             let record = owner.and_then(|owner| self.held(owner, key));
-            let name = self.clients.keys[key].name.as_bytes();
+            let name = &self.clients.keys[key].bytes;
             let listed = self.clients.pages.iter().filter(|(key, _)| key == name).map(|(_, stamp)| *stamp);
             let listed: Vec<Timestamp> = listed.collect();
             // What expires may be gone for one member and not for another.

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// Digits of an operation's number at the beginning of each value.
 const NUMBER_DIGITS: usize = 16;
+/// Bytes of a key in a world where hints shall find no room.
+const LONG_KEY_BYTES: usize = 4_000;
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +50,9 @@ pub struct Operation {
     pub action: Action,
     level: Option<Level>,
     after: u64,
-    front: usize,
+    pub front: usize,
     epoch: u64,
-    issued: u64,
+    pub issued: u64,
     pub state: State,
     /// A reader was shown it.
     seen: bool,
@@ -68,6 +70,8 @@ pub struct Operation {
 pub struct Key {
     pub collection: &'static str,
     pub name: String,
+    /// The key's bytes: the name, and what makes it long.
+    pub bytes: Vec<u8>,
     pub is_counter: bool,
     pub operations: Vec<u64>,
     floor: Timestamp,
@@ -76,7 +80,7 @@ pub struct Key {
 
 impl Key {
     pub fn as_ref(&self) -> KeyRef<'_> {
-        KeyRef::new(self.collection, self.name.as_bytes()).expect("the simulator's names are good")
+        KeyRef::new(self.collection, &self.bytes).expect("the simulator's names are good")
     }
 }
 
@@ -103,15 +107,24 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(plan: &Plan, random: &mut Random) -> Self {
+        let named = |name: String| {
+            let mut bytes = name.clone().into_bytes();
+            bytes.resize(if plan.long_keys { LONG_KEY_BYTES } else { bytes.len() }, b'.');
+            (name, bytes)
+        };
         let register = |at: usize| Key {
             collection: if at % 5 == 4 { "other" } else { "default" },
-            name: format!("k{at:02}"),
+            name: named(format!("k{at:02}")).0,
+            bytes: named(format!("k{at:02}")).1,
             is_counter: false,
             operations: Vec::new(),
             floor: Timestamp::ZERO,
             floor_of_all: Timestamp::ZERO,
         };
-        let counter = |at: usize| Key { name: format!("c{at}"), is_counter: true, ..register(0) };
+        let counter = |at: usize| {
+            let (name, bytes) = named(format!("c{at}"));
+            Key { name, bytes, is_counter: true, ..register(0) }
+        };
         let keys = (0..plan.keys).map(register).chain((0..plan.counters).map(counter)).collect();
         let session = |_| Session { front: random.index(plan.members), after: 0, waits_for: None };
         Self {
@@ -123,6 +136,13 @@ impl Clients {
             retired: false,
             pages: Vec::new(),
         }
+    }
+
+    /// The operation that wrote a value.
+    pub fn written(&self, record: RecordRef<'_>) -> Option<&Operation> {
+        let digits = record.body().get(..NUMBER_DIGITS).filter(|_| record.kind() == Kind::Value)?;
+        let id = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        self.operations.get(&id)
     }
 
     /// Operations that wait for an answer.
@@ -155,6 +175,8 @@ impl World {
         let key = self.random.index(self.clients.keys.len());
         let is_counter = self.clients.keys[key].is_counter;
         let action = match (self.random.below(100), is_counter) {
+            (20..45, false) if self.plan.away => Action::Delete,
+            (10..20, false) if self.plan.away => Action::Set { expiry_ms: Some(self.expiry()) },
             (0..60, true) => Action::Increment(i64::try_from(self.random.below(12)).unwrap_or(0) - 3),
             (0..50, false) => Action::Set { expiry_ms: None },
             (50..53, false) => Action::Set { expiry_ms: Some(self.expiry()) },
@@ -224,6 +246,10 @@ impl World {
     /// A front begins an operation.
     pub fn begin_operation(&mut self, index: usize, engine: &mut Engine, id: u64) {
         let Some(operation) = self.clients.operations.get(&id).cloned() else { return };
+        if self.members[index].is_expelled {
+            let outcome = Outcome::Failed(OperationError::Stopping);
+            return self.complete(index, Completion { token: id, outcome });
+        }
         let name = self.clients.keys[operation.key].clone();
         let (key, level) = (name.as_ref(), operation.level);
         let write = |change| Write { key, change, level, after: operation.after };
@@ -368,10 +394,13 @@ impl World {
         if stored.superseded {
             return;
         }
-        self.check_stamp(token, operation, stamp);
+        // Of a copied data directory two may stamp until one of them is refused.
+        if !self.plan.knows(Fault::Copied) {
+            self.check_stamp(token, operation, stamp);
+        }
         let level = self.effective_level(operation);
         if matches!(level, Level::Quorum | Level::All) {
-            if stamp <= operation.floor && !self.plan.knows(Fault::Damage) {
+            if stamp <= operation.floor && !self.plan.may_forget() {
                 let text =
                     format!("{token} got {stamp}, not superseded, at {level}, after {}", operation.floor);
                 return self.violate("superseded is told", Some(key), text);
@@ -447,7 +476,7 @@ impl World {
         let level = self.effective_level(operation);
         let is_sure = matches!(level, Level::Quorum | Level::All)
             && !self.clients.keys[key].is_counter
-            && !self.plan.knows(Fault::Damage);
+            && !self.plan.may_forget();
         if !is_sure || operation.floor == Timestamp::ZERO {
             return;
         }
@@ -475,7 +504,8 @@ impl World {
     /// where it may have been replaced as an owner without having heard of it.
     fn check_own(&mut self, operation: &Operation, record: Option<RecordRef<'_>>) {
         let (key, floor) = (operation.key, operation.floor_of_all);
-        let may_be_replaced = self.plan.joiners > 0 || self.plan.knows(Fault::Transition);
+        let moves = [Fault::Transition, Fault::Removal, Fault::Copied, Fault::Lie];
+        let may_be_replaced = self.plan.joiners > 0 || moves.into_iter().any(|fault| self.plan.knows(fault));
         if may_be_replaced || self.clients.keys[key].is_counter || floor == Timestamp::ZERO {
             return;
         }
@@ -495,7 +525,7 @@ impl World {
                 .clients
                 .keys
                 .iter()
-                .position(|key| key.collection == collection && key.name.as_bytes() == record.key());
+                .position(|key| key.collection == collection && key.bytes == record.key());
             if before.as_deref().is_some_and(|before| before >= record.key()) {
                 return self.violate("a page is in order", found, format!("{record:?} after {before:?}"));
             }

@@ -124,10 +124,30 @@ impl Disk {
         }
     }
 
-    pub fn crash(&mut self, power_cut: bool, random: &mut Random) {
+    /// The process ends. Gives the bytes of the journal that are lost with the power, as far as that is
+    /// known.
+    pub fn crash(&mut self, power_cut: bool, random: &mut Random) -> u64 {
         match self {
             Self::Model(disk) => disk.crash(power_cut, random),
-            Self::Real(disk) => disk.crash(power_cut, random),
+            Self::Real(disk) => {
+                disk.crash(power_cut, random);
+                0
+            }
+        }
+    }
+
+    /// From now on nothing that it says to be synced is.
+    pub const fn lie(&mut self) {
+        if let Self::Model(disk) = self {
+            disk.lies = true;
+        }
+    }
+
+    /// A copy of the files, as a backup of a running member makes it.
+    pub fn copy(&self, random: &mut Random) -> Self {
+        match self {
+            Self::Model(disk) => Self::Model(disk.copy()),
+            Self::Real(disk) => Self::Real(Box::new(disk.copy(random.number()))),
         }
     }
 
@@ -156,7 +176,7 @@ pub struct Found {
 }
 
 /// The model of one member's disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Model {
     segments: VecDeque<Vec<Vec<u8>>>,
     /// Appends ever made and not lost again; how many of them are fsynced.
@@ -169,6 +189,8 @@ pub struct Model {
     transaction: BTreeMap<Key, Option<Vec<u8>>>,
     damaged: BTreeMap<Key, ()>,
     torn: bool,
+    /// It says that it has synced what it has not.
+    lies: bool,
 }
 
 fn key_of(record: RecordRef<'_>) -> Key {
@@ -200,7 +222,9 @@ impl Model {
 
     /// An fsync that covers so many appends is done.
     pub fn fsynced(&mut self, appended: usize) {
-        self.synced = self.synced.max(appended);
+        if !self.lies {
+            self.synced = self.synced.max(appended);
+        }
     }
 
     /// Looks a key up; the second value tells of damage.
@@ -323,12 +347,21 @@ impl Model {
         }
     }
 
-    /// The process ends; with `power_cut` what was not fsynced may be gone.
-    pub fn crash(&mut self, power_cut: bool, random: &mut Random) {
+    /// All that the files hold; a transaction is not among it.
+    pub fn copy(&self) -> Self {
+        let mut copy = self.clone();
+        copy.transaction.clear();
+        copy.before_checkpoint = 0;
+        copy
+    }
+
+    /// The process ends; with `power_cut` what was not fsynced may be gone: so many bytes of the journal.
+    pub fn crash(&mut self, power_cut: bool, random: &mut Random) -> u64 {
         self.transaction.clear();
         self.before_checkpoint = 0;
+        let mut bytes = 0;
         if !power_cut {
-            return;
+            return bytes;
         }
         let unsynced = self.appended - self.synced.min(self.appended);
         let lost = random.index(unsynced + 1);
@@ -336,17 +369,19 @@ impl Model {
             while self.segments.back().is_some_and(Vec::is_empty) {
                 self.segments.pop_back();
             }
-            if let Some(segment) = self.segments.back_mut() {
-                segment.pop();
+            if let Some(payload) = self.segments.back_mut().and_then(Vec::pop) {
+                bytes += payload.len() as u64;
                 self.appended -= 1;
             }
         }
-        self.torn |= lost > 0 && random.chance(500);
+        // A lie leaves a clean end: nothing on the disk itself tells.
+        self.torn |= lost > 0 && !self.lies && random.chance(500);
+        bytes
     }
 
-    /// What a start finds; all of it is durable from then on.
+    /// What a start finds; all of it is durable from then on, if the disk is honest.
     pub fn open(&mut self) -> Found {
-        self.synced = self.appended;
+        self.fsynced(self.appended);
         let payloads: Vec<Vec<u8>> = self.segments.iter().flatten().cloned().collect();
         let journal_bytes = payloads.iter().map(|payload| payload.len() as u64).sum();
         let damaged = !self.damaged.is_empty();

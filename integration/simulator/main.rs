@@ -24,12 +24,14 @@
 
 mod check;
 mod clients;
+mod copies;
 mod disk;
 mod member;
 mod network;
 mod plan;
 mod random;
 mod real;
+mod removal;
 #[path = "../support/disk.rs"]
 mod support;
 mod world;

@@ -26,10 +26,24 @@ const RECOVERY: u64 = 10 * SECOND;
 #[derive(Debug)]
 pub enum Input {
     Tick,
-    Frame { from: usize, link: u64, bytes: Vec<u8> },
-    LinkUp { peer: usize, link: u64, life: (u64, u64) },
-    LinkDown { peer: usize, link: u64 },
-    Liveness { peer: usize, alive: bool },
+    Frame {
+        from: usize,
+        link: u64,
+        bytes: Vec<u8>,
+    },
+    LinkUp {
+        peer: usize,
+        link: u64,
+        life: (u64, u64),
+    },
+    LinkDown {
+        peer: usize,
+        link: u64,
+    },
+    Liveness {
+        peer: usize,
+        alive: bool,
+    },
     Synced(u64),
     Loaded(Load, Option<Vec<u8>>, bool),
     LoadFailed(Load),
@@ -44,6 +58,11 @@ pub enum Input {
     Setting(&'static str, String),
     Leave,
     Zone(String),
+    /// Somebody wants a member removed, since this moment.
+    Remove {
+        target: usize,
+        asked: u64,
+    },
 }
 
 /// A job of a member's disk.
@@ -97,6 +116,16 @@ pub struct Member {
     pub lost: bool,
     /// It left, and is gone for good.
     pub left: bool,
+    /// Others told it that it was removed.
+    pub is_expelled: bool,
+    /// Its place is for a copy of another one's data directory.
+    pub is_twin: bool,
+    /// What it told of its journal in this life: to whom, in which epoch of theirs, up to where.
+    told: BTreeMap<(usize, u64), u64>,
+    /// Who was told more than its disk kept.
+    pub owed: Vec<(usize, u64)>,
+    /// When the last frame of each peer came.
+    frames: BTreeMap<usize, u64>,
     pub is_member: bool,
     may_be_wrong: bool,
     clock: WallClock,
@@ -157,6 +186,11 @@ impl Member {
             started_at: 0,
             lost: false,
             left: false,
+            is_expelled: false,
+            is_twin: false,
+            told: BTreeMap::new(),
+            owed: Vec::new(),
+            frames: BTreeMap::new(),
             is_member: is_founder,
             may_be_wrong: index < (plan.members - 1) / 2,
             clock: WallClock::default(),
@@ -202,6 +236,25 @@ impl Member {
 
     pub const fn life(&self) -> (u64, u64) {
         (self.incarnation, self.life)
+    }
+
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// When the last frame of a peer came; 0 if none did.
+    pub fn last_frame(&self, peer: usize) -> u64 {
+        self.frames.get(&peer).copied().unwrap_or(0)
+    }
+
+    pub fn linked_slots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.links.keys().copied()
+    }
+
+    /// Its data directory is replaced.
+    pub fn take_files(&mut self, disk: Disk, incarnation: u64) {
+        (self.disk, self.incarnation) = (disk, incarnation);
+        self.disk.crash(false, &mut Random::new(incarnation));
     }
 
     /// Notes whether a peer is heard now; returns for how long it was not.
@@ -260,6 +313,7 @@ impl World {
         if member.lost || member.engine.is_some() {
             return;
         }
+        member.frames.clear();
         member.incarnation += 1;
         member.epoch += 1;
         member.life = life;
@@ -331,9 +385,8 @@ impl World {
 
     /// Ends a member's process.
     pub fn crash(&mut self, index: usize, power_cut: bool, downtime: u64) {
-        if self.members[index].engine.take().is_none() {
-            return;
-        }
+        let Some(engine) = self.members[index].engine.take() else { return };
+        let written = engine.positions().written;
         self.note("crash", &[index as u64, u64::from(power_cut)], || {
             format!("m{index} {}", if power_cut { "loses power" } else { "is killed" })
         });
@@ -341,7 +394,10 @@ impl World {
         member.epoch += 1;
         member.inbox.clear();
         member.links.clear();
-        member.disk.crash(power_cut, &mut self.random);
+        let lost = member.disk.crash(power_cut, &mut self.random);
+        let told = std::mem::take(&mut member.told);
+        let kept = written.saturating_sub(lost);
+        member.owed.extend(told.into_iter().filter(|(_, told)| *told > kept).map(|(to, _)| to));
         for other in (0..self.members.len()).filter(|other| *other != index) {
             self.break_link(index, other);
         }
@@ -406,6 +462,7 @@ impl World {
         engine.lanes.membership_changed = false;
         let again = engine.wants_turn();
         self.members[index].clock_time = engine.clock_time();
+        self.check_bounds(index, &engine);
         if engine.linked().count() <= self.members.len() / 2 {
             self.members[index].alone_at = now;
         }
@@ -422,11 +479,26 @@ impl World {
         }
     }
 
+    /// What is bounded stays below its bound, and a shortfall that was noticed is owed to nobody.
+    fn check_bounds(&mut self, index: usize, engine: &Engine) {
+        let (_, number, bytes, _) = engine.hint_counts(engine.identity().member);
+        // A start takes back what it had, also what was on its way.
+        let bound = engine.settings().hint_bytes.max(self.plan.settings.hint_bytes);
+        if bytes > bound + bound / 8 {
+            let text = format!("m{index} keeps {bytes} bytes of {number} hints, above {bound}");
+            self.violate("hints are bounded", None, text);
+        }
+        if engine.shortfall().is_some() {
+            self.members[index].owed.clear();
+        }
+    }
+
     fn take_in(&mut self, index: usize, engine: &mut Engine, input: Input) {
         let id = |world: &Self, peer: usize| world.members[peer].id;
         match input {
             Input::Tick => self.timer(index, engine),
             Input::Frame { from, link, bytes } => {
+                self.note_told(from, index, link, &bytes);
                 if let Err(error) = engine.frame(id(self, from), link, &bytes) {
                     self.note("refused", &[index as u64, link], || format!("m{index} link {link}: {error}"));
                     engine.link_down(id(self, from), link);
@@ -469,6 +541,7 @@ impl World {
                 }
             }
             Input::Leave | Input::Zone(_) => self.change_entry(index, engine, input),
+            Input::Remove { target, asked } => self.ask_removal(index, engine, target, asked),
             Input::Operation(operation) => self.begin_operation(index, engine, operation),
             Input::Admit(joiner) => {
                 let entry = self.members[joiner].entry.clone();
@@ -484,9 +557,29 @@ impl World {
         }
     }
 
+    /// Notes that a frame came, and up to where it says that its sender's journal is fsynced.
+    fn note_told(&mut self, from: usize, index: usize, link: u64, bytes: &[u8]) {
+        if self.members[index].links.get(&from) != Some(&link) {
+            return;
+        }
+        self.members[index].frames.insert(from, self.now);
+        if let Ok(frame) = Frame::parse(bytes) {
+            let to = (index, self.members[index].epoch);
+            let told = self.members[from].told.entry(to).or_insert(0);
+            *told = frame.header.durable.max(*told);
+        }
+    }
+
     /// Somebody changes a setting that no check of the simulator relies on.
     fn change_setting(&mut self, index: usize) {
-        let (name, value) = match self.random.below(3) {
+        let kinds = if self.plan.more_settings { 6 } else { 3 };
+        // Who acknowledges before the fsync may lose it with the power.
+        let may_be_lost = self.plan.knows(Fault::PowerCut);
+        let (name, value) = match self.random.below(kinds) {
+            3 => ("repair_bytes_per_second", format!("{}KiB", 64 << self.random.below(9))),
+            4 => ("scrub_bytes_per_second", format!("{}KiB", self.random.below(2) * 64)),
+            5 if may_be_lost => return,
+            5 => ("sync", ["always", "interval"][self.random.index(2)].to_owned()),
             0 => ("write_timeout", format!("{}ms", self.random.between(200, 1_500))),
             1 => ("sync_interval", format!("{}ms", self.random.between(50, 1_000))),
             _ => ("hint_bytes", format!("{}MiB", self.random.between(64, 512))),
@@ -552,6 +645,7 @@ impl World {
                 self.note("serves", &[index as u64], || format!("m{index}, complete: {complete}"));
             }
         }
+        self.drop_fenced(index, engine);
         engine.tick();
         let due = self.members[index].last_sync + engine.settings().sync_interval_ms * MS;
         if engine.positions().written > engine.positions().synced && self.now >= due {
@@ -565,9 +659,21 @@ impl World {
         }
         let id = self.members[peer].id;
         if let Err(seen) = engine.check_life(id, life.0, life.1) {
+            if self.plan.knows(Fault::Copied) {
+                let epoch = self.members[peer].epoch;
+                self.schedule(MS, Event::Refused { member: peer, epoch });
+                return self.break_link(index, peer);
+            }
             let text =
                 format!("m{index} takes incarnation {} of m{peer} for a copy, having seen {seen}", life.0);
             return self.violate("a member that restarts is known again", None, text);
+        }
+        // Of two with one key the later one has the link.
+        let older = |at: &usize| *at != peer && self.members[*at].id == id;
+        let older = self.members[index].linked_slots().find(older);
+        if let Some(older) = older {
+            self.members[index].links.remove(&older);
+            self.break_link(index, older);
         }
         engine.link_up(id, link);
         self.members[index].links.insert(peer, link);
@@ -749,7 +855,8 @@ impl World {
             self.send(index, peer, link, bytes);
         }
         for (id, reason) in std::mem::take(&mut engine.lanes.close) {
-            if let Some(peer) = self.members.iter().position(|member| member.id == id) {
+            let linked = self.members[index].linked_slots().find(|at| self.members[*at].id == id);
+            if let Some(peer) = linked {
                 self.note("close", &[index as u64, peer as u64], || format!("m{index} to m{peer}: {reason}"));
                 if let Some(link) = self.members[index].links.remove(&peer) {
                     engine.link_down(id, link);
@@ -773,7 +880,9 @@ impl World {
             self.note("record", &[number, stamp.time, stamp.member.0], || {
                 format!(
                     "m{index} sends {} {:?} {stamp} as {purpose:?} {number}",
-                    String::from_utf8_lossy(record.key()),
+                    String::from_utf8_lossy(
+                        record.key().split(|byte| *byte == b'.').next().unwrap_or_default()
+                    ),
                     record.kind()
                 )
             });
@@ -816,6 +925,8 @@ impl World {
             Fault::Join => self.admit(),
             Fault::Setting => self.change_setting(index),
             Fault::Transition => self.change_placement(index),
+            Fault::Removal => self.try_removal(index),
+            Fault::Copied => self.copy_fault(),
             Fault::Lost => {
                 let last = self.plan.members - 1;
                 self.members[last].lost = true;
@@ -838,12 +949,35 @@ impl World {
     }
 
     fn admit(&mut self) {
-        let joiner = self.members.iter().position(|member| !member.is_member);
+        let joiner = self.members.iter().position(|member| !member.is_member && !member.is_twin);
         let contact = self.random.index(self.plan.members);
         if let Some(joiner) = joiner.filter(|_| self.serves(contact)) {
             let epoch = self.members[contact].epoch;
             self.give(contact, epoch, Input::Admit(joiner));
         }
+    }
+
+    /// A certain member asks to be let in.
+    pub fn admit_at(&mut self, joiner: usize) {
+        let contact = self.random.index(self.plan.members);
+        if self.serves(contact) {
+            let epoch = self.members[contact].epoch;
+            self.give(contact, epoch, Input::Admit(joiner));
+        }
+    }
+
+    /// A member's place is taken by a copy of another one.
+    pub fn become_twin(&mut self, twin: usize, of: usize) {
+        let (id, entry) = (self.members[of].id, self.members[of].entry.clone());
+        let member = &mut self.members[twin];
+        (member.id, member.entry, member.is_member) = (id, entry, true);
+    }
+
+    /// One member is away from now on, nearly to the end.
+    pub fn go_away(&mut self) {
+        let last = self.plan.members - 1;
+        let downtime = self.plan.trouble.saturating_sub(SECOND);
+        self.crash(last, false, downtime);
     }
 
     /// Clocks of a minority go wrong, in all the ways that clocks do.

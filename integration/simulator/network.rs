@@ -119,13 +119,20 @@ impl World {
 
     /// Two members connect if they can, else they try again later.
     pub fn connect(&mut self, one: usize, other: usize) {
-        if one == other || self.network.is_linked(one, other) {
+        if one == other
+            || self.network.is_linked(one, other)
+            || self.members[one].id == self.members[other].id
+        {
             return;
         }
         let can = self.members[one].can_talk(self.now) && self.members[other].can_talk(self.now);
         let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
         if !can || cut {
             let after = self.random.between(200, 1_500) * MS;
+            return self.schedule(after, Event::Connect { one, other });
+        }
+        if self.plan.knows(Fault::Removal) && self.is_fenced(one, other) {
+            let after = SECOND;
             return self.schedule(after, Event::Connect { one, other });
         }
         self.establish(one, other);
@@ -280,13 +287,18 @@ impl World {
 
     /// Tells every member who lives: truly, unless lies are among this world's faults.
     pub fn tell_liveness(&mut self) {
+        self.note_fenced();
         let lies = self.troubled && self.plan.knows(Fault::Liveness);
         for member in 0..self.network.members {
             if !self.members[member].can_talk(self.now) {
                 continue;
             }
             for peer in 0..self.network.members {
-                if peer == member || self.members[peer].engine_is_new() {
+                let is_shadow = self.members[peer].lost && self.has_twin(peer);
+                if peer == member || self.members[peer].engine_is_new() || is_shadow {
+                    continue;
+                }
+                if self.has_twin(peer) && !self.network.is_linked(member, peer) {
                     continue;
                 }
                 let heard = self.members[peer].can_talk(self.now)

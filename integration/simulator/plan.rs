@@ -53,6 +53,12 @@ pub enum Fault {
     Setting,
     /// The replication factor changes, a member's zone, or a member leaves.
     Transition,
+    /// Somebody tries to remove a member that it takes for dead.
+    Removal,
+    /// A data directory is copied and both run, or an old one is restored.
+    Copied,
+    /// One member's disk says that it has synced what it has not.
+    Lie,
 }
 
 impl Fault {
@@ -108,6 +114,12 @@ pub struct Plan {
     pub clock_range_ms: u64,
     /// Members keep what they have by the real storage.
     pub real_storage: bool,
+    /// One member is away for most of the time, while much is deleted and expires.
+    pub away: bool,
+    /// Keys are so long that hints find no room.
+    pub long_keys: bool,
+    /// Settings change too that decide how fast is repaired, and what is durable.
+    pub more_settings: bool,
 }
 
 /// Milliseconds in a day.
@@ -136,7 +148,50 @@ impl Plan {
         if plan.copies_at_risk() == 0 && more.chance(400) {
             plan.faults.push(Fault::Transition);
         }
+        plan.add_rarer(&mut more);
         plan
+    }
+
+    /// What was added last, each kind in a world with room for it.
+    fn add_rarer(&mut self, more: &mut Random) {
+        self.more_settings = self.knows(Fault::Setting) && more.chance(500);
+        if self.copies_at_risk() == 0 && more.chance(350) {
+            let rare = more.pick(&[Fault::Removal, Fault::Copied, Fault::Lie]).unwrap_or(Fault::Removal);
+            // Less than half of all clocks may be wrong, and each right one may be needed.
+            let is_in_the_way = |fault: &Fault| match rare {
+                Fault::Removal => *fault == Fault::Clock,
+                Fault::Copied => matches!(fault, Fault::Clock | Fault::Transition),
+                // Where a copy is at risk there must be as many as were planned.
+                _ => *fault == Fault::Transition,
+            };
+            // The storage's own tests have disks that lie.
+            if rare != Fault::Lie || !self.real_storage {
+                self.faults.retain(|fault| !is_in_the_way(fault));
+                self.faults.push(rare);
+                let copies = self.settings.replication_factor.max(3);
+                (self.settings.replication_factor, self.settings.replication_factor_in_force) =
+                    (copies, copies);
+            }
+            if rare == Fault::Copied {
+                self.joiners += 2;
+            }
+            if self.knows(Fault::Lie) {
+                self.settings.sync = Sync::Always;
+                self.faults.push(Fault::PowerCut);
+            }
+        }
+        self.away = !self.knows(Fault::Lost) && more.chance(120);
+        if more.chance(60) {
+            self.long_keys = true;
+            self.keys = usize::try_from(more.between(150, 280)).unwrap_or(200);
+            self.think = more.between(1, 4) * MS;
+            self.settings.max_value_bytes = 512 << 10;
+            self.settings.hint_bytes = 1 << 20;
+            self.bounds.journal_bytes = self.bounds.journal_bytes.max(400_000);
+            self.bounds.table_bytes = self.bounds.table_bytes.max(200_000);
+            self.bounds.unsynced_bytes = Bounds::default().unsynced_bytes;
+            self.faults.extend([Fault::Cut, Fault::Kill]);
+        }
     }
 
     /// Draws a world.
@@ -208,6 +263,9 @@ impl Plan {
             padding: if random.chance(100) { 3_000 } else { 120 },
             clock_range_ms: DAY_MS,
             real_storage,
+            away: false,
+            long_keys: false,
+            more_settings: false,
         }
     }
 
@@ -216,8 +274,15 @@ impl Plan {
         self.faults.contains(&fault)
     }
 
+    /// Whether a member may have lost what it had confirmed and not know it yet: a quorum with it may then
+    /// lack what a quorum had.
+    pub fn may_forget(&self) -> bool {
+        [Fault::Damage, Fault::Copied, Fault::Lie].into_iter().any(|fault| self.knows(fault))
+    }
+
     /// Copies that may be lost without anybody's fault.
     pub fn copies_at_risk(&self) -> u16 {
-        u16::from(self.knows(Fault::Lost)) + u16::from(self.knows(Fault::Damage))
+        let takes_one = [Fault::Lost, Fault::Damage, Fault::Removal, Fault::Copied, Fault::Lie];
+        takes_one.into_iter().map(|fault| u16::from(self.knows(fault))).sum()
     }
 }

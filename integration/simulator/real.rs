@@ -48,6 +48,13 @@ impl Real {
         Self { disk: SimDisk::new(seed), open: None, segment: 0, committing: false }
     }
 
+    /// Another disk with the same files, as they are now.
+    pub fn copy(&self, seed: u64) -> Self {
+        let disk = self.disk.copy(seed);
+        disk.kill();
+        Self { disk, open: None, segment: 0, committing: false }
+    }
+
     fn storage(&mut self) -> Result<&mut Open, String> {
         self.open.as_mut().ok_or_else(|| "the storage is closed".to_owned())
     }

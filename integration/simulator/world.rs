@@ -4,9 +4,10 @@
 //! numbers: what happens follows from the seed alone, and its hash shows it.
 
 use crate::clients::Clients;
+use crate::copies::Backup;
 use crate::member::{Input, Job, Member};
 use crate::network::Network;
-use crate::plan::{Plan, SECOND};
+use crate::plan::{Fault, Plan, SECOND};
 use crate::random::Random;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -50,6 +51,12 @@ pub enum Event {
     Fault,
     /// The power fails, for one member or for all.
     PowerCut { everywhere: bool },
+    /// A member is told that a later life of it was seen.
+    Refused { member: usize, epoch: u64 },
+    /// Who was refused asks to be let in as a new member.
+    Rejoin { joiner: usize },
+    /// A member goes away for long.
+    Away,
     /// A frozen clock runs again.
     Thaw { member: usize },
 }
@@ -99,6 +106,13 @@ pub struct World {
     pub violation: Option<Violation>,
     /// Faults happen and clients work.
     pub troubled: bool,
+    /// Who is being removed, and since when.
+    pub removal: Option<(usize, u64)>,
+    /// Since when every other member knows of the removal.
+    pub fenced_by_all: Option<u64>,
+    /// A copy of a data directory that was not started yet, and whether there was one.
+    pub backup: Option<Backup>,
+    pub is_copied: bool,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
     hash: u64,
@@ -110,8 +124,17 @@ impl World {
     pub fn new(seed: u64, record: bool) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::of(seed, &mut random, seed % REAL_STORAGE_EVERY == REAL_STORAGE_EVERY - 1);
-        let count = plan.members + plan.joiners;
-        let members = (0..count).map(|index| Member::new(index, &plan, &mut random)).collect();
+        // The last place is for a second process with the key of another.
+        let has_twin = plan.knows(Fault::Copied);
+        let count = plan.members + plan.joiners + usize::from(has_twin);
+        let mut members: Vec<Member> =
+            (0..count).map(|index| Member::new(index, &plan, &mut random)).collect();
+        if let Some(last) = members.last_mut().filter(|_| has_twin) {
+            last.is_twin = true;
+        }
+        if plan.knows(Fault::Lie) {
+            members[plan.members - 1].disk.lie();
+        }
         let clients = Clients::new(&plan, &mut random);
         Self {
             plan,
@@ -122,6 +145,10 @@ impl World {
             clients,
             violation: None,
             troubled: true,
+            removal: None,
+            fenced_by_all: None,
+            backup: None,
+            is_copied: false,
             queue: BinaryHeap::new(),
             order: 0,
             hash: 0xcbf2_9ce4_8422_2325,
@@ -137,6 +164,9 @@ impl World {
         self.schedule(SECOND / 2, Event::Liveness);
         let first = 3 * SECOND;
         self.schedule(first, Event::Fault);
+        if self.plan.away {
+            self.schedule(first - 1, Event::Away);
+        }
         for session in 0..self.plan.sessions {
             let at = SECOND + self.random.below(SECOND);
             self.schedule(at, Event::Session { session });
@@ -189,6 +219,9 @@ impl World {
             Event::Liveness => self.tell_liveness(),
             Event::Fault => self.fault(),
             Event::PowerCut { everywhere } => self.power_cut(everywhere),
+            Event::Refused { member, epoch } => self.refused(member, epoch),
+            Event::Rejoin { joiner } => self.rejoin(joiner),
+            Event::Away => self.go_away(),
             Event::Thaw { member } => self.thaw(member),
         }
     }

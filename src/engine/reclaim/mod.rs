@@ -131,8 +131,16 @@ impl Engine {
                 self.reclaim.settled.insert(id);
             }
         } else if complete && set.old().next() == Some(me) && self.reclaim.plain.len() < BATCH {
-            self.reclaim.plain.insert(id);
+            // Its time will come, and until then nothing else waits for it.
+            if table.record(id).is_some_and(|record| self.is_past(record)) {
+                self.reclaim.plain.insert(id);
+            }
         }
+    }
+
+    /// Whether the clock has passed a stamp: one that lies ahead could still be undercut by a fresh one.
+    fn is_past(&self, record: RecordRef<'_>) -> bool {
+        record.timestamp().time < self.clock.time()
     }
 
     /// Whether the record of a key left its hash tree here: it settled, or nothing of it is held any more though
@@ -188,10 +196,9 @@ impl Engine {
         for id in found {
             let table = &self.records.table;
             let fits = table.has(id, SETTLED) == is_settled && !table.has_any(id, SYSTEM | GONE | UNRESOLVED);
-            // A stamp that lies ahead of the clocks could still be undercut by a fresh one: its time will come.
-            let is_past = |record: &RecordRef<'_>| record.timestamp().time < self.clock.time();
+            // The slot may have another record since it was met.
             let dead = table.record(id).filter(|record| fits && !record.kind().is_live());
-            let Some(record) = dead.filter(is_past) else { continue };
+            let Some(record) = dead.filter(|record| self.is_past(*record)) else { continue };
             bytes += record.bytes().len();
             if bytes > BATCH_BYTES {
                 break;
