@@ -16,6 +16,7 @@
 use super::Engine;
 use super::peer::Peer;
 use crate::model::MemberId;
+use crate::model::timestamp::time_of_ms;
 use crate::protocol::reclaim::Quietness;
 
 /// What is waited for on one link.
@@ -52,13 +53,19 @@ impl Engine {
     }
 
     /// How quiet this member has been.
-    pub(super) const fn quietness(&self) -> Quietness {
+    pub(super) fn quietness(&self) -> Quietness {
         Quietness {
             life: self.identity.life,
             adoptions: self.quiet.adoptions,
             rounds: self.quiet.rounds,
-            time: self.clock.time(),
+            time: self.passed_time(),
         }
+    }
+
+    /// Whatever this member stamps from now on, for clients, is stamped with a higher time: above all that it has seen,
+    /// and not behind the time of day.
+    pub(super) fn passed_time(&self) -> u64 {
+        self.clock.time().max(time_of_ms(self.wall_ms))
     }
 
     /// Goes on with the present round, and begins the next. Called at each tick.

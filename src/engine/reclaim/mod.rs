@@ -140,7 +140,7 @@ impl Engine {
 
     /// Whether the clock has passed a stamp: one that lies ahead could still be undercut by a fresh one.
     fn is_past(&self, record: RecordRef<'_>) -> bool {
-        record.timestamp().time < self.clock.time()
+        record.timestamp().time < self.passed_time()
     }
 
     /// Whether the record of a key left its hash tree here: it settled, or nothing of it is held any more though
@@ -157,7 +157,7 @@ impl Engine {
         let table = &self.records.table;
         let slots = table.sweep(0, table.slots()).filter(|id| !table.has_any(*id, SYSTEM | GONE));
         let dead = slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live());
-        dead.filter(|record| record.timestamp().time < self.clock.time()).count()
+        dead.filter(|record| record.timestamp().time < self.passed_time()).count()
     }
 
     /// Members that are away and hold reclaiming back, and how many tombstones of the last batches each.
