@@ -7,7 +7,7 @@
 use super::load::{VALUE_BYTES, fill, key, record_bytes};
 use super::options::Options;
 use super::report::{Report, megabytes};
-use super::support::members::{Member, Plan, are_equal, together, wait_for};
+use super::support::members::{Plan, together, wait_for, wait_until_equal};
 use super::support::resp::Resp;
 use anyhow::{Result, bail};
 use std::path::Path;
@@ -27,28 +27,38 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
     let mut members = together(directory, 2, &plan)?;
     let [stays, returns] = members.as_mut_slice() else { bail!("two members") };
     fill(stays.resp, 0..options.records, "x")?;
-    wait_for("both hold the same", PATIENCE, || are_equal(&[stays, returns]))?;
+    wait_until_equal(&[stays, returns], PATIENCE)?;
     returns.stop()?;
 
     let long = |n: u64| format!("{n:0LONG_KEY_BYTES$}");
-    // Once there is no room for one of these, there is room for a dozen of the others.
-    Resp::connect(stays.resp)?.fill((0..HINT_ROOM / LONG_KEY_BYTES as u64).map(long), "x")?;
+    // Those that find no room differ like the others.
+    let long_keys = HINT_ROOM / LONG_KEY_BYTES as u64;
+    Resp::connect(stays.resp)?.fill((0..long_keys).map(long), "x")?;
     fill(stays.resp, (0..options.records).step_by(usize::try_from(ONE_IN)?), "y")?;
-    let hinted = stays.status()?.hints.pending;
-    let differing = options.records.div_ceil(ONE_IN) + HINT_ROOM / LONG_KEY_BYTES as u64 - hinted;
+    let hinted = stays.convergence()?.hints;
+    let short = options.records.div_ceil(ONE_IN);
+    let differing = short + long_keys - hinted;
 
-    let before = stays.link_bytes()?;
+    let names = ["kith_link_bytes_sent_total", "kith_link_bytes_received_total"];
+    let [sent_before, received_before] = stays.metrics(names)?;
     let began = Instant::now();
     returns.start()?;
-    wait_for("the members are linked", PATIENCE, || is_linked(returns))?;
-    let (linked, cpu) = (Instant::now(), [stays.process()?.cpu_seconds()?, returns.process()?.cpu_seconds()?]);
-    wait_for("both hold the same", PATIENCE, || are_equal(&[stays, returns]))?;
+    wait_for("the members are linked", PATIENCE, || returns.sees(&stays.name, true))?;
+    let (linked, cpu) =
+        (Instant::now(), [stays.process()?.cpu_seconds()?, returns.process()?.cpu_seconds()?]);
+    wait_until_equal(&[stays, returns], PATIENCE)?;
     let (seconds, meanwhile) = (began.elapsed().as_secs_f64(), linked.elapsed().as_secs_f64());
     let cpu_then = [stays.process()?.cpu_seconds()?, returns.process()?.cpu_seconds()?];
-    let wire = stays.link_bytes()? - before;
+    let [sent_then, received_then] = stays.metrics(names)?;
+    let (sent_bytes, received_bytes) = (sent_then - sent_before, received_then - received_before);
+    let wire = sent_bytes + received_bytes;
 
-    let hint_bytes = hinted * record_bytes(&long(0), 1)?;
-    let differing_bytes = differing * record_bytes(&key(0), VALUE_BYTES)?;
+    let names = ["kith_comparison_passes_total", "kith_repairs_sent_total", "kith_repairs_taken_total"];
+    let ([passes, sent, _], [own_passes, _, taken]) = (stays.metrics(names)?, returns.metrics(names)?);
+
+    let long_bytes = record_bytes(&long(0), 1)?;
+    let hint_bytes = hinted * long_bytes;
+    let differing_bytes = short * record_bytes(&key(0), VALUE_BYTES)? + (long_keys - hinted) * long_bytes;
     let bound = (2 * differing_bytes + (1 << 20)) as f64;
     let repaired = wire - hint_bytes as f64;
     report.note(
@@ -56,12 +66,23 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
         format!("{differing} records, {}", megabytes(differing_bytes as f64)),
     );
     report.note(
-        "start of the process to equal",
-        format!("{seconds:.1} s, {meanwhile:.1} s of it linked"),
+        "records that comparing exchanged",
+        format!(
+            "{sent} sent by the one that stayed ({passes} passes), {taken} fetched by the other ({own_passes})"
+        ),
     );
+    report.note("start of the process to equal", format!("{seconds:.1} s, {meanwhile:.1} s of it linked"));
     report.amount(
-        format!("bytes between them, both directions, without {hinted} hints of {}", megabytes(hint_bytes as f64)),
-        megabytes(repaired),
+        format!(
+            "bytes between them, both directions, without {hinted} hints of {}",
+            megabytes(hint_bytes as f64)
+        ),
+        format!(
+            "{}: {} to the one that returned, {} from it",
+            megabytes(repaired),
+            megabytes(sent_bytes - hint_bytes as f64),
+            megabytes(received_bytes)
+        ),
         format!("≤ {} (twice what differs and 1 MiB)", megabytes(bound)),
         repaired <= bound,
     );
@@ -76,8 +97,4 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
         );
     }
     Ok(())
-}
-
-fn is_linked(member: &Member) -> bool {
-    member.convergence().is_ok_and(|told| told.peers.iter().any(|peer| peer.reachable))
 }

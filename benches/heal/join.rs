@@ -3,7 +3,7 @@
 use super::load::{VALUE_BYTES, fill, key, record_bytes};
 use super::options::Options;
 use super::report::{Report, megabytes};
-use super::support::members::{Member, Plan, are_equal, together, wait_for};
+use super::support::members::{Member, Plan, together, wait_for, wait_until_equal};
 use anyhow::{Result, bail};
 use kith::model::KeyRef;
 use kith::model::key::DEFAULT;
@@ -24,7 +24,7 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
     let [first, ..] = members.as_slice() else { bail!("three members") };
     fill(first.resp, 0..options.records, "x")?;
     let all: Vec<&Member> = members.iter().collect();
-    wait_for("all hold the same", PATIENCE, || are_equal(&all))?;
+    wait_until_equal(&all, PATIENCE)?;
 
     let mut joiner = Member::new(directory, "joiner")?;
     joiner.write_config(&plan, false, &all.iter().map(|member| member.peers).collect::<Vec<_>>())?;
@@ -35,9 +35,7 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
     let moved = joiner.link_bytes()?;
     let owned = owned_records(first, &joiner.name, options.records)?;
     let least = (owned * record_bytes(&key(0), VALUE_BYTES)?) as f64;
-    wait_for("all hold the same", PATIENCE, || {
-        are_equal(&all.iter().copied().chain([&joiner]).collect::<Vec<_>>())
-    })?;
+    wait_until_equal(&all.iter().copied().chain([&joiner]).collect::<Vec<_>>(), PATIENCE)?;
 
     report.timed(
         format!("a fourth member joins {} records, two copies of each: active", options.records),
@@ -48,7 +46,11 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
     let times = moved / least;
     report.amount(
         "bytes over its links until then, both directions",
-        format!("{}: {times:.2} times the {} of the {owned} records that it owns", megabytes(moved), megabytes(least)),
+        format!(
+            "{}: {times:.2} times the {} of the {owned} records that it owns",
+            megabytes(moved),
+            megabytes(least)
+        ),
         format!("≤ {MOST_BYTES} times"),
         times <= MOST_BYTES,
     );

@@ -3,7 +3,7 @@
 use super::load::{Load, count_lost};
 use super::options::Options;
 use super::report::Report;
-use super::support::members::{Member, Plan, are_equal, together, wait_for};
+use super::support::members::{Member, Plan, together, wait_for, wait_until_equal};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Duration;
@@ -25,18 +25,18 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
         let name = victim.name.clone();
         victim.kill();
         let others = || members.iter().filter(|member| member.name != name);
-        times.push(wait_for("all see it dead", PATIENCE, || others().all(|one| sees(one, &name, false)))?);
+        times.push(wait_for("all see it dead", PATIENCE, || others().all(|one| one.sees(&name, false)))?);
         let victim = members.get_mut(at).context("there are members")?;
         victim.start()?;
         victim.wait_until_ready()?;
         let others = || members.iter().filter(|member| member.name != name);
         wait_for("all see it alive, and it has what it missed", PATIENCE, || {
-            others().all(|one| sees(one, &name, true)) && members.iter().all(has_caught_up)
+            others().all(|one| one.sees(&name, true)) && members.iter().all(has_caught_up)
         })?;
     }
     let acknowledged = load.acknowledged();
     let written = load.stop()?;
-    wait_for("all hold the same", PATIENCE, || are_equal(&members.iter().collect::<Vec<_>>()))?;
+    wait_until_equal(&members.iter().collect::<Vec<_>>(), PATIENCE)?;
     let mut lost = 0;
     for member in &members {
         lost += count_lost(member.resp, &written)?;
@@ -51,18 +51,14 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
         times.iter().all(|time| *time <= MOST),
     );
     report.amount(
-        format!("acknowledged writes lost, of {acknowledged} at the level `available`, read through each member"),
+        format!(
+            "acknowledged writes lost, of {acknowledged} at the level `available`, read through each member"
+        ),
         lost.to_string(),
         "0",
         lost == 0,
     );
     Ok(())
-}
-
-fn sees(member: &Member, name: &str, alive: bool) -> bool {
-    member
-        .status()
-        .is_ok_and(|status| status.peers.iter().any(|peer| peer.name == name && peer.alive == Some(alive)))
 }
 
 fn has_caught_up(member: &Member) -> bool {

@@ -4,14 +4,16 @@
 use super::processes::{Process, ask, free_ports};
 use anyhow::{Context, Result, bail};
 use kith::node::handle::convergence::Convergence;
-use kith::node::handle::status::Status;
+use kith::node::handle::status::Physical;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at.
-pub const LOOK: Duration = Duration::from_millis(20);
+/// How often a condition is looked at that costs a member little to tell.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often members are asked for their convergence: they look at all their records then.
+const SLOW_LOOK: Duration = Duration::from_millis(200);
 /// Longer than members take between two publications of their metrics.
 const PUBLISHED: Duration = Duration::from_millis(1_500);
 
@@ -112,10 +114,6 @@ impl Member {
         self.process = None;
     }
 
-    pub fn status(&self) -> Result<Status> {
-        self.get_json("/v1/status")
-    }
-
     pub fn convergence(&self) -> Result<Convergence> {
         self.get_json("/v1/cluster/convergence?roots=true")
     }
@@ -125,9 +123,20 @@ impl Member {
         Ok(serde_json::from_str(&self.get(path)?)?)
     }
 
+    /// Whether it sees another one alive, or dead; nothing when it does not know.
+    pub fn sees(&self, name: &str, alive: bool) -> bool {
+        let physical = self.get_json::<Physical>("/v1/cluster/physical");
+        physical.is_ok_and(|seen| seen.members.iter().any(|row| row.name == name && row.alive == alive))
+    }
+
     /// Metrics without labels, as they are once all that happened before is published.
     pub fn metrics<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
         std::thread::sleep(PUBLISHED);
+        self.metrics_of_late(names)
+    }
+
+    /// Metrics without labels, as they were about a second ago. It costs the member's data thread nothing.
+    pub fn metrics_of_late<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
         let text = self.get("/metrics")?;
         let mut figures = [0.0; N];
         for (figure, name) in figures.iter_mut().zip(names) {
@@ -170,9 +179,20 @@ pub fn wait_for(what: &str, within: Duration, mut met: impl FnMut() -> bool) -> 
     Ok(began.elapsed())
 }
 
+/// Waits until all hold the same; gives the time that it took.
+pub fn wait_until_equal(members: &[&Member], within: Duration) -> Result<Duration> {
+    wait_for("all hold the same", within, || {
+        let equal = are_equal(members);
+        if !equal {
+            std::thread::sleep(SLOW_LOOK);
+        }
+        equal
+    })
+}
+
 /// Whether all partitions of the members are complete and equal wherever two hold the same one, and
 /// nothing is kept for anybody.
-pub fn are_equal(members: &[&Member]) -> bool {
+fn are_equal(members: &[&Member]) -> bool {
     let told: Result<Vec<Convergence>> = members.iter().map(|member| member.convergence()).collect();
     let Ok(told) = told else { return false };
     let rests = |one: &Convergence| {
