@@ -13,6 +13,8 @@ mod machine;
 mod options;
 mod report;
 mod servers;
+#[path = "../support/mod.rs"]
+mod support;
 
 use anyhow::{Context, Result};
 use options::{Fsync, Options};
@@ -61,7 +63,9 @@ fn compare(options: &Options, fsync: Fsync) -> Result<String> {
     let redis = Redis::start(directory.path(), fsync)?;
     let kith = if options.kith { Some(Kith::start(directory.path(), fsync)?) } else { None };
     let mut targets = vec![ok.target(), redis.target()];
-    targets.extend(kith.as_ref().map(Kith::target));
+    if let Some(kith) = &kith {
+        targets.push(kith.target()?);
+    }
     for target in &targets {
         eprintln!("fsync {fsync}: filling {} with {} keys", target.name, options.keys);
         load::fill(target, options)?;

@@ -1,13 +1,12 @@
 //! Starts and ends the servers: Redis with replicas, a cluster of kith, and the limit.
 
 use super::options::Fsync;
-use anyhow::{Context, Result, bail};
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use crate::support::members::{Member, Plan, together};
+use crate::support::processes::{Process, ask, free_ports};
+use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The server that answers OK and does nothing.
 pub const LIMIT: &str = "limit (only OK)";
@@ -16,89 +15,10 @@ pub const REDIS: &str = "Redis";
 /// Three members.
 pub const KITH: &str = "kith";
 
-/// How long servers may take until they are ready.
-const START: Duration = Duration::from_secs(60);
-/// How long a server may take to answer a question about its state.
-const ANSWER: Duration = Duration::from_secs(5);
-
 /// Where redis-benchmark connects.
 pub struct Target {
     pub name: &'static str,
     pub port: u16,
-}
-
-/// A process that ends with this value.
-struct Process {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    fn start(command: &mut Command, log: PathBuf) -> Result<Self> {
-        let file = File::create(&log)?;
-        let child = command
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("{command:?} can't be started"))?;
-        Ok(Self { child, log })
-    }
-
-    /// Waits until `ready`; fails with the log's end if the process ends or takes too long.
-    fn wait_until(&mut self, ready: impl Fn() -> bool) -> Result<()> {
-        let started = Instant::now();
-        while !ready() {
-            let ended = self.child.try_wait()?;
-            if ended.is_some() || started.elapsed() > START {
-                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                let tail: Vec<&str> = log.lines().rev().take(20).collect();
-                let tail: Vec<&str> = tail.into_iter().rev().collect();
-                let what = ended.map_or_else(
-                    || format!("was not ready within {} s", START.as_secs()),
-                    |status| format!("ended ({status})"),
-                );
-                bail!("a server {what}; the end of its log:\n{}", tail.join("\n"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-/// Ports that are free at this moment, all different.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut held = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
-}
-
-/// Sends `request` and reads until `end` says that the answer is complete.
-fn ask(port: u16, request: &str, end: impl Fn(&str) -> bool) -> Result<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.write_all(request.as_bytes())?;
-    let (mut text, mut buffer) = (String::new(), [0; 4_096]);
-    while !end(&text) {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            bytes => text.push_str(&String::from_utf8_lossy(buffer.get(..bytes).unwrap_or_default())),
-        }
-    }
-    Ok(text)
 }
 
 /// One primary and two replicas, all with an append-only file.
@@ -151,72 +71,22 @@ fn replicas_follow(primary: u16) -> bool {
 
 /// Three members in processes of their own, replication factor 3, level `available`.
 pub struct Kith {
-    resp: u16,
-    _processes: Vec<Process>,
-}
-
-struct Ports {
-    peers: u16,
-    http: u16,
-    resp: u16,
+    members: Vec<Member>,
 }
 
 impl Kith {
     /// Returns when all members are ready.
     pub fn start(directory: &Path, fsync: Fsync) -> Result<Self> {
-        let ports = free_ports::<9>()?;
-        let members: Vec<Ports> = ports
-            .chunks_exact(3)
-            .filter_map(|chunk| match *chunk {
-                [peers, http, resp] => Some(Ports { peers, http, resp }),
-                _ => None,
-            })
-            .collect();
-        std::fs::write(directory.join("secret"), "a secret for one benchmark on one machine\n")?;
-        let mut processes = Vec::new();
-        for index in 0..members.len() {
-            let file = directory.join(format!("member{index}.toml"));
-            std::fs::write(&file, member_config(index, &members, fsync))?;
-            let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
-            // Members end with their standard input, so also when this program is killed.
-            command.stdin(Stdio::piped());
-            command.args(["serve", "--stop-with-input", "--config"]).arg(&file);
-            processes.push(Process::start(&mut command, directory.join(format!("member{index}.log")))?);
-        }
-        for (process, ports) in processes.iter_mut().zip(&members) {
-            process.wait_until(|| is_ready(ports.http))?;
-        }
-        let first = members.first().context("there are members")?;
-        Ok(Self { resp: first.resp, _processes: processes })
+        let settings = format!("replication_factor = 3\nsync = \"{fsync}\"");
+        let plan = Plan { cluster: "compare", settings: &settings, journal_bytes: None };
+        Ok(Self { members: together(directory, 3, &plan)? })
     }
 
     /// The first member.
-    pub const fn target(&self) -> Target {
-        Target { name: KITH, port: self.resp }
+    pub fn target(&self) -> Result<Target> {
+        let first = self.members.first().context("there are members")?;
+        Ok(Target { name: KITH, port: first.resp })
     }
-}
-
-/// One member's file. Everything about kith's configuration that this benchmark knows is here.
-fn member_config(index: usize, members: &[Ports], fsync: Fsync) -> String {
-    let others = members.iter().enumerate().filter(|(other, _)| *other != index);
-    let seeds: Vec<String> = others.map(|(_, ports)| format!("\"127.0.0.1:{}\"", ports.peers)).collect();
-    let listen = members.get(index).map_or_else(String::new, |ports| {
-        format!(
-            "peers = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\nresp = \"127.0.0.1:{}\"\n",
-            ports.peers, ports.http, ports.resp
-        )
-    });
-    format!(
-        "name = \"member{index}\"\ncluster = \"compare\"\ndata_dir = \"member{index}\"\nseeds = [{}]\n\
-         bootstrap = true\nsecret_file = \"secret\"\n\n[listen]\n{listen}\n\
-         [create.settings]\nreplication_factor = 3\nsync = \"{fsync}\"\n",
-        seeds.join(", "),
-    )
-}
-
-fn is_ready(http: u16) -> bool {
-    let request = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    ask(http, request, |text| text.contains("\r\n")).is_ok_and(|text| text.starts_with("HTTP/1.1 200"))
 }
 
 /// Answers OK to every command without looking at it: what the load generator, the sockets and the

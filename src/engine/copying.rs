@@ -30,29 +30,29 @@
 //! - At most [`COPIES_AT_ONCE`] requests are outstanding, so that the pages of a source never fill
 //!   its outbox.
 //!
-//! A page is made from the table, by slot, and behind the table's end from redb, by name, if any of
-//! the partition's records ever left the table. What leaves the table or comes back while it is
-//! walked is in redb, so one of the two walks meets it. An unresolved slot ends its page: the next
-//! one goes on there, when redb was asked.
+//! - What a member that is no old owner copied from one source it does not copy again from the next: it tells
+//!   the leaves of its hash tree, and records in equal ones are left out. A leaf that was equal at any
+//!   moment since the copy began holds here whatever the source held in it then. Others copy
+//!   everything from everyone: where records were lost, the tree does not tell.
+//!
+//! Pages are made by [`pages`].
 
+mod pages;
+
+use super::Engine;
+use super::anti_entropy::lower;
 use super::hints::HintKey;
 use super::journal::{self, Entry};
-use super::pages::PageFor;
 use super::peer::Peer;
 use super::requests::Purpose;
-use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
-use super::write::Origin;
-use super::{Engine, PageFilter, PageFound};
+use super::table::{GONE, SETTLED};
 use crate::model::{MemberId, RecordRef};
-use crate::protocol::message::{CopyCursor, Failure, Reply, Request};
+use crate::protocol::compare::pack;
+use crate::protocol::message::{CopyCursor, Request};
 use std::collections::BTreeMap;
 
 /// Requests for pages that may be outstanding.
 const COPIES_AT_ONCE: usize = 8;
-/// Bytes of records in one page, unless a single one has more.
-const PAGE_BYTES: usize = 512 << 10;
-/// Slots of the table looked at for one page.
-const PAGE_SLOTS: u32 = 8_192;
 /// Microseconds without a link after which a source counts as out of reach, though nobody said that
 /// it is dead: it may never have been heard.
 const PATIENCE_US: u64 = 10_000_000;
@@ -345,14 +345,24 @@ impl Engine {
         if next == BEGIN {
             self.rebuilding.restart(partition);
         }
+        let held = self.leaves_to_leave_out(partition, copying);
         self.copying.tickets += 1;
         let ticket = Ticket { partition, number: self.copying.tickets };
-        let request = Request::Copy { partition, from: next.clone() };
+        let request = Request::Copy { partition, from: next.clone(), held };
         let asked = self.ask(source, request, Purpose::Copy(ticket)).then_some(ticket);
         if let Some(copying) = self.copying.partitions.get_mut(&partition) {
             copying.current = Some(Current { source, life, next, asked, complete });
         }
         asked.is_some()
+    }
+
+    /// What a source is told of this member's leaves, lest it sends again what another one has sent.
+    fn leaves_to_leave_out(&self, partition: u16, copying: &Copying) -> Vec<u8> {
+        // Who is rebuilt must know all that a source has.
+        let all = self.records.wrong > 0 || self.shortfall().is_some();
+        let tells = copying.joins() && copying.copied > 0 && !all;
+        let tree = self.records.trees.tree(partition).filter(|_| tells);
+        tree.map_or_else(Vec::new, |tree| pack(tree.leaves().iter().copied().map(lower)))
     }
 
     /// The source to go on with: the current one while it can be asked, else a complete one, else
@@ -455,75 +465,6 @@ impl Engine {
         if let Some(current) = self.copying.awaiting(ticket) {
             current.asked = None;
         }
-    }
-
-    /// A peer copies a partition.
-    pub(super) fn copy_for_peer(
-        &mut self,
-        origin: Origin,
-        partition: u16,
-        from: CopyCursor,
-        same_placement: bool,
-    ) {
-        if !same_placement {
-            return self.reply(origin, Reply::Failed(Failure::Placement));
-        }
-        // What this member knows of who joins it must know after a power cut too.
-        if self.positions.synced < self.placement_position {
-            return self.reply(origin, Reply::Failed(Failure::NotReady));
-        }
-        match from {
-            CopyCursor::Table(slot) => {
-                let page = self.page_of_table(partition, slot);
-                self.reply(origin, page);
-            }
-            CopyCursor::Store { collection, key } => {
-                let filter = PageFilter::Partition(partition);
-                self.want_page(filter, (collection, key), PAGE_BYTES, PageFor::Copy(origin, partition));
-            }
-        }
-    }
-
-    /// A page for a peer that copies a partition, or `None` when redb could not be read.
-    pub(super) fn page_for_copy(&mut self, origin: Origin, partition: u16, page: Option<PageFound>) {
-        let Some(PageFound { records, damaged, next, .. }) = page else {
-            return self.reply(origin, Reply::Failed(Failure::NotReady));
-        };
-        // Told before the page is sent, so that this copy vouches for nothing.
-        if !damaged.is_empty() {
-            // What is in memory too may have left it and come back behind the copy's back.
-            self.lose_partition(partition);
-        }
-        let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });
-        self.reply(origin, Reply::Copied { records, settled: Vec::new(), next });
-    }
-
-    /// The records of a partition in the slots from `start` on, and where to go on.
-    fn page_of_table(&self, partition: u16, start: u32) -> Reply {
-        let slots = u32::try_from(self.records.table.slots()).unwrap_or(u32::MAX);
-        let end = slots.min(start.saturating_add(PAGE_SLOTS));
-        let (mut records, mut settled) = (Vec::new(), Vec::new());
-        for slot in start..end {
-            let id = SlotId(slot);
-            let Some(record) = self.records.table.record(id) else { continue };
-            let here = self.placement.partition_of(self.records.table.hash(id)) == partition;
-            if !here || self.records.table.has_any(id, SYSTEM | GONE) {
-                continue;
-            }
-            let bytes = records.len() + settled.len();
-            let full = bytes > 0 && bytes + record.bytes().len() > PAGE_BYTES;
-            if full || self.records.table.has(id, UNRESOLVED) {
-                return Reply::Copied { records, settled, next: Some(CopyCursor::Table(slot)) };
-            }
-            let out = if self.records.table.has(id, SETTLED) { &mut settled } else { &mut records };
-            out.extend_from_slice(record.bytes());
-        }
-        let store = || CopyCursor::Store { collection: String::new(), key: Vec::new() };
-        let next = match end < slots {
-            true => Some(CopyCursor::Table(end)),
-            false => self.records.was_any_evicted(partition).then(store),
-        };
-        Reply::Copied { records, settled, next }
     }
 }
 

@@ -20,8 +20,11 @@ use smallvec::SmallVec;
 
 /// Received records whose keys are looked for together, see [`Table::warm`](super::table::Table::warm).
 const RECORDS_AT_ONCE: usize = 64;
-/// Hints that are sent to a peer in one go, while nothing else waits for it.
-const HINTS_AT_ONCE: usize = 512;
+/// Hints that are looked up at a time for a peer.
+const HINTS_AT_ONCE: usize = 16;
+/// Such looks in one tick, while no client waits and while some do; fewer when the records are large, see
+/// [`HINTS_WAIT_BYTES`].
+const HINT_LOOKS: (usize, usize) = (128, 44);
 /// Bytes of waiting records above which no hints are added.
 const HINTS_WAIT_BYTES: usize = 256 << 10;
 /// Microseconds without hints to a member that refused a record.
@@ -415,7 +418,7 @@ impl Engine {
         self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.member)
     }
 
-    /// Sends hints to members that can be reached, while nothing else waits for them.
+    /// Sends hints to members that can be reached, as long as little else waits for them.
     pub(super) fn send_hints(&mut self) {
         if self.is_listening() {
             return;
@@ -424,20 +427,32 @@ impl Engine {
         let members: Vec<MemberId> = self
             .peers
             .iter()
-            .filter(|peer| peer.link.as_ref().is_some_and(|link| link.waiting_bytes() < HINTS_WAIT_BYTES))
             .filter(|peer| peer.hints_after_us <= self.now.mono_us)
             .filter(|peer| self.hints.pending_for(peer.member) > 0)
             .map(|peer| peer.member)
             .collect();
+        let (looks, looks_beside_clients) = HINT_LOOKS;
+        let looks = if self.writes.is_empty() { looks } else { looks_beside_clients };
         for member in members {
-            for (hash, key) in self.hints.next(member, HINTS_AT_ONCE) {
-                let Some(key) = key.key() else { continue };
-                match self.records.standing(key, hash) {
-                    Standing::Here(slot) => self.send_hint(member, slot, hash),
-                    Standing::Unknown => self.load_then(key, hash, Waiter::Hint(member)),
-                    // There is nothing that the member could lack.
-                    Standing::Absent => _ = self.hint_done(member, hash, None),
+            for _ in 0..looks {
+                let waiting = self.peer(member).and_then(|peer| peer.link.as_ref()).map(Link::waiting_bytes);
+                let has_room = waiting.is_some_and(|bytes| bytes < HINTS_WAIT_BYTES);
+                if !has_room || !self.may_repair() {
+                    break;
                 }
+                self.send_next_hints(member);
+            }
+        }
+    }
+
+    fn send_next_hints(&mut self, member: MemberId) {
+        for (hash, key) in self.hints.next(member, HINTS_AT_ONCE) {
+            let Some(key) = key.key() else { continue };
+            match self.records.standing(key, hash) {
+                Standing::Here(slot) => self.send_hint(member, slot, hash),
+                Standing::Unknown => self.load_then(key, hash, Waiter::Hint(member)),
+                // There is nothing that the member could lack.
+                Standing::Absent => _ = self.hint_done(member, hash, None),
             }
         }
     }
@@ -447,11 +462,13 @@ impl Engine {
         let Some(version) = self.hints.version(member, hash) else { return };
         let Some(at) = self.peer_index.get(&member).copied() else { return };
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
-        let sent = link
-            .zip(self.records.table.record(slot))
-            .and_then(|(link, record)| link.push_record(Purpose::Repair, record, hash, Some(version)));
-        if sent.is_none() {
-            self.hints.again(member, hash);
+        let sent = link.zip(self.records.table.record(slot)).and_then(|(link, record)| {
+            let sent = link.push_record(Purpose::Repair, record, hash, Some(version));
+            sent.map(|_| record.bytes().len())
+        });
+        match sent {
+            Some(bytes) => self.note_repair(bytes),
+            None => self.hints.again(member, hash),
         }
     }
 

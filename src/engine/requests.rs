@@ -199,8 +199,8 @@ impl Engine {
                 let records = self.system_records();
                 self.reply(origin, Reply::System { records });
             }
-            Request::Copy { partition, from } => {
-                self.copy_for_peer(origin, partition, from, same_placement);
+            Request::Copy { partition, from, held } => {
+                self.copy_for_peer(origin, partition, from, &held, same_placement);
             }
             Request::Compare(question) => self.compare_for_peer(origin, question, same_placement),
             Request::Reclaim(question) => self.reclaim_for_peer(origin, &question, same_placement),

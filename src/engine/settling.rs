@@ -22,6 +22,8 @@ type Filled = (MemberId, u64, u64);
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     mark: Vec<Filled>,
+    /// Records that were journalled in this life when it was set.
+    marked: u64,
     waits: bool,
     before: Vec<KeyHash>,
     since: Vec<KeyHash>,
@@ -54,7 +56,8 @@ impl Settling {
 }
 
 impl Engine {
-    /// Settles the mark that waits if it can be, and sets the next one if records were queued since.
+    /// Settles the mark that waits if it can be, and sets the next one if records were journalled since: also
+    /// if none was queued, or a member that only takes others' records would send all of them back after a start.
     pub(super) fn settle_marks(&mut self) {
         if self.settling.waits {
             let is_settled = |(member, id, last): &Filled| {
@@ -70,8 +73,10 @@ impl Engine {
         let filled = |member: MemberId, link: &Link| (member, link.id, link.queued());
         let links = self.peers.iter().filter_map(|peer| Some(filled(peer.member, peer.link.as_ref()?)));
         let now: Vec<Filled> = links.filter(|(_, _, last)| *last > 0).collect();
-        if now != self.settling.mark {
+        let journalled = self.counters.journal_records;
+        if now != self.settling.mark || journalled != self.settling.marked {
             self.settling.mark = now;
+            self.settling.marked = journalled;
             self.settling.waits = true;
             journal::append(&mut self.lanes.journal, &Entry::Mark);
         }

@@ -189,6 +189,8 @@ fn open(
     // A store that was set aside for a bad page may have given all its records.
     let stored = found.set_aside.is_none() && (scan.complete || found.created);
     let intact = stored && recovery.is_whole();
+    // Reading took its time, and others have as long to be linked as if it had not.
+    engine.advance(clock.now());
     engine.restored(recovery.payload_bytes, intact);
     if !intact && matches!(cluster, Some((_, Belonging::Together))) {
         engine.distrust_roster();

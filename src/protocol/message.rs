@@ -47,6 +47,9 @@ pub enum Request {
         partition: u16,
         /// Where the page begins.
         from: CopyCursor,
+        /// The 64 leaves (the lower half of each, eight bytes) of what the asking member holds of it: records
+        /// in equal ones may be left out. Empty: none are.
+        held: Vec<u8>,
     },
     /// What the peer holds of what both must.
     Compare(Compare),
@@ -277,7 +280,10 @@ mod tests {
         };
         let messages = [
             Message::Request(1, Request::Write(write)),
-            Message::Request(2, Request::Copy { partition: 3, from: CopyCursor::Table(4) }),
+            Message::Request(
+                2,
+                Request::Copy { partition: 3, from: CopyCursor::Table(4), held: vec![7; 512] },
+            ),
             Message::Reply(5, Reply::Failed(Failure::Counter(CounterError::Overflow))),
             Message::Reply(6, Reply::Record(Some(vec![9; 70_000]))),
             Message::Notice(Notice::Complete { placement: 8, partitions: vec![255; 32], catching_up: true }),
@@ -308,7 +314,7 @@ mod tests {
         #[test]
         fn a_message_with_a_tail_is_refused(tail in prop::collection::vec(any::<u8>(), 1..9)) {
             let mut out = Vec::new();
-            encode(&mut out, &Message::Request(1, Request::Copy { partition: 1, from: CopyCursor::Table(2) })).unwrap();
+            encode(&mut out, &Message::Request(1, Request::Copy { partition: 1, from: CopyCursor::Table(2), held: Vec::new() })).unwrap();
             out.extend_from_slice(&tail);
             prop_assert_eq!(decode(&out[4..]), Err(ProtocolError::Trailing(tail.len())));
         }

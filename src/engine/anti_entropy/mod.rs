@@ -8,7 +8,9 @@
 //!
 //! One pass is under way at a time. Each peer's turn comes at once when a link to it comes up or the placement
 //! changes (if both ends begin, nothing is done twice but the looking), and then every [`ROUND_US`].
-//! What is exchanged is paced by the setting `repair_bytes_per_second`.
+//! What is exchanged is paced by the setting `repair_bytes_per_second`, and so are hints. What hints carry is not
+//! fetched a second time: a pass waits for them, for [`HINTS_US`] at most; and a peer that has just started compares
+//! by itself first.
 //!
 //! What a pass may rest on: records that are under way in both directions make trees differ for moments. So
 //! what differs is looked at twice, [`AGAIN_US`] apart, and only leaves that differed both times are listed.
@@ -35,6 +37,8 @@ const RETRY_US: u64 = 1_000_000;
 /// Microseconds that the member with the higher id waits for the other one to begin when their link
 /// has come up: one pass repairs both.
 const YIELD_US: u64 = 3_000_000;
+/// Microseconds after a link came up during which no pass begins while hints are on their way over it.
+const HINTS_US: u64 = 10_000_000;
 /// Microseconds between the two looks at what differs.
 const AGAIN_US: u64 = 100_000;
 
@@ -116,6 +120,7 @@ impl Engine {
     pub(super) fn compare_with_peers(&mut self) {
         self.anti_entropy.budget.fill(self.now.mono_us, self.settings.repair_bytes_per_second);
         let now = self.now.mono_us;
+        self.wait_for_hints();
         // What a removed member sends nobody takes.
         let is_removed = self.roster.is_removed(self.identity.member);
         let rests = self.storage_problem.is_some()
@@ -137,6 +142,29 @@ impl Engine {
         if let Some(pass) = self.anti_entropy.pass.take() {
             self.fail_pass(&pass);
         }
+    }
+
+    /// Puts off the turns of peers that hints come from or go to, or that have just started.
+    fn wait_for_hints(&mut self) {
+        let (now, me, starts) = (self.now.mono_us, self.identity.member, self.is_catching_up());
+        for peer in self.peers.iter_mut().filter(|peer| now < peer.linked_us + HINTS_US) {
+            let hints = peer.has_hints != Some(false) || self.hints.pending_for(peer.member) > 0;
+            if hints || peer.catching_up && !starts {
+                let begins = starts || !peer.catching_up && me < peer.member;
+                let wait_us = if begins { 0 } else { YIELD_US };
+                peer.compared.due_us = peer.compared.due_us.max(now + 1 + wait_us);
+            }
+        }
+    }
+
+    /// Whether more may be sent for repair now.
+    pub(super) const fn may_repair(&self) -> bool {
+        !self.anti_entropy.budget.is_spent()
+    }
+
+    /// So many bytes of records were sent for repair, beside what passes exchange.
+    pub(super) fn note_repair(&mut self, bytes: usize) {
+        self.anti_entropy.budget.spend(bytes);
     }
 
     /// A link to a member has come up: both compare, one of them at once.

@@ -3,10 +3,11 @@
 use super::*;
 use crate::engine::loads::Loaded;
 use crate::engine::operation::Change;
-use crate::engine::{Bounds, Identity, Mode, TICK_US};
+use crate::engine::{Bounds, Identity, Mode, PageFound, TICK_US};
 use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::{KeyRef, Now, Record, Timestamp};
+use crate::protocol::message::Reply;
 
 const WALL_MS: u64 = 1_800_000_000_000;
 
@@ -357,7 +358,7 @@ fn an_unresolved_record_holds_the_page_until_redb_was_asked() {
     let engine = &mut world.engines[0];
     engine.merge(older.view(), older.view().key_hash());
     let held = |engine: &Engine| {
-        matches!(engine.page_of_table(0, 0), Reply::Copied { next: Some(CopyCursor::Table(_)), .. })
+        matches!(engine.page_of_table(0, 0, u64::MAX), Reply::Copied { next: Some(CopyCursor::Table(_)), .. })
     };
     assert!(held(engine));
     world.load();
@@ -437,4 +438,39 @@ fn a_joiner_copies_anew_when_another_one_turned_active_before_it() {
     world.link(2, 1);
     world.pass(1_000);
     assert!(world.engines[2].is_complete());
+}
+
+#[test]
+fn a_joiner_copies_from_the_second_source_only_what_it_does_not_have_from_the_first() {
+    let mut world = World::new(2, 40);
+    world.link(1, 0);
+    world.link(1, 2);
+    world.link(2, 0);
+    world.pass(1_000);
+    let engine = &mut world.engines[1];
+    assert!(engine.is_complete());
+    let records_of = |page: Reply| match page {
+        Reply::Copied { records, .. } => records,
+        other => panic!("{other:?}"),
+    };
+    let partition = engine.placement().partition_of(record(7).view().key_hash());
+    let held = |engine: &Engine| {
+        pack(engine.records.trees.tree(partition).unwrap().leaves().iter().copied().map(lower))
+    };
+    let (all, same) = (engine.wanted_leaves(partition, &[]), held(engine));
+    assert!(!records_of(engine.page_of_table(partition, 0, all)).is_empty());
+    let none = engine.wanted_leaves(partition, &same);
+    assert_eq!((none, records_of(engine.page_of_table(partition, 0, none))), (0, Vec::new()));
+
+    // One that the asking member lacks: no more than its leaf is sent.
+    let timestamp = Timestamp { time: 9_000, member: entry(0).id() };
+    let newer = Record::value(record(7).view().key_ref().unwrap(), timestamp, None, b"newer");
+    engine.merge(newer.view(), newer.view().key_hash());
+    let one = engine.wanted_leaves(partition, &same);
+    assert_eq!(one.count_ones(), 1);
+    let sent = records_of(engine.page_of_table(partition, 0, one));
+    assert!(
+        RecordRef::parse(&sent)
+            .is_ok_and(|(first, _)| first.key_hash().leaf(2) == newer.view().key_hash().leaf(2))
+    );
 }
