@@ -181,6 +181,11 @@ impl Plan {
             }
         }
         self.away = !self.knows(Fault::Lost) && more.chance(120);
+        if self.knows(Fault::Removal) {
+            // Who is taken for dead must have been silent for seconds.
+            self.faults.extend([Fault::Removal, Fault::Removal, Fault::Cut]);
+            self.away |= more.chance(500);
+        }
         if more.chance(60) {
             self.long_keys = true;
             self.keys = usize::try_from(more.between(150, 280)).unwrap_or(200);
