@@ -162,7 +162,6 @@ impl Engine {
         }
         self.checkpoint.wanted = false;
         self.checkpoint.number += 1;
-        self.checkpoint.began_at = self.end();
         self.checkpoint.replayed = 0;
         self.checkpoint.under_way = 0;
         self.checkpoint.shadows.clear();
@@ -170,6 +169,8 @@ impl Engine {
         self.lanes.rotate = true;
         self.lanes.checkpoint = Some(CheckpointStep::Begin);
         self.append_snapshot();
+        // What is repeated in each segment must not by itself ask for the next one.
+        self.checkpoint.began_at = self.end();
         self.rely_on_journal();
         for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
             link.checkpoint_began(self.checkpoint.number);

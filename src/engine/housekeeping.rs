@@ -6,6 +6,8 @@ use crate::protocol::message::{Message, Notice};
 
 /// Slots that are looked at for expiry at a time; four times as many for eviction.
 const SLOTS: usize = 4_096;
+/// Memory that tombstones may take at the least, however small the table's is.
+const MIN_DEAD_BYTES: usize = 1 << 20;
 /// Memory of a tombstone, about.
 const TOMBSTONE_BYTES: usize = 160;
 /// Microseconds between two times that the peers are told the digest of the system records.
@@ -78,7 +80,8 @@ impl Engine {
         let committed = self.checkpoint.committed().min(before);
         // Tombstones wait in memory to be reclaimed, but no more of them than there is room for.
         let dead = self.tombstone_counts().waiting.saturating_mul(TOMBSTONE_BYTES);
-        let keeps_dead = !self.is_reclaiming_held_back() && dead < self.bounds.table_bytes / 4;
+        let keeps_dead =
+            !self.is_reclaiming_held_back() && dead < MIN_DEAD_BYTES.max(self.bounds.table_bytes / 4);
         let evicted = self.records.evict(self.bounds.table_bytes, 4 * SLOTS, committed, keeps_dead);
         self.counters.evicted += evicted as u64;
         if evicted > 0 {
