@@ -30,6 +30,11 @@ impl World {
         if !self.wait_for(REST, "everything comes to rest", Self::unrest) {
             return;
         }
+        // A process that was refused meanwhile stopped for good.
+        self.remove_lost();
+        if !self.wait_for(REST, "everything comes to rest", Self::unrest) {
+            return;
+        }
         // What shadows what only a store holds is counted twice until then.
         self.checkpoint_all();
         if self.violation.is_some()
@@ -50,7 +55,13 @@ impl World {
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
     fn remove_lost(&mut self) {
-        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at);
+        let is_known = |at: usize| {
+            let mut rosters = self.live().map(|(_, engine)| engine.roster());
+            rosters.any(|roster| roster.get(self.members[at].id).is_some())
+        };
+        let is_lost = |at: &usize| {
+            self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at) && is_known(*at)
+        };
         let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
         for member in lost {
             self.wait_for(REST, "somebody is there to remove a lost member", |world| {

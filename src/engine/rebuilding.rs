@@ -131,9 +131,20 @@ impl Engine {
                 self.forget(record.view(), hash);
             }
         }
-        if end == slots {
-            self.want_rebuilt_page(Name::default());
+        if end < slots {
+            return;
         }
+        if self.rebuilding.copied.keys().any(|partition| self.records.was_any_evicted(*partition)) {
+            self.want_rebuilt_page(Name::default());
+        } else {
+            self.end_dropping_found();
+        }
+    }
+
+    fn end_dropping_found(&mut self) {
+        self.rebuilding.copied.clear();
+        self.rebuilding.walk = None;
+        self.want_checkpoint();
     }
 
     fn want_rebuilt_page(&mut self, after: Name) {
@@ -161,11 +172,7 @@ impl Engine {
         }
         match next {
             Some(after) => self.want_rebuilt_page(after),
-            None => {
-                self.rebuilding.copied.clear();
-                self.rebuilding.walk = None;
-                self.want_checkpoint();
-            }
+            None => self.end_dropping_found(),
         }
     }
 }
