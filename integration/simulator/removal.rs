@@ -35,7 +35,14 @@ impl World {
         let is_alive = engine.peer_facts(id).is_some_and(|(_, dead, linked)| linked || !dead);
         let is_other = self.removal.is_some_and(|(other, _)| other != target);
         // More than one would be too many for the copies that are planned.
-        if *engine.mode() != Mode::Serving || engine.roster().get(id).is_none() || is_alive || is_other {
+        // At the end nobody is asked any more.
+        let is_over = !self.troubled;
+        if *engine.mode() != Mode::Serving
+            || engine.roster().get(id).is_none()
+            || is_alive
+            || is_other
+            || is_over
+        {
             return;
         }
         let lonely = (0u16..).take(engine.placement().partitions()).find(|at| is_lonely(engine, id, *at));
@@ -75,6 +82,10 @@ impl World {
             .filter(|_| first && !second)
             .chain([(other, one)].into_iter().filter(|_| second && !first))
         {
+            let id = self.members[whom].id;
+            if !self.members[by].engine().is_some_and(|engine| engine.has_fenced(id)) {
+                continue;
+            }
             if !std::mem::replace(&mut self.members[whom].is_expelled, true) {
                 self.note("expelled", &[by as u64, whom as u64], || format!("m{by} tells m{whom}"));
             }

@@ -159,6 +159,12 @@ impl Engine {
         })
     }
 
+    /// Whether a member was removed, and this member will know that after a power cut too: only then may it be told.
+    #[must_use]
+    pub fn has_fenced(&self, member: MemberId) -> bool {
+        self.roster.is_removed(member) && self.positions.synced >= self.placement_position
+    }
+
     /// Fences a member for good.
     pub fn write_removal(&mut self, token: u64, member: MemberId, removal: &Removal) {
         let (key, value) = (removal_key(member), removal.encode());

@@ -144,8 +144,11 @@ impl Shared {
             None => return Err(Refusal::NoCluster),
         }
         let roster = core.engine.roster();
-        if roster.is_removed(peer.member) {
+        if core.engine.has_fenced(peer.member) {
             return Err(Refusal::Removed);
+        }
+        if roster.is_removed(peer.member) {
+            return Err(Refusal::NotReady("it is writing down a removal".to_owned()));
         }
         // One that is in the roster and lost this name to another learns that from the roster itself, which
         // comes over the link.

@@ -448,8 +448,11 @@ fn validate(shared: &Shared, link: &Link, theirs: &Introduction) -> Result<(), R
         return Err(Refusal::NotReady("it is still starting".to_owned()));
     }
     let roster = core.engine.roster();
-    if roster.is_removed(member) {
+    if core.engine.has_fenced(member) {
         return Err(Refusal::Removed);
+    }
+    if roster.is_removed(member) {
+        return Err(Refusal::NotReady("it is writing down a removal".to_owned()));
     }
     if name_is_taken(roster, member, &theirs.name) {
         return Err(Refusal::NameTaken(theirs.name.clone()));

@@ -26,6 +26,7 @@ use super::Engine;
 use super::peer::Peer;
 use super::requests::Purpose;
 use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
+use crate::model::timestamp::time_of_ms;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::Request;
 use crate::protocol::reclaim::{Quietness, Reclaim, Reclaimed};
@@ -140,7 +141,7 @@ impl Engine {
 
     /// Whether the clock has passed a stamp: one that lies ahead could still be undercut by a fresh one.
     fn is_past(&self, record: RecordRef<'_>) -> bool {
-        record.timestamp().time < self.passed_time()
+        record.timestamp().time < time_of_ms(self.wall_ms)
     }
 
     /// Whether the record of a key left its hash tree here: it settled, or nothing of it is held any more though
@@ -157,7 +158,7 @@ impl Engine {
         let table = &self.records.table;
         let slots = table.sweep(0, table.slots()).filter(|id| !table.has_any(*id, SYSTEM | GONE));
         let dead = slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live());
-        dead.filter(|record| record.timestamp().time < self.passed_time()).count()
+        dead.filter(|record| record.timestamp().time < time_of_ms(self.wall_ms)).count()
     }
 
     /// Members that are away and hold reclaiming back, and how many tombstones of the last batches each.
