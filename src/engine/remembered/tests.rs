@@ -1,26 +1,14 @@
 //! What a disk lost though it had said that it has it, shown on engines whose journals are kept by hand.
 
+use crate::engine::copying::tests::entry;
 use crate::engine::operation::{Change, Write};
 use crate::engine::{Bounds, Engine, Identity, Mode, NOBODY, Shortfall, TICK_US};
 use crate::model::key::ROSTER;
-use crate::model::roster::{MemberState, RosterEntry, entry_key};
+use crate::model::roster::entry_key;
 use crate::model::settings::Level;
 use crate::model::{KeyRef, Now};
 
 const WALL_MS: u64 = 1_800_000_000_000;
-
-fn entry(at: usize) -> RosterEntry {
-    RosterEntry {
-        name: format!("m{at}"),
-        public_key: [u8::try_from(at).unwrap() + 1; 32],
-        address: "127.0.0.1:7400".to_owned(),
-        http_address: "127.0.0.1:7401".to_owned(),
-        zone: String::new(),
-        next_zone: None,
-        state: MemberState::Active,
-        admitted: at as u64,
-    }
-}
 
 /// A member and what its disk has.
 struct Member {
