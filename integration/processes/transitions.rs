@@ -100,6 +100,39 @@ async fn a_member_that_left_stays_out_after_a_restart_and_joins_with_an_empty_di
 }
 
 #[tokio::test]
+async fn a_member_that_leaves_says_who_is_out_of_reach_and_goes_when_that_one_was_removed() {
+    let mut group = Group::ready(4, &Plan::default().setting("replication_factor", "2")).await;
+    let model = import(&group[0].client(), "before", 300).await;
+    group.until_no_hints().await;
+    group[3].kill();
+    group[0].until_sees("member4", false, PATIENCE).await;
+    let begun = group[2].kith(&["leave", "--no-wait"]);
+    assert!(begun.status.success(), "{begun:?}");
+    for member in &group.members[..3] {
+        until("it tells for whom the leave may wait", PATIENCE, async || {
+            let status = member.status().await?;
+            let reasons: Vec<_> = status.transitions.into_iter().filter_map(|one| one.reason).collect();
+            let names = |reason: &String| reason.contains("`member4`") && reason.contains("kith remove");
+            if reasons.iter().any(names) { Ok(()) } else { Err(format!("{reasons:?}")) }
+        })
+        .await;
+    }
+    assert_eq!(group[2].status().await.unwrap().state, State::Ready, "it serves until it went");
+
+    let removed = group[0].kith(&["remove", "member4"]);
+    assert!(removed.status.success(), "{removed:?}");
+    until("it left", PATIENCE, async || {
+        let status = group[2].status().await?;
+        if status.state == State::Left { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    for member in &group.members[..2] {
+        until_settled(member, 2).await;
+    }
+    all_have(&[&group[0], &group[1]], &model).await;
+}
+
+#[tokio::test]
 async fn a_dead_member_is_removed_by_a_majority_and_told_so_when_it_returns() {
     let mut group = Group::ready(4, &Plan::default().setting("replication_factor", "2")).await;
     let model = import(&group[0].client(), "before", 1_000).await;

@@ -20,7 +20,6 @@
 use super::Engine;
 use super::membership::NOBODY;
 use super::operation::Change;
-use super::peer::Peer;
 use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::placement::{Owner, OwnerSet, Step};
 use crate::model::roster::{Removal, RosterEntry, removal_key};
@@ -72,10 +71,7 @@ impl Engine {
     /// The members that can be reached and have the same placement, this one included, by id.
     fn agreeing(&self) -> impl Iterator<Item = MemberId> + '_ {
         let owners = self.placement.system().owners.iter().map(|owner| owner.member);
-        owners.filter(|member| {
-            let is_reachable = self.peer(*member).is_some_and(Peer::is_reachable);
-            *member == self.identity.member || is_reachable && self.knows_placement(*member)
-        })
+        owners.filter(|member| self.can_reach(*member) && self.knows_placement(*member))
     }
 
     /// Whether a member said, since it has it durably, that its placement is this member's.
@@ -98,10 +94,7 @@ impl Engine {
 
     fn is_step_ready_in(&self, partition: u16, set: &OwnerSet) -> bool {
         let is_complete = |owner: &&Owner| self.is_complete_at(owner.member, partition);
-        let is_away = |owner: &Owner| {
-            let is_reachable = self.peer(owner.member).is_some_and(Peer::is_reachable);
-            owner.in_old && owner.member != self.identity.member && !is_reachable
-        };
+        let is_away = |owner: &Owner| owner.in_old && !self.can_reach(owner.member);
         let owners = set.after_step().len();
         set.after_step().all(|owner| is_complete(&owner) || is_away(owner))
             && set.after_step().filter(is_complete).count() >= owners - owners / 2

@@ -302,6 +302,12 @@ impl Engine {
         &self.complete
     }
 
+    /// Whether a member can be asked now; this one always can.
+    #[must_use]
+    pub fn can_reach(&self, member: MemberId) -> bool {
+        member == self.identity.member || self.peer(member).is_some_and(Peer::is_reachable)
+    }
+
     /// Whether a peer said that it is a complete owner of a partition, under this placement.
     #[must_use]
     pub fn is_complete_at(&self, member: MemberId, partition: u16) -> bool {

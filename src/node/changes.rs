@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 /// The setting that a change of which moves data.
 const REPLICATION_FACTOR: &str = "replication_factor";
 
+/// Why a member that has new owners for everything does not leave yet.
+const UNCONFIRMED: &str = "some members have not confirmed all that this one has for them";
+
 /// Writes system records (collection, key and value of each) and waits until enough members have confirmed
 /// them.
 pub(super) async fn write_confirmed(
@@ -150,7 +153,8 @@ fn of_join(engine: &Engine, transition: Transition, member: MemberId) -> Transit
     let partitions = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
     let owned: Vec<u16> = partitions.filter(|at| engine.placement().set(*at).contains(member)).collect();
     let done = owned.iter().filter(|at| engine.is_complete_at(member, **at)).count();
-    Transition { partitions: short(owned.len()), partitions_done: short(done), ..transition }
+    let reason = if done < owned.len() { held_up(engine, "may have to wait") } else { None };
+    Transition { partitions: short(owned.len()), partitions_done: short(done), reason, ..transition }
 }
 
 fn of_step(engine: &Engine, transition: Transition, member: Option<MemberId>) -> Transition {
@@ -163,10 +167,25 @@ fn of_step(engine: &Engine, transition: Transition, member: Option<MemberId>) ->
     let leaves_here = transition.change == Kind::Leave && member == Some(engine.identity().member);
     let reason = if leaves_here && !engine.may_go() {
         Some("no other member is there to take over".to_owned())
-    } else if leaves_here && done == all && !engine.has_handed_over() {
-        Some("some members have not confirmed all that this one has for them".to_owned())
+    } else if leaves_here && !engine.has_handed_over() {
+        let unconfirmed = || (done == all).then(|| UNCONFIRMED.to_owned());
+        held_up(engine, "waits").or_else(unconfirmed)
+    } else if done < all {
+        held_up(engine, "may have to wait")
     } else {
         None
     };
     Transition { partitions: short(all), partitions_done: short(done), reason, ..transition }
+}
+
+/// What may hold a change up, and what to do about it: members that can't be reached.
+fn held_up(engine: &Engine, waits: &str) -> Option<String> {
+    let away = holders(engine).filter(|(member, _)| !engine.can_reach(*member));
+    let names: Vec<String> = away.map(|(_, entry)| format!("`{}`", entry.name)).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{waits} for {}, out of reach: start what is down, or `kith remove` what never comes back",
+            names.join(", ")
+        )
+    })
 }

@@ -267,13 +267,17 @@ fn peers(core: &super::core::Core, view: &View) -> Vec<PeerStatus> {
     let me = core.engine.identity().member;
     let members = core.engine.roster().members().filter(|(member, _)| *member != me);
     let mut peers: Vec<PeerStatus> = members
-        .map(|(member, known)| PeerStatus {
-            id: member,
-            name: known.entry.name.clone(),
-            address: known.entry.address.clone(),
-            link: if core.links.contains_key(&member) { Link::Up } else { Link::Down },
-            alive: alive(view, member),
-            last_refusal: view.refusal_of(&known.entry.name, &known.entry.address),
+        .map(|(member, known)| {
+            let link = if core.links.contains_key(&member) { Link::Up } else { Link::Down };
+            let refusal = || view.refusal_of(&known.entry.name, &known.entry.address);
+            PeerStatus {
+                id: member,
+                name: known.entry.name.clone(),
+                address: known.entry.address.clone(),
+                link,
+                alive: alive(view, member),
+                last_refusal: if link == Link::Up { None } else { refusal() },
+            }
         })
         .collect();
     let known: BTreeSet<String> =
