@@ -29,7 +29,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The file's name.
 pub const STORE_FILE: &str = "records.redb";
@@ -49,8 +49,8 @@ pub struct Store<D: Disk> {
     cache_bytes: usize,
     wall_ms: u64,
     database: Option<Database>,
-    /// Set while redb checks the file: what it would repair must stay as it is.
-    sealed: Arc<AtomicBool>,
+    /// What redb may do to the file.
+    access: Arc<AtomicU8>,
     /// A snapshot, opened when it is first needed after a commit.
     table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     totals: Totals,
@@ -149,7 +149,7 @@ impl<D: Disk> Store<D> {
             cache_bytes,
             wall_ms,
             database: None,
-            sealed: Arc::new(AtomicBool::new(false)),
+            access: Arc::new(AtomicU8::new(OPEN)),
             table: None,
             totals: Totals::default(),
             damaged_keys: Vec::new(),
@@ -217,7 +217,7 @@ impl<D: Disk> Store<D> {
             Err(error) => return Err(failed(error)),
         };
         let file = self.disk.open(STORE_FILE, true).map_err(failed)?;
-        let backend = Backend { file, sealed: Arc::clone(&self.sealed) };
+        let backend = Backend { file, access: Arc::clone(&self.access) };
         let (database, totals) = open_database(backend, self.cache_bytes)?;
         if fresh {
             self.disk.sync_dir().map_err(failed)?;
@@ -394,38 +394,55 @@ fn from_redb<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> Storage
     }
 }
 
+/// All is passed on to the file.
+const OPEN: u8 = 0;
+/// Writes are let fall: redb checks the file, and what it would repair must stay as it is.
+const SEALED: u8 = 1;
+/// Everything fails: a handle that was sealed is closed. It would write and read back what was let fall, and its
+/// panics over that may come two at a time, which ends the process.
+const SHUT: u8 = 2;
+
 /// Lets redb work on a file of the port.
 #[derive(Debug)]
 struct Backend<F> {
     file: F,
-    /// While set, writes are let fall.
-    sealed: Arc<AtomicBool>,
+    access: Arc<AtomicU8>,
 }
 
 impl<F> Backend<F> {
-    fn unless_sealed(&self, change: impl FnOnce(&F) -> io::Result<()>) -> io::Result<()> {
-        if self.sealed.load(Ordering::Acquire) { Ok(()) } else { change(&self.file) }
+    fn look<T>(&self, look: impl FnOnce(&F) -> io::Result<T>) -> io::Result<T> {
+        match self.access.load(Ordering::Acquire) {
+            SHUT => Err(io::Error::other("the file was shut")),
+            _ => look(&self.file),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&F) -> io::Result<()>) -> io::Result<()> {
+        match self.access.load(Ordering::Acquire) {
+            SEALED => Ok(()),
+            _ => self.look(change),
+        }
     }
 }
 
 impl<F: File> redb::StorageBackend for Backend<F> {
     fn len(&self) -> io::Result<u64> {
-        self.file.length()
+        self.look(File::length)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
+        self.look(|file| file.read(offset, out))
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.unless_sealed(|file| file.set_len(length))
+        self.change(|file| file.set_len(length))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.unless_sealed(File::sync_data)
+        self.change(File::sync_data)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.unless_sealed(|file| file.write(offset, bytes))
+        self.change(|file| file.write(offset, bytes))
     }
 }

@@ -1,16 +1,17 @@
 //! Finding damage that no record shows, and saving what is whole.
 //!
 //! redb's own repair may go back to an older commit, whose journal is long gone. So its check runs
-//! on a sealed file, where it changes nothing, and what is whole is copied into a fresh store.
+//! on a sealed file, where it changes nothing, and what is whole is copied into a fresh store. Closing a handle
+//! writes, too, so one that was sealed is shut first.
 
 use super::scan::visit_all;
 use super::{
-    Backend, Disk, File, OPENING, READING, RECORDS, STORE_FILE, Store, Totals, checkpoint, from_redb,
-    guarded, open_database,
+    Backend, Disk, File, OPEN, OPENING, READING, RECORDS, SEALED, SHUT, STORE_FILE, Store, Totals,
+    checkpoint, from_redb, guarded, open_database,
 };
 use crate::storage::error::StorageError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 const FRESH_FILE: &str = "records.redb.new";
 const REBUILDING: &str = "rebuilding the record store";
@@ -51,7 +52,7 @@ impl<D: Disk> Store<D> {
         let failed = |error| StorageError::from_io(REBUILDING, error);
         let file = self.disk.open(FRESH_FILE, true).map_err(failed)?;
         file.set_len(0).map_err(failed)?;
-        let backend = Backend { file, sealed: Arc::new(AtomicBool::new(false)) };
+        let backend = Backend { file, access: Arc::new(AtomicU8::new(OPEN)) };
         let (database, _) = open_database(backend, self.cache_bytes)?;
         let journal_from = self.totals.journal_from;
         guarded(|| {
@@ -95,13 +96,15 @@ impl<D: Disk> Store<D> {
         self.table = None;
         self.database()?;
         let Some(mut database) = self.database.take() else { return Ok(false) };
-        self.sealed.store(true, Ordering::Release);
-        let sound = guarded(|| {
-            let sound = database.check_integrity().map_err(from_redb(READING));
+        self.access.store(SEALED, Ordering::Release);
+        let sound = guarded(|| database.check_integrity().map_err(from_redb(READING)));
+        self.access.store(SHUT, Ordering::Release);
+        // How it ends says nothing about the file.
+        let _ = guarded(|| {
             drop(database);
-            sound
+            Ok(())
         });
-        self.sealed.store(false, Ordering::Release);
+        self.access.store(OPEN, Ordering::Release);
         match sound {
             Err(StorageError::Damaged { .. } | StorageError::Poisoned { .. }) => Ok(false),
             checked => checked,
