@@ -52,8 +52,12 @@ fn number_of(key: &[u8]) -> u32 {
 }
 
 fn record(number: u32, time: u64) -> Record {
+    record_of(number, time, 80)
+}
+
+fn record_of(number: u32, time: u64, bytes: usize) -> Record {
     let key = key(number);
-    let value = [&time.to_le_bytes()[..], &[number as u8; 80]].concat();
+    let value = [&time.to_le_bytes()[..], &vec![number as u8; bytes]].concat();
     let stamp = Timestamp { time, member: MemberId(1) };
     Record::value(KeyRef::new("default", &key).unwrap(), stamp, None, &value)
 }
@@ -688,6 +692,41 @@ fn a_store_with_damage_is_rebuilt_from_what_is_whole() {
     assert_eq!((recovery.records, recovery.journal_from), (19, 3));
     let scan = store.for_each(&mut |_| {}).unwrap();
     assert_eq!((scan.records, scan.damaged, scan.complete, scan.set_aside), (19, 0, true, None));
+}
+
+#[test]
+fn a_sound_store_is_not_set_aside_however_it_grew_and_shrank() {
+    for seed in 0..250 {
+        let mut random = seed;
+        let disk = SimDisk::new(seed);
+        let (mut store, _) = Store::open(&disk, CACHE, 1).unwrap();
+        for time in 1..=pick(&mut random, 12) {
+            let (first, count) = (pick(&mut random, 100), pick(&mut random, 60));
+            let numbers = (first..first + count).map(|number| number as u32);
+            let mut writing = store.begin().unwrap();
+            if pick(&mut random, 3) == 0 {
+                let keys: Vec<Vec<u8>> = numbers.map(key).collect();
+                let keys = keys.iter().map(|key| KeyRef::new("default", key).unwrap());
+                writing.remove(keys, &mut Vec::new()).unwrap();
+            } else {
+                let bytes = [80, 8_000][pick(&mut random, 2) as usize];
+                let records = bytes_of(numbers.map(|number| record_of(number, time, bytes)));
+                writing.write_batch(&records, &mut Vec::new()).unwrap();
+            }
+            store.commit(writing, time).unwrap();
+            if pick(&mut random, 3) == 0 {
+                let scan = store.for_each(&mut |_| {}).unwrap();
+                assert_eq!((scan.complete, scan.set_aside), (true, None), "seed {seed}");
+            }
+            if pick(&mut random, 4) == 0 {
+                disk.crash();
+                drop(store);
+                store = Store::open(&disk, CACHE, 1).unwrap().0;
+            }
+        }
+        let scan = store.for_each(&mut |_| {}).unwrap();
+        assert_eq!((scan.complete, scan.set_aside), (true, None), "seed {seed}");
+    }
 }
 
 #[test]

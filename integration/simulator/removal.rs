@@ -127,6 +127,11 @@ impl World {
             return;
         };
         let id = self.members[target].id;
+        // Who is down may be the only one that knows it.
+        self.wait_for(crate::check::REST, "every member starts again", |world| {
+            let mut all = world.members.iter().filter(|member| member.is_member && !member.lost);
+            all.find(|member| member.engine.is_none()).map(|member| format!("m{} is down", member.index))
+        });
         // Whoever wrote it may have lost it again.
         if !self.live().any(|(at, engine)| at != target && engine.roster().is_removed(id)) {
             self.removal = None;

@@ -46,6 +46,8 @@ pub(in crate::engine) struct World {
     pub(in crate::engine) damaged: Vec<Record>,
     /// A member whose disk syncs nothing.
     slow_disk: Option<usize>,
+    /// By how much each wall clock is ahead.
+    pub(in crate::engine) ahead_ms: [i64; 3],
 }
 
 impl World {
@@ -82,6 +84,7 @@ impl World {
             stored,
             damaged: Vec::new(),
             slow_disk: None,
+            ahead_ms: [0; 3],
         }
     }
 
@@ -197,9 +200,10 @@ impl World {
         let end_us = self.now_us + 1_000 * time_ms;
         while self.now_us < end_us {
             self.now_us += TICK_US;
-            let now = Now { wall_ms: WALL_MS + self.now_us / 1_000, mono_us: self.now_us };
-            for engine in &mut self.engines {
-                engine.advance(now);
+            let wall_ms = WALL_MS + self.now_us / 1_000;
+            for (engine, ahead_ms) in self.engines.iter_mut().zip(self.ahead_ms) {
+                let wall_ms = wall_ms.saturating_add_signed(ahead_ms);
+                engine.advance(Now { wall_ms, mono_us: self.now_us });
                 engine.tick();
             }
             self.carry();

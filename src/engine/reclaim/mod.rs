@@ -26,7 +26,6 @@ use super::Engine;
 use super::peer::Peer;
 use super::requests::Purpose;
 use super::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
-use crate::model::timestamp::time_of_ms;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::Request;
 use crate::protocol::reclaim::{Quietness, Reclaim, Reclaimed};
@@ -141,7 +140,7 @@ impl Engine {
 
     /// Whether the clock has passed a stamp: one that lies ahead could still be undercut by a fresh one.
     fn is_past(&self, record: RecordRef<'_>) -> bool {
-        record.timestamp().time < time_of_ms(self.wall_ms)
+        record.timestamp().time < self.passed_time()
     }
 
     /// Whether the record of a key left its hash tree here: it settled, or nothing of it is held any more though
@@ -158,7 +157,7 @@ impl Engine {
         let table = &self.records.table;
         let slots = table.sweep(0, table.slots()).filter(|id| !table.has_any(*id, SYSTEM | GONE));
         let dead = slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live());
-        dead.filter(|record| record.timestamp().time < time_of_ms(self.wall_ms)).count()
+        dead.filter(|record| self.is_past(*record)).count()
     }
 
     /// Members that are away and hold reclaiming back, and how many tombstones of the last batches each.
@@ -351,7 +350,6 @@ impl Engine {
 
     fn take_quietness(&mut self, member: MemberId, told: Quietness) {
         let Some(batch) = self.reclaim.batch.as_mut() else { return };
-        let latest = batch.tombs.iter().map(|tomb| tomb.record.view().timestamp().time).max().unwrap_or(0);
         let Stage::Grace { then, members, poll_us, last_look } = &mut batch.stage else { return };
         let Some(waited) = members.get_mut(&member) else { return };
         let Some(waited) = waited else {
@@ -361,7 +359,14 @@ impl Engine {
         if (waited.since.life, waited.since.adoptions) != (told.life, told.adoptions) {
             return self.end_batch(None);
         }
-        waited.is_done |= told.rounds >= waited.since.rounds + ROUNDS && told.time > latest;
+        if !waited.is_done && told.rounds >= waited.since.rounds + ROUNDS {
+            waited.is_done = true;
+            // What is ahead of this member's clock waits for that, and nothing else with it.
+            batch.tombs.retain(|tomb| tomb.record.view().timestamp().time < told.time);
+            if batch.tombs.is_empty() {
+                return self.end_batch(None);
+            }
+        }
         if let Some(left) = last_look {
             left.remove(&member);
             if left.is_empty() {
@@ -429,3 +434,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
