@@ -37,6 +37,8 @@ pub(super) enum Waiter {
     Resolve,
     /// A tombstone is to be settled: has redb anything?
     Absence,
+    /// Records that a peer wants, packed hashes of their keys: this is the first.
+    Fetch(Origin, Vec<u8>),
 }
 
 /// What redb answered for a key.
@@ -157,7 +159,9 @@ impl Engine {
         match waiter {
             Waiter::Resolve | Waiter::Absence => {}
             Waiter::Read(token) => self.read_elsewhere(token, key, hash),
-            Waiter::Peer(origin) => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            Waiter::Peer(origin) | Waiter::Fetch(origin, _) => {
+                self.reply(origin, Reply::Failed(Failure::NotReady));
+            }
             Waiter::Gather(id) => self.read_failed(id),
             Waiter::Write(origin, ..) => {
                 let problem = "what is stored under the key could not be read".to_owned();
@@ -174,6 +178,7 @@ impl Engine {
             Waiter::Resolve => {}
             Waiter::Absence if slot.is_none() => self.note_absent(hash),
             Waiter::Absence => {}
+            Waiter::Fetch(origin, hashes) => self.fetch_for_peer(origin, hashes),
             Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
                 self.read_one(token, key, hash);
             }

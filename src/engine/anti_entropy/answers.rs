@@ -1,12 +1,14 @@
 //! The other side of a pass: answering what a peer wants to know. Nothing is kept between two requests.
 
+use super::super::loads::Waiter;
 use super::super::pages::PageFor;
 use super::super::write::Origin;
 use super::super::{Engine, PageFilter, PageFound};
 use super::listing::{Content, Listing, bitmaps, leaf_of};
 use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
 use crate::model::limits::LEAVES_PER_PARTITION;
-use crate::model::{KeyHash, RecordRef};
+use crate::model::merge::{Merged, merge};
+use crate::model::{KeyHash, Record, RecordRef};
 use crate::protocol::compare::{Compare, Compared, LeafId, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::{Failure, Reply};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -41,7 +43,7 @@ pub(super) struct Answers {
 
 impl Answers {
     pub(super) fn wants_step(&self) -> bool {
-        self.listings.front().is_some_and(|answer| !answer.in_store)
+        self.listings.front().is_some_and(|answer| !answer.in_store && !answer.listing.is_walked())
     }
 }
 
@@ -71,10 +73,7 @@ impl Engine {
             Compare::Roots { .. } | Compare::Sums { .. } | Compare::List { .. } => {
                 self.reply(origin, Reply::Failed(Failure::NotReady))
             }
-            Compare::Fetch { hashes } => {
-                let found = self.fetch_from_table(&hashes);
-                self.reply(origin, Reply::Compared(found));
-            }
+            Compare::Fetch { hashes } => self.fetch_for_peer(origin, hashes),
             Compare::FetchStored { hashes, after } => {
                 let hashes: BTreeSet<u64> = unpack(&hashes).collect();
                 let leaves = bitmaps(hashes.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
@@ -155,10 +154,6 @@ impl Engine {
         let Some(mut answer) = self.anti_entropy.answers.listings.pop_front() else { return };
         answer.listing.finish();
         self.lift_shadows(&answer.listing.shadows);
-        // Of what redb has to be asked about first nothing true can be said.
-        if !answer.listing.unsure.is_empty() {
-            return self.reply(answer.origin, Reply::Failed(Failure::NotReady));
-        }
         let (mut sums, mut entries) = (Vec::new(), Vec::new());
         let leaves = u32::try_from(answer.listing.leaves.len()).unwrap_or(u32::MAX);
         let mut lists = false;
@@ -178,6 +173,26 @@ impl Engine {
         self.reply_durably(answer.origin, compared, answer.durable);
     }
 
+    /// A peer wants records from memory. Those before one that is being loaded go at once; if it is the first,
+    /// they wait for it.
+    pub(in crate::engine) fn fetch_for_peer(&mut self, origin: Origin, hashes: Vec<u8>) {
+        let first = unpack(&hashes).next().map(KeyHash);
+        if let Some((key, hash)) = first.and_then(|hash| Some((self.unresolved(hash)?, hash)))
+            && let Ok(key) = key.view().key_ref()
+        {
+            return self.load_then(key, hash, Waiter::Fetch(origin, hashes));
+        }
+        let found = self.fetch_from_table(&hashes);
+        self.reply(origin, Reply::Compared(found));
+    }
+
+    /// What is under a key about which redb has to be asked first.
+    pub(super) fn unresolved(&self, hash: KeyHash) -> Option<Record> {
+        let table = &self.records.table;
+        let id = table.find_hash(hash).filter(|id| table.has(*id, UNRESOLVED))?;
+        table.record(id).map(Record::copy_of)
+    }
+
     fn fetch_from_table(&self, hashes: &[u8]) -> Compared {
         let (mut records, mut stored, mut done) = (Vec::new(), Vec::new(), 0);
         for hash in unpack(hashes) {
@@ -187,8 +202,7 @@ impl Engine {
                     if table.has(id, UNRESOLVED) {
                         break;
                     }
-                    let sendable =
-                        !table.has(id, SYSTEM) && !table.has(id, UNRESOLVED) && !table.has(id, SETTLED);
+                    let sendable = !table.has_any(id, SYSTEM | SETTLED);
                     let bytes =
                         table.record(id).filter(|_| sendable).map(RecordRef::bytes).unwrap_or_default();
                     if !records.is_empty() && records.len() + bytes.len() > ANSWER_BYTES {
@@ -222,19 +236,25 @@ impl Engine {
             if !hashes.contains(&hash.0) {
                 continue;
             }
-            // What has come into memory meanwhile is newer, or the same.
-            match self.records.table.find_like(record, hash) {
-                Some(id) if self.records.table.has(id, UNRESOLVED) => {
-                    return self.reply(origin, Reply::Failed(Failure::NotReady));
-                }
-                Some(id) => {
-                    let newest = self.records.table.record(id).map(RecordRef::bytes);
-                    records.extend_from_slice(newest.unwrap_or_default());
-                }
-                None => records.extend_from_slice(record.bytes()),
-            }
+            records.extend_from_slice(self.newest_of(record, hash).view().bytes());
         }
         self.reply(origin, Reply::Compared(Compared::FetchedStored { records, next }));
+    }
+
+    /// What is held under the key of a record that redb has: what has come into memory meanwhile is newer, or the
+    /// same, or waits to be merged with just that record.
+    pub(super) fn newest_of(&self, stored: RecordRef<'_>, hash: KeyHash) -> Record {
+        let table = &self.records.table;
+        let Some(id) = table.find_like(stored, hash) else { return Record::copy_of(stored) };
+        let Some(present) = table.record(id) else { return Record::copy_of(stored) };
+        if !table.has(id, UNRESOLVED) {
+            return Record::copy_of(present);
+        }
+        match merge(present, stored) {
+            Merged::Present => Record::copy_of(present),
+            Merged::Incoming => Record::copy_of(stored),
+            Merged::Joined(record) => record,
+        }
     }
 
     /// Answers, if it must be, once all that the answer rests on is fsynced.

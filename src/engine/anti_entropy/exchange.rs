@@ -4,7 +4,7 @@ use super::super::pages::PageFor;
 use super::answers::PAGE_BYTES;
 use super::listing::{bitmaps, leaf_of};
 use super::pass::{BEGIN, Pass, Stage};
-use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
+use crate::engine::table::{SETTLED, SYSTEM};
 use crate::engine::{Engine, PageFilter};
 use crate::model::{KeyHash, Record, RecordRef};
 use crate::protocol::compare::{Compare, LeafId, Listed, pack};
@@ -85,7 +85,10 @@ impl Engine {
         while let Some(hash) = pass.push.first().copied() {
             let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
             let full = link.is_none_or(|link| link.waiting_bytes() > WAITING_BYTES);
-            if full || self.anti_entropy.budget.is_spent() {
+            // What is being loaded is waited for, so that all of it is sent.
+            let waits =
+                full || self.anti_entropy.budget.is_spent() || self.unresolved(KeyHash(hash)).is_some();
+            if waits {
                 pass.stage = Stage::Push;
                 self.anti_entropy.pass = Some(pass);
                 return;
@@ -93,8 +96,7 @@ impl Engine {
             pass.push.pop_first();
             let table = &self.records.table;
             match table.find_hash(KeyHash(hash)) {
-                Some(id) if table.has(id, UNRESOLVED) => return self.fail_pass(&pass),
-                Some(id) if table.has(id, SYSTEM) || table.has(id, SETTLED) => {}
+                Some(id) if table.has_any(id, SYSTEM | SETTLED) => {}
                 Some(id) => {
                     let Some(record) = table.record(id).map(Record::copy_of) else { continue };
                     if !self.push_record(&mut pass, record.view(), KeyHash(hash)) {

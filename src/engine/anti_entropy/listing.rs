@@ -5,12 +5,15 @@
 //! shadows an older one their leaves still have both. What comes, goes or moves during the walk may be
 //! missed or counted twice by sums; that shows as a difference where there is none. A list misses
 //! nothing that was there all the while, for what leaves the table or comes back is in redb.
+//!
+//! Nothing true can be said of a record while redb has to be asked about it first. Those that the walk meets are
+//! being loaded; it waits for them at the table's end, and for no others, so it ends however many more come.
 
 use crate::engine::records::Records;
 use crate::engine::table::{GONE, SETTLED, SHADOW, SlotId, UNRESOLVED};
 use crate::model::{KeyHash, RecordRef};
 use crate::protocol::compare::{Grain, LeafId, Listed};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Shadowing slots that redb is asked about after one listing.
 const MAX_SHADOWS: usize = 256;
@@ -34,14 +37,15 @@ pub(super) enum Content {
 pub(super) struct Listing {
     pub(super) leaves: BTreeMap<LeafId, Content>,
     pub(super) grain: Grain,
-    /// Leaves about which nothing certain can be said now: redb has to be asked for a record.
-    pub(super) unsure: BTreeSet<LeafId>,
     /// Slots that shadow what redb holds: its element is in the tree beside theirs until redb was asked.
     pub(super) shadows: Vec<SlotId>,
     /// Every 64 leaves' bits, by partition.
     wanted: Vec<u64>,
     partition_bits: u8,
     slot: u32,
+    is_walked: bool,
+    /// Slots that were met while redb had to be asked about them first, and their keys' hashes.
+    unsure: Vec<(SlotId, KeyHash)>,
     entries: usize,
 }
 
@@ -56,11 +60,12 @@ impl Listing {
         Self {
             leaves,
             grain,
-            unsure: BTreeSet::new(),
             shadows: Vec::new(),
             wanted,
             partition_bits,
             slot: 0,
+            is_walked: false,
+            unsure: Vec::new(),
             entries: 0,
         }
     }
@@ -86,8 +91,22 @@ impl Listing {
         bitmaps(self.leaves.keys().copied())
     }
 
-    /// Looks at some more of the table; says whether its end is reached.
+    /// Whether nothing of the table is left to be looked at but what is being loaded.
+    pub(super) const fn is_walked(&self) -> bool {
+        self.is_walked
+    }
+
+    /// Looks at some more of the table; says whether all of it was seen.
     pub(super) fn walk_table(&mut self, records: &Records) -> bool {
+        if self.is_walked {
+            self.look_again(records);
+        } else {
+            self.walk_on(records);
+        }
+        self.is_walked && self.unsure.is_empty()
+    }
+
+    fn walk_on(&mut self, records: &Records) {
         let slots = u32::try_from(records.table.slots()).unwrap_or(u32::MAX);
         let end = slots.min(self.slot.saturating_add(SLOTS));
         for id in (self.slot..end).map(SlotId) {
@@ -98,19 +117,29 @@ impl Listing {
             if records.table.has(id, SHADOW) && self.shadows.len() < MAX_SHADOWS {
                 self.shadows.push(id);
             }
-            if records.table.has(id, GONE) {
-                continue;
-            }
-            let leaf = leaf_of(hash, self.partition_bits);
-            let settled = records.table.has(id, SETTLED);
-            if records.table.has(id, UNRESOLVED) {
-                self.unsure.insert(leaf);
-            } else if let Some(record) = records.table.record(id) {
-                self.note(leaf, hash, record, settled);
-            }
+            self.look_at(id, hash, records);
         }
         self.slot = end;
-        end == slots
+        self.is_walked = end == slots;
+    }
+
+    fn look_again(&mut self, records: &Records) {
+        for (id, hash) in std::mem::take(&mut self.unsure) {
+            // What left its slot meanwhile is in redb, which is walked through behind the table.
+            if records.table.hash(id) == hash {
+                self.look_at(id, hash, records);
+            }
+        }
+    }
+
+    fn look_at(&mut self, id: SlotId, hash: KeyHash, records: &Records) {
+        let table = &records.table;
+        let Some(record) = table.record(id).filter(|_| !table.has(id, GONE)) else { return };
+        if table.has(id, UNRESOLVED) {
+            self.unsure.push((id, hash));
+        } else {
+            self.note(leaf_of(hash, self.partition_bits), hash, record, table.has(id, SETTLED));
+        }
     }
 
     /// Takes a page of redb's records.

@@ -19,6 +19,8 @@ mod answers;
 mod exchange;
 mod listing;
 mod pass;
+#[cfg(test)]
+mod tests;
 
 pub(super) use answers::lower;
 pub(super) use pass::Ticket;

@@ -18,7 +18,7 @@ use super::answers::{MAX_LEAVES, differing, lower};
 use super::listing::{Content, Listing, MAX_ENTRIES};
 use super::{AGAIN_US, Passed, RETRY_US, ROUND_US};
 use crate::engine::{Engine, PageFound};
-use crate::model::{MemberId, Record, RecordRef};
+use crate::model::{MemberId, RecordRef};
 use crate::protocol::compare::{Compare, Compared, Grain, LeafId, Listed, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::Request;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,7 +114,7 @@ impl Pass {
 
     /// Whether it can go on at once.
     pub(super) const fn wants_step(&self) -> bool {
-        matches!(self.stage, Stage::OwnTable(_))
+        matches!(&self.stage, Stage::OwnTable(listing) if !listing.is_walked())
     }
 }
 
@@ -397,9 +397,7 @@ impl Engine {
                     if !pass.push_stored.contains(&hash.0) {
                         continue;
                     }
-                    let newest = self.records.table.find_like(record, hash);
-                    let newest = newest.and_then(|id| self.records.table.record(id)).unwrap_or(record);
-                    let newest = Record::copy_of(newest);
+                    let newest = self.newest_of(record, hash);
                     if !self.push_record(&mut pass, newest.view(), hash) {
                         return self.fail_pass(&pass);
                     }
@@ -427,9 +425,6 @@ impl Engine {
     fn ask_for_sums(&mut self, mut pass: Pass, mut listing: Listing) {
         listing.finish();
         self.lift_shadows(&listing.shadows);
-        if !listing.unsure.is_empty() {
-            return self.fail_pass(&pass);
-        }
         let mut own = BTreeMap::new();
         for (leaf, content) in listing.leaves {
             pass.left.remove(&leaf);

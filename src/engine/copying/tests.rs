@@ -3,11 +3,14 @@
 use super::*;
 use crate::engine::loads::Loaded;
 use crate::engine::operation::Change;
-use crate::engine::{Bounds, Identity, Mode, PageFound, TICK_US};
+use crate::engine::{Bounds, Identity, Load, Mode, PageFound, TICK_US};
 use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::{KeyRef, Now, Record, Timestamp};
-use crate::protocol::message::Reply;
+use crate::protocol::compare::{Compare, Compared};
+use crate::protocol::frame::Frame;
+use crate::protocol::message::{self, Message, Reply, Request};
+use std::collections::VecDeque;
 
 const WALL_MS: u64 = 1_800_000_000_000;
 
@@ -48,6 +51,16 @@ pub(in crate::engine) struct World {
     slow_disk: Option<usize>,
     /// By how much each wall clock is ahead.
     pub(in crate::engine) ahead_ms: [i64; 3],
+    /// Microseconds that a load from redb takes, and loads under way with their times.
+    pub(in crate::engine) load_us: u64,
+    loads: VecDeque<(u64, Load)>,
+    /// Pages of redb that are answered in a tick at most.
+    pub(in crate::engine) pages_a_tick: usize,
+    pages_left: usize,
+    /// Questions of comparisons, and who asked.
+    pub(in crate::engine) questions: Vec<(usize, Compare)>,
+    /// What was answered to comparisons, and by whom.
+    pub(in crate::engine) compared: Vec<(usize, Compared)>,
 }
 
 impl World {
@@ -85,6 +98,12 @@ impl World {
             damaged: Vec::new(),
             slow_disk: None,
             ahead_ms: [0; 3],
+            load_us: 0,
+            loads: VecDeque::new(),
+            pages_a_tick: usize::MAX,
+            pages_left: usize::MAX,
+            questions: Vec::new(),
+            compared: Vec::new(),
         }
     }
 
@@ -155,32 +174,48 @@ impl World {
                     engine.synced(engine.positions().written);
                 }
             }
-            self.load();
+            quiet &= !self.load();
             for (from, to, link) in self.links.clone() {
                 let mut bytes = Vec::new();
                 if self.engines[from].take_frame(entry(to).id(), &mut bytes) {
                     quiet = false;
+                    self.note_comparing(from, &bytes);
                     self.engines[to].frame(entry(from).id(), link, &bytes).unwrap();
                 }
             }
         }
     }
 
-    /// Answers what the first member asks of its redb: one record with each page.
-    fn load(&mut self) {
+    fn note_comparing(&mut self, from: usize, bytes: &[u8]) {
+        for message in Frame::parse(bytes).unwrap().messages() {
+            match message::decode(message.unwrap()).unwrap() {
+                Message::Request(_, Request::Compare(question)) => self.questions.push((from, question)),
+                Message::Reply(_, Reply::Compared(compared)) => self.compared.push((from, compared)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Answers what the first member asks of its redb: one record with each page. Says whether it asked.
+    pub(in crate::engine) fn load(&mut self) -> bool {
         let engine = &mut self.engines[0];
-        for load in std::mem::take(&mut engine.lanes.loads) {
+        let due_us = self.now_us + self.load_us;
+        self.loads.extend(std::mem::take(&mut engine.lanes.loads).into_iter().map(|load| (due_us, load)));
+        let mut answered = false;
+        while let Some((_, load)) = self.loads.pop_front_if(|(due_us, _)| *due_us <= self.now_us) {
+            answered = true;
             let is_it = |record: &&Record| record.view().key() == load.key;
             let found = self.stored.iter().find(is_it).map(|record| record.view().bytes());
             let is_damaged = self.damaged.iter().any(|record| is_it(&record));
             let found = found.map_or(Loaded::Absent, Loaded::Found);
             engine.loaded(&load, if is_damaged { Loaded::Damaged } else { found });
         }
-        for wanted in std::mem::take(&mut engine.lanes.pages) {
-            let mut later: Vec<RecordRef<'_>> = self.stored.iter().map(Record::view).collect();
-            later.sort_by_key(|record| record.key().to_vec());
-            later.retain(|record| record.key() > wanted.after.1.as_slice());
-            let page = later.first().map_or_else(PageFound::default, |record| {
+        let pages = self.pages_left.min(engine.lanes.pages.len());
+        self.pages_left -= pages;
+        for wanted in engine.lanes.pages.drain(..pages).collect::<Vec<_>>() {
+            let stored = self.stored.iter().map(Record::view);
+            let later = stored.filter(|record| record.key() > wanted.after.1.as_slice());
+            let page = later.min_by_key(|record| record.key()).map_or_else(PageFound::default, |record| {
                 let name = (record.collection().to_owned(), record.key().to_vec());
                 let wants = wanted.wants(record.key_ref().unwrap(), record.bytes());
                 let is_whole = self.damaged.iter().all(|damaged| damaged.view().key() != record.key());
@@ -193,6 +228,7 @@ impl World {
             });
             engine.page_loaded(wanted.id, Some(page));
         }
+        answered || pages > 0
     }
 
     /// Lets time pass, in milliseconds.
@@ -206,6 +242,7 @@ impl World {
                 engine.advance(Now { wall_ms, mono_us: self.now_us });
                 engine.tick();
             }
+            self.pages_left = self.pages_a_tick;
             self.carry();
         }
     }

@@ -1,0 +1,148 @@
+//! Comparisons, shown on engines whose frames are carried by hand.
+
+use super::pass::{Pass, Stage};
+use super::*;
+use crate::engine::copying::tests::{World, entry, has, record};
+use crate::model::{KeyHash, Timestamp};
+use crate::protocol::compare::{Compare, Compared, pack};
+
+/// Three complete members, all linked, that hold the same; of the first one's records most are in redb only.
+fn world(bits: u8, records: usize) -> World {
+    let mut world = World::with_table(bits, records, 2_000);
+    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+        world.link(one, other);
+    }
+    world.pass(1_000);
+    assert!(world.engines.iter().all(Engine::is_complete));
+    world.pass(14_000);
+    assert!((0..3).all(|at| roots(&world, at) == roots(&world, 0)));
+    world
+}
+
+fn roots(world: &World, at: usize) -> Vec<u128> {
+    world.engines[at].records.trees.roots().collect()
+}
+
+/// Lets time pass in which only one member begins passes.
+fn compare_from(world: &mut World, at: usize, time_ms: u64) {
+    for _ in 0..time_ms / 50 {
+        for other in (0..3).filter(|other| *other != at) {
+            for peer in &mut world.engines[other].peers {
+                peer.compared.due_us = u64::MAX;
+            }
+        }
+        world.pass(50);
+    }
+}
+
+/// A record that a member holds and did not tell anybody about.
+fn keep_to_itself(world: &mut World, at: usize, record: &Record) -> KeyHash {
+    let hash = record.view().key_hash();
+    world.engines[at].merge(record.view(), hash);
+    hash
+}
+
+/// An older record than the present one of a key: redb has to be asked about it.
+fn older(number: usize) -> Record {
+    let stamp = Timestamp { time: 1, member: entry(0).id() };
+    Record::value(record(number).view().key_ref().unwrap(), stamp, None, b"older")
+}
+
+#[test]
+fn a_comparison_succeeds_though_redb_has_to_be_asked_about_some_record_at_every_moment() {
+    const RECORDS: usize = 400;
+    let mut world = world(0, RECORDS);
+    // Something differs in every leaf.
+    let news: Vec<Record> = (RECORDS..2 * RECORDS).map(record).collect();
+    for new in &news {
+        keep_to_itself(&mut world, 1, new);
+    }
+    world.load_us = 150_000;
+    let mut evicted = (0..RECORDS).filter(|number| !has(&world.engines[0], *number)).collect::<Vec<_>>();
+    assert!(evicted.len() > 300);
+    for _ in 0..evicted.len() {
+        keep_to_itself(&mut world, 0, &older(evicted.pop().unwrap()));
+        assert!(!world.engines[0].loads.is_idle());
+        compare_from(&mut world, 1, 50);
+    }
+    assert!((RECORDS..2 * RECORDS).all(|number| has(&world.engines[0], number)));
+}
+
+#[test]
+fn records_before_one_that_is_being_loaded_are_fetched_at_once_and_that_one_when_it_is_there() {
+    let mut world = world(0, 60);
+    let evicted: Vec<usize> = (0..60).filter(|number| !has(&world.engines[0], *number)).collect();
+    let here = keep_to_itself(&mut world, 0, &record(70));
+    world.load_us = 1_000_000;
+    let asked = keep_to_itself(&mut world, 0, &older(evicted[0]));
+    let fetch = |world: &mut World, hashes: &[KeyHash]| {
+        let hashes = pack(hashes.iter().map(|hash| hash.0));
+        let link = world.engines[0].peer(entry(1).id()).unwrap().link.as_ref().unwrap().id;
+        let origin = crate::engine::write::Origin::Peer { member: entry(1).id(), link, request: u64::MAX };
+        world.compared.clear();
+        world.engines[0].compare_for_peer(origin, Compare::Fetch { hashes }, true);
+        compare_from(world, 2, 50);
+    };
+    let answers = |world: &World| -> Vec<(Vec<u8>, u32)> {
+        let fetched = |compared: &(usize, Compared)| match &compared.1 {
+            Compared::Fetched { records, done, .. } => Some((records.clone(), *done)),
+            _ => None,
+        };
+        world.compared.iter().filter_map(fetched).collect()
+    };
+    fetch(&mut world, &[here, asked]);
+    assert_eq!(answers(&world), [(record(70).view().bytes().to_vec(), 1)]);
+    fetch(&mut world, &[asked, here]);
+    assert_eq!(answers(&world), []);
+    compare_from(&mut world, 2, 1_000);
+    let both = [record(evicted[0]).view().bytes(), record(70).view().bytes()].concat();
+    assert_eq!(answers(&world), [(both, 2)]);
+}
+
+/// The pass that a member has under way, as it stands now.
+fn pass_of(world: &mut World, at: usize, peer: usize) -> Pass {
+    let engine = &mut world.engines[at];
+    engine.end_pass();
+    engine.begin_pass(entry(peer).id());
+    let mut pass = engine.anti_entropy.pass.take().unwrap();
+    pass.asked = None;
+    pass
+}
+
+#[test]
+fn what_is_to_be_pushed_and_is_being_loaded_is_waited_for() {
+    let mut world = world(0, 60);
+    let evicted = (0..60).find(|number| !has(&world.engines[0], *number)).unwrap();
+    let lacks = record(evicted);
+    let hash = lacks.view().key_hash();
+    world.engines[1].forget(lacks.view(), hash);
+    world.load_us = 300_000;
+    keep_to_itself(&mut world, 0, &older(evicted));
+    let mut pass = pass_of(&mut world, 0, 1);
+    pass.stage = Stage::Push;
+    pass.push.insert(hash.0);
+    let number = pass.number();
+    world.engines[0].resume_pass(pass);
+    compare_from(&mut world, 0, 200);
+    let is_under_way =
+        |world: &World| world.engines[0].anti_entropy.pass.as_ref().is_some_and(|p| p.number() == number);
+    assert!(is_under_way(&world) && !has(&world.engines[1], evicted));
+    compare_from(&mut world, 0, 200);
+    assert!(!is_under_way(&world));
+    assert_eq!(world.engines[1].peek(lacks.view().key_ref().unwrap()), Some(lacks.view()));
+}
+
+#[test]
+fn of_what_redb_has_and_memory_has_an_unmerged_part_both_are_sent() {
+    let mut world = world(0, 60);
+    let evicted = (0..60).find(|number| !has(&world.engines[0], *number)).unwrap();
+    let hash = record(evicted).view().key_hash();
+    world.load_us = u64::MAX / 2;
+    keep_to_itself(&mut world, 0, &older(evicted));
+    let newest = |world: &World| world.engines[0].newest_of(record(evicted).view(), hash);
+    assert_eq!(newest(&world), record(evicted));
+    let stamp = Timestamp { time: 9_999_999, member: entry(0).id() };
+    let newer = Record::value(record(evicted).view().key_ref().unwrap(), stamp, None, b"newer");
+    keep_to_itself(&mut world, 0, &newer);
+    assert_eq!(newest(&world), newer);
+}
