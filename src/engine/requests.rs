@@ -13,6 +13,7 @@ use super::read::GatherId;
 use super::reclaim;
 use super::write::{Job, Origin};
 use crate::model::{KeyHash, MemberId};
+use crate::protocol::compare::Compared;
 use crate::protocol::message::{Failure, Message, Reply, Request, WriteRequest};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -218,6 +219,10 @@ impl Engine {
         }
         let Some(sent) = self.requests.sent.remove(&id) else { return };
         match (sent.purpose, reply) {
+            (purpose @ Purpose::Compare(_), Reply::Compared(Compared::Working)) if same_placement => {
+                let deadline_us = self.now.mono_us + anti_entropy::ANSWER_US;
+                self.requests.sent.insert(id, Sent { member, deadline_us, purpose });
+            }
             (Purpose::Write(origin, write, give_up_us), reply) => {
                 self.write_answered(member, origin, write, give_up_us, reply);
             }

@@ -118,6 +118,8 @@ pub enum Compared {
         /// Collection and key to go on after; none at the end.
         next: Option<(String, Vec<u8>)>,
     },
+    /// The answer is being worked on, and has come further: it is worth waiting for.
+    Working,
 }
 
 /// One record of a list.

@@ -4,6 +4,7 @@ use super::super::loads::Waiter;
 use super::super::pages::PageFor;
 use super::super::write::Origin;
 use super::super::{Engine, PageFilter, PageFound};
+use super::ANSWER_US;
 use super::listing::{Content, Listing, bitmaps, leaf_of};
 use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
 use crate::model::limits::LEAVES_PER_PARTITION;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 
 /// Bytes of records in one answer, unless a single one has more.
 const ANSWER_BYTES: usize = 512 << 10;
+/// Microseconds after which a peer that waits is told that its answer is being worked on.
+const WORKING_US: u64 = 5_000_000;
 /// Listings that may wait for peers; further ones are asked for again.
 const MAX_WAITING: usize = 64;
 /// Leaves in one request.
@@ -25,20 +28,22 @@ pub(super) const PAGE_BYTES: usize = 512 << 10;
 
 /// A listing for a peer.
 #[derive(Debug)]
-struct Answer {
+pub(super) struct Answer {
     origin: Origin,
     listing: Listing,
     durable: bool,
     number: u64,
     /// The table was walked; redb's pages come.
     in_store: bool,
+    /// When the peer was told last that this is being worked on, or asked, in microseconds.
+    told_us: u64,
 }
 
 /// What peers wait for.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     /// The first one is being worked on.
-    listings: VecDeque<Answer>,
+    pub(super) listings: VecDeque<Answer>,
 }
 
 impl Answers {
@@ -100,12 +105,32 @@ impl Engine {
         }
         self.anti_entropy.last += 1;
         let number = self.anti_entropy.last;
-        let answer = Answer { origin, listing, durable, number, in_store: false };
+        let told_us = self.now.mono_us;
+        let answer = Answer { origin, listing, durable, number, in_store: false, told_us };
         self.anti_entropy.answers.listings.push_back(answer);
+    }
+
+    /// Tells the peer that the first listing is for that it comes on. The others are told nothing: while they wait
+    /// for their turn their passes had better go on with somebody else.
+    fn tell_working(&mut self) {
+        let now_us = self.now.mono_us;
+        let first = self.anti_entropy.answers.listings.front_mut();
+        let first = first.filter(|answer| now_us >= answer.told_us.saturating_add(WORKING_US));
+        if let Some(answer) = first {
+            answer.told_us = now_us;
+            let origin = answer.origin;
+            self.reply(origin, Reply::Compared(Compared::Working));
+        }
     }
 
     /// Goes on with the first listing.
     pub(super) fn step_answers(&mut self) {
+        let now_us = self.now.mono_us;
+        let is_awaited = |answer: &Answer| now_us < answer.told_us.saturating_add(ANSWER_US);
+        self.anti_entropy.answers.listings.retain(is_awaited);
+        if self.anti_entropy.answers.wants_step() {
+            self.tell_working();
+        }
         let Some(answer) = self.anti_entropy.answers.listings.front_mut() else { return };
         if answer.in_store || !answer.listing.walk_table(&self.records) {
             return;
@@ -145,6 +170,7 @@ impl Engine {
             Some(after) => {
                 let leaves = answer.listing.bitmaps();
                 self.want_listed_page(PageFor::Answer(number), leaves, after);
+                self.tell_working();
             }
             None => self.finish_answer(),
         }

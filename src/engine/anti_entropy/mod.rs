@@ -44,6 +44,10 @@ const HINTS_US: u64 = 10_000_000;
 /// Microseconds between the two looks at what differs.
 const AGAIN_US: u64 = 100_000;
 
+/// Microseconds for an answer, or for a sign that the peer is at work on it: it may have to walk through all
+/// that it holds.
+pub(super) const ANSWER_US: u64 = 30_000_000;
+
 /// What is known of comparisons with one peer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Compared {

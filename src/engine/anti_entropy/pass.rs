@@ -16,7 +16,7 @@ use super::super::pages::PageFor;
 use super::super::requests::Purpose;
 use super::answers::{MAX_LEAVES, differing, lower};
 use super::listing::{Content, Listing, MAX_ENTRIES};
-use super::{AGAIN_US, Passed, RETRY_US, ROUND_US};
+use super::{AGAIN_US, ANSWER_US, Passed, RETRY_US, ROUND_US};
 use crate::engine::{Engine, PageFound};
 use crate::model::{MemberId, RecordRef};
 use crate::protocol::compare::{Compare, Compared, Grain, LeafId, Listed, MAX_GRAIN_BITS, pack, unpack};
@@ -25,8 +25,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Records of one leaf's part, about, so that a sum is cheaper than a list.
 const RECORDS_PER_PART: usize = 4;
-/// Microseconds for an answer: the peer may have to walk through all that it holds.
-const ANSWER_US: u64 = 30_000_000;
 /// Microseconds until it is looked again whether a peer agrees about the placement.
 const DISAGREE_US: u64 = 200_000;
 /// Hashes in one request for records from redb, which is walked through for them.

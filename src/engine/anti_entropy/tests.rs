@@ -2,9 +2,10 @@
 
 use super::pass::{Pass, Stage};
 use super::*;
+use crate::engine::TICK_US;
 use crate::engine::copying::tests::{World, entry, has, record};
 use crate::model::{KeyHash, Timestamp};
-use crate::protocol::compare::{Compare, Compared, pack};
+use crate::protocol::compare::{Compare, Compared, Grain, pack};
 
 /// Three complete members, all linked, that hold the same; of the first one's records most are in redb only.
 fn world(bits: u8, records: usize) -> World {
@@ -145,4 +146,57 @@ fn of_what_redb_has_and_memory_has_an_unmerged_part_both_are_sent() {
     let newer = Record::value(record(evicted).view().key_ref().unwrap(), stamp, None, b"newer");
     keep_to_itself(&mut world, 0, &newer);
     assert_eq!(newest(&world), newer);
+}
+
+#[test]
+fn a_peer_that_walks_through_redb_for_longer_than_an_answer_may_take_is_waited_for() {
+    const RECORDS: usize = 800;
+    let mut world = world(0, RECORDS);
+    let new = record(RECORDS);
+    keep_to_itself(&mut world, 1, &new);
+    world.pages_a_tick = 1;
+    assert!(RECORDS as u64 * TICK_US > ANSWER_US);
+    // Sums, then a list: two walks, and others of redb's beside them.
+    compare_from(&mut world, 1, 300_000);
+    assert!(has(&world.engines[0], RECORDS));
+    compare_from(&mut world, 1, 15_000);
+    let lag_us = |world: &World| {
+        let known = world.engines[1].peer_convergence().find(|peer| peer.member == entry(0).id());
+        known.and_then(|peer| peer.lag_us).unwrap()
+    };
+    assert!(lag_us(&world) < 15_000_000, "the next ones find nothing");
+}
+
+#[test]
+fn a_peer_whose_redb_answers_nothing_is_not_waited_for() {
+    let mut world = world(0, 60);
+    keep_to_itself(&mut world, 1, &record(60));
+    world.pages_a_tick = 0;
+    compare_from(&mut world, 1, 11_000);
+    let pass =
+        |world: &World| world.engines[1].anti_entropy.pass.as_ref().map(|pass| (pass.peer, pass.number()));
+    let waits = pass(&world).unwrap();
+    assert_eq!(waits.0, entry(0).id());
+    compare_from(&mut world, 1, 35_000);
+    assert_ne!(pass(&world), Some(waits));
+}
+
+#[test]
+fn a_listing_that_nobody_waits_for_any_more_is_not_begun() {
+    let mut world = world(0, 60);
+    world.pages_a_tick = 0;
+    // Two wait: the first one's walk does not come on, so nobody works for the second.
+    for at in [1, 2] {
+        let link = world.engines[0].peer(entry(at).id()).unwrap().link.as_ref().unwrap().id;
+        let origin = crate::engine::write::Origin::Peer { member: entry(at).id(), link, request: u64::MAX };
+        let grain = Grain { bits: 0, salt: 0 };
+        let question = Compare::Sums { leaves: (0..64).map(|leaf| (0, leaf)).collect(), grain };
+        world.engines[0].compare_for_peer(origin, question, true);
+    }
+    world.cut(0, 1);
+    world.cut(0, 2);
+    world.pass(29_000);
+    assert!(!world.engines[0].anti_entropy.answers.listings.is_empty());
+    world.pass(2_000);
+    assert!(world.engines[0].anti_entropy.answers.listings.is_empty());
 }
