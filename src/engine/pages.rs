@@ -5,9 +5,10 @@
 //! committed when the page was asked for or later; whoever walks knows what the table holds besides.
 
 use super::Engine;
+use super::anti_entropy::Fetching;
 use super::write::Origin;
 use crate::model::{KeyRef, RecordRef};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A collection and a key.
@@ -87,8 +88,8 @@ pub(super) enum PageFor {
     Own(u64),
     /// A listing for a peer, by its number.
     Answer(u64),
-    /// A peer wants the records of these keys.
-    Fetch(Origin, BTreeSet<u64>),
+    /// A peer wants records.
+    Fetch(Fetching),
     /// The scrub.
     Scrub,
     /// Leaves of hash trees are mended.
@@ -129,7 +130,7 @@ impl Engine {
             PageFor::Copy(origin, partition) => self.page_for_copy(origin, partition, page),
             PageFor::Own(pass) => self.own_page(pass, page),
             PageFor::Answer(listing) => self.answer_page(listing, page),
-            PageFor::Fetch(origin, hashes) => self.fetched_page(origin, &hashes, page),
+            PageFor::Fetch(fetching) => self.fetched_page(fetching, page),
             PageFor::Foreign => self.foreign_page(page),
             PageFor::Dead => self.dead_page(page),
             PageFor::Rebuild => self.rebuilt_page(page),

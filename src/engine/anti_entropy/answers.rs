@@ -1,24 +1,18 @@
 //! The other side of a pass: answering what a peer wants to know. Nothing is kept between two requests.
 
-use super::super::loads::Waiter;
 use super::super::pages::PageFor;
 use super::super::write::Origin;
 use super::super::{Engine, PageFilter, PageFound};
 use super::ANSWER_US;
-use super::listing::{Content, Listing, bitmaps, leaf_of};
-use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
+use super::listing::{Content, Listing};
 use crate::model::limits::LEAVES_PER_PARTITION;
-use crate::model::merge::{Merged, merge};
-use crate::model::{KeyHash, Record, RecordRef};
 use crate::protocol::compare::{Compare, Compared, LeafId, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::{Failure, Reply};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Bytes of records in one answer, unless a single one has more.
-const ANSWER_BYTES: usize = 512 << 10;
 /// Microseconds after which a peer that waits is told that its answer is being worked on.
-const WORKING_US: u64 = 5_000_000;
+pub(super) const WORKING_US: u64 = 5_000_000;
 /// Listings that may wait for peers; further ones are asked for again.
 const MAX_WAITING: usize = 64;
 /// Leaves in one request.
@@ -79,12 +73,7 @@ impl Engine {
                 self.reply(origin, Reply::Failed(Failure::NotReady))
             }
             Compare::Fetch { hashes } => self.fetch_for_peer(origin, hashes),
-            Compare::FetchStored { hashes, after } => {
-                let hashes: BTreeSet<u64> = unpack(&hashes).collect();
-                let leaves = bitmaps(hashes.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
-                let filter = PageFilter::Leaves(Arc::new(leaves));
-                self.want_page(filter, after, ANSWER_BYTES, PageFor::Fetch(origin, hashes));
-            }
+            Compare::FetchStored { hashes, after } => self.fetch_stored_for_peer(origin, &hashes, after),
         }
     }
 
@@ -197,90 +186,6 @@ impl Engine {
         }
         let compared = if lists { Compared::Listed { leaves, entries } } else { Compared::Sums(sums) };
         self.reply_durably(answer.origin, compared, answer.durable);
-    }
-
-    /// A peer wants records from memory. Those before one that is being loaded go at once; if it is the first,
-    /// they wait for it.
-    pub(in crate::engine) fn fetch_for_peer(&mut self, origin: Origin, hashes: Vec<u8>) {
-        let first = unpack(&hashes).next().map(KeyHash);
-        if let Some((key, hash)) = first.and_then(|hash| Some((self.unresolved(hash)?, hash)))
-            && let Ok(key) = key.view().key_ref()
-        {
-            return self.load_then(key, hash, Waiter::Fetch(origin, hashes));
-        }
-        let found = self.fetch_from_table(&hashes);
-        self.reply(origin, Reply::Compared(found));
-    }
-
-    /// What is under a key about which redb has to be asked first.
-    pub(super) fn unresolved(&self, hash: KeyHash) -> Option<Record> {
-        let table = &self.records.table;
-        let id = table.find_hash(hash).filter(|id| table.has(*id, UNRESOLVED))?;
-        table.record(id).map(Record::copy_of)
-    }
-
-    fn fetch_from_table(&self, hashes: &[u8]) -> Compared {
-        let (mut records, mut stored, mut done) = (Vec::new(), Vec::new(), 0);
-        for hash in unpack(hashes) {
-            match self.records.table.find_hash(KeyHash(hash)) {
-                Some(id) => {
-                    let table = &self.records.table;
-                    if table.has(id, UNRESOLVED) {
-                        break;
-                    }
-                    let sendable = !table.has_any(id, SYSTEM | SETTLED);
-                    let bytes =
-                        table.record(id).filter(|_| sendable).map(RecordRef::bytes).unwrap_or_default();
-                    if !records.is_empty() && records.len() + bytes.len() > ANSWER_BYTES {
-                        break;
-                    }
-                    records.extend_from_slice(bytes);
-                }
-                None if self.records.evicted_count(KeyHash(hash)) > 0 => stored.push(hash),
-                None => {}
-            }
-            done += 1;
-        }
-        Compared::Fetched { records, done, stored: pack(stored) }
-    }
-
-    /// A page of redb for a peer that wants these records.
-    pub(in crate::engine) fn fetched_page(
-        &mut self,
-        origin: Origin,
-        hashes: &BTreeSet<u64>,
-        page: Option<PageFound>,
-    ) {
-        let Some(PageFound { records: found, next, .. }) = page else {
-            return self.reply(origin, Reply::Failed(Failure::NotReady));
-        };
-        let mut rest = &found[..];
-        let mut records = Vec::new();
-        while let Ok((record, tail)) = RecordRef::parse(rest) {
-            rest = tail;
-            let hash = record.key_hash();
-            if !hashes.contains(&hash.0) {
-                continue;
-            }
-            records.extend_from_slice(self.newest_of(record, hash).view().bytes());
-        }
-        self.reply(origin, Reply::Compared(Compared::FetchedStored { records, next }));
-    }
-
-    /// What is held under the key of a record that redb has: what has come into memory meanwhile is newer, or the
-    /// same, or waits to be merged with just that record.
-    pub(super) fn newest_of(&self, stored: RecordRef<'_>, hash: KeyHash) -> Record {
-        let table = &self.records.table;
-        let Some(id) = table.find_like(stored, hash) else { return Record::copy_of(stored) };
-        let Some(present) = table.record(id) else { return Record::copy_of(stored) };
-        if !table.has(id, UNRESOLVED) {
-            return Record::copy_of(present);
-        }
-        match merge(present, stored) {
-            Merged::Present => Record::copy_of(present),
-            Merged::Incoming => Record::copy_of(stored),
-            Merged::Joined(record) => record,
-        }
     }
 
     /// Answers, if it must be, once all that the answer rests on is fsynced.

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Hashes in one request for records.
 const HASHES: usize = 8_192;
+/// Hashes in one request for records from redb, which is walked through for them.
+const STORED_HASHES: usize = 32_768;
 /// Bytes that may wait for the peer while records are pushed.
 const WAITING_BYTES: usize = 512 << 10;
 
@@ -58,8 +60,10 @@ impl Engine {
 
     pub(super) fn fetch(&mut self, mut pass: Pass) {
         if pass.wanted.is_empty() {
-            let is_done = pass.wanted_stored.is_empty();
-            pass.stage = if is_done { Stage::Push } else { Stage::FetchStored(BEGIN) };
+            let later = pass.wanted_stored.iter().copied().nth(STORED_HASHES);
+            let later = later.map(|first| pass.wanted_stored.split_off(&first)).unwrap_or_default();
+            let batch = std::mem::replace(&mut pass.wanted_stored, later);
+            pass.stage = if batch.is_empty() { Stage::Push } else { Stage::FetchStored(batch, BEGIN) };
             return self.resume_pass(pass);
         }
         let hashes = pack(pass.wanted.iter().copied().take(HASHES));
@@ -67,11 +71,12 @@ impl Engine {
         self.ask_in_pass(pass, Compare::Fetch { hashes });
     }
 
-    /// Merges what was fetched; says whether it was records all through.
-    pub(super) fn merge_fetched(&mut self, records: &[u8]) -> bool {
+    /// Merges what was fetched, and tells of which keys; says whether it was records all through.
+    pub(super) fn merge_fetched(&mut self, records: &[u8], mut of: impl FnMut(KeyHash)) -> bool {
         let mut rest = records;
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
+            of(record.key_hash());
             if !record.collection().starts_with(crate::model::key::SYSTEM_PREFIX) {
                 self.counters.repairs_taken += 1;
                 self.merge(record, record.key_hash());
@@ -81,7 +86,6 @@ impl Engine {
     }
 
     pub(super) fn push(&mut self, mut pass: Pass) {
-        pass.wanted_stored.clear();
         while let Some(hash) = pass.push.first().copied() {
             let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
             let full = link.is_none_or(|link| link.waiting_bytes() > WAITING_BYTES);

@@ -17,12 +17,14 @@
 
 mod answers;
 mod exchange;
+mod fetching;
 mod listing;
 mod pass;
 #[cfg(test)]
 mod tests;
 
 pub(super) use answers::lower;
+pub(super) use fetching::Fetching;
 pub(super) use pass::Ticket;
 
 use super::peer::Peer;

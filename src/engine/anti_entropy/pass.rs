@@ -17,7 +17,7 @@ use super::super::requests::Purpose;
 use super::answers::{MAX_LEAVES, differing, lower};
 use super::listing::{Content, Listing, MAX_ENTRIES};
 use super::{AGAIN_US, ANSWER_US, Passed, RETRY_US, ROUND_US};
-use crate::engine::{Engine, PageFound};
+use crate::engine::{Engine, Name, PageFound};
 use crate::model::{MemberId, RecordRef};
 use crate::protocol::compare::{Compare, Compared, Grain, LeafId, Listed, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::Request;
@@ -27,10 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const RECORDS_PER_PART: usize = 4;
 /// Microseconds until it is looked again whether a peer agrees about the placement.
 const DISAGREE_US: u64 = 200_000;
-/// Hashes in one request for records from redb, which is walked through for them.
-const STORED_HASHES: usize = 32_768;
 /// Where redb's pages begin.
-pub(super) const BEGIN: (String, Vec<u8>) = (String::new(), Vec::new());
+pub(super) const BEGIN: Name = (String::new(), Vec::new());
 
 /// What a request of a pass was for: its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +57,7 @@ pub(super) enum Stage {
     Lists,
     /// Records are asked for; those that the peer has on the disk only come last.
     Fetch,
-    FetchStored((String, Vec<u8>)),
+    FetchStored(BTreeSet<u64>, Name),
     Push,
     /// Pages of the own redb come, with what is to be pushed.
     PushStored,
@@ -94,13 +92,6 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// The peer's redb was walked through for the first of what it has there only.
-    fn after_stored(&mut self) -> Stage {
-        let next = self.wanted_stored.iter().copied().nth(STORED_HASHES);
-        self.wanted_stored = next.map_or_else(BTreeSet::new, |next| self.wanted_stored.split_off(&next));
-        if self.wanted_stored.is_empty() { Stage::Push } else { Stage::FetchStored(BEGIN) }
-    }
-
     pub(super) const fn number(&self) -> u64 {
         self.number
     }
@@ -201,9 +192,9 @@ impl Engine {
                 }
             }
             Stage::Fetch if !rests && pass.asked.is_none() => return self.fetch(pass),
-            Stage::FetchStored(after) if !rests && pass.asked.is_none() => {
-                let hashes = pack(pass.wanted_stored.iter().copied().take(STORED_HASHES));
-                pass.stage = Stage::FetchStored(after.clone());
+            Stage::FetchStored(batch, after) if !rests && pass.asked.is_none() => {
+                let hashes = pack(batch.iter().copied());
+                pass.stage = Stage::FetchStored(batch, after.clone());
                 return self.ask_in_pass(pass, Compare::FetchStored { hashes, after });
             }
             Stage::Push if !rests => return self.push(pass),
@@ -266,20 +257,20 @@ impl Engine {
                     pass.wanted.remove(hash);
                 }
                 pass.wanted_stored.extend(unpack(&stored).filter(|hash| looked_at.contains(hash)));
-                if done == 0 || !self.merge_fetched(&records) {
+                if done == 0 || !self.merge_fetched(&records, |_| ()) {
                     return self.fail_pass(&pass);
                 }
                 pass.stage = Stage::Fetch;
                 self.resume_pass(pass);
             }
-            (Stage::FetchStored(_), Compared::FetchedStored { records, next }) => {
+            (Stage::FetchStored(mut batch, _), Compared::FetchedStored { records, next }) => {
                 self.anti_entropy.budget.spend(records.len());
-                if !self.merge_fetched(&records) {
+                if !self.merge_fetched(&records, |hash| _ = batch.remove(&hash.0)) {
                     return self.fail_pass(&pass);
                 }
                 pass.stage = match next {
-                    Some(next) => Stage::FetchStored(next),
-                    None => pass.after_stored(),
+                    Some(next) if !batch.is_empty() => Stage::FetchStored(batch, next),
+                    _ => Stage::Fetch,
                 };
                 self.resume_pass(pass);
             }

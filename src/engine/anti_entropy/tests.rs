@@ -2,8 +2,8 @@
 
 use super::pass::{Pass, Stage};
 use super::*;
-use crate::engine::TICK_US;
 use crate::engine::copying::tests::{World, entry, has, record};
+use crate::engine::{PageFound, TICK_US};
 use crate::model::{KeyHash, Timestamp};
 use crate::protocol::compare::{Compare, Compared, Grain, pack};
 
@@ -199,4 +199,66 @@ fn a_listing_that_nobody_waits_for_any_more_is_not_begun() {
     assert!(!world.engines[0].anti_entropy.answers.listings.is_empty());
     world.pass(2_000);
     assert!(world.engines[0].anti_entropy.answers.listings.is_empty());
+}
+
+#[test]
+fn what_is_in_redb_only_is_named_once_in_a_walk_and_not_with_each_page() {
+    const RECORDS: usize = 300;
+    let mut world = world(0, RECORDS);
+    let lacks = |world: &World| (0..RECORDS).filter(|number| !has(&world.engines[1], *number)).count();
+    for number in 0..200 {
+        world.engines[1].forget(record(number).view(), record(number).view().key_hash());
+    }
+    assert_eq!(lacks(&world), 200);
+    world.questions.clear();
+    compare_from(&mut world, 1, 11_000);
+    assert_eq!(lacks(&world), 0);
+    let named = |question: &(usize, Compare)| match &question.1 {
+        Compare::FetchStored { hashes, .. } => Some(hashes.len() / 8),
+        _ => None,
+    };
+    let named: Vec<usize> = world.questions.iter().filter_map(named).collect();
+    assert!(named.len() == 1 && named[0] > 150, "{named:?}");
+}
+
+#[test]
+fn an_answer_without_room_for_a_record_of_a_page_goes_on_behind_the_one_before_it() {
+    let mut world = world(0, 60);
+    let mut evicted: Vec<Record> =
+        (0..60).filter(|number| !has(&world.engines[0], *number)).map(record).collect();
+    evicted.sort_by_key(|record| record.view().key().to_vec());
+    // Since redb had them they became large.
+    let bytes = [200_000, 400_000, 200_000];
+    let stamp = Timestamp { time: 5_000_000, member: entry(0).id() };
+    let large: Vec<Record> = std::iter::zip(&evicted, bytes)
+        .map(|(old, bytes)| Record::value(old.view().key_ref().unwrap(), stamp, None, &vec![7; bytes]))
+        .collect();
+    let hashes = large.iter().map(|large| keep_to_itself(&mut world, 0, large).0);
+    let hashes = pack(hashes.collect::<Vec<_>>());
+    let link = world.engines[0].peer(entry(1).id()).unwrap().link.as_ref().unwrap().id;
+    let origin = crate::engine::write::Origin::Peer { member: entry(1).id(), link, request: u64::MAX };
+    world.engines[0].lanes.pages.clear();
+    let mut page_after = |after: &Record| {
+        let question = Compare::FetchStored { hashes: hashes.clone(), after: name(after) };
+        world.engines[0].compare_for_peer(origin, question, true);
+        let wanted = world.engines[0].lanes.pages.pop().unwrap();
+        assert_eq!(wanted.after, name(after));
+        let page = evicted.iter().skip_while(|record| name(record) <= name(after)).take(3);
+        let records: Vec<u8> = page.flat_map(|record| record.view().bytes().to_vec()).collect();
+        let found = PageFound { records, next: Some(name(&evicted[3])), ..PageFound::default() };
+        world.compared.clear();
+        world.engines[0].page_loaded(wanted.id, Some(found));
+        world.carry();
+        world.compared.last().unwrap().1.clone()
+    };
+    let answer = |record: &Record, next: Option<&Record>| Compared::FetchedStored {
+        records: record.view().bytes().to_vec(),
+        next: next.map(name),
+    };
+    assert!(page_after(&evicted[0]) == answer(&large[1], Some(&evicted[1])), "two don't fit");
+    assert!(page_after(&evicted[1]) == answer(&large[2], None), "redb has no more of them");
+}
+
+fn name(record: &Record) -> (String, Vec<u8>) {
+    (record.view().collection().to_owned(), record.view().key().to_vec())
 }
