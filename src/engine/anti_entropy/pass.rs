@@ -6,6 +6,8 @@
 //!       → confirm
 //! ```
 //!
+//! The lists of a group come in pieces; so many records as one may name are exchanged before the next is asked for.
+//!
 //! At most one request is outstanding, and only its answer moves the pass. Whatever goes wrong (the link, the
 //! placement, an answer that says no) ends it; it begins anew later, and what was exchanged needn't be again.
 //! Invariants of a pass that is completed: every leaf was equal at some moment since it began, or all records
@@ -351,8 +353,11 @@ impl Engine {
         }
     }
 
-    /// Begins with the next leaves that differ, or ends.
+    /// Goes on with what differs in the present group of leaves, begins with the next group, or ends.
     pub(super) fn next_group(&mut self, mut pass: Pass) {
+        if !pass.parts.is_empty() {
+            return self.ask_for_lists(pass);
+        }
         let leaves: Vec<LeafId> = pass.left.iter().copied().take(MAX_LEAVES).collect();
         if leaves.is_empty() {
             pass.stage = Stage::Confirm;
@@ -463,6 +468,9 @@ impl Engine {
     pub(super) fn ask_for_lists(&mut self, mut pass: Pass) {
         if pass.parts.is_empty() {
             pass.own.clear();
+        }
+        // What is known to differ is exchanged before more of it is asked for.
+        if pass.parts.is_empty() || pass.wanted.len() + pass.push.len() >= MAX_ENTRIES {
             pass.stage = Stage::Fetch;
             return self.resume_pass(pass);
         }

@@ -1,5 +1,6 @@
 //! Comparisons, shown on engines whose frames are carried by hand.
 
+use super::listing::MAX_ENTRIES;
 use super::pass::{Pass, Stage};
 use super::*;
 use crate::engine::copying::tests::{World, entry, has, record};
@@ -261,4 +262,26 @@ fn an_answer_without_room_for_a_record_of_a_page_goes_on_behind_the_one_before_i
 
 fn name(record: &Record) -> (String, Vec<u8>) {
     (record.view().collection().to_owned(), record.view().key().to_vec())
+}
+
+#[test]
+fn what_differs_is_exchanged_before_more_than_one_list_names_is_remembered() {
+    let mut world = world(0, 60);
+    let mut pass = pass_of(&mut world, 1, 0);
+    pass.parts = (0..64).map(|leaf| ((0, leaf), vec![1])).collect();
+    pass.own = (0..64).map(|leaf| ((0, leaf), Vec::new())).collect();
+    pass.wanted = (0..MAX_ENTRIES as u64).collect();
+    world.carry();
+    world.questions.clear();
+    world.engines[1].ask_for_lists(pass);
+    compare_from(&mut world, 1, 1_000);
+    // The peer has none of them, so all can be asked for in a moment.
+    let fetches = world.questions.iter().take_while(|question| matches!(question.1, Compare::Fetch { .. }));
+    let named = fetches
+        .map(|question| if let Compare::Fetch { hashes } = &question.1 { hashes.len() / 8 } else { 0 });
+    assert_eq!(named.sum::<usize>(), MAX_ENTRIES);
+    let lists =
+        |question: &(usize, Compare)| matches!(&question.1, Compare::List { parts, .. } if parts.len() == 64);
+    assert!(world.questions.iter().any(lists));
+    assert!(world.engines[1].anti_entropy.pass.is_none(), "all parts were listed, and it was completed");
 }
