@@ -47,7 +47,9 @@ impl Engine {
                 if their.is_none_or(|their| own.time >= their.time && own.mark != their.mark) && !settled {
                     pass.push.insert(own.hash);
                 }
-                if takes && their.is_some_and(|their| their.time >= own.time && own.mark != their.mark) {
+                // What settled here is as nothing to all but itself: also a counter that began over nothing counts.
+                let lacks = |their: Listed| (*settled || their.time >= own.time) && own.mark != their.mark;
+                if takes && their.is_some_and(lacks) {
                     pass.wanted.insert(own.hash);
                 }
             }

@@ -5,7 +5,8 @@ use super::pass::{Pass, Stage};
 use super::*;
 use crate::engine::copying::tests::{World, entry, has, record};
 use crate::engine::{PageFound, TICK_US};
-use crate::model::{KeyHash, Timestamp};
+use crate::model::record::Pair;
+use crate::model::{KeyHash, KeyRef, Timestamp};
 use crate::protocol::compare::{Compare, Compared, Grain, pack};
 
 /// Three complete members, all linked, that hold the same; of the first one's records most are in redb only.
@@ -284,4 +285,22 @@ fn what_differs_is_exchanged_before_more_than_one_list_names_is_remembered() {
         |question: &(usize, Compare)| matches!(&question.1, Compare::List { parts, .. } if parts.len() == 64);
     assert!(world.questions.iter().any(lists));
     assert!(world.engines[1].anti_entropy.pass.is_none(), "all parts were listed, and it was completed");
+}
+
+#[test]
+fn a_counter_that_began_over_nothing_reaches_an_owner_whose_tombstone_settled() {
+    let mut world = world(0, 60);
+    // Nothing is dropped while a member is away.
+    world.cut(0, 2);
+    world.cut(1, 2);
+    let key = KeyRef::new("c", b"counted").unwrap();
+    let stamp = Timestamp { time: 7, member: entry(2).id() };
+    keep_to_itself(&mut world, 0, &Record::tombstone(key, stamp));
+    assert!(world.engines[0].records.settle(key, key.hash(), stamp));
+    let pairs = [Pair { member: entry(1).id(), incarnation: 1, plus: 3, minus: 0 }];
+    let counter = Record::counter(key, Timestamp::ZERO, 1, None, 0, &pairs);
+    keep_to_itself(&mut world, 1, &counter);
+    compare_from(&mut world, 0, 25_000);
+    assert_eq!(world.engines[0].peek(key), Some(counter.view()));
+    assert_eq!(roots(&world, 0), roots(&world, 1));
 }
