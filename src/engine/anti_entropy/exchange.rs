@@ -12,12 +12,18 @@ use crate::protocol::frame::Purpose;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Hashes in one request for records.
-const HASHES: usize = 8_192;
+/// Hashes in a request for records: in the first one, and at most.
+pub(super) const FIRST_HASHES: usize = 1_024;
+const MAX_HASHES: usize = 8_192;
 /// Hashes in one request for records from redb, which is walked through for them.
 const STORED_HASHES: usize = 32_768;
 /// Bytes that may wait for the peer while records are pushed.
 const WAITING_BYTES: usize = 512 << 10;
+
+/// Hashes to be named next, when so many had room in an answer: the others were named in vain.
+pub(super) fn at_once(answered: u32) -> usize {
+    (answered as usize).saturating_mul(2).clamp(1, MAX_HASHES)
+}
 
 impl Engine {
     pub(super) fn take_lists(&mut self, mut pass: Pass, leaves: u32, entries: &[u8]) {
@@ -68,7 +74,7 @@ impl Engine {
             pass.stage = if batch.is_empty() { Stage::Push } else { Stage::FetchStored(batch, BEGIN) };
             return self.resume_pass(pass);
         }
-        let hashes = pack(pass.wanted.iter().copied().take(HASHES));
+        let hashes = pack(pass.wanted.iter().copied().take(pass.at_once));
         pass.stage = Stage::Fetch;
         self.ask_in_pass(pass, Compare::Fetch { hashes });
     }

@@ -17,6 +17,7 @@
 use super::super::pages::PageFor;
 use super::super::requests::Purpose;
 use super::answers::{MAX_LEAVES, differing, lower};
+use super::exchange::{FIRST_HASHES, at_once};
 use super::listing::{Content, Listing, MAX_ENTRIES};
 use super::{AGAIN_US, ANSWER_US, Passed, RETRY_US, ROUND_US};
 use crate::engine::{Engine, Name, PageFound};
@@ -88,6 +89,8 @@ pub(super) struct Pass {
     pub(super) parts: BTreeMap<LeafId, Vec<u8>>,
     pub(super) wanted: BTreeSet<u64>,
     pub(super) wanted_stored: BTreeSet<u64>,
+    /// How many of the wanted are named in one request.
+    pub(super) at_once: usize,
     pub(super) push: BTreeSet<u64>,
     pub(super) push_stored: BTreeSet<u64>,
     pub(super) last_pushed: u64,
@@ -136,6 +139,7 @@ impl Engine {
             parts: BTreeMap::new(),
             wanted: BTreeSet::new(),
             wanted_stored: BTreeSet::new(),
+            at_once: FIRST_HASHES,
             push: BTreeSet::new(),
             push_stored: BTreeSet::new(),
             last_pushed: 0,
@@ -254,6 +258,7 @@ impl Engine {
             (Stage::Lists, Compared::Listed { leaves, entries }) => self.take_lists(pass, leaves, &entries),
             (Stage::Fetch, Compared::Fetched { records, done, stored }) => {
                 self.anti_entropy.budget.spend(records.len());
+                pass.at_once = at_once(done);
                 let looked_at: Vec<u64> = pass.wanted.iter().copied().take(done as usize).collect();
                 for hash in &looked_at {
                     pass.wanted.remove(hash);

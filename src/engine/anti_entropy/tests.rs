@@ -304,3 +304,26 @@ fn a_counter_that_began_over_nothing_reaches_an_owner_whose_tombstone_settled() 
     assert_eq!(world.engines[0].peek(key), Some(counter.view()));
     assert_eq!(roots(&world, 0), roots(&world, 1));
 }
+
+#[test]
+fn of_large_records_no_more_are_named_than_twice_as_many_as_an_answer_has_room_for() {
+    const RECORDS: usize = 2_000;
+    let mut world = world(2, 60);
+    let stamp = Timestamp { time: 5_000_000, member: entry(0).id() };
+    for number in 0..RECORDS {
+        let key = format!("large{number}");
+        let key = KeyRef::new("c", key.as_bytes()).unwrap();
+        keep_to_itself(&mut world, 0, &Record::value(key, stamp, None, &[7; 5_000]));
+    }
+    world.questions.clear();
+    compare_from(&mut world, 1, 12_000);
+    assert_eq!(roots(&world, 0), roots(&world, 1));
+    let named = |question: &(usize, Compare)| match &question.1 {
+        Compare::Fetch { hashes } => Some(hashes.len() / 8),
+        _ => None,
+    };
+    let named: Vec<usize> = world.questions.iter().filter_map(named).collect();
+    // Some 100 fit.
+    assert!(named.iter().skip(1).all(|named| *named < 250), "{named:?}");
+    assert!(named.len() < 30, "{named:?}");
+}
