@@ -35,8 +35,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const BATCH: usize = 16_384;
 /// Bytes of tombstones in one batch.
 const BATCH_BYTES: usize = 2 << 20;
-/// Microseconds between two times that members are asked whether their quiet rounds have ended.
+/// Microseconds between two times that members are asked whether their quiet rounds have ended: at the least, and for
+/// each member that there is. All of them may drive some reclaiming, and ask all the others.
 const POLL_US: u64 = 300_000;
+const POLL_US_PER_MEMBER: u64 = 10_000;
 /// Microseconds after a batch that could not be carried through.
 const REST_US: u64 = 3_000_000;
 /// Microseconds for which tombstones wait that are ahead of some member's clock.
@@ -340,7 +342,7 @@ impl Engine {
         if now_us < *poll_us {
             return;
         }
-        *poll_us = now_us + POLL_US;
+        *poll_us = now_us + pause_us(members.len());
         let waits: Vec<MemberId> = match last_look {
             Some(left) => left.iter().copied().collect(),
             None => {
@@ -435,6 +437,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// Microseconds between two times that all members of a cluster of so many are asked.
+fn pause_us(members: usize) -> u64 {
+    POLL_US.max(members as u64 * POLL_US_PER_MEMBER)
 }
 
 /// The partition of what was refused; no cluster has so many.

@@ -87,3 +87,11 @@ fn a_tombstone_waits_for_the_clock_that_stamps_and_not_for_the_time_of_day() {
     meet(&mut world);
     assert_eq!(held(&world, "before"), 0);
 }
+
+#[test]
+fn however_many_members_drive_reclaiming_each_is_asked_a_few_hundred_times_a_second_at_most() {
+    // What was there before, what is there now, and the last look: three questions in a grace at the least.
+    let asked_a_second = |members: usize| 3 * members as u64 * 1_000_000 / pause_us(members);
+    assert!([2, 3, 5, 30, 100, 300, 1_000].into_iter().all(|members| asked_a_second(members) <= 300));
+    assert_eq!(pause_us(5), POLL_US, "a few members don't wait for longer");
+}
