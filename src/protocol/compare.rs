@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Bytes of one [`Listed`] on the wire.
-pub const LISTED_BYTES: usize = 20;
+pub const LISTED_BYTES: usize = 24;
 /// The logarithm of the largest number of parts that a leaf is cut into.
 pub const MAX_GRAIN_BITS: u8 = 8;
 
@@ -15,7 +15,7 @@ pub const MAX_GRAIN_BITS: u8 = 8;
 pub type LeafId = (u16, u8);
 
 /// How finely leaves are cut for a comparison, and what makes this one's sums its own: records whose
-/// short marks collide in one comparison don't in the next.
+/// marks collide in one comparison don't in the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grain {
     /// The logarithm of the number of parts of a leaf, at most [`MAX_GRAIN_BITS`].
@@ -25,12 +25,15 @@ pub struct Grain {
 }
 
 impl Grain {
-    /// A record's mark, short: 32 bits of its element and the salt.
+    /// A record's mark: 64 bits of its element and the salt. What a comparison has found equal may be dropped
+    /// elsewhere, so no fewer will do.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "half of a number is what is wanted")]
-    pub const fn mark(self, element: u128) -> u32 {
+    pub const fn mark(self, element: u128) -> u64 {
         let mixed = (element as u64 ^ self.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((mixed ^ (element >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
+        let mixed = (mixed ^ (element >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        // The salt must reach the lower bits, too.
+        mixed ^ mixed >> 32
     }
 
     /// The part of its leaf that a key belongs to, in a cluster of `1 << partition_bits` partitions.
@@ -93,7 +96,7 @@ pub enum Compare {
 pub enum Compared {
     /// Partitions with other roots, and their 64 leaves (the lower half of each), eight bytes each.
     Leaves(Vec<(u16, Vec<u8>)>),
-    /// The sums of the parts of all leaves that were asked for, four bytes each.
+    /// The sums of the parts of all leaves that were asked for, eight bytes each.
     Sums(Vec<u8>),
     /// What is in the parts that were asked for.
     Listed {
@@ -130,7 +133,7 @@ pub struct Listed {
     /// Its time.
     pub time: u64,
     /// Its mark, see [`Grain::mark`].
-    pub mark: u32,
+    pub mark: u64,
 }
 
 impl Listed {
@@ -145,10 +148,10 @@ impl Listed {
     pub fn unpack(bytes: &[u8]) -> impl Iterator<Item = Self> {
         bytes.chunks_exact(LISTED_BYTES).filter_map(|bytes| {
             let (hash, rest) = bytes.split_first_chunk()?;
-            let (time, rest) = rest.split_first_chunk()?;
-            let mark = rest.first_chunk()?;
-            let (hash, time) = (u64::from_le_bytes(*hash), u64::from_le_bytes(*time));
-            Some(Self { hash, time, mark: u32::from_le_bytes(*mark) })
+            let (time, mark) = rest.split_first_chunk()?;
+            let [hash, time, mark] =
+                [hash, time, mark.first_chunk()?].map(|bytes| u64::from_le_bytes(*bytes));
+            Some(Self { hash, time, mark })
         })
     }
 }
@@ -171,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_comes_back(entries in prop::collection::vec(any::<(u64, u64, u32)>(), 0..9)) {
+        fn what_is_packed_comes_back(entries in prop::collection::vec(any::<(u64, u64, u64)>(), 0..9)) {
             let listed = entries.iter().map(|(hash, time, mark)| Listed { hash: *hash, time: *time, mark: *mark });
             let mut bytes = Vec::new();
             listed.clone().for_each(|entry| entry.pack(&mut bytes));
@@ -194,12 +197,19 @@ mod tests {
     #[test]
     fn marks_that_collide_under_one_salt_differ_under_another() {
         let (one, other) = (Grain { bits: 4, salt: 1 }, Grain { bits: 4, salt: 2 });
-        let mut seen = std::collections::BTreeMap::new();
-        let pair = (1u128..).find_map(|n| {
-            let element = n.wrapping_mul(0x1234_5678_9abc_def1_2345_6789_abcd_ef01);
-            seen.insert(one.mark(element), element).map(|before| (before, element))
-        });
-        let (a, b) = pair.unwrap();
+        // The upper half makes up for what the lower half is under one salt.
+        let lower = |half: u64| (half ^ one.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let element = |half: u64| u128::from(lower(half)) << 64 | u128::from(half);
+        let (a, b) = (element(77), element(1 << 60));
+        assert_eq!(one.mark(a), one.mark(b));
         assert_ne!(other.mark(a), other.mark(b));
+    }
+
+    #[test]
+    fn of_many_records_no_two_have_the_same_mark() {
+        let elements = (1..=300_000u128).map(|n| n.wrapping_mul(0x1234_5678_9abc_def1_2345_6789_abcd_ef01));
+        let marks: std::collections::BTreeSet<_> =
+            elements.map(|element| Grain { bits: 4, salt: 1 }.mark(element)).collect();
+        assert_eq!(marks.len(), 300_000);
     }
 }

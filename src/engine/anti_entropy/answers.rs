@@ -174,7 +174,7 @@ impl Engine {
         let mut lists = false;
         for content in answer.listing.leaves.values() {
             match content {
-                Content::Sums(parts) => sums.extend(parts.iter().flat_map(|sum| sum.to_le_bytes())),
+                Content::Sums(parts) => sums.extend(pack(parts.iter().copied())),
                 Content::List(_, list) => {
                     lists = true;
                     // What left the tree here needn't be taken by anybody.

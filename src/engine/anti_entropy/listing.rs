@@ -26,7 +26,7 @@ pub(super) const MAX_ENTRIES: usize = 128 * 1_024;
 #[derive(Debug)]
 pub(super) enum Content {
     /// The sums of its parts.
-    Sums(Vec<u32>),
+    Sums(Vec<u64>),
     /// What is in those parts that are wanted (all, if none is named); the flag marks what is not to
     /// be sent: it left the tree.
     List(Vec<u8>, Vec<(Listed, bool)>),

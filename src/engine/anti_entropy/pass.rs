@@ -445,11 +445,11 @@ impl Engine {
         self.anti_entropy.budget.spend(theirs.len());
         let (grain, bits) = (pass.grain, self.placement.partition_bits());
         let parts = grain.parts();
-        if theirs.len() != pass.own.len() * parts * 4 {
+        if theirs.len() != pass.own.len() * parts * 8 {
             return self.fail_pass(&pass);
         }
-        for ((leaf, entries), theirs) in pass.own.iter().zip(theirs.chunks_exact(parts * 4)) {
-            let mut sums = vec![0u32; parts];
+        for ((leaf, entries), theirs) in pass.own.iter().zip(theirs.chunks_exact(parts * 8)) {
+            let mut sums = vec![0u64; parts];
             // The marks were made with this salt already; only the parts are new.
             for (entry, _) in entries.iter().filter(|(_, settled)| !settled) {
                 if let Some(sum) = sums.get_mut(grain.part(entry.hash, bits)) {
@@ -457,8 +457,8 @@ impl Engine {
                 }
             }
             let mut differ = vec![0u8; parts.div_ceil(8)];
-            let pairs = sums.iter().zip(theirs.as_chunks().0).enumerate();
-            for (part, _) in pairs.filter(|(_, (own, theirs))| **own != u32::from_le_bytes(**theirs)) {
+            let pairs = sums.iter().copied().zip(unpack(theirs)).enumerate();
+            for (part, _) in pairs.filter(|(_, (own, theirs))| own != theirs) {
                 if let Some(byte) = differ.get_mut(part / 8) {
                     *byte |= 1 << (part % 8);
                 }
