@@ -42,7 +42,8 @@ pub(super) fn answer(shared: &Shared, with_roots: bool) -> Result<Convergence, C
     let state = state(shared);
     let core = shared.core.borrow();
     let told = of(&core, &shared.config.name, state).ok_or(ControlError::NoCluster)?;
-    let roots = core.engine.owned_roots().filter(|_| with_roots);
+    // Each is computed when it is asked for.
+    let roots = with_roots.then(|| core.engine.owned_roots()).into_iter().flatten();
     Ok(Convergence { roots: roots.map(|(at, root)| (at, format!("{root:016x}"))).collect(), ..told })
 }
 

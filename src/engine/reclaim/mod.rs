@@ -165,15 +165,6 @@ impl Engine {
         slot.is_some_and(|id| self.records.table.has_any(id, SETTLED | GONE))
     }
 
-    /// Tombstones in memory that the clock has passed, settled ones included. Looks at all records.
-    #[must_use]
-    pub fn tombstones(&self) -> usize {
-        let table = &self.records.table;
-        let slots = table.sweep(0, table.slots()).filter(|id| !table.has_any(*id, SYSTEM | GONE));
-        let dead = slots.filter_map(|id| table.record(id)).filter(|record| !record.kind().is_live());
-        dead.filter(|record| self.is_past(*record)).count()
-    }
-
     /// Members that are away and hold reclaiming back, and how many tombstones of the last batches each.
     pub fn reclaiming_waits_for(&self) -> impl Iterator<Item = (MemberId, usize)> + '_ {
         let is_away = |member: MemberId| {
