@@ -90,7 +90,7 @@ impl Engine {
         self.peer(member).and_then(|peer| peer.link.as_ref()).is_some_and(|known| known.id == link)
     }
 
-    fn link_lost(&mut self, member: MemberId) {
+    pub(super) fn link_lost(&mut self, member: MemberId) {
         let now_us = self.now.mono_us;
         let Some(peer) = self.peer_mut(member) else { return };
         let Some(link) = peer.link.take() else { return };

@@ -5,14 +5,15 @@
 //! owners. So the journal gets a *mark* now and then, and says *settled* once every link has confirmed
 //! after fsync what was queued before the mark. After a kill every record that was journalled since
 //! the last settled mark is hinted to all its other owners; most have it, which costs a message and
-//! changes nothing.
+//! changes nothing. A member that stops in order ends its links itself and settles what it journalled: its
+//! start sends nothing again.
 //!
 //! Invariants: at most one mark waits at a time, so `settled` speaks of the latest one; a link that
 //! ended has left its unconfirmed records as hints in the journal before its mark is settled.
 
-use super::Engine;
 use super::journal::{self, Entry};
 use super::peer::Link;
+use super::{Engine, Mode};
 use crate::model::{KeyHash, KeyRef, MemberId};
 
 /// How far a link was filled: member, link, the last record that was queued.
@@ -82,6 +83,19 @@ impl Engine {
         }
     }
 
+    /// The member stops in order: what is still on its way becomes hints, and a start has nothing else to send. The
+    /// journal's lane is to be appended once more, and no other event may follow.
+    pub fn stop(&mut self) {
+        self.set_mode(Mode::Stopping);
+        let linked: Vec<MemberId> = self.linked().collect();
+        for member in linked {
+            self.link_lost(member);
+        }
+        // A mark may wait already: that one, and one behind all.
+        self.settle_marks();
+        self.settle_marks();
+    }
+
     /// Hints what may not have arrived before this start.
     pub(super) fn hint_unsettled(&mut self) {
         let me = self.identity.member;
@@ -114,6 +128,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::remembered::tests::World;
 
     fn key(number: u8) -> KeyHash {
         KeyRef::new("c", &[number]).unwrap().hash()
@@ -142,5 +157,35 @@ mod tests {
         replay.replayed_record(key(1));
         replay.replayed_mark();
         assert_eq!(replay.take_unsettled(), [key(1)]);
+    }
+
+    #[test]
+    fn who_stopped_in_order_has_nothing_to_send_at_its_start() {
+        let mut world = World::new();
+        world.put(b"k");
+        world.stop(1);
+        world.start_again(1);
+        assert!(world.has(1, b"k"));
+        assert_eq!(world.members[1].engine.hints.pending(), 0);
+    }
+
+    #[test]
+    fn who_was_killed_sends_what_it_journalled_at_last_to_all_other_owners() {
+        let mut world = World::new();
+        world.put(b"k");
+        world.start_again(1);
+        assert_eq!(world.members[1].engine.hints.pending(), 2);
+    }
+
+    #[test]
+    fn who_stops_in_order_hints_what_the_others_have_not_confirmed() {
+        let mut world = World::new();
+        world.syncs = false;
+        world.put(b"k");
+        world.stop(0);
+        world.start_again(0);
+        let hints = &world.members[0].engine.hints;
+        let pending = [1, 2].map(|at| hints.pending_for(world.members[at].engine.identity().member));
+        assert_eq!(pending, [1, 0], "the third one has it fsynced");
     }
 }

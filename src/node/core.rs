@@ -15,8 +15,8 @@ use super::publish::{Asked, Counts};
 use crate::config::MemberConfig;
 use crate::engine::operation::Completion;
 use crate::engine::{self, CheckpointStep, Engine};
-use crate::model::MemberId;
 use crate::model::settings::Sync;
+use crate::model::{MemberId, Now};
 use crate::protocol::introduction::ClusterFacts;
 use crate::security::Credentials;
 use crate::storage::{Journal, Loaded, MAX_APPEND_BYTES, OsDisk, StorageError};
@@ -347,6 +347,20 @@ impl Core {
             outgoing.end.notify_waiters();
             outgoing.end.notify_one();
             self.engine.link_down(member, outgoing.link);
+        }
+    }
+
+    /// Ends all links for good, and the journal with what that leaves. Nothing may be asked of the engine any more.
+    pub(super) fn end(&mut self, now: Now) {
+        for outgoing in self.links.values_mut() {
+            let goodbye = outgoing.writer.queue(FrameKind::Goodbye, b"the member stops");
+            _ = goodbye.and_then(|()| outgoing.writer.try_flush());
+        }
+        self.engine.advance(now);
+        self.engine.stop();
+        // A start without it sends again what may be on its way; the disk threads sync it when they end.
+        if let Err(error) = self.append(now.mono_us) {
+            tracing::warn!(%error, "the journal could not be ended in order");
         }
     }
 

@@ -396,7 +396,7 @@ async fn front_ended(front: &mut Option<tokio::task::JoinHandle<()>>) {
     *front = None;
 }
 
-/// Lets what was begun end, within a deadline: fronts first, then writes, then the journal.
+/// Lets what was begun end, within a deadline: fronts first, then writes, then links and the journal.
 async fn stop(
     shared: &Rc<Shared>,
     http: Option<tokio::task::JoinHandle<()>>,
@@ -428,9 +428,5 @@ async fn stop(
     if tokio::time::timeout(STOP_DEADLINE, ended).await.is_err() {
         tracing::warn!("not everything ended in time; what was acknowledged is on the disk");
     }
-    let mut core = shared.core.borrow_mut();
-    for outgoing in core.links.values_mut() {
-        let goodbye = outgoing.writer.queue(crate::transport::FrameKind::Goodbye, b"the member stops");
-        _ = goodbye.and_then(|()| outgoing.writer.try_flush());
-    }
+    shared.core.borrow_mut().end(shared.clock.now());
 }

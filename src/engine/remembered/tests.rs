@@ -11,8 +11,8 @@ use crate::model::{KeyRef, Now};
 const WALL_MS: u64 = 1_800_000_000_000;
 
 /// A member and what its disk has.
-struct Member {
-    engine: Engine,
+pub(in crate::engine) struct Member {
+    pub(in crate::engine) engine: Engine,
     journal: Vec<Vec<u8>>,
 }
 
@@ -28,17 +28,17 @@ fn start(at: usize, incarnation: u64, now: Now, journal: Vec<Vec<u8>>) -> Member
     Member { engine, journal }
 }
 
-struct World {
-    members: Vec<Member>,
+pub(in crate::engine) struct World {
+    pub(in crate::engine) members: Vec<Member>,
     links: Vec<(usize, usize, u64)>,
     last_link: u64,
     now_us: u64,
     /// Whether the second member's disk syncs.
-    syncs: bool,
+    pub(in crate::engine) syncs: bool,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(in crate::engine) fn new() -> Self {
         let now = Now { wall_ms: WALL_MS, mono_us: 0 };
         let mut members: Vec<Member> = (0..3).map(|at| start(at, 1, now, Vec::new())).collect();
         let entries = (0..3).map(|at| (ROSTER, entry_key(entry(at).id()), entry(at).encode()));
@@ -107,14 +107,14 @@ impl World {
     }
 
     /// Stores a key at the first member.
-    fn put(&mut self, key: &[u8]) {
+    pub(in crate::engine) fn put(&mut self, key: &[u8]) {
         let key = KeyRef::new("c", key).unwrap();
         let change = Change::Set { value: b"v", expiry_ms: None };
         self.members[0].engine.write(NOBODY, Write { key, change, level: Some(Level::One), after: 0 });
         self.carry();
     }
 
-    fn has(&self, at: usize, key: &[u8]) -> bool {
+    pub(in crate::engine) fn has(&self, at: usize, key: &[u8]) -> bool {
         self.members[at].engine.peek(KeyRef::new("c", key).unwrap()).is_some()
     }
 
@@ -127,6 +127,19 @@ impl World {
         journal.truncate(kept);
         let incarnation = self.members[at].engine.identity().incarnation + 1;
         self.members[at] = start(at, incarnation, self.now(), journal);
+    }
+
+    /// A member's process stops in order.
+    pub(in crate::engine) fn stop(&mut self, at: usize) {
+        let Member { engine, journal } = &mut self.members[at];
+        engine.stop();
+        journal.push(std::mem::take(&mut engine.lanes.journal));
+    }
+
+    /// A process that ended starts with all that its journal has. It is not linked yet.
+    pub(in crate::engine) fn start_again(&mut self, at: usize) {
+        let kept = self.members[at].journal.len();
+        self.restart(at, kept);
     }
 
     fn shortfall(&self, at: usize) -> Option<Shortfall> {
