@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) has_hints: Option<bool>,
     /// It was told on the present link that this member has hints for it.
     pub(super) told_hints: bool,
+    /// When the last hint went to it, or a repair came from it, in microseconds.
+    pub(super) hinted_us: u64,
     /// It could not stamp when it was asked: others are asked first before this time in microseconds.
     pub(super) not_ready_until_us: u64,
     /// Liveness says that it is dead. Never heard is not dead.
@@ -83,6 +85,7 @@ impl Peer {
             linked_us: 0,
             has_hints: None,
             told_hints: false,
+            hinted_us: 0,
             not_ready_until_us: 0,
             dead: false,
             unresponsive: false,

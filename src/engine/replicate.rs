@@ -24,7 +24,7 @@ const RECORDS_AT_ONCE: usize = 64;
 const HINTS_AT_ONCE: usize = 16;
 /// Such looks in one tick, while no client waits and while some do; fewer when the records are large, see
 /// [`HINTS_WAIT_BYTES`].
-const HINT_LOOKS: (usize, usize) = (128, 44);
+const HINT_LOOKS: (usize, usize) = (128, 64);
 /// Bytes of waiting records above which no hints are added.
 const HINTS_WAIT_BYTES: usize = 256 << 10;
 /// Microseconds without hints to a member that refused a record.
@@ -276,6 +276,9 @@ impl Engine {
                 return senseless.map_or(Ok(()), Err);
             }
             self.records.table.warm(batch.iter().map(|(.., hash)| *hash));
+            if batch.iter().any(|(_, purpose, ..)| *purpose == Purpose::Repair) {
+                self.note_hinted(member);
+            }
             for (number, purpose, record, hash) in &batch {
                 let verdict = self.take_record(member, *purpose, *record, *hash, same_placement);
                 let position = self.end();
@@ -297,6 +300,13 @@ impl Engine {
             if let Some(error) = senseless {
                 return Err(error);
             }
+        }
+    }
+
+    fn note_hinted(&mut self, member: MemberId) {
+        let now_us = self.now.mono_us;
+        if let Some(peer) = self.peer_mut(member) {
+            peer.hinted_us = now_us;
         }
     }
 
@@ -446,7 +456,9 @@ impl Engine {
     }
 
     fn send_next_hints(&mut self, member: MemberId) {
-        for (hash, key) in self.hints.next(member, HINTS_AT_ONCE) {
+        let next = self.hints.next(member, HINTS_AT_ONCE);
+        self.records.table.warm(next.iter().map(|(hash, _)| *hash));
+        for (hash, key) in next {
             let Some(key) = key.key() else { continue };
             match self.records.standing(key, hash) {
                 Standing::Here(slot) => self.send_hint(member, slot, hash),
@@ -461,11 +473,12 @@ impl Engine {
     pub(super) fn send_hint(&mut self, member: MemberId, slot: super::table::SlotId, hash: KeyHash) {
         let Some(version) = self.hints.version(member, hash) else { return };
         let Some(at) = self.peer_index.get(&member).copied() else { return };
-        let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
-        let sent = link.zip(self.records.table.record(slot)).and_then(|(link, record)| {
+        let Some(peer) = self.peers.get_mut(at) else { return };
+        let sent = peer.link.as_mut().zip(self.records.table.record(slot)).and_then(|(link, record)| {
             let sent = link.push_record(Purpose::Repair, record, hash, Some(version));
             sent.map(|_| record.bytes().len())
         });
+        peer.hinted_us = self.now.mono_us;
         match sent {
             Some(bytes) => self.note_repair(bytes),
             None => self.hints.again(member, hash),

@@ -9,6 +9,7 @@ use crate::engine::{Engine, PageFilter};
 use crate::model::{KeyHash, Record, RecordRef};
 use crate::protocol::compare::{Compare, LeafId, Listed, pack};
 use crate::protocol::frame::Purpose;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub(super) const FIRST_HASHES: usize = 1_024;
 const MAX_HASHES: usize = 8_192;
 /// Hashes in one request for records from redb, which is walked through for them.
 const STORED_HASHES: usize = 32_768;
+/// Fetched records whose keys are looked for together, see [`Table::warm`](crate::engine::table::Table::warm).
+const MERGED_AT_ONCE: usize = 64;
 /// Bytes that may wait for the peer while records are pushed.
 const WAITING_BYTES: usize = 512 << 10;
 
@@ -82,15 +85,27 @@ impl Engine {
     /// Merges what was fetched, and tells of which keys; says whether it was records all through.
     pub(super) fn merge_fetched(&mut self, records: &[u8], mut of: impl FnMut(KeyHash)) -> bool {
         let mut rest = records;
-        while let Ok((record, tail)) = RecordRef::parse(rest) {
-            rest = tail;
-            of(record.key_hash());
-            if !record.collection().starts_with(crate::model::key::SYSTEM_PREFIX) {
-                self.counters.repairs_taken += 1;
-                self.merge(record, record.key_hash());
+        let mut batch: SmallVec<[_; MERGED_AT_ONCE]> = SmallVec::new();
+        loop {
+            batch.clear();
+            while batch.len() < MERGED_AT_ONCE
+                && let Ok((record, tail)) = RecordRef::parse(rest)
+            {
+                rest = tail;
+                batch.push((record, record.key_hash()));
+            }
+            if batch.is_empty() {
+                return rest.is_empty();
+            }
+            self.records.table.warm(batch.iter().map(|(_, hash)| *hash));
+            for (record, hash) in &batch {
+                of(*hash);
+                if !record.collection().starts_with(crate::model::key::SYSTEM_PREFIX) {
+                    self.counters.repairs_taken += 1;
+                    self.merge(*record, *hash);
+                }
             }
         }
-        rest.is_empty()
     }
 
     pub(super) fn push(&mut self, mut pass: Pass) {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Bytes of records in one answer, unless a single one has more.
 const ANSWER_BYTES: usize = 512 << 10;
+/// Keys of one request that are looked for together, see [`Table::warm`](crate::engine::table::Table::warm).
+const FOUND_AT_ONCE: usize = 64;
 
 /// A walk through redb for records that a peer wants.
 #[derive(Debug)]
@@ -55,26 +57,26 @@ impl Engine {
     }
 
     fn fetch_from_table(&self, hashes: &[u8]) -> Compared {
+        let table = &self.records.table;
         let (mut records, mut stored, mut done) = (Vec::new(), Vec::new(), 0);
-        for hash in unpack(hashes) {
-            match self.records.table.find_hash(KeyHash(hash)) {
-                Some(id) => {
-                    let table = &self.records.table;
-                    if table.has(id, UNRESOLVED) {
-                        break;
+        'all: for some in hashes.chunks(FOUND_AT_ONCE * size_of::<u64>()) {
+            table.warm(unpack(some).map(KeyHash));
+            for hash in unpack(some) {
+                match table.find_hash(KeyHash(hash)) {
+                    Some(id) if table.has(id, UNRESOLVED) => break 'all,
+                    Some(id) => {
+                        let sendable = table.record(id).filter(|_| !table.has_any(id, SYSTEM | SETTLED));
+                        let bytes = sendable.map(RecordRef::bytes).unwrap_or_default();
+                        if !records.is_empty() && records.len() + bytes.len() > ANSWER_BYTES {
+                            break 'all;
+                        }
+                        records.extend_from_slice(bytes);
                     }
-                    let sendable = !table.has_any(id, SYSTEM | SETTLED);
-                    let bytes =
-                        table.record(id).filter(|_| sendable).map(RecordRef::bytes).unwrap_or_default();
-                    if !records.is_empty() && records.len() + bytes.len() > ANSWER_BYTES {
-                        break;
-                    }
-                    records.extend_from_slice(bytes);
+                    None if self.records.evicted_count(KeyHash(hash)) > 0 => stored.push(hash),
+                    None => {}
                 }
-                None if self.records.evicted_count(KeyHash(hash)) > 0 => stored.push(hash),
-                None => {}
+                done += 1;
             }
-            done += 1;
         }
         Compared::Fetched { records, done, stored: pack(stored) }
     }

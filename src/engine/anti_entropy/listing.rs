@@ -17,8 +17,10 @@ use std::collections::BTreeMap;
 
 /// Shadowing slots that redb is asked about after one listing.
 const MAX_SHADOWS: usize = 256;
-/// Slots that are looked at in one turn.
+/// Slots that are looked at in one turn, and records of wanted leaves among them: clients wait meanwhile, and
+/// each record that was not touched lately costs waiting for memory.
 const SLOTS: u32 = 8_192;
+const RECORDS: usize = 512;
 /// Entries of a list: what comes behind a leaf that goes beyond it waits for another list.
 pub(super) const MAX_ENTRIES: usize = 128 * 1_024;
 
@@ -109,18 +111,21 @@ impl Listing {
     fn walk_on(&mut self, records: &Records) {
         let slots = u32::try_from(records.table.slots()).unwrap_or(u32::MAX);
         let end = slots.min(self.slot.saturating_add(SLOTS));
-        for id in (self.slot..end).map(SlotId) {
+        let mut looked_at = 0;
+        while self.slot < end && looked_at < RECORDS {
+            let id = SlotId(self.slot);
+            self.slot += 1;
             let hash = records.table.hash(id);
             if !self.wants(hash) || records.table.is_system_or_empty(id) {
                 continue;
             }
+            looked_at += 1;
             if records.table.has(id, SHADOW) && self.shadows.len() < MAX_SHADOWS {
                 self.shadows.push(id);
             }
             self.look_at(id, hash, records);
         }
-        self.slot = end;
-        self.is_walked = end == slots;
+        self.is_walked = self.slot >= slots;
     }
 
     fn look_again(&mut self, records: &Records) {

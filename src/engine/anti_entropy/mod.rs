@@ -9,8 +9,8 @@
 //! One pass is under way at a time. Each peer's turn comes at once when a link to it comes up or the placement
 //! changes (if both ends begin, nothing is done twice but the looking), and then every [`ROUND_US`].
 //! What is exchanged is paced by the setting `repair_bytes_per_second`, and so are hints. What hints carry is not
-//! fetched a second time: a pass waits for them, for [`HINTS_US`] at most; and a peer that has just started compares
-//! by itself first.
+//! fetched a second time, from whomever: passes with peers whose links have just come up wait while hints come, from
+//! any of them, for [`HINTS_US`] at most; and a peer that has just started compares by itself first.
 //!
 //! What a pass may rest on: records that are under way in both directions make trees differ for moments. So
 //! what differs is looked at twice, [`AGAIN_US`] apart, and only leaves that differed both times are listed.
@@ -20,8 +20,6 @@ mod exchange;
 mod fetching;
 mod listing;
 mod pass;
-#[cfg(test)]
-mod tests;
 
 pub(super) use answers::lower;
 pub(super) use fetching::Fetching;
@@ -41,8 +39,10 @@ const RETRY_US: u64 = 1_000_000;
 /// Microseconds that the member with the higher id waits for the other one to begin when their link
 /// has come up: one pass repairs both.
 const YIELD_US: u64 = 3_000_000;
-/// Microseconds after a link came up during which no pass begins while hints are on their way over it.
-const HINTS_US: u64 = 10_000_000;
+/// Microseconds after a link came up during which a pass waits for hints.
+const HINTS_US: u64 = 30_000_000;
+/// Microseconds after which hints of which none was sent are not waited for any more.
+const HINTS_REST_US: u64 = 3_000_000;
 /// Microseconds between the two looks at what differs.
 const AGAIN_US: u64 = 100_000;
 
@@ -152,12 +152,17 @@ impl Engine {
         }
     }
 
-    /// Puts off the turns of peers that hints come from or go to, or that have just started.
+    /// Puts off the turns of peers whose links have just come up: of all while hints come from any, of those that
+    /// hints go to, and of those that have just started.
     fn wait_for_hints(&mut self) {
         let (now, me, starts) = (self.now.mono_us, self.identity.member, self.is_catching_up());
-        for peer in self.peers.iter_mut().filter(|peer| now < peer.linked_us + HINTS_US) {
-            let hints = peer.has_hints != Some(false) || self.hints.pending_for(peer.member) > 0;
-            if hints || peer.catching_up && !starts {
+        let is_new = |peer: &Peer| now < peer.linked_us + HINTS_US;
+        let moves = |peer: &Peer| now < peer.linked_us.max(peer.hinted_us) + HINTS_REST_US;
+        let brings = |peer: &Peer| peer.is_reachable() && peer.has_hints != Some(false) && moves(peer);
+        let hints_come = self.peers.iter().any(|peer| is_new(peer) && brings(peer));
+        for peer in self.peers.iter_mut().filter(|peer| is_new(peer)) {
+            let hints_go = self.hints.pending_for(peer.member) > 0 && moves(peer);
+            if hints_come || hints_go || peer.catching_up && !starts {
                 let begins = starts || !peer.catching_up && me < peer.member;
                 let wait_us = if begins { 0 } else { YIELD_US };
                 peer.compared.due_us = peer.compared.due_us.max(now + 1 + wait_us);
@@ -251,3 +256,6 @@ impl Engine {
         self.peer(member).is_some_and(|peer| peer.compared.last.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests;

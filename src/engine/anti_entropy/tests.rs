@@ -9,6 +9,8 @@ use crate::model::record::Pair;
 use crate::model::{KeyHash, KeyRef, Timestamp};
 use crate::protocol::compare::{Compare, Compared, Grain, pack};
 
+mod hints;
+
 /// Three complete members, all linked, that hold the same; of the first one's records most are in redb only.
 fn world(bits: u8, records: usize) -> World {
     let mut world = World::with_table(bits, records, 2_000);

@@ -55,7 +55,7 @@ impl World {
         world
     }
 
-    fn link(&mut self, one: usize, other: usize) {
+    pub(in crate::engine) fn link(&mut self, one: usize, other: usize) {
         self.last_link += 1;
         for (at, peer) in [(one, other), (other, one)] {
             let who = self.members[peer].engine.identity();
@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    fn carry(&mut self) {
+    pub(in crate::engine) fn carry(&mut self) {
         let mut quiet = false;
         while !std::mem::replace(&mut quiet, true) {
             for (at, Member { engine, journal }) in self.members.iter_mut().enumerate() {
@@ -89,7 +89,7 @@ impl World {
         }
     }
 
-    fn pass(&mut self, time_ms: u64) {
+    pub(in crate::engine) fn pass(&mut self, time_ms: u64) {
         let end_us = self.now_us + 1_000 * time_ms;
         while self.now_us < end_us {
             self.now_us += TICK_US;
@@ -108,8 +108,12 @@ impl World {
 
     /// Stores a key at the first member.
     pub(in crate::engine) fn put(&mut self, key: &[u8]) {
+        self.put_value(key, b"v");
+    }
+
+    pub(in crate::engine) fn put_value(&mut self, key: &[u8], value: &[u8]) {
         let key = KeyRef::new("c", key).unwrap();
-        let change = Change::Set { value: b"v", expiry_ms: None };
+        let change = Change::Set { value, expiry_ms: None };
         self.members[0].engine.write(NOBODY, Write { key, change, level: Some(Level::One), after: 0 });
         self.carry();
     }
