@@ -16,7 +16,7 @@
 #[path = "../support/members.rs"]
 mod members;
 #[path = "../simulator/random.rs"]
-#[allow(dead_code, reason = "the simulator needs more of it")]
+#[allow(dead_code, reason = "each test program uses its own part")]
 mod random;
 #[path = "../support/wires.rs"]
 mod wires;

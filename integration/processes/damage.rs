@@ -5,19 +5,13 @@ use crate::members::{Group, Member, PATIENCE, Plan, until};
 use kith::client::WriteOptions;
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 /// Values that fill the smallest journal there may be.
 const LARGE: usize = 36;
 const LARGE_BYTES: usize = 512 << 10;
-
-async fn metric(member: &Member, name: &str) -> Result<f64, String> {
-    let answer = reqwest::get(member.url("/metrics")).await.map_err(|error| error.to_string())?;
-    let text = answer.text().await.map_err(|error| error.to_string())?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|number| number.parse().ok()).ok_or_else(|| format!("there is no {name}"))
-}
 
 fn large_key(number: usize) -> Vec<u8> {
     format!("large/{number:02}").into_bytes()
@@ -27,8 +21,12 @@ fn large_value(number: usize) -> Vec<u8> {
     (0..LARGE_BYTES).map(|at| u8::try_from((at * 7 + number) % 251).unwrap()).collect()
 }
 
-/// Three members with records in their stores and others in their journals.
-async fn filled() -> (Group, Model) {
+/// Where the segments of a journal ended.
+type Ends = BTreeMap<PathBuf, usize>;
+
+/// Three members with records in their stores and others in their journals; where those of the last member
+/// ended meanwhile.
+async fn filled() -> (Group, Model, Ends) {
     let group = Group::ready(3, &Plan { journal_bytes: Some("16MiB"), ..Plan::default() }).await;
     let client = group[0].client();
     let mut model = import(&client, "stored", 1_000).await;
@@ -37,15 +35,18 @@ async fn filled() -> (Group, Model) {
         client.put(DEFAULT, &large_key(number), value, &WriteOptions::default()).await.unwrap();
     }
     until("the store of the last member has records", PATIENCE, async || {
-        match metric(&group[2], "kith_checkpoints_total").await? {
+        match group[2].metric("kith_checkpoints_total").await? {
             0.0 => Err("no checkpoint".to_owned()),
             _ => Ok(()),
         }
     })
     .await;
-    model.extend(import(&client, "journal", 1_000).await);
+    model.extend(import(&client, "journal", 500).await);
     group.until_no_hints().await;
-    (group, model)
+    let ends = ends_of_journal(&group[2]);
+    model.extend(import(&client, "later", 500).await);
+    group.until_no_hints().await;
+    (group, model, ends)
 }
 
 fn store(member: &Member) -> PathBuf {
@@ -63,6 +64,15 @@ fn segments(member: &Member) -> Vec<PathBuf> {
     segments
 }
 
+/// Where each segment ends: zeros are written ahead of what is appended.
+fn ends_of_journal(member: &Member) -> Ends {
+    let end = |path: &PathBuf| {
+        let content = fs::read(path).unwrap();
+        content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+    };
+    segments(member).into_iter().map(|path| (path.clone(), end(&path))).collect()
+}
+
 /// Flips a bit in every so many bytes.
 fn flip_bits(path: &PathBuf, every: usize) {
     let mut content = fs::read(path).unwrap();
@@ -75,15 +85,19 @@ fn flip_bits(path: &PathBuf, every: usize) {
 
 /// The last member is stopped, its files are damaged, and it is started. It must say so in these words,
 /// hold everything again, and keep what was damaged if anything was.
-async fn rebuilds(damage: impl FnOnce(&Member), words: &[&str], aside: Option<&str>) {
-    let (mut group, model) = filled().await;
+async fn rebuilds(damage: impl FnOnce(&Member, &Ends), words: &[&str], aside: Option<&str>) {
+    let (mut group, model, ends) = filled().await;
     assert!(group[2].stop().await.success());
-    damage(&group[2]);
+    damage(&group[2], &ends);
     group.start();
     group[2].until_ready().await;
     let warnings = group[2].status().await.unwrap().warnings.join("\n");
     assert!(words.iter().all(|word| warnings.contains(word)), "{warnings}");
-    assert!(metric(&group[2], "kith_storage_problems").await.unwrap() >= 1.0);
+    until("its metrics tell, too", PATIENCE, async || {
+        let problems = group[2].metric("kith_storage_problems").await?;
+        if problems >= 1.0 { Ok(()) } else { Err(problems.to_string()) }
+    })
+    .await;
     assert!(words.iter().all(|word| group[2].log().contains(word)));
     if let Some(aside) = aside {
         let names = fs::read_dir(group[2].data()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -94,8 +108,8 @@ async fn rebuilds(damage: impl FnOnce(&Member), words: &[&str], aside: Option<&s
         );
     }
     until("it is a complete owner of all that it owns", PATIENCE, async || {
-        let owned = metric(&group[2], "kith_owned_partitions").await?;
-        let complete = metric(&group[2], "kith_complete_partitions").await?;
+        let owned = group[2].metric("kith_owned_partitions").await?;
+        let complete = group[2].metric("kith_complete_partitions").await?;
         if owned > 0.0 && complete >= owned { Ok(()) } else { Err(format!("{complete} of {owned}")) }
     })
     .await;
@@ -114,7 +128,7 @@ async fn rebuilds(damage: impl FnOnce(&Member), words: &[&str], aside: Option<&s
 #[tokio::test]
 async fn a_store_with_flipped_bits_is_rebuilt_from_the_others() {
     rebuilds(
-        |member| flip_bits(&store(member), 100_000),
+        |member, _| flip_bits(&store(member), 100_000),
         &["records.redb", "set aside"],
         Some("redb.damaged-"),
     )
@@ -123,18 +137,18 @@ async fn a_store_with_flipped_bits_is_rebuilt_from_the_others() {
 
 #[tokio::test]
 async fn a_store_that_is_no_store_any_more_is_rebuilt_from_the_others() {
-    let damage = |member: &Member| fs::write(store(member), vec![b'x'; 70_000]).unwrap();
+    let damage = |member: &Member, _: &Ends| fs::write(store(member), vec![b'x'; 70_000]).unwrap();
     rebuilds(damage, &["records.redb", "set aside"], Some("redb.damaged-")).await;
 }
 
 #[tokio::test]
 async fn a_store_that_is_gone_is_rebuilt_from_the_others() {
-    rebuilds(|member| fs::remove_file(store(member)).unwrap(), &["record store is gone"], None).await;
+    rebuilds(|member, _| fs::remove_file(store(member)).unwrap(), &["record store is gone"], None).await;
 }
 
 #[tokio::test]
 async fn a_journal_with_flipped_bits_is_rebuilt_from_the_others() {
-    let damage = |member: &Member| {
+    let damage = |member: &Member, _: &Ends| {
         // The last one may be too young to hold anything. What follows the bit shows that it is no torn end.
         let largest = segments(member).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
         let largest = largest.unwrap();
@@ -148,10 +162,25 @@ async fn a_journal_with_flipped_bits_is_rebuilt_from_the_others() {
 
 #[tokio::test]
 async fn a_journal_that_is_gone_is_rebuilt_from_the_others() {
-    let damage = |member: &Member| {
+    let damage = |member: &Member, _: &Ends| {
         for segment in segments(member) {
             fs::remove_file(segment).unwrap();
         }
     };
     rebuilds(damage, &["journal", "gone"], None).await;
+}
+
+#[tokio::test]
+async fn a_journal_of_which_the_disk_kept_less_than_it_said_is_found_out_by_the_others_and_rebuilt() {
+    let damage = |member: &Member, ends: &Ends| {
+        let mut lost = 0;
+        for segment in segments(member) {
+            let mut content = fs::read(&segment).unwrap();
+            let kept = content.iter_mut().skip(ends.get(&segment).copied().unwrap_or(0));
+            lost += kept.map(std::mem::take).filter(|byte| *byte != 0).count();
+            fs::write(&segment, content).unwrap();
+        }
+        assert!(lost > 10_000, "the later records are in the journal: {lost}");
+    };
+    rebuilds(damage, &["the disk lost what it had said to have synced"], None).await;
 }

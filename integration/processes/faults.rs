@@ -1,11 +1,12 @@
 //! Kills, pauses and cuts of members that serve. Many of them at random are in `integration/kills`.
 
 use crate::load::{Load, Model, check, import, until_everywhere};
-use crate::members::{Group, PATIENCE, Plan};
+use crate::members::{Group, PATIENCE, Plan, until};
 use crate::wires::{Cut, Wires};
 use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
+use kith::node::handle::status::Link;
 use std::time::{Duration, Instant};
 
 /// Within this time others promise to see that a process was killed, on a machine with room to spare.
@@ -120,7 +121,7 @@ async fn with_one_of_two_owners_dead_available_goes_on_and_quorum_and_all_tell_w
 }
 
 #[tokio::test]
-async fn a_member_that_was_cut_off_catches_up_when_the_cut_heals_and_so_do_the_others() {
+async fn a_member_that_was_cut_off_loudly_silently_one_way_or_now_and_then_catches_up_and_so_do_the_others() {
     let mut group = Group::empty().await;
     group.add_together(3, &Plan::default());
     let wires = Wires::between(&mut group).await;
@@ -128,13 +129,16 @@ async fn a_member_that_was_cut_off_catches_up_when_the_cut_heals_and_so_do_the_o
     wires.learn(&group);
     group.until_ready().await;
     let mut model = import(&group[0].client(), "before", 300).await;
-    for (round, cut) in [Cut::Loud, Cut::Silent].into_iter().enumerate() {
+    for (round, cut) in [Cut::Loud, Cut::Silent, Cut::OneWay].into_iter().enumerate() {
         wires.cut(cut, &["member3"]);
         for index in [0, 1] {
             group[index].until_sees("member3", false, PATIENCE).await;
         }
-        group[2].until_sees("member1", false, PATIENCE).await;
-        group[2].until_sees("member2", false, PATIENCE).await;
+        // One way it still hears the others.
+        if cut != Cut::OneWay {
+            group[2].until_sees("member1", false, PATIENCE).await;
+            group[2].until_sees("member2", false, PATIENCE).await;
+        }
         // Both sides stay writable.
         model.extend(import(&group[0].client(), &format!("majority{round}"), 300).await);
         model.extend(import(&group[2].client(), &format!("minority{round}"), 300).await);
@@ -144,6 +148,23 @@ async fn a_member_that_was_cut_off_catches_up_when_the_cut_heals_and_so_do_the_o
         until_all_agree(&group, &model).await;
         eprintln!("after a {cut:?} cut all members agreed {:?} after it healed", healed.elapsed());
     }
+    for round in 0..5 {
+        for link in [Link::Down, Link::Up] {
+            match link {
+                Link::Down => wires.cut(Cut::Loud, &["member3"]),
+                Link::Up => wires.heal(),
+            }
+            until(&format!("the link is {link:?}"), PATIENCE, async || {
+                let peer = group[0].peer("member3").await?;
+                if peer.link == link { Ok(()) } else { Err(format!("{peer:?}")) }
+            })
+            .await;
+            model.extend(import(&group[0].client(), &format!("flapping{round}{link:?}"), 50).await);
+            model.extend(import(&group[2].client(), &format!("other side{round}{link:?}"), 50).await);
+        }
+    }
+    group.until_ready().await;
+    until_all_agree(&group, &model).await;
     let cluster = group[0].client().cluster().await.unwrap();
     assert_eq!(cluster.members.len(), 3, "{cluster:?}");
 }

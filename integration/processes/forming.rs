@@ -1,8 +1,8 @@
 //! How clusters come to be, grow, and come back.
 
 use crate::load::{check, import};
-use crate::members::{Group, Member, PATIENCE, Plan, free_address, until};
-use kith::client::ClientError;
+use crate::members::{Group, Member, PATIENCE, Plan, until};
+use kith::client::{ClientError, ListingQuery};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use kith::node::handle::status::{InitRequest, Standing, State};
@@ -214,6 +214,14 @@ async fn before_a_cluster_exists_data_is_refused_and_init_creates_it_once() {
     client.live().await.unwrap();
     client.ready().await.unwrap_err();
 
+    for (content, word) in
+        [("replication_factor=0", "from 1 to"), ("replication_factr=1", "`replication_factor`")]
+    {
+        let refused = group[0].kith(&["init", content]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(word), "{refused:?}");
+    }
+    assert_eq!(group[0].status().await.unwrap().state, State::NoCluster);
     let made = group[0].kith(&["init", "--partitions", "64", "replication_factor=1"]);
     assert!(made.status.success(), "{made:?}");
     group[0].until_ready().await;
@@ -238,21 +246,16 @@ async fn before_a_cluster_exists_data_is_refused_and_init_creates_it_once() {
 }
 
 #[tokio::test]
-async fn joining_through_a_dead_address_fails_clearly_and_through_a_live_one_works_and_may_be_repeated() {
+async fn joining_through_a_dead_member_fails_clearly_and_through_live_ones_works_and_may_be_repeated() {
     let mut group = Group::empty().await;
-    group.add("first", Plan::default());
-    group.add("second", Plan::default());
-    group.start();
+    for name in ["first", "second", "third"] {
+        group.add(name, Plan::default());
+    }
+    group[0].start();
+    group[1].start();
     group[0].until_answering().await;
     group[1].until_answering().await;
-
-    let dead = free_address().to_string();
-    let refused = group[1].kith(&["join", &dead]);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(message.contains("no member answered") && message.contains(&dead), "{message}");
-
-    let first = group[0].peers.to_string();
+    let (first, second) = (group[0].peers.to_string(), group[1].peers.to_string());
     let too_early = group[1].kith(&["join", &first]);
     assert_eq!(too_early.status.code(), Some(1), "{too_early:?}");
     assert!(String::from_utf8_lossy(&too_early.stderr).contains("kith init"), "{too_early:?}");
@@ -264,12 +267,32 @@ async fn joining_through_a_dead_address_fails_clearly_and_through_a_live_one_wor
         assert!(joined.status.success(), "{joined:?}");
     }
     group.until_ready().await;
-    let cluster = group[1].client().cluster().await.unwrap();
-    assert_eq!(cluster.members.len(), 2, "{cluster:?}");
+
+    group[1].kill();
+    group[2].start();
+    group[2].until_answering().await;
+    let refused = group[2].kith(&["join", &second]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("no member answered") && message.contains(&second), "{message}");
+    assert_eq!(group[2].status().await.unwrap().state, State::NoCluster);
+
+    // Twice at once, through two members.
+    group[1].start();
+    group[1].until_ready().await;
+    let third = group[2].client();
+    let (one, other) = tokio::join!(third.join(&first), third.join(&second));
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    group.until_ready().await;
+    for member in &group.members {
+        let cluster = member.client().cluster().await.unwrap();
+        let names: Vec<&str> = cluster.members.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["first", "second", "third"]);
+    }
 }
 
 #[tokio::test]
-async fn a_fourth_member_joins_a_cluster_with_data_and_every_key_is_readable_everywhere() {
+async fn a_fourth_member_joins_a_cluster_with_data_and_takes_its_share_of_it() {
     const KEYS: usize = 10_000;
     let plan = Plan::default().setting("replication_factor", "2");
     let mut group = Group::ready(3, &plan).await;
@@ -288,4 +311,20 @@ async fn a_fourth_member_joins_a_cluster_with_data_and_every_key_is_readable_eve
     for member in &group.members {
         check(member, Level::One, &model).await.unwrap();
     }
+    // The others keep what is theirs: two copies of everything, all in all.
+    until("the data has moved", PATIENCE, async || {
+        let mut shares = Vec::new();
+        for member in &group.members {
+            let query = ListingQuery { prefix: Vec::new(), after: None, limit: KEYS, values: false };
+            let held = member.client().list_held(DEFAULT, &query).await.map_err(|error| error.to_string())?;
+            shares.push(held.entries.len());
+        }
+        let is_shared = shares.iter().all(|share| *share > KEYS / 4);
+        if is_shared && shares.iter().sum::<usize>() == 2 * KEYS {
+            Ok(())
+        } else {
+            Err(format!("{shares:?}"))
+        }
+    })
+    .await;
 }

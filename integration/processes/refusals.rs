@@ -6,8 +6,13 @@ use kith::client::WriteOptions;
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use kith::node::handle::status::{Link, State};
+use kith::protocol::introduction::{ClusterFacts, Control, Introduction};
+use kith::protocol::message::{self, Message, Request};
+use kith::security::{ClusterKeys, Credentials, Handshake, Identity, Keyring, ProtocolRange, Role, Secret};
 use std::fs;
 use std::path::Path;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A cluster of one member, ready, and a second member that looks for a cluster there.
 async fn pair(plan: impl FnOnce(Plan) -> Plan) -> Group {
@@ -116,6 +121,95 @@ async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
         assert!(!member.log().contains("altogether"), "a secret is in the log of {}", member.name);
     }
     is_kept_out(&group).await;
+}
+
+/// Sends these bytes, and gives all that comes until the other side hangs up.
+async fn answer_to(member: &Member, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(member.peers).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    // A connection that was reset is closed, too.
+    assert!(read.is_ok(), "it was not hung up");
+    answer
+}
+
+#[tokio::test]
+async fn whoever_does_not_know_the_secret_is_refused_whatever_it_asks() {
+    let mut group = Group::ready(2, &Plan::default()).await;
+    group[0].client().put(DEFAULT, b"key", "value".into(), &WriteOptions::default()).await.unwrap();
+    let before = group[0].client().cluster().await.unwrap();
+    let credentials = |secret: &str| {
+        let cluster = Plan::default().cluster;
+        let keys = ClusterKeys::derive(&Secret::parse(secret).unwrap(), &cluster).unwrap();
+        Credentials {
+            identity: Identity::generate([9; 32]).unwrap(),
+            keyring: Keyring::new(keys, None),
+            cluster,
+            protocol: ProtocolRange { min: 1, max: u16::MAX },
+        }
+    };
+    let introduction = Introduction {
+        cluster: Some(ClusterFacts { id: 7, name: before.name.clone(), partition_bits: 8 }),
+        name: "stranger".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
+        http_address: "127.0.0.1:2".to_owned(),
+        zone: String::new(),
+        incarnation: 1,
+        life: 1,
+        wall_ms: 0,
+        bootstrap: true,
+    };
+    let introduction = introduction.encode().unwrap();
+    // Nothing can be asked before the secret is proved, as what one ever comes.
+    let stranger = credentials("not the secret of this cluster");
+    for role in [Role::Member, Role::Joining] {
+        let to = group[0].peers.to_string();
+        let link = kith::transport::connect(&to, &stranger, role, &introduction, PATIENCE).await;
+        let error = link.unwrap_err().to_string();
+        assert!(error.contains("different cluster secrets"), "{error}");
+    }
+
+    // Nor does it help to leave the proof out: everything that members say, in the clear, at once or after the
+    // first half of a handshake that began well.
+    let read = Request::Read { collection: DEFAULT.to_owned(), key: b"key".to_vec() };
+    let asked: Vec<Vec<u8>> = [Control::Join, Control::Claim, Control::Release]
+        .iter()
+        .map(|control| control.encode().unwrap())
+        .chain(
+            [Message::Request(1, read), Message::Request(2, Request::System { records: Vec::new() })]
+                .iter()
+                .map(|message| {
+                    let mut bytes = Vec::new();
+                    message::encode(&mut bytes, message).unwrap();
+                    bytes
+                }),
+        )
+        .chain([b"GET / HTTP/1.1\r\n\r\n".to_vec(), b"*1\r\n$4\r\nPING\r\n".to_vec(), vec![0xff; 200_000]])
+        .collect();
+    let mut hello = Vec::new();
+    let known = credentials(&Plan::default().secret);
+    Handshake::initiator(&known, Role::Member, &introduction, &mut hello).unwrap();
+    for request in &asked {
+        for begun in [&[][..], &hello] {
+            let answer = answer_to(&group[0], &[begun, request].concat()).await;
+            let said = |secret: &[u8]| answer.windows(secret.len()).any(|part| part == secret);
+            assert!(!said(b"value") && !said(b"member2"), "{answer:?}");
+            assert!(answer.len() < 1_000, "{} bytes are no refusal", answer.len());
+        }
+    }
+
+    until("each of them is counted", PATIENCE, async || {
+        let refused = group[0].metric("kith_handshakes_rejected_total").await?;
+        if refused >= (2 + 2 * asked.len()) as f64 { Ok(()) } else { Err(refused.to_string()) }
+    })
+    .await;
+    assert_eq!(group[0].client().cluster().await.unwrap().members.len(), before.members.len());
+    group[0].client().ready().await.unwrap();
+    // The one that knows it is heard all the while.
+    group[1].kill();
+    group[1].start();
+    group.until_ready().await;
 }
 
 #[tokio::test]

@@ -275,7 +275,7 @@ impl World {
             Action::Scan => {
                 let limit = 1 + self.random.index(12);
                 let (collection, after) = (name.collection.to_owned(), operation.resume);
-                engine.scan(id, &Scan { collection, prefix: Vec::new(), after, limit });
+                engine.scan(id, &Scan { collection, prefix: Vec::new(), after, limit, held: false });
             }
         }
     }

@@ -163,16 +163,23 @@ fn ending(outcome: &Outcome) -> Result<Ending, String> {
 
 /// Stores `count` keys through a member, each acknowledged at the cluster's level.
 pub async fn import(client: &Client, prefix: &str, count: usize) -> Model {
+    import_copies(client, prefix, count).await.0
+}
+
+/// The same; and the fewest copies that any of them was acknowledged with.
+pub async fn import_copies(client: &Client, prefix: &str, count: usize) -> (Model, u32) {
     let keys: Vec<String> = (0..count).map(|index| format!("{prefix}/{index:06}")).collect();
-    let mut model = Model::new();
+    let (mut model, mut fewest) = (Model::new(), u32::MAX);
     for part in keys.chunks(CHECK_BATCH) {
         let operations: Vec<Entry> = part.iter().map(|key| put(key, "imported")).collect();
-        for (operation, outcome) in operations.iter().zip(send(client, &operations, None).await) {
-            assert_eq!(outcome, Ok(Ending::Stored), "{operation:?}");
+        let outcomes = client.batch(&operations, None).await.unwrap();
+        for (operation, outcome) in operations.iter().zip(outcomes) {
+            assert_eq!(ending(&outcome), Ok(Ending::Stored), "{operation:?}");
+            fewest = fewest.min(outcome.copies.unwrap().into());
             model.insert(operation.key.clone().unwrap(), vec![operation.value.clone()]);
         }
     }
-    model
+    (model, fewest)
 }
 
 /// Reads every key through one member and tells what should not be.

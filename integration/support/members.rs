@@ -240,6 +240,16 @@ impl Member {
         self.client().status().await.map_err(|error| error.to_string())
     }
 
+    /// A number among this member's metrics, all labels together.
+    pub async fn metric(&self, name: &str) -> Result<f64, String> {
+        let answer = reqwest::get(self.url("/metrics")).await.map_err(|error| error.to_string())?;
+        let text = answer.text().await.map_err(|error| error.to_string())?;
+        let rest = text.lines().filter_map(|line| line.strip_prefix(name));
+        let lines = rest.filter(|rest| rest.starts_with([' ', '{']));
+        let numbers: Vec<f64> = lines.filter_map(|rest| rest.rsplit_once(' ')?.1.parse().ok()).collect();
+        if numbers.is_empty() { Err(format!("there is no {name}")) } else { Ok(numbers.iter().sum()) }
+    }
+
     /// Runs `kith` against this member.
     pub fn kith(&self, arguments: &[&str]) -> Output {
         let mut command = clean(Command::new(KITH));

@@ -7,6 +7,7 @@ use crate::client::{Client, ListingQuery, WriteOptions};
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_VALUE_BYTES;
 use crate::node::handle::documents::{Ending, Entry, Listing, Outcome};
+use crate::node::handle::status::{State, Status};
 use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
@@ -180,6 +181,13 @@ pub(super) async fn scan(client: &Client, args: &ScanArgs, output: Output) -> Re
 pub(super) async fn export(client: &Client, args: &ExportArgs, output: Output) -> Result<(), CliError> {
     let collection = &args.collection.collection;
     let mut pages = Pages::new(client, collection, &args.prefix, true);
+    let Status { name, state, .. } = client.status().await?;
+    if matches!(state, State::Left | State::Removed | State::Outdated) {
+        output.note(&format!(
+            "warning: `{name}` is in its cluster no more ({state}); this is what it itself holds, and others may hold newer"
+        ));
+        pages.held = true;
+    }
     // Before the file is made: what can't be exported must not empty an older one.
     let mut next = pages.next(PAGE).await?;
     let sink: Box<dyn Write> = match &args.file {
@@ -218,13 +226,15 @@ struct Pages<'a> {
     client: &'a Client,
     collection: &'a str,
     query: ListingQuery,
+    /// Only what the asked member itself holds.
+    held: bool,
     at_end: bool,
 }
 
 impl<'a> Pages<'a> {
     fn new(client: &'a Client, collection: &'a str, prefix: &OsString, values: bool) -> Self {
         let query = ListingQuery { prefix: argument_bytes(prefix), after: None, limit: PAGE, values };
-        Self { client, collection, query, at_end: false }
+        Self { client, collection, query, held: false, at_end: false }
     }
 
     async fn next(&mut self, limit: usize) -> Result<Option<Listing>, CliError> {
@@ -232,7 +242,11 @@ impl<'a> Pages<'a> {
             return Ok(None);
         }
         self.query.limit = limit;
-        let page = self.client.list(self.collection, &self.query).await?;
+        let page = if self.held {
+            self.client.list_held(self.collection, &self.query).await?
+        } else {
+            self.client.list(self.collection, &self.query).await?
+        };
         self.query.after = page.next.clone();
         self.at_end = page.next.is_none();
         Ok(Some(page))

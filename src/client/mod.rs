@@ -203,12 +203,30 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&self, collection: &str, query: &ListingQuery) -> Result<Listing, ClientError> {
+        self.list_of(collection, query, "").await
+    }
+
+    /// One page of what the asked member itself holds, whatever others hold, though it left its cluster or was
+    /// removed from it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_held(&self, collection: &str, query: &ListingQuery) -> Result<Listing, ClientError> {
+        self.list_of(collection, query, "&held=true").await
+    }
+
+    async fn list_of(
+        &self,
+        collection: &str,
+        query: &ListingQuery,
+        whose: &str,
+    ) -> Result<Listing, ClientError> {
         check_collection(collection)?;
         let collection = utf8_percent_encode(collection, NON_ALPHANUMERIC);
         let prefix = percent_encode(&query.prefix, NON_ALPHANUMERIC);
         let after = query.after.as_ref().map_or_else(String::new, |next| format!("&after={next}"));
         let (limit, values) = (query.limit, query.values);
-        let path = format!("/v1/kv/{collection}?prefix={prefix}&limit={limit}&values={values}{after}");
+        let path = format!("/v1/kv/{collection}?prefix={prefix}&limit={limit}&values={values}{after}{whose}");
         self.ask(Method::GET, &path, &[], Bytes::new()).await?.json()
     }
 

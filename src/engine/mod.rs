@@ -181,6 +181,8 @@ pub enum Mode {
     Serving,
     /// It finishes what it has begun.
     Stopping,
+    /// It is in its cluster no more: nobody is served, and only what it holds can be listed.
+    Gone(operation::Gone),
 }
 
 /// One member's replication.

@@ -7,6 +7,7 @@
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
 use crate::model::{KeyRef, Record, Timestamp};
+use std::fmt;
 
 /// A change of one key.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +61,8 @@ pub struct Scan {
     pub after: Option<Vec<u8>>,
     /// Keys at most; at least 1, at most [`crate::model::limits::MAX_SCAN_LIMIT`].
     pub limit: usize,
+    /// Only what this member itself holds, whatever others hold and though it serves no more.
+    pub held: bool,
 }
 
 /// The answer to an operation.
@@ -108,6 +111,27 @@ pub struct Page {
     pub resume: Option<Vec<u8>>,
 }
 
+/// Why a member is in its cluster no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// It left.
+    Left,
+    /// It was removed.
+    Removed,
+    /// Its data directory is a copy, or an old one that was restored.
+    Outdated,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Left => "left its cluster",
+            Self::Removed => "was removed from its cluster",
+            Self::Outdated => "runs on an outdated data directory",
+        })
+    }
+}
+
 /// Why an operation did not complete.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -123,6 +147,9 @@ pub enum OperationError {
     /// Nothing was changed: the member stops.
     #[error("this member is shutting down; ask another member")]
     Stopping,
+    /// Nothing was changed: the member is in its cluster no more.
+    #[error("this member {0}; ask another member, and `kith status` on this one says what to do")]
+    Gone(Gone),
     /// Nothing was changed: names of system collections are kith's own.
     #[error("collections that begin with `_system_` can't be written by clients")]
     SystemCollection,
@@ -181,6 +208,9 @@ impl OperationError {
             Self::NoCluster => "no_cluster",
             Self::Starting => "starting",
             Self::Stopping => "stopping",
+            Self::Gone(Gone::Left) => "left",
+            Self::Gone(Gone::Removed) => "removed",
+            Self::Gone(Gone::Outdated) => "outdated",
             Self::SystemCollection => "system_collection",
             Self::ValueTooLarge { .. } => "value_too_large",
             Self::Counter(CounterError::NotANumber) => "not_a_number",

@@ -93,6 +93,7 @@ impl Engine {
             Mode::NoCluster => return self.fail(Origin::Client(token), OperationError::NoCluster),
             Mode::Starting => return self.fail(Origin::Client(token), OperationError::Starting),
             Mode::Stopping => return self.fail(Origin::Client(token), OperationError::Stopping),
+            Mode::Gone(gone) => return self.fail(Origin::Client(token), OperationError::Gone(gone)),
             Mode::Serving => {}
         }
         let hash = read.key.hash();

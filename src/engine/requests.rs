@@ -355,6 +355,7 @@ pub(super) fn failure_of(error: OperationError) -> Failure {
         OperationError::NoCluster
         | OperationError::Starting
         | OperationError::Stopping
+        | OperationError::Gone(_)
         | OperationError::SystemCollection
         | OperationError::Unreachable => Failure::NotReady,
     }

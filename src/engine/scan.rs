@@ -2,7 +2,8 @@
 //!
 //! Each partition is asked of one complete owner (this member, when it is one), and the sorted
 //! answers are merged. A part that was cut off by its limit bounds the whole page: beyond its last
-//! key nothing is known of its partitions.
+//! key nothing is known of its partitions. A scan of what is *held* asks nobody else: that is how the data of a
+//! member is read that is in its cluster no more.
 
 use super::Engine;
 use super::Mode;
@@ -77,8 +78,10 @@ impl Engine {
         self.take_writes();
         let refusal = match self.mode {
             Mode::NoCluster => Some(OperationError::NoCluster),
-            Mode::Starting => Some(OperationError::Starting),
             Mode::Stopping => Some(OperationError::Stopping),
+            Mode::Starting | Mode::Gone(_) if scan.held => None,
+            Mode::Starting => Some(OperationError::Starting),
+            Mode::Gone(gone) => Some(OperationError::Gone(gone)),
             Mode::Serving => None,
         };
         if let Some(error) = refusal {
@@ -129,7 +132,7 @@ impl Engine {
         let all_mine = scan.collection.starts_with(crate::model::key::SYSTEM_PREFIX);
         let mut plan: BTreeMap<MemberId, Vec<u8>> = BTreeMap::new();
         for partition in (0..count).filter_map(|partition| u16::try_from(partition).ok()) {
-            let mine = all_mine || self.is_complete_at(me, partition);
+            let mine = all_mine || scan.held || self.is_complete_at(me, partition);
             let is_complete = |member: &MemberId| {
                 self.peer(*member)
                     .is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))

@@ -116,6 +116,7 @@ impl Engine {
             Mode::NoCluster => return Err(OperationError::NoCluster),
             Mode::Starting => return Err(OperationError::Starting),
             Mode::Stopping => return Err(OperationError::Stopping),
+            Mode::Gone(gone) => return Err(OperationError::Gone(gone)),
             Mode::Serving => {}
         }
         if write.key.is_system() {

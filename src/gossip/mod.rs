@@ -24,7 +24,7 @@ mod wire;
 pub use detector::{Detector, Pulse, Pulses, Standing};
 pub use facts::{Facts, FactsError, MAX_ADDRESS_BYTES, Phase};
 pub use link_transport::{GossipCounters, LinkEnd, LinkTransport, QUEUE_MESSAGES, Wires, wires};
-pub use runner::{Ended, Gossip, GossipConfig};
+pub use runner::{DEFAULT_SILENCE, Ended, Gossip, GossipConfig};
 pub use view::{Seen, View};
 pub use wire::{MAX_DELTA_BLOCKS, MAX_DIGEST_ENTRIES, MAX_MESSAGE_BYTES, WireError, inspect};
 

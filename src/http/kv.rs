@@ -95,7 +95,7 @@ pub(super) async fn delete(
 
 /// `GET /v1/kv/{collection}`
 pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Json<Listing>, Failure> {
-    let query = Query::parse(&uri, &["prefix", "after", "limit", "values"])?;
+    let query = Query::parse(&uri, &["prefix", "after", "limit", "values", "held"])?;
     let (collection, _) = names_in(&uri)?;
     check_collection(&collection)?;
     for name in ["prefix", "after"] {
@@ -111,6 +111,7 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Json<
         prefix: query.bytes("prefix").unwrap_or_default().to_vec(),
         after: query.bytes("after").map(<[u8]>::to_vec),
         limit: query.limit()?.unwrap_or(DEFAULT_LISTING_LIMIT),
+        held: query.flag("held")?.unwrap_or(false),
     };
     let page = shared.handle.scan(scan).await?;
     let wall_ms = wall_ms();

@@ -31,6 +31,7 @@ GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-enco
                       request header  kith-after: TIMESTAMP (follow what was seen)
                       answer headers  kith-timestamp, kith-copies, kith-superseded
 GET   /v1/kv/{collection}                     ?prefix= &after= &limit= &values=true|false
+                      &held=true: only what this member itself holds, also when it left or was removed
 POST  /v1/batch                               lines or an array of {\"op\", \"collection\", \"key\", \"value\", \"ttl\"}
 GET   /v1/status                              this member
 GET   /v1/cluster                             the cluster and its members

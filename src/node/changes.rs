@@ -166,7 +166,7 @@ fn of_step(engine: &Engine, transition: Transition, member: Option<MemberId>) ->
     let (done, all) = engine.step_progress();
     let leaves_here = transition.change == Kind::Leave && member == Some(engine.identity().member);
     let reason = if leaves_here && !engine.may_go() {
-        Some("no other member is there to take over".to_owned())
+        Some("no other member is there to take over; add one".to_owned())
     } else if leaves_here && !engine.has_handed_over() {
         let unconfirmed = || (done == all).then(|| UNCONFIRMED.to_owned());
         held_up(engine, "waits").or_else(unconfirmed)

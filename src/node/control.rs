@@ -184,7 +184,7 @@ pub(super) fn state(shared: &Shared) -> State {
         };
     }
     match (core.engine.mode(), me.map(|known| known.entry.state)) {
-        (Mode::Stopping, _) => State::Stopping,
+        (Mode::Stopping | Mode::Gone(_), _) => State::Stopping,
         _ if core.cluster.is_none() => State::NoCluster,
         (_, None) if core.engine.roster().is_empty() => State::RecordsLost,
         (_, None) => State::Joining,

@@ -15,7 +15,8 @@ use super::core::Shared;
 use super::handle::ControlError;
 use super::handle::status::Removed;
 use super::outdated::Outdated;
-use crate::engine::{LEFT, Mode};
+use crate::engine::{LEFT, Mode, operation};
+use crate::gossip::DEFAULT_SILENCE;
 use crate::model::MemberId;
 use crate::model::key::ROSTER;
 use crate::model::roster::{MemberState, Removal, RosterEntry, entry_key, removal_key};
@@ -44,6 +45,17 @@ pub(super) enum Gone {
     Outdated(Outdated),
 }
 
+impl Gone {
+    /// What clients are told.
+    const fn in_short(&self) -> operation::Gone {
+        match self {
+            Self::Left => operation::Gone::Left,
+            Self::Removed(_) => operation::Gone::Removed,
+            Self::Outdated(_) => operation::Gone::Outdated,
+        }
+    }
+}
+
 /// Whether this member is in its cluster no more, and why.
 pub(super) fn gone(shared: &Shared) -> Option<Gone> {
     if let Some(outdated) = &shared.view.borrow().outdated {
@@ -57,6 +69,15 @@ pub(super) fn gone(shared: &Shared) -> Option<Gone> {
         None => {
             shared.view.borrow().expelled_by.as_ref().map(|name| Gone::Removed(format!("{name} says so")))
         }
+    }
+}
+
+/// Turns clients away with the reason, if this member is in its cluster no more.
+pub(super) fn stop_serving(shared: &Shared) {
+    let Some(gone) = gone(shared).map(|gone| Mode::Gone(gone.in_short())) else { return };
+    let mode = shared.core.borrow().engine.mode().clone();
+    if mode != gone && mode != Mode::Stopping {
+        shared.with(|core| core.engine.set_mode(gone));
     }
 }
 
@@ -140,14 +161,23 @@ pub(super) async fn remove(shared: &Rc<Shared>, name: &str, force: bool) -> Resu
         Found::Member(id, name) => Removed { id, name, warnings: Vec::new() },
         Found::Removed(removed) => return Ok(removed),
     };
-    let is_alive = {
-        let (core, view) = (shared.core.borrow(), shared.view.borrow());
-        core.links.contains_key(&target.id) || alive(&view, target.id) == Some(true)
-    };
+    let mut warnings = Vec::new();
+    // First: who hears no majority does not know who lives, either. From then on nothing is waited for.
+    if let Err((live, members)) = hear_majority(shared, asked_us).await {
+        if !force {
+            return Err(ControlError::NoMajority { live, members });
+        }
+        warnings.push(format!(
+            "only {live} of {members} members were heard: writes that the others took alone are lost if they don't come back, and if they removed this side meanwhile, both refuse each other"
+        ));
+    }
+    let is_alive = lives(shared, target.id);
     if is_alive && !force {
         return Err(ControlError::Alive(target.name));
     }
-    let mut warnings = Vec::new();
+    if is_alive {
+        warnings.push(format!("`{}` was alive: writes that only it had taken are lost", target.name));
+    }
     let partitions = lonely_partitions(shared, target.id);
     if partitions > 0 {
         if !force {
@@ -158,22 +188,20 @@ pub(super) async fn remove(shared: &Rc<Shared>, name: &str, force: bool) -> Resu
             target.name
         ));
     }
-    if let Err((live, members)) = hear_majority(shared, asked_us).await {
-        if !force {
-            return Err(ControlError::NoMajority { live, members });
-        }
-        warnings.push(format!(
-            "only {live} of {members} members were heard: writes that the others took alone are lost if they don't come back, and if they removed this side meanwhile, both refuse each other"
-        ));
-    }
-    if is_alive {
-        warnings.push(format!("`{}` was alive: writes that only it had taken are lost", target.name));
-    }
     let by = format!("removed by {}{}", shared.config.name, if force { ", forced" } else { "" });
     let removal = Removal { name: target.name.clone(), reason: by };
     tracing::warn!(name = target.name, id = %target.id, force, "member removed");
     write_confirmed(shared, &[(ROSTER, removal_key(target.id), removal.encode())]).await?;
     Ok(Removed { warnings, ..target })
+}
+
+/// Whether a member lives, as far as is known here. A link alone proves nothing: where a network loses all, it stands
+/// long after the last frame.
+fn lives(shared: &Shared, member: MemberId) -> bool {
+    let (core, view) = (shared.core.borrow(), shared.view.borrow());
+    let silent_us = shared.clock.now().mono_us.saturating_sub(view.last_heard_us(member));
+    let is_linked = core.links.contains_key(&member) && u128::from(silent_us) < DEFAULT_SILENCE.as_micros();
+    is_linked || alive(&view, member) == Some(true)
 }
 
 enum Found {

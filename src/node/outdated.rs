@@ -11,7 +11,6 @@
 use super::core::Shared;
 use super::departure;
 use super::handle::status::StepOutcome;
-use crate::engine::Mode;
 use crate::model::MemberId;
 use crate::protocol::introduction::Refusal;
 use crate::storage::{Disk, StorageError, small};
@@ -89,8 +88,8 @@ pub(super) fn stop_serving(shared: &Shared) {
         tracing::error!("{error}");
         shared.view.borrow_mut().end_step(StepOutcome::Failed(error.to_string()));
     }
+    departure::stop_serving(shared);
     shared.with(|core| {
-        core.engine.set_mode(Mode::Stopping);
         let linked: Vec<_> = core.links.keys().copied().collect();
         linked.into_iter().for_each(|member| core.drop_link(member));
     });

@@ -241,7 +241,7 @@ pub(super) fn facts(shared: &Shared) -> Facts {
     let phase = match engine.mode() {
         Mode::NoCluster | Mode::Starting => Phase::Starting,
         Mode::Serving => Phase::Ready,
-        Mode::Stopping => Phase::Stopping,
+        Mode::Stopping | Mode::Gone(_) => Phase::Stopping,
     };
     Facts {
         name: introduction.name,

@@ -39,6 +39,7 @@ pub(super) async fn watch(shared: Rc<Shared>, wires: Wires, services: tokio::run
                 leave_cluster(&shared);
                 told_entry = false;
             }
+            departure::stop_serving(&shared);
             continue;
         }
         departure::drop_fenced(&shared, &mut fenced);
@@ -84,9 +85,7 @@ fn leave_cluster(shared: &Shared) {
     }
     drop(view);
     shared.with(|core| {
-        if gone.is_some() {
-            core.engine.set_mode(Mode::Stopping);
-        } else if *core.engine.mode() != Mode::Stopping {
+        if gone.is_none() && *core.engine.mode() != Mode::Stopping {
             core.engine.set_mode(Mode::Starting);
         }
         let linked: Vec<_> = core.links.keys().copied().collect();

@@ -82,7 +82,9 @@ pub enum Refusal {
         theirs: String,
     },
     /// Its name is another member's.
-    #[error("the name `{0}` is used by another member; choose another `name` in its config file")]
+    #[error(
+        "the name `{0}` is used by another member; choose another `name` in its config file, or run `kith remove {0}` in the cluster first if that member will not come back"
+    )]
     NameTaken(String),
     /// It was removed.
     #[error("it was removed from the cluster; start it with an empty data directory to join as a new member")]

@@ -5,7 +5,7 @@
 //!
 //! | error | first word | why this one |
 //! |---|---|---|
-//! | `NoCluster`, `NotEnoughOwners`, `Unreachable`, `Stopping` | `CLUSTERDOWN` | another member, or this one later, may answer; nothing was changed |
+//! | `NoCluster`, `NotEnoughOwners`, `Unreachable`, `Stopping`, `Gone` | `CLUSTERDOWN` | another member, or this one later, may answer; nothing was changed |
 //! | `Starting` | `LOADING` | the same, and soon |
 //! | `Overloaded`, `NoRoomForHint`, `Storage` | `OOM` | no write is taken for want of room; reads go on |
 //! | `Unknown` | `UNKNOWN` | must not be repeated blindly, so no client's automatic retry may know it |
@@ -86,7 +86,8 @@ const fn first_word(error: &OperationError) -> &'static str {
         OperationError::NoCluster
         | OperationError::NotEnoughOwners { .. }
         | OperationError::Unreachable
-        | OperationError::Stopping => "CLUSTERDOWN",
+        | OperationError::Stopping
+        | OperationError::Gone(_) => "CLUSTERDOWN",
         OperationError::Starting => "LOADING",
         OperationError::Overloaded | OperationError::NoRoomForHint | OperationError::Storage(_) => "OOM",
         OperationError::Unknown { .. } => "UNKNOWN",
@@ -125,6 +126,7 @@ fn format_decimal(room: &mut [u8; 20], number: i64) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::operation::Gone;
     use crate::model::merge::CounterError;
     use crate::model::record::Pair;
     use crate::model::settings::Level;
@@ -162,6 +164,7 @@ mod tests {
             (OperationError::NotEnoughOwners { level, needed: 3, alive: 1 }, "-CLUSTERDOWN "),
             (OperationError::Unreachable, "-CLUSTERDOWN "),
             (OperationError::Stopping, "-CLUSTERDOWN "),
+            (OperationError::Gone(Gone::Removed), "-CLUSTERDOWN this member was removed"),
             (OperationError::Starting, "-LOADING "),
             (OperationError::Overloaded, "-OOM "),
             (OperationError::NoRoomForHint, "-OOM "),

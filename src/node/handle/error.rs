@@ -1,7 +1,7 @@
 //! Why a member does not answer about its cluster, or change it.
 
 /// What one does to come back after leaving or being removed.
-const REJOIN: &str = "to join again as a new member, start it with an empty data directory (set the old one aside if what it holds may be wanted)";
+const REJOIN: &str = "to join again as a new member, start it with an empty data directory (`kith export` on it still reads what the old one holds)";
 
 /// Why a question about the cluster got no answer, or a change of it was refused. Nothing was
 /// changed, except as `Stopping` says.
