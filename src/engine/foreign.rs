@@ -179,3 +179,6 @@ impl Engine {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
