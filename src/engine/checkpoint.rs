@@ -192,9 +192,15 @@ impl Engine {
             if let Some((incarnation, life)) = peer.life {
                 journal::append(&mut out, &Entry::Life(peer.member, incarnation, life));
             }
+            for (incarnation, position) in peer.ends.iter() {
+                journal::append(&mut out, &Entry::Told(peer.member, incarnation, position));
+            }
         }
         for (member, key) in self.hints.iter() {
             journal::append(&mut out, &Entry::Hint(member, key.clone()));
+        }
+        if self.rebuilding.is_active() {
+            journal::append(&mut out, &Entry::Rebuild);
         }
         self.lanes.journal = out;
         self.name_life();

@@ -150,6 +150,12 @@ impl Copies {
         self.partitions.is_empty()
     }
 
+    /// Forgets what was copied, and where.
+    pub(super) fn begin_anew(&mut self) {
+        self.partitions.clear();
+        self.completed.clear();
+    }
+
     fn outstanding(&self) -> usize {
         self.partitions.values().filter(|copying| copying.is_asked()).count()
     }
@@ -359,7 +365,7 @@ impl Engine {
     /// What a source is told of this member's leaves, lest it sends again what another one has sent.
     fn leaves_to_leave_out(&self, partition: u16, copying: &Copying) -> Vec<u8> {
         // Who is rebuilt must know all that a source has.
-        let all = self.records.wrong > 0 || self.shortfall().is_some();
+        let all = self.records.wrong > 0 || self.rebuilding.is_active();
         let tells = copying.joins() && copying.copied > 0 && !all;
         let tree = self.records.trees.tree(partition).filter(|_| tells);
         tree.map_or_else(Vec::new, |tree| pack(tree.leaves().iter().copied().map(lower)))
@@ -394,7 +400,7 @@ impl Engine {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             let hash = record.key_hash();
-            self.note_copied(ticket.partition, hash);
+            self.note_copied(ticket.partition, source, record, hash);
             self.merge(record, hash);
         }
         if !rest.is_empty() || !self.take_settled(settled) {

@@ -19,6 +19,9 @@ const SETTLED: u8 = 7;
 const TOMBSTONE_SETTLED: u8 = 8;
 const FORGOTTEN: u8 = 9;
 const PLACE: u8 = 16;
+const TOLD: u8 = 17;
+const REBUILD: u8 = 18;
+const REBUILT: u8 = 19;
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,13 @@ pub(super) enum Entry<'a> {
     TombstoneSettled(HintKey, Timestamp),
     /// The record of a key, of this stamp, is not held any more.
     Forgotten(HintKey, Timestamp),
+    /// Up to which position of its journal a peer said in one of its lives that it is fsynced.
+    Told(MemberId, u64, u64),
+    /// This member lost what it had acknowledged: what it found at its start is not believed until it is
+    /// rebuilt.
+    Rebuild,
+    /// It is rebuilt.
+    Rebuilt,
     /// Where in which life of this member the journal is.
     Place {
         /// The life's incarnation.
@@ -90,12 +100,12 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
         }
         Entry::Hint(member, key) => append_hint(out, HINT, *member, key),
         Entry::HintDone(member, key) => append_hint(out, HINT_DONE, *member, key),
-        Entry::Life(member, incarnation, life) => {
-            out.push(LIFE);
-            for number in [member.0, *incarnation, *life] {
-                out.extend_from_slice(&number.to_le_bytes());
-            }
+        Entry::Life(member, incarnation, life) => append_numbers(out, LIFE, [member.0, *incarnation, *life]),
+        Entry::Told(member, incarnation, position) => {
+            append_numbers(out, TOLD, [member.0, *incarnation, *position]);
         }
+        Entry::Rebuild => out.push(REBUILD),
+        Entry::Rebuilt => out.push(REBUILT),
         Entry::Complete(partitions) => {
             out.push(COMPLETE);
             append_sized(out, partitions);
@@ -121,6 +131,13 @@ fn append_sized(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Bytes of an [`Entry::Place`] whose ends have so many.
 pub(super) const fn place_bytes(ends: usize) -> usize {
     1 + 8 + 8 + 2 + ends
+}
+
+fn append_numbers(out: &mut Vec<u8>, tag: u8, numbers: [u64; 3]) {
+    out.push(tag);
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
 }
 
 fn append_stamped(out: &mut Vec<u8>, tag: u8, key: &HintKey, timestamp: Timestamp) {
@@ -185,11 +202,15 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
         HINT => hint(rest).map(|(member, key, rest)| (Entry::Hint(member, key), rest)),
         HINT_DONE => hint(rest).map(|(member, key, rest)| (Entry::HintDone(member, key), rest)),
         LIFE => {
-            let (member, rest) = number(rest)?;
-            let (incarnation, rest) = number(rest)?;
-            let (life, rest) = number(rest)?;
+            let ([member, incarnation, life], rest) = three_numbers(rest)?;
             Ok((Entry::Life(MemberId(member), incarnation, life), rest))
         }
+        TOLD => {
+            let ([member, incarnation, position], rest) = three_numbers(rest)?;
+            Ok((Entry::Told(MemberId(member), incarnation, position), rest))
+        }
+        REBUILD => Ok((Entry::Rebuild, rest)),
+        REBUILT => Ok((Entry::Rebuilt, rest)),
         COMPLETE => {
             let (partitions, rest) = sized(rest)?;
             Ok((Entry::Complete(partitions), rest))
@@ -213,6 +234,13 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
 fn number(bytes: &[u8]) -> Result<(u64, &[u8]), JournalError> {
     let (head, tail) = bytes.split_first_chunk().ok_or(JournalError::CutOff)?;
     Ok((u64::from_le_bytes(*head), tail))
+}
+
+fn three_numbers(bytes: &[u8]) -> Result<([u64; 3], &[u8]), JournalError> {
+    let (first, rest) = number(bytes)?;
+    let (second, rest) = number(rest)?;
+    let (third, rest) = number(rest)?;
+    Ok(([first, second, third], rest))
 }
 
 fn sized(bytes: &[u8]) -> Result<(&[u8], &[u8]), JournalError> {
@@ -250,6 +278,9 @@ mod tests {
             Entry::HintDone(MemberId(1), HintKey::of(key)),
             Entry::Life(MemberId(1), 2, 3),
             Entry::Complete(&[1, 2, 3]),
+            Entry::Told(MemberId(1), 2, 3),
+            Entry::Rebuild,
+            Entry::Rebuilt,
             Entry::Mark,
             Entry::Place { incarnation: 4, position: 5, ends: &[6; 16] },
             Entry::Settled,

@@ -98,8 +98,8 @@ pub(super) enum PageFor {
     Foreign,
     /// What is dead is brought into memory.
     Dead,
-    /// What others don't have is dropped.
-    Rebuild,
+    /// What others don't have is dropped, in the walk of this number.
+    Rebuild(u64),
 }
 
 /// Pages that were asked for.
@@ -133,7 +133,7 @@ impl Engine {
             PageFor::Fetch(fetching) => self.fetched_page(fetching, page),
             PageFor::Foreign => self.foreign_page(page),
             PageFor::Dead => self.dead_page(page),
-            PageFor::Rebuild => self.rebuilt_page(page),
+            PageFor::Rebuild(walk) => self.rebuilt_page(walk, page),
             PageFor::Scrub => self.page_for_scrub(page),
             PageFor::Mend => self.page_for_mending(page),
         }

@@ -20,6 +20,9 @@ use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::{Failure, Reply, Request};
 use std::sync::Arc;
 
+/// What an owner has under a key.
+type Answer = (MemberId, Option<Record>);
+
 /// Names a gather.
 pub(super) type GatherId = u64;
 
@@ -48,7 +51,7 @@ pub(super) struct Gather {
     any: bool,
     /// Complete owners to ask when the one that is asked fails, the next one last.
     others: Vec<MemberId>,
-    answers: Vec<(MemberId, Option<Record>)>,
+    answers: Vec<Answer>,
     waiting: usize,
     deadline_us: u64,
 }
@@ -313,10 +316,14 @@ impl Engine {
         if !met {
             return self.fail(Origin::Client(token), OperationError::Unreachable);
         }
-        let newest = newest(&gather.answers);
-        if let Some(newest) = &newest {
-            self.repair(&gather, newest.view());
+        // What an incomplete owner has may be older than what was deleted since: it is shown, and not spread.
+        let partition = self.placement.partition_of(gather.hash);
+        let is_system = gather.key.key().is_some_and(KeyRef::is_system);
+        let vouches = |(member, _): &&Answer| is_system || self.is_complete_at(*member, partition);
+        if let Some(vouched) = newest(gather.answers.iter().filter(vouches)) {
+            self.repair(&gather, vouched.view());
         }
+        let newest = newest(gather.answers.iter());
         let readable = newest.filter(|record| record.view().is_readable(self.wall_ms));
         self.found(token, readable);
     }
@@ -419,10 +426,10 @@ impl Engine {
     }
 }
 
-/// The merge of all answers.
-fn newest(answers: &[(MemberId, Option<Record>)]) -> Option<Record> {
+/// The merge of answers.
+fn newest<'a>(answers: impl Iterator<Item = &'a Answer>) -> Option<Record> {
     let mut newest: Option<Record> = None;
-    for record in answers.iter().filter_map(|(_, record)| record.as_ref()) {
+    for record in answers.filter_map(|(_, record)| record.as_ref()) {
         newest = Some(match newest {
             None => record.clone(),
             Some(present) => match merge(present.view(), record.view()) {

@@ -12,7 +12,7 @@
 mod void;
 
 use super::mending::LeafSet;
-use super::table::{DIRTY, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
+use super::table::{DIRTY, FOUND, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::model::merge::{Merged, merge};
@@ -253,7 +253,7 @@ impl Records {
         let is_system = record.key_ref().is_ok_and(KeyRef::is_system);
         self.trees.toggle(hash, is_system, record.element());
         if is_system || self.table.bytes() < table_bytes {
-            let flags = if is_system { SYSTEM } else { 0 };
+            let flags = if is_system { SYSTEM } else { FOUND };
             self.table.insert(hash, Record::copy_of(record), flags);
         } else {
             self.note_evicted(hash, record.timestamp().time);
@@ -273,7 +273,9 @@ impl Records {
             (Some(id), loaded) if self.table.has(id, UNRESOLVED) => {
                 if let Some(old) = loaded {
                     self.forget_evicted(hash);
-                    self.merge_into(id, old);
+                    if matches!(self.merge_into(id, old), Applied::Stored | Applied::Joined) {
+                        self.table.add_flags(id, FOUND);
+                    }
                 }
                 self.table.clear_flags(id, UNRESOLVED);
                 let element = self.tree_element(id);
@@ -284,7 +286,8 @@ impl Records {
             (Some(id), None) => self.table.clear_flags(id, SHADOW),
             (None, Some(old)) => {
                 self.forget_evicted(hash);
-                self.table.insert(hash, Record::copy_of(old), 0);
+                // When redb got it nobody can tell any more.
+                self.table.insert(hash, Record::copy_of(old), FOUND);
             }
             (None, None) => {}
         }

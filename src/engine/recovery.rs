@@ -3,6 +3,7 @@
 use super::Engine;
 use super::hints::Added;
 use super::journal::{self, Entry, JournalError};
+use super::table::FOUND;
 use crate::model::clock::Clock;
 use crate::model::{MemberId, RecordRef};
 
@@ -27,7 +28,8 @@ impl Engine {
                 Entry::Record(record) => {
                     self.counters.replayed_records += 1;
                     let hash = record.key_hash();
-                    let (_, _, unresolved) = self.records.apply(record, hash);
+                    let (slot, _, unresolved) = self.records.apply(record, hash);
+                    self.records.table.add_flags(slot, FOUND);
                     if unresolved && let Ok(key) = record.key_ref() {
                         self.resolve_later(key, hash);
                     }
@@ -62,6 +64,9 @@ impl Engine {
                     self.replayed_place(incarnation, position.saturating_sub(own_bytes), ends);
                 }
                 Entry::Life(member, incarnation, life) => self.restore_life(member, incarnation, life),
+                Entry::Told(member, incarnation, position) => self.told_of(member, incarnation, position),
+                Entry::Rebuild => self.rebuilding.restore(true),
+                Entry::Rebuilt => self.rebuilding.restore(false),
                 Entry::Complete(bits) => {
                     for (partition, complete) in self.complete.iter_mut().enumerate() {
                         *complete =
@@ -96,7 +101,7 @@ impl Engine {
     pub fn restored(&mut self, journal_bytes: u64, intact: bool) {
         self.begin_life();
         self.refresh_placement();
-        if !intact {
+        if !intact || self.rebuilding.is_active() {
             let alone = self.roster.len() <= 1;
             self.complete.fill(alone);
         }
@@ -104,7 +109,6 @@ impl Engine {
         self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
         self.wait_out_reservation();
-        self.note_found();
         self.begin_catching_up();
     }
 }

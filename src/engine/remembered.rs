@@ -7,6 +7,9 @@
 //!   life. It is the frame that confirms records, so whoever counted a copy was told the position too.
 //! - A peer keeps the highest position of each of the last lives, in memory, and tells them whenever a
 //!   link comes up, before anything that ends the catching up.
+//! - Who forgets a deletion remembers durably: before an owner settles tombstones it journals how far the
+//!   journals of all their owners were, each of which had confirmed them. So whoever comes back without what it
+//!   confirmed then is told so, also by who restarted since.
 //! - The first entry of a life and of each checkpoint names the life's incarnation, the position there,
 //!   and where earlier lives ended. So a replay knows to the byte where the life before ended. A
 //!   position is told only once that first entry is fsynced.
@@ -15,8 +18,8 @@
 //! acknowledged. It is complete for nothing until its partitions were copied from others, and says so.
 //!
 //! Not found: what was confirmed to nobody but a client of this member, if it was lost before the next
-//! frame to any peer; what only peers were told that restarted meanwhile, or that were not met in
-//! [`LIVES`] lives.
+//! frame to any peer; what only peers were told that restarted meanwhile, unless it was forgotten that
+//! something was deleted; what was told to peers that were not met in [`LIVES`] lives.
 
 use super::Engine;
 use super::journal::{self, Entry};
@@ -44,6 +47,11 @@ impl Ends {
         if self.0.len() > LIVES {
             self.0.remove(0);
         }
+    }
+
+    /// All that are remembered.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().copied()
     }
 
     /// Where a life ended at the least. A life that left nothing ended at its begin; of one before all
@@ -141,6 +149,35 @@ impl Engine {
         }
     }
 
+    /// How far the journals of these members are fsynced, as they said, and this member's own: member,
+    /// incarnation, position.
+    pub(super) fn journals_of(&self, members: impl Iterator<Item = MemberId>) -> Vec<(MemberId, u64, u64)> {
+        let me = (self.identity.member, self.identity.incarnation, self.durable_position());
+        let of = |member: MemberId| {
+            let (incarnation, position) = self.peer(member)?.ends.iter().last()?;
+            Some((member, incarnation, position))
+        };
+        std::iter::once(me).chain(members.filter_map(of)).collect()
+    }
+
+    /// Remembers durably how far the journals of others were fsynced.
+    pub(super) fn remember_durably(&mut self, journals: &[(MemberId, u64, u64)]) {
+        let me = self.identity.member;
+        for (member, incarnation, position) in journals.iter().copied().filter(|(of, ..)| *of != me) {
+            self.told_of(member, incarnation, position);
+            let entry = Entry::Told(member, incarnation, position);
+            journal::append(&mut self.lanes.journal, &entry);
+        }
+    }
+
+    /// A peer said once, to whomever, up to where its journal is fsynced.
+    pub(super) fn told_of(&mut self, member: MemberId, incarnation: u64, position: u64) {
+        let at = self.peer_at(member);
+        if let Some(peer) = self.peers.get_mut(at).filter(|_| position > 0) {
+            peer.ends.raise(incarnation, position);
+        }
+    }
+
     /// Tells a peer what it had told in earlier lives.
     pub(super) fn remind(&mut self, member: MemberId) {
         let Some(peer) = self.peer(member) else { return };
@@ -166,8 +203,8 @@ impl Engine {
         if is_short {
             self.counters.lost_syncs += 1;
             self.name_life();
-            self.lose_everything();
             self.begin_rebuilding();
+            self.lose_everything();
         }
     }
 

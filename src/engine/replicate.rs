@@ -10,7 +10,7 @@ use super::loads::Waiter;
 use super::operation::OperationError;
 use super::peer::{Link, OnTheWay};
 use super::records::{Applied, Standing};
-use super::table::UNRESOLVED;
+use super::table::{FOUND, UNRESOLVED};
 use super::{Engine, Mode};
 use crate::model::{KeyHash, MemberId, RecordRef, Timestamp};
 use crate::protocol::ProtocolError;
@@ -53,7 +53,10 @@ impl Engine {
             peer.unresponsive = false;
             peer.exchange_after_us = 0;
             peer.linked_us = self.now.mono_us;
-            peer.linked_incarnation = peer.life.map_or(0, |(incarnation, _)| incarnation);
+            let incarnation = peer.life.map_or(0, |(incarnation, _)| incarnation);
+            // What it said in a former life it does not vouch for in this one, until it says so again.
+            peer.catching_up |= incarnation != peer.linked_incarnation;
+            peer.linked_incarnation = incarnation;
             peer.has_hints = None;
         }
         self.compare_soon(member);
@@ -378,6 +381,12 @@ impl Engine {
     pub(super) fn merge(&mut self, record: RecordRef<'_>, hash: KeyHash) -> Applied {
         let (slot, applied, unresolved) = self.records.apply(record, hash);
         self.counters.journal_records += u64::from(matches!(applied, Applied::Stored | Applied::Joined));
+        // Somebody else has just what is here now.
+        if applied == Applied::Stored
+            || applied == Applied::Same && self.records.table.record(slot) == Some(record)
+        {
+            self.records.table.clear_flags(slot, FOUND);
+        }
         match applied {
             Applied::Stored => {
                 journal::append(&mut self.lanes.journal, &Entry::Record(record));

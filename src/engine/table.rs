@@ -31,6 +31,8 @@ pub(super) const SYSTEM: u8 = 8;
 pub(super) const SETTLED: u8 = 16;
 /// Nothing is here any more: a mark that redb must remove the key with the next checkpoint. Never found.
 pub(super) const GONE: u8 = 32;
+/// Something of it was found at the start, and no other member was seen to have all of it since.
+pub(super) const FOUND: u8 = 64;
 
 /// Parts of the index; a power of two.
 const SHARDS: usize = 256;

@@ -13,7 +13,7 @@ use super::operation::{Change, Completion, OperationError, Outcome, Stored, Writ
 use super::peer::Peer;
 use super::pending::{Copy, Pending, short};
 use super::records::Standing;
-use super::table::{GONE, SETTLED, SlotId};
+use super::table::{FOUND, GONE, SETTLED, SlotId};
 use crate::model::key::ROSTER;
 use crate::model::merge::{CounterError, Found, increment};
 use crate::model::placement::Owner;
@@ -322,6 +322,10 @@ impl Engine {
         let record = journal.get(start..).and_then(|bytes| RecordRef::parse(bytes).ok());
         if let Some((record, _)) = record {
             let (slot, _, unresolved) = self.records.apply(record, hash);
+            // An increment extends what it finds; all else is new.
+            if !matches!(job.change, Change::Increment { .. }) {
+                self.records.table.clear_flags(slot, FOUND);
+            }
             if unresolved {
                 self.resolve_later(key, hash);
             }
@@ -373,6 +377,10 @@ impl Engine {
         let Some(key) = self.records.table.record(slot).and_then(|record| record.key_ref().ok()) else {
             return;
         };
+        // Nobody is sent what is not believed.
+        if self.rebuilding.is_active() && !key.is_system() && self.records.table.has(slot, FOUND) {
+            return;
+        }
         self.note_hint_of(member, hash, HintKey::of(key));
     }
 

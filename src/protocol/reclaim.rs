@@ -3,6 +3,7 @@
 //! Tombstones travel in their canonical form, one after the other; answers about them are bitmaps, bit n of
 //! byte n/8 for the n-th.
 
+use crate::model::MemberId;
 use serde::{Deserialize, Serialize};
 
 /// What is asked.
@@ -19,6 +20,8 @@ pub enum Reclaim {
     Settle {
         /// The tombstones.
         tombstones: Vec<u8>,
+        /// How far the journals of their owners are fsynced: member, incarnation, position.
+        journals: Vec<(MemberId, u64, u64)>,
     },
     /// Drop these: all owners settled them. Not answered.
     Drop {

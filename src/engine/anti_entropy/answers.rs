@@ -57,6 +57,10 @@ impl Engine {
         if !same_placement {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
+        // Nobody takes what may be older than what was deleted and reclaimed since.
+        if self.is_listening() || self.rebuilding.is_active() {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        }
         let bits = self.placement.partition_bits();
         match question {
             Compare::Roots { roots, durable } if roots.len() <= self.placement.partitions() => {

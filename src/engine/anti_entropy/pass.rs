@@ -167,7 +167,7 @@ impl Engine {
             let compares = if takes {
                 self.complete.get(usize::from(partition)) == Some(&true)
             } else {
-                self.records.holds_any(partition)
+                self.records.holds_any(partition) && !self.rebuilding.is_active()
             };
             compares.then_some((partition, Share { takes, root }))
         });

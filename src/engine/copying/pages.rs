@@ -7,7 +7,7 @@
 
 use crate::engine::anti_entropy::lower;
 use crate::engine::pages::PageFor;
-use crate::engine::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
+use crate::engine::table::{FOUND, GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
 use crate::engine::write::Origin;
 use crate::engine::{Engine, PageFilter, PageFound};
 use crate::model::limits::LEAVES_PER_PARTITION;
@@ -40,11 +40,15 @@ impl Engine {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
         // What this member knows of who joins it must know after a power cut too.
-        if self.positions.synced < self.placement_position {
+        if self.positions.synced < self.placement_position || self.is_listening() {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         let leaves = self.wanted_leaves(partition, held);
         match from {
+            // When redb got what only it has nobody can tell.
+            CopyCursor::Store { .. } if self.distrusts(partition) => {
+                self.reply(origin, Reply::Copied { records: Vec::new(), settled: Vec::new(), next: None });
+            }
             CopyCursor::Table(slot) => {
                 let page = self.page_of_table(partition, slot, leaves);
                 self.reply(origin, page);
@@ -92,12 +96,13 @@ impl Engine {
         let looked_at = if leaves == 0 { SLOTS_TO_PASS_OVER } else { PAGE_SLOTS };
         let end = slots.min(start.saturating_add(looked_at));
         let (mut records, mut settled) = (Vec::new(), Vec::new());
+        let left_out = if self.distrusts(partition) { FOUND } else { 0 };
         for slot in start..end {
             let id = SlotId(slot);
             let Some(record) = self.records.table.record(id) else { continue };
             let hash = self.records.table.hash(id);
             let here = self.placement.partition_of(hash) == partition;
-            if !here || self.records.table.has_any(id, SYSTEM | GONE) {
+            if !here || self.records.table.has_any(id, SYSTEM | GONE | left_out) {
                 continue;
             }
             // Neither an unresolved record nor a settled one is in the tree.

@@ -401,12 +401,25 @@ impl Engine {
         let clear: Vec<bool> = tombs.iter().map(|tomb| self.settle_one(tomb.view())).collect();
         let refused = clear.iter().enumerate().filter(|(_, clear)| !**clear).map(|(at, _)| at).collect();
         self.reclaim.refuse(&refused);
+        let journals = self.journals_of_owners();
+        self.remember_durably(&journals);
         self.lanes.sync = true;
         let end = self.end();
         if let Some(batch) = self.reclaim.batch.as_mut() {
             batch.position = end;
         }
-        self.ask_owners(|tombstones| Reclaim::Settle { tombstones }, Stage::Settle);
+        let settle = |tombstones| Reclaim::Settle { tombstones, journals: journals.clone() };
+        self.ask_owners(settle, Stage::Settle);
+    }
+
+    /// How far the journals of all owners of the batch are: whatever they confirmed of it is in there.
+    fn journals_of_owners(&self) -> Vec<(MemberId, u64, u64)> {
+        let tombs = self.reclaim.batch.iter().flat_map(|batch| &batch.tombs);
+        let partitions: BTreeSet<u16> =
+            tombs.map(|tomb| tomb.partition).filter(|partition| *partition != REFUSED).collect();
+        let sets = partitions.iter().map(|partition| self.placement.set(*partition));
+        let owners: BTreeSet<MemberId> = sets.flat_map(|set| &set.owners).map(|owner| owner.member).collect();
+        self.journals_of(owners.into_iter())
     }
 
     /// Every owner is clear of them, and nothing that is not settled is under way.

@@ -125,7 +125,8 @@ impl Engine {
                 let bits = self.each_tombstone(tombstones, Self::confirm_one);
                 self.reply_synced(origin, Reply::Reclaimed(Reclaimed::Each(bits)));
             }
-            Reclaim::Settle { tombstones } => {
+            Reclaim::Settle { tombstones, journals } => {
+                self.remember_durably(journals);
                 let bits = self.each_tombstone(tombstones, Self::settle_one);
                 self.reply_synced(origin, Reply::Reclaimed(Reclaimed::Each(bits)));
             }

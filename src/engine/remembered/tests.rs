@@ -1,7 +1,7 @@
 //! What a disk lost though it had said that it has it, shown on engines whose journals are kept by hand.
 
 use crate::engine::copying::tests::entry;
-use crate::engine::operation::{Change, Write};
+use crate::engine::operation::{Change, Read, Write};
 use crate::engine::{Bounds, Engine, Identity, Mode, NOBODY, Shortfall, TICK_US};
 use crate::model::key::ROSTER;
 use crate::model::roster::entry_key;
@@ -254,4 +254,122 @@ fn what_was_found_once_is_not_found_again() {
     world.pass(40_000);
     assert_eq!(world.shortfall(1), None);
     assert!(world.members[1].engine.is_complete());
+}
+
+impl World {
+    fn write(&mut self, at: usize, key: &[u8], change: Change<'_>) {
+        let key = KeyRef::new("c", key).unwrap();
+        self.members[at].engine.write(NOBODY, Write { key, change, level: Some(Level::One), after: 0 });
+        self.carry();
+    }
+
+    /// A key that all have is deleted, and nobody knows any more that it was there but the second member, whose
+    /// disk loses the rest. It is not linked yet. Gives what its disk had.
+    fn delete_and_forget(&mut self) -> Vec<Vec<u8>> {
+        self.put(b"k");
+        self.pass(5_000);
+        let kept = self.members[1].journal.len();
+        self.write(0, b"k", Change::Delete);
+        self.pass(30_000);
+        assert!(self.members.iter().all(|member| member.engine.tombstones() == 0));
+        assert!(self.members.iter().all(|member| member.engine.counters().tombstones_reclaimed == 1));
+        self.restart(1, kept);
+        assert!(self.has(1, b"k") && self.members[1].engine.is_complete());
+        self.members[1].journal.clone()
+    }
+
+    fn link_all(&mut self) {
+        for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+            if !self.links.iter().any(|(from, to, _)| (*from, *to) == (one, other)) {
+                self.link(one, other);
+            }
+        }
+    }
+
+    /// Turn by turn nobody takes the key from the second member, and at last it is nowhere.
+    fn assert_forgotten(&mut self) {
+        for _ in 0..800 {
+            self.pass(50);
+            assert!(!self.has(0, b"k") && !self.has(2, b"k"), "it has returned");
+        }
+        assert!(!self.has(1, b"k") && self.members[1].engine.is_complete());
+    }
+}
+
+#[test]
+fn what_was_deleted_and_forgotten_does_not_return_from_a_disk_that_lied() {
+    let mut world = World::new();
+    world.delete_and_forget();
+    world.link_all();
+    world.assert_forgotten();
+}
+
+#[test]
+fn who_forgets_a_deletion_knows_after_a_restart_what_the_others_had_confirmed() {
+    let mut world = World::new();
+    world.delete_and_forget();
+    world.restart(0, usize::MAX);
+    world.restart(2, usize::MAX);
+    world.link_all();
+    world.assert_forgotten();
+}
+
+#[test]
+fn a_restart_goes_on_with_the_rebuilding() {
+    let mut world = World::new();
+    world.delete_and_forget();
+    world.link(0, 1);
+    world.carry();
+    assert!(world.shortfall(1).is_some() && world.has(1, b"k"));
+    world.restart(1, usize::MAX);
+    world.link_all();
+    world.assert_forgotten();
+    assert_eq!(world.shortfall(1), None, "nobody tells it again");
+}
+
+#[test]
+fn what_comes_while_a_member_is_rebuilt_stays() {
+    let mut world = World::new();
+    world.delete_and_forget();
+    world.link(0, 1);
+    world.carry();
+    world.put(b"new");
+    assert!(world.has(1, b"new"));
+    world.link_all();
+    world.assert_forgotten();
+    assert!((0..3).all(|at| world.has(at, b"new")));
+}
+
+#[test]
+fn what_a_read_finds_at_who_has_just_started_is_not_spread() {
+    let mut world = World::new();
+    world.delete_and_forget();
+    // Only the third one knows what the second had confirmed, and is not heard yet.
+    world.restart(0, usize::MAX);
+    world.link(0, 1);
+    for _ in 0..20 {
+        let key = KeyRef::new("c", b"k").unwrap();
+        world.members[0].engine.read(NOBODY, Read { key, level: Some(Level::Quorum) });
+        world.pass(50);
+        assert!(!world.has(0, b"k"), "it has returned");
+    }
+}
+
+#[test]
+fn a_counter_that_was_deleted_and_begun_anew_counts_nothing_of_before() {
+    let mut world = World::new();
+    world.write(0, b"n", Change::Increment { delta: 5 });
+    world.pass(5_000);
+    let kept = world.members[1].journal.len();
+    world.write(0, b"n", Change::Delete);
+    world.pass(30_000);
+    assert!(world.members.iter().all(|member| member.engine.counters().tombstones_reclaimed == 1));
+    world.restart(1, kept);
+    world.write(0, b"n", Change::Increment { delta: 2 });
+    world.link_all();
+    world.pass(40_000);
+    for member in &world.members {
+        let found = member.engine.peek(KeyRef::new("c", b"n").unwrap()).unwrap();
+        assert_eq!(found.total(), 2);
+    }
 }
