@@ -25,6 +25,9 @@ impl World {
         self.note("rest", &[without_room], || format!("{without_room} hints found no room"));
         self.heal_all();
         self.mend_members();
+        if self.plan.late {
+            self.lose_late();
+        }
         self.conclude_removal();
         self.remove_lost();
         if !self.wait_for(REST, "everything comes to rest", Self::unrest) {
@@ -323,11 +326,6 @@ impl World {
             && found < stamp
         {
             let is_delete = self.clients.operations[&id].action == Action::Delete;
-            // Files from before a deletion may come back after all have forgotten that there was one.
-            let may_be_older = self.plan.knows(Fault::Lie) || self.plan.knows(Fault::Copied);
-            if may_be_older && ends(self.clients.operations[&id].action) {
-                return;
-            }
             let fact = if is_delete && record.is_some() {
                 "what was deleted does not return"
             } else {

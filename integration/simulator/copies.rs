@@ -6,6 +6,9 @@ use crate::disk::Disk;
 use crate::plan::{MS, SECOND};
 use crate::world::{Event, World};
 
+/// How long it takes at the most until what was deleted is forgotten, mostly.
+const FORGETTING: u64 = 20 * SECOND;
+
 /// A copy of a data directory.
 #[derive(Debug)]
 pub struct Backup {
@@ -30,6 +33,27 @@ impl World {
             None => {}
             Some(backup) if self.random.chance(500) => self.restore(backup),
             Some(backup) => self.run_both(backup),
+        }
+    }
+
+    /// Everybody was up for long and has forgotten what was deleted, when a disk turns out to have lied, or an
+    /// old data directory is put back; now and then while all others start again, too.
+    pub fn lose_late(&mut self) {
+        let late = self.plan.members - 1;
+        self.run_until(self.now + FORGETTING);
+        let backup = self.backup.take();
+        if self.violation.is_some() || self.members[late].engine.is_none() {
+            return;
+        }
+        let others_start = self.random.chance(400);
+        match backup {
+            Some(backup) => self.restore(backup),
+            None if self.plan.knows(Fault::Lie) => self.crash(late, true, 2 * SECOND),
+            None => return,
+        }
+        for other in (0..late).filter(|_| others_start) {
+            let downtime = self.random.between(1, 1_500) * MS;
+            self.crash(other, false, downtime);
         }
     }
 

@@ -605,9 +605,21 @@ impl World {
             2 => Input::Zone(format!("z{}", self.random.below(3))),
             // Less than half of all clocks may be wrong, and each may be needed.
             _ if self.plan.knows(Fault::Clock) => return,
+            _ if self.plan.lonely => return self.leave_alone(index),
             _ => Input::Leave,
         };
         self.give(index, epoch, input);
+    }
+
+    /// A member is cut off from all others for a while, and leaves meanwhile.
+    fn leave_alone(&mut self, index: usize) {
+        let time = self.random.between(2_000, 6_000) * MS;
+        for other in (0..self.members.len()).filter(|other| *other != index) {
+            self.cut(index, other, time);
+            self.cut(other, index, time);
+        }
+        let (after, epoch) = (self.random.below(time), self.members[index].epoch);
+        self.schedule(after, Event::Input { member: index, epoch, input: Input::Leave });
     }
 
     fn change_entry(&mut self, index: usize, engine: &mut Engine, input: Input) {

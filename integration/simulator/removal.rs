@@ -9,6 +9,8 @@ use kith::engine::{Engine, Mode, NOBODY};
 use kith::model::MemberId;
 use kith::model::roster::Removal;
 
+/// How long the cut stands across which members try to remove each other.
+pub const MINORITY: u64 = 13 * SECOND;
 /// How long a removal waits to hear a majority.
 const HEAR: u64 = 5 * SECOND;
 /// How long a fenced member keeps its link at most, so that it learns why it ends.
@@ -29,39 +31,69 @@ impl World {
         }
     }
 
+    /// A cut leaves less than half of the members on one side, for so long that each side takes the other
+    /// for dead; then both try to remove one of the other.
+    pub fn cut_minority(&mut self) {
+        let few = self.plan.members.div_ceil(2) - 1;
+        for one in 0..few {
+            for other in few..self.members.len() {
+                self.cut(one, other, MINORITY);
+                self.cut(other, one, MINORITY);
+            }
+        }
+        self.schedule(5 * SECOND, Event::RemoveAcross);
+        self.schedule(6 * SECOND, Event::RemoveAcross);
+    }
+
+    /// Both sides of that cut are asked, the smaller one first.
+    pub fn remove_across(&mut self) {
+        let (first, last, asked) = (0, self.plan.members - 1, self.now);
+        self.give(first, self.members[first].epoch, Input::Remove { target: last, asked });
+        let (epoch, input) = (self.members[last].epoch, Input::Remove { target: first, asked });
+        self.schedule(SECOND, Event::Input { member: last, epoch, input });
+    }
+
     /// A member is asked to remove another one, or looks again whether it may.
     pub fn ask_removal(&mut self, index: usize, engine: &mut Engine, target: usize, asked: u64) {
         let id = self.members[target].id;
         let is_alive = engine.peer_facts(id).is_some_and(|(_, dead, linked)| linked || !dead);
-        let is_other = self.removal.is_some_and(|(other, _)| other != target);
-        // More than one would be too many for the copies that are planned.
         // At the end nobody is asked any more.
         let is_over = !self.troubled;
-        if *engine.mode() != Mode::Serving
-            || engine.roster().get(id).is_none()
-            || is_alive
-            || is_other
-            || is_over
-        {
+        if *engine.mode() != Mode::Serving || engine.roster().get(id).is_none() || is_alive || is_over {
             return;
         }
         let lonely = (0u16..).take(engine.placement().partitions()).find(|at| is_lonely(engine, id, *at));
         if lonely.is_some() {
             return self.note("only copy", &[index as u64, target as u64], || format!("m{index}, m{target}"));
         }
-        let holders = engine.roster().holders();
         let me = engine.identity().member;
-        let is_heard = |holder: &&MemberId| {
-            let slot = self.members.iter().position(|member| member.id == **holder);
-            **holder == me || slot.is_some_and(|slot| self.members[index].last_frame(slot) > asked)
+        let heard = |slot: usize| slot == index || self.members[index].last_frame(slot) > asked;
+        let was_heard = |holder: MemberId| {
+            let mut slots = (0..self.members.len()).filter(|slot| self.members[*slot].id == holder);
+            slots.any(heard)
         };
-        if holders.iter().filter(is_heard).count() <= holders.len() / 2 {
+        if engine.roster().majority(me, was_heard).is_err() {
             if self.now > asked + HEAR {
+                self.refusals += 1;
                 return self
                     .note("no majority", &[index as u64, target as u64], || format!("m{index}, m{target}"));
             }
             let (epoch, input) = (self.members[index].epoch, Input::Remove { target, asked });
             return self.schedule(50 * MS, Event::Input { member: index, epoch, input });
+        }
+        // Counted here by itself.
+        let slots = (0..self.members.len()).filter(|slot| {
+            let member = &self.members[*slot];
+            engine.roster().get(member.id).is_some() && !member.is_twin
+        });
+        let (all, there) = slots.fold((0, 0), |(all, there), at| (all + 1, there + usize::from(heard(at))));
+        if 2 * there <= all {
+            let text = format!("m{index} removes m{target}, having heard {there} of {all}");
+            return self.violate("only a live majority removes", None, text);
+        }
+        // More than one would be too many for the copies that are planned.
+        if self.removal.is_some_and(|(other, _)| other != target) {
+            return;
         }
         let removal = Removal { name: format!("m{target}"), reason: format!("removed by m{index}") };
         engine.write_removal(NOBODY, id, &removal);

@@ -57,6 +57,10 @@ pub enum Event {
     Rejoin { joiner: usize },
     /// A member goes away for long.
     Away,
+    /// A cut leaves a minority on one side, for long.
+    Minority,
+    /// Both sides of it try to remove a member of the other.
+    RemoveAcross,
     /// A frozen clock runs again.
     Thaw { member: usize },
 }
@@ -106,6 +110,8 @@ pub struct World {
     pub violation: Option<Violation>,
     /// Faults happen and clients work.
     pub troubled: bool,
+    /// Removals that were refused for want of a majority.
+    pub refusals: u64,
     /// Who is being removed, and since when.
     pub removal: Option<(usize, u64)>,
     /// Since when every other member knows of the removal.
@@ -145,6 +151,7 @@ impl World {
             clients,
             violation: None,
             troubled: true,
+            refusals: 0,
             removal: None,
             fenced_by_all: None,
             backup: None,
@@ -166,6 +173,9 @@ impl World {
         self.schedule(first, Event::Fault);
         if self.plan.away {
             self.schedule(first - 1, Event::Away);
+        }
+        if self.plan.minority {
+            self.schedule(first, Event::Minority);
         }
         for session in 0..self.plan.sessions {
             let at = SECOND + self.random.below(SECOND);
@@ -222,6 +232,8 @@ impl World {
             Event::Refused { member, epoch } => self.refused(member, epoch),
             Event::Rejoin { joiner } => self.rejoin(joiner),
             Event::Away => self.go_away(),
+            Event::Minority => self.cut_minority(),
+            Event::RemoveAcross => self.remove_across(),
             Event::Thaw { member } => self.thaw(member),
         }
     }

@@ -342,6 +342,18 @@ impl Roster {
         holders.into_values().map(|(_, id)| id).collect()
     }
 
+    /// Whether a majority of the members that hold their names was heard, `me` among them; else how many of how
+    /// many were. Only who has heard one, since it was asked, removes a member: of two sides of a cut one at
+    /// most has a majority.
+    ///
+    /// # Errors
+    /// How many were heard, and how many there are.
+    pub fn majority(&self, me: MemberId, was_heard: impl Fn(MemberId) -> bool) -> Result<(), (usize, usize)> {
+        let holders = self.holders();
+        let live = holders.iter().filter(|member| **member == me || was_heard(**member)).count();
+        if 2 * live > holders.len() { Ok(()) } else { Err((live, holders.len())) }
+    }
+
     /// Whether a member is in the roster and holds its name.
     #[must_use]
     pub fn holds_its_name(&self, id: MemberId) -> bool {

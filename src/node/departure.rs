@@ -252,17 +252,13 @@ fn lonely_partitions(shared: &Shared, member: MemberId) -> usize {
 async fn hear_majority(shared: &Shared, after_us: u64) -> Result<(), (usize, usize)> {
     let deadline = Instant::now() + HEAR_DEADLINE;
     loop {
-        let (live, members) = {
+        let heard = {
             let (core, view) = (shared.core.borrow(), shared.view.borrow());
-            let (me, holders) = (core.engine.identity().member, core.engine.roster().holders());
-            let is_heard = |member: &&MemberId| **member == me || view.last_heard_us(**member) > after_us;
-            (holders.iter().filter(is_heard).count(), holders.len())
+            let me = core.engine.identity().member;
+            core.engine.roster().majority(me, |member| view.last_heard_us(member) > after_us)
         };
-        if live > members / 2 {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err((live, members));
+        if heard.is_ok() || Instant::now() > deadline {
+            return heard;
         }
         sleep(HEAR_POLL).await;
     }
