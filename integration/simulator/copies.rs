@@ -3,7 +3,7 @@
 //! back empty, under a new key, as a new member.
 
 use crate::disk::Disk;
-use crate::plan::{MS, SECOND};
+use crate::plan::{Fault, MS, SECOND};
 use crate::world::{Event, World};
 
 /// How long it takes at the most until what was deleted is forgotten, mostly.

@@ -57,15 +57,14 @@ impl Engine {
         if !same_placement {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
-        // Nobody takes what may be older than what was deleted and reclaimed since.
-        if self.is_listening() || self.rebuilding.is_active() {
+        if self.distrusts_itself() {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         let bits = self.placement.partition_bits();
         match question {
             Compare::Roots { roots, durable } if roots.len() <= self.placement.partitions() => {
                 let leaves = self.leaves_of_other_roots(&roots);
-                self.reply_durably(origin, Compared::Leaves(leaves), durable);
+                self.reply_compared(origin, Compared::Leaves(leaves), durable);
             }
             Compare::Sums { leaves, grain } if leaves.len() <= MAX_LEAVES && grain.bits <= MAX_GRAIN_BITS => {
                 self.list_for_peer(origin, Listing::sums(leaves.into_iter(), grain, bits), false);
@@ -189,13 +188,22 @@ impl Engine {
             }
         }
         let compared = if lists { Compared::Listed { leaves, entries } } else { Compared::Sums(sums) };
-        self.reply_durably(answer.origin, compared, answer.durable);
+        self.reply_compared(answer.origin, compared, answer.durable);
     }
 
-    /// Answers, if it must be, once all that the answer rests on is fsynced.
-    fn reply_durably(&mut self, origin: Origin, compared: Compared, durable: bool) {
+    /// Answers, if it must be, once all that the answer rests on is fsynced. This member may have begun to distrust
+    /// itself since it was asked.
+    pub(super) fn reply_compared(&mut self, origin: Origin, compared: Compared, durable: bool) {
+        if self.distrusts_itself() {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        }
         let reply = Reply::Compared(compared);
         if durable { self.reply_synced(origin, reply) } else { self.reply(origin, reply) }
+    }
+
+    /// Whether nobody may take what this member holds: it may be older than what was deleted and reclaimed since.
+    fn distrusts_itself(&self) -> bool {
+        self.is_listening() || self.rebuilding.is_active()
     }
 }
 

@@ -46,7 +46,7 @@ impl Engine {
             return self.load_then(key, hash, Waiter::Fetch(origin, hashes));
         }
         let found = self.fetch_from_table(&hashes);
-        self.reply(origin, Reply::Compared(found));
+        self.reply_compared(origin, found, false);
     }
 
     /// What is under a key about which redb has to be asked first.
@@ -137,7 +137,7 @@ impl Engine {
     fn reply_fetched(&mut self, fetching: Fetching, is_more: bool) {
         let Fetching { origin, records, after, .. } = fetching;
         let next = is_more.then_some(after);
-        self.reply(origin, Reply::Compared(Compared::FetchedStored { records, next }));
+        self.reply_compared(origin, Compared::FetchedStored { records, next }, false);
     }
 
     /// What is held under the key of a record that redb has: what has come into memory meanwhile is newer, or the
