@@ -263,21 +263,7 @@ impl Plan {
             sync_interval_ms: random.between(50, 1_000),
             ..Settings::default()
         };
-        let tiny_table = random.chance(400);
-        let bounds = Bounds {
-            table_bytes: if tiny_table {
-                usize::try_from(random.between(2_000, 20_000)).unwrap_or(9_000)
-            } else {
-                1 << 30
-            },
-            journal_bytes: if tiny_table || random.chance(300) {
-                random.between(2_000, 60_000)
-            } else {
-                1 << 30
-            },
-            dirty_records: if random.chance(200) { 20 } else { 4_000_000 },
-            unsynced_bytes: if random.chance(100) { 2_000 } else { 64 << 20 },
-        };
+        let bounds = Self::draw_bounds(random);
         let joiners = usize::from(faults.contains(&Fault::Join)) * random.index(3);
         Self {
             members,
@@ -305,6 +291,24 @@ impl Plan {
             late: false,
             long_keys: false,
             more_settings: false,
+        }
+    }
+
+    fn draw_bounds(random: &mut Random) -> Bounds {
+        let tiny_table = random.chance(400);
+        Bounds {
+            table_bytes: if tiny_table {
+                usize::try_from(random.between(2_000, 20_000)).unwrap_or(9_000)
+            } else {
+                1 << 30
+            },
+            journal_bytes: if tiny_table || random.chance(300) {
+                random.between(2_000, 60_000)
+            } else {
+                1 << 30
+            },
+            dirty_records: if random.chance(200) { 20 } else { 4_000_000 },
+            unsynced_bytes: if random.chance(100) { 2_000 } else { 64 << 20 },
         }
     }
 
