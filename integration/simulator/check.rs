@@ -58,20 +58,21 @@ impl World {
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
     fn remove_lost(&mut self) {
-        let is_known = |at: usize| {
-            let mut rosters = self.live().map(|(_, engine)| engine.roster());
-            rosters.any(|roster| roster.get(self.members[at].id).is_some())
-        };
-        let is_lost = |at: &usize| {
-            self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at) && is_known(*at)
-        };
+        let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at);
         let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
         for member in lost {
+            // Nobody tells while all are without power.
+            if self.live().next().is_some() && !self.is_known(member) {
+                continue;
+            }
             self.wait_for(REST, "somebody is there to remove a lost member", |world| {
                 let serving = (0..world.members.len()).any(|at| world.serves(at));
                 (!serving).then(|| "nobody serves".to_owned())
             });
             let Some(front) = (0..self.members.len()).find(|at| self.serves(*at)) else { return };
+            if !self.is_known(member) {
+                continue;
+            }
             let removal = Removal { name: format!("m{member}"), reason: "lost".to_owned() };
             let id = self.members[member].id;
             if let Some(engine) = &mut self.members[front].engine {
@@ -80,6 +81,12 @@ impl World {
             self.note("remove", &[front as u64, member as u64], || format!("m{front} removes m{member}"));
             self.wake(front);
         }
+    }
+
+    /// Whether anybody's roster has a member.
+    fn is_known(&self, member: usize) -> bool {
+        let mut rosters = self.live().map(|(_, engine)| engine.roster());
+        rosters.any(|roster| roster.get(self.members[member].id).is_some())
     }
 
     /// Waits until nothing is said to be in the way; false when an invariant broke instead.

@@ -383,6 +383,20 @@ impl World {
         true
     }
 
+    /// A member's process stops in order; then it ends.
+    fn stop(&mut self, index: usize) {
+        let now = self.now;
+        if self.members[index].is_paused(now) {
+            return;
+        }
+        let Some(mut engine) = self.members[index].engine.take() else { return };
+        self.note("stop", &[index as u64], || format!("m{index} stops in order"));
+        engine.advance(self.members[index].now(now));
+        engine.stop();
+        self.append(index, &mut engine);
+        self.members[index].engine = Some(engine);
+    }
+
     /// Ends a member's process.
     pub fn crash(&mut self, index: usize, power_cut: bool, downtime: u64) {
         let Some(engine) = self.members[index].engine.take() else { return };
@@ -907,6 +921,10 @@ impl World {
         match fault {
             Fault::Kill => {
                 let downtime = self.random.duration(3 * SECOND);
+                // By the time, so that nothing more is drawn.
+                if self.plan.stops && self.now % 2 == 0 {
+                    self.stop(index);
+                }
                 self.crash(index, false, downtime);
             }
             Fault::PowerCut => {

@@ -127,6 +127,8 @@ pub struct Plan {
     pub long_keys: bool,
     /// Settings change too that decide how fast is repaired, and what is durable.
     pub more_settings: bool,
+    /// Every other process that would be killed stops in order.
+    pub stops: bool,
 }
 
 /// Milliseconds in a day.
@@ -228,6 +230,7 @@ impl Plan {
             (self.keys, self.padding) = (self.keys.max(30), 9_000);
             self.bounds.unsynced_bytes = Bounds::default().unsynced_bytes;
         }
+        self.stops = more.chance(400);
     }
 
     /// Draws a world.
@@ -291,6 +294,7 @@ impl Plan {
             late: false,
             long_keys: false,
             more_settings: false,
+            stops: false,
         }
     }
 
