@@ -922,7 +922,7 @@ impl World {
             Fault::Kill => {
                 let downtime = self.random.duration(3 * SECOND);
                 // By the time, so that nothing more is drawn.
-                if self.plan.stops && self.now % 2 == 0 {
+                if self.plan.stops && self.now.is_multiple_of(2) {
                     self.stop(index);
                 }
                 self.crash(index, false, downtime);
