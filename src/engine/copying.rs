@@ -14,7 +14,8 @@
 //!   or are removed. Once it is vouched for, sources that are out of reach, or not complete
 //!   themselves, are passed over.
 //! - Less is enough for an old owner in two cases. All other old owners were copied to their end, complete
-//!   or not: there is nothing else to be had. And if no owner ever said that it is complete: all
+//!   or not: there is nothing else to be had; but who is rebuilt waits for those that are complete but for what
+//!   they catch up with. And if no owner ever said that it is complete: all
 //!   owners in reach, and at least one, were copied to their end.
 //! - A member that is no old owner (it joins, or an owner's place becomes its own with the next step) has
 //!   no such way out: it copies from complete old owners only. Owners that answered it know that
@@ -383,8 +384,14 @@ impl Engine {
         let chosen = reachable()
             .find(|peer| Some(peer.member) == current)
             .or_else(|| reachable().find(|peer| peer.is_complete(partition, digest)))
-            .or_else(|| reachable().find(|_| !copying.joins()));
+            .or_else(|| reachable().find(|peer| !copying.joins() && !self.waits_for(peer, partition)));
         chosen.map(|peer| peer.member)
+    }
+
+    /// Whether a source is of no use before it is complete: it says that it is but for what it just catches up with,
+    /// and only complete owners tell who is rebuilt what it is to drop.
+    fn waits_for(&self, source: &Peer, partition: u16) -> bool {
+        self.rebuilding.is_active() && source.was_complete(partition)
     }
 
     /// A page arrived.
@@ -408,6 +415,7 @@ impl Engine {
         }
         let partition = ticket.partition;
         let is_complete = self.is_complete_at(source, partition);
+        let is_waited_for = self.peer(source).is_some_and(|source| self.waits_for(source, partition));
         let Some(current) = self.copying.awaiting(ticket) else { return };
         current.asked = None;
         current.complete &= is_complete;
@@ -424,7 +432,7 @@ impl Engine {
                 if let Some(copying) = self.copying.partitions.get_mut(&partition) {
                     let vouches = copying.current.take().is_some_and(|current| current.complete);
                     // A joiner has no use for what was not complete, until it is.
-                    let is_done = vouches || !copying.joins();
+                    let is_done = vouches || !copying.joins() && !is_waited_for;
                     copying.sources.retain(|member| *member != source || !is_done);
                     copying.copied += 1;
                     copying.vouchers.extend(vouches.then_some(source));

@@ -11,6 +11,7 @@ use super::table::UNRESOLVED;
 use super::write::{Job, Origin};
 use super::{Engine, Load};
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef};
+use crate::protocol::compare::Compare;
 use crate::protocol::frame::Verdict;
 use crate::protocol::message::{Failure, Reply, WriteRequest};
 use std::collections::BTreeMap;
@@ -178,7 +179,9 @@ impl Engine {
             Waiter::Resolve => {}
             Waiter::Absence if slot.is_none() => self.note_absent(hash),
             Waiter::Absence => {}
-            Waiter::Fetch(origin, hashes) => self.fetch_for_peer(origin, hashes),
+            Waiter::Fetch(origin, hashes) => {
+                self.compare_for_peer(origin, Compare::Fetch { hashes }, true);
+            }
             Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
                 self.read_one(token, key, hash);
             }

@@ -5,6 +5,7 @@ use super::super::write::Origin;
 use super::super::{Engine, PageFilter, PageFound};
 use super::ANSWER_US;
 use super::listing::{Content, Listing};
+use crate::model::KeyHash;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::protocol::compare::{Compare, Compared, LeafId, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::{Failure, Reply};
@@ -57,14 +58,14 @@ impl Engine {
         if !same_placement {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
-        if self.distrusts_itself() {
+        let bits = self.placement.partition_bits();
+        if self.distrusts_any(partitions_of(&question, bits)) {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
-        let bits = self.placement.partition_bits();
         match question {
             Compare::Roots { roots, durable } if roots.len() <= self.placement.partitions() => {
                 let leaves = self.leaves_of_other_roots(&roots);
-                self.reply_compared(origin, Compared::Leaves(leaves), durable);
+                self.reply_durably(origin, Compared::Leaves(leaves), durable);
             }
             Compare::Sums { leaves, grain } if leaves.len() <= MAX_LEAVES && grain.bits <= MAX_GRAIN_BITS => {
                 self.list_for_peer(origin, Listing::sums(leaves.into_iter(), grain, bits), false);
@@ -172,6 +173,10 @@ impl Engine {
         let Some(mut answer) = self.anti_entropy.answers.listings.pop_front() else { return };
         answer.listing.finish();
         self.lift_shadows(&answer.listing.shadows);
+        // It may have begun to distrust itself since it was asked.
+        if self.distrusts_any(answer.listing.leaves.keys().map(|(partition, _)| *partition)) {
+            return self.reply(answer.origin, Reply::Failed(Failure::NotReady));
+        }
         let (mut sums, mut entries) = (Vec::new(), Vec::new());
         let leaves = u32::try_from(answer.listing.leaves.len()).unwrap_or(u32::MAX);
         let mut lists = false;
@@ -188,23 +193,36 @@ impl Engine {
             }
         }
         let compared = if lists { Compared::Listed { leaves, entries } } else { Compared::Sums(sums) };
-        self.reply_compared(answer.origin, compared, answer.durable);
+        self.reply_durably(answer.origin, compared, answer.durable);
     }
 
-    /// Answers, if it must be, once all that the answer rests on is fsynced. This member may have begun to distrust
-    /// itself since it was asked.
-    pub(super) fn reply_compared(&mut self, origin: Origin, compared: Compared, durable: bool) {
-        if self.distrusts_itself() {
-            return self.reply(origin, Reply::Failed(Failure::NotReady));
-        }
+    /// Answers, if it must be, once all that the answer rests on is fsynced.
+    fn reply_durably(&mut self, origin: Origin, compared: Compared, durable: bool) {
         let reply = Reply::Compared(compared);
         if durable { self.reply_synced(origin, reply) } else { self.reply(origin, reply) }
     }
 
-    /// Whether nobody may take what this member holds: it may be older than what was deleted and reclaimed since.
-    fn distrusts_itself(&self) -> bool {
-        self.is_listening() || self.rebuilding.is_active()
+    /// Whether nobody may take what this member holds of some of these partitions: it may be older than what was
+    /// deleted and reclaimed since.
+    pub(super) fn distrusts_any(&self, mut partitions: impl Iterator<Item = u16>) -> bool {
+        self.is_listening() || partitions.any(|partition| self.distrusts(partition))
     }
+}
+
+/// The partitions that are asked about.
+fn partitions_of(question: &Compare, partition_bits: u8) -> impl Iterator<Item = u16> + '_ {
+    let (mut roots, mut sums, mut lists, mut fetched) = (&[][..], &[][..], &[][..], &[][..]);
+    match question {
+        Compare::Roots { roots: asked, .. } => roots = asked,
+        Compare::Sums { leaves, .. } => sums = leaves,
+        Compare::List { parts, .. } => lists = parts,
+        Compare::Fetch { hashes } | Compare::FetchStored { hashes, .. } => fetched = hashes,
+    }
+    let roots = roots.iter().map(|(partition, _)| *partition);
+    let sums = sums.iter().map(|(partition, _)| *partition);
+    let lists = lists.iter().map(|((partition, _), _)| *partition);
+    let fetched = unpack(fetched).map(move |hash| KeyHash(hash).partition(partition_bits));
+    roots.chain(sums).chain(lists).chain(fetched)
 }
 
 /// What of a root or leaf travels.

@@ -46,7 +46,7 @@ impl Engine {
             return self.load_then(key, hash, Waiter::Fetch(origin, hashes));
         }
         let found = self.fetch_from_table(&hashes);
-        self.reply_compared(origin, found, false);
+        self.reply(origin, Reply::Compared(found));
     }
 
     /// What is under a key about which redb has to be asked first.
@@ -99,7 +99,11 @@ impl Engine {
     /// A page of redb for a peer that wants some records; none when it could not be read.
     pub(in crate::engine) fn fetched_page(&mut self, mut fetching: Fetching, page: Option<PageFound>) {
         let origin = fetching.origin;
-        let Some(PageFound { records: found, next, .. }) = page else {
+        // It may have begun to distrust itself since it was asked.
+        let bits = self.placement.partition_bits();
+        let is_distrusted =
+            self.distrusts_any(fetching.hashes.iter().map(|hash| KeyHash(*hash).partition(bits)));
+        let Some(PageFound { records: found, next, .. }) = page.filter(|_| !is_distrusted) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
         let (mut rest, mut before) = (&found[..], None);
@@ -137,7 +141,7 @@ impl Engine {
     fn reply_fetched(&mut self, fetching: Fetching, is_more: bool) {
         let Fetching { origin, records, after, .. } = fetching;
         let next = is_more.then_some(after);
-        self.reply_compared(origin, Compared::FetchedStored { records, next }, false);
+        self.reply(origin, Reply::Compared(Compared::FetchedStored { records, next }));
     }
 
     /// What is held under the key of a record that redb has: what has come into memory meanwhile is newer, or the
