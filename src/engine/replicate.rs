@@ -24,7 +24,7 @@ const RECORDS_AT_ONCE: usize = 64;
 const HINTS_AT_ONCE: usize = 16;
 /// Such looks in one tick, while no client waits and while some do; fewer when the records are large, see
 /// [`HINTS_WAIT_BYTES`].
-const HINT_LOOKS: (usize, usize) = (128, 64);
+const HINT_LOOKS: (usize, usize) = (128, 52);
 /// Bytes of waiting records above which no hints are added.
 const HINTS_WAIT_BYTES: usize = 256 << 10;
 /// Microseconds without hints to a member that refused a record.
