@@ -29,7 +29,7 @@
 //! - Where a copy stands is kept through failures and changes of placement, for as long as its
 //!   owners are the same and the source lives: a later life of it has other slots.
 //! - At most [`COPIES_AT_ONCE`] requests are outstanding, so that the pages of a source never fill
-//!   its outbox.
+//!   its outbox; and none is sent while more was taken than `repair_bytes_per_second` allows.
 //!
 //! - What a member that is no old owner copied from one source it does not copy again from the next: it tells
 //!   the leaves of its hash tree, and records in equal ones are left out. A leaf that was equal at any
@@ -340,7 +340,7 @@ impl Engine {
 
     /// Asks for the next page of a partition, if that can be done now.
     fn ask_for_page(&mut self, partition: u16) -> bool {
-        let rests = self.storage_problem.is_some() || self.is_congested();
+        let rests = self.storage_problem.is_some() || self.is_congested() || !self.may_repair();
         let Some(copying) = self.copying.partitions.get(&partition).filter(|c| !rests && !c.is_asked())
         else {
             return false;
@@ -403,6 +403,7 @@ impl Engine {
         next: Option<CopyCursor>,
     ) {
         let Some(source) = self.copying.awaiting(ticket).map(|current| current.source) else { return };
+        self.note_repair(records.len() + settled.len());
         let mut rest = records;
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;

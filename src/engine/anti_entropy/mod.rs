@@ -8,7 +8,7 @@
 //!
 //! One pass is under way at a time. Each peer's turn comes at once when a link to it comes up or the placement
 //! changes (if both ends begin, nothing is done twice but the looking), and then every [`ROUND_US`].
-//! What is exchanged is paced by the setting `repair_bytes_per_second`, and so are hints. What hints carry is not
+//! What is exchanged is paced by the setting `repair_bytes_per_second`, and so are hints and copies. What hints carry is not
 //! fetched a second time, from whomever: passes with peers whose links have just come up wait while hints come, from
 //! any of them, for [`HINTS_US`] at most; and a peer that has just started compares by itself first.
 //!
@@ -107,7 +107,7 @@ impl Budget {
     }
 
     const fn is_spent(&self) -> bool {
-        self.bytes <= 0
+        self.bytes < 0
     }
 }
 
@@ -170,12 +170,12 @@ impl Engine {
         }
     }
 
-    /// Whether more may be sent for repair now.
+    /// Whether more may be sent or taken for repair now.
     pub(super) const fn may_repair(&self) -> bool {
         !self.anti_entropy.budget.is_spent()
     }
 
-    /// So many bytes of records were sent for repair, beside what passes exchange.
+    /// So many bytes of records were sent or taken for repair, beside what passes exchange.
     pub(super) fn note_repair(&mut self, bytes: usize) {
         self.anti_entropy.budget.spend(bytes);
     }

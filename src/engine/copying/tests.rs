@@ -380,6 +380,27 @@ fn requests_for_pages_are_bounded_however_often_it_ticks() {
 }
 
 #[test]
+fn copying_takes_no_more_bytes_a_second_than_the_setting_says() {
+    let records = 8_000;
+    let mut world = World::new(6, records);
+    let pace = KeyRef::new(SETTINGS, b"repair_bytes_per_second").unwrap();
+    let change = Change::Set { value: b"64KiB", expiry_ms: None };
+    world.engines[1].write_system(crate::engine::NOBODY, pace, change);
+    world.link(1, 0);
+    world.link(1, 2);
+    world.carry();
+    assert_eq!(world.engines[1].settings().repair_bytes_per_second, 64 << 10);
+    let all = records * record(0).view().bytes().len();
+    let taken = |world: &World| (0..records).filter(|number| has(&world.engines[1], *number)).count();
+    let seconds = all / (64 << 10);
+    assert!(seconds >= 4);
+    world.pass(1_000 * (seconds as u64 - 2));
+    assert!((1..records).contains(&taken(&world)));
+    world.pass(4_000);
+    assert_eq!(taken(&world), records);
+}
+
+#[test]
 fn records_that_only_redb_holds_are_copied_too() {
     let mut world = World::with_table(2, 40, 1_000);
     assert!(!has(&world.engines[0], 39), "they are not all in the table");

@@ -104,7 +104,7 @@ pub static DEFINITIONS: [Definition; 13] = [
     Definition {
         name: "repair_bytes_per_second",
         default: "16MiB",
-        description: "how fast a member sends repairs and handed-off records",
+        description: "how many bytes of records a member sends and takes for repair and handoff, hints among them",
         managed: false,
         value: Value::Number {
             unit: Unit::Bytes,
