@@ -31,7 +31,7 @@ async fn main() -> Result<(), ClientError> {
         far.put("example", b"color", "blue".into(), &options).await?;
     }
 
-    let query = ListingQuery { prefix: Vec::new(), after: None, limit: 10, values: true };
+    let query = ListingQuery { prefix: Vec::new(), after: None, limit: 10, values: true, held: false };
     for entry in near.list("example", &query).await?.entries {
         println!("{:?} = {:?}", entry.key.unwrap_or_default(), entry.value.unwrap_or_default());
     }

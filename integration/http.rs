@@ -275,7 +275,7 @@ async fn what_is_put_under_a_key_of_any_bytes_is_got_listed_and_deleted() {
         let found = served.client.get("c", key, None).await.unwrap().unwrap();
         assert_eq!((Some(found.timestamp), found.value), (outcome.timestamp, value));
     }
-    let mut query = ListingQuery { prefix: Vec::new(), after: None, limit: 2, values: false };
+    let mut query = ListingQuery { prefix: Vec::new(), after: None, limit: 2, values: false, held: false };
     let mut listed = Vec::new();
     loop {
         let page = served.client.list("c", &query).await.unwrap();

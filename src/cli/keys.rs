@@ -186,7 +186,7 @@ pub(super) async fn export(client: &Client, args: &ExportArgs, output: Output) -
         output.note(&format!(
             "warning: `{name}` is in its cluster no more ({state}); this is what it itself holds, and others may hold newer"
         ));
-        pages.held = true;
+        pages.query.held = true;
     }
     // Before the file is made: what can't be exported must not empty an older one.
     let mut next = pages.next(PAGE).await?;
@@ -226,15 +226,14 @@ struct Pages<'a> {
     client: &'a Client,
     collection: &'a str,
     query: ListingQuery,
-    /// Only what the asked member itself holds.
-    held: bool,
     at_end: bool,
 }
 
 impl<'a> Pages<'a> {
     fn new(client: &'a Client, collection: &'a str, prefix: &OsString, values: bool) -> Self {
-        let query = ListingQuery { prefix: argument_bytes(prefix), after: None, limit: PAGE, values };
-        Self { client, collection, query, held: false, at_end: false }
+        let query =
+            ListingQuery { prefix: argument_bytes(prefix), after: None, limit: PAGE, values, held: false };
+        Self { client, collection, query, at_end: false }
     }
 
     async fn next(&mut self, limit: usize) -> Result<Option<Listing>, CliError> {
@@ -242,11 +241,7 @@ impl<'a> Pages<'a> {
             return Ok(None);
         }
         self.query.limit = limit;
-        let page = if self.held {
-            self.client.list_held(self.collection, &self.query).await?
-        } else {
-            self.client.list(self.collection, &self.query).await?
-        };
+        let page = self.client.list(self.collection, &self.query).await?;
         self.query.after = page.next.clone();
         self.at_end = page.next.is_none();
         Ok(Some(page))

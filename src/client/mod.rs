@@ -66,6 +66,8 @@ pub struct ListingQuery {
     pub limit: usize,
     /// Whether values come with the keys.
     pub values: bool,
+    /// Only what the asked member itself holds, also when it left its cluster or was removed.
+    pub held: bool,
 }
 
 /// Asks members over HTTP. Cheap to clone; clones share their connections.
@@ -203,30 +205,13 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&self, collection: &str, query: &ListingQuery) -> Result<Listing, ClientError> {
-        self.list_of(collection, query, "").await
-    }
-
-    /// One page of what the asked member itself holds, whatever others hold, though it left its cluster or was
-    /// removed from it.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn list_held(&self, collection: &str, query: &ListingQuery) -> Result<Listing, ClientError> {
-        self.list_of(collection, query, "&held=true").await
-    }
-
-    async fn list_of(
-        &self,
-        collection: &str,
-        query: &ListingQuery,
-        whose: &str,
-    ) -> Result<Listing, ClientError> {
         check_collection(collection)?;
         let collection = utf8_percent_encode(collection, NON_ALPHANUMERIC);
         let prefix = percent_encode(&query.prefix, NON_ALPHANUMERIC);
         let after = query.after.as_ref().map_or_else(String::new, |next| format!("&after={next}"));
         let (limit, values) = (query.limit, query.values);
-        let path = format!("/v1/kv/{collection}?prefix={prefix}&limit={limit}&values={values}{after}{whose}");
+        let held = if query.held { "&held=true" } else { "" };
+        let path = format!("/v1/kv/{collection}?prefix={prefix}&limit={limit}&values={values}{held}{after}");
         self.ask(Method::GET, &path, &[], Bytes::new()).await?.json()
     }
 
@@ -570,7 +555,7 @@ mod tests {
                 assert!(matches!(error, ClientError::Key(_)), "{collection:?} {}: {error}", key.len());
             }
         }
-        let query = ListingQuery { prefix: Vec::new(), after: None, limit: 1, values: false };
+        let query = ListingQuery { prefix: Vec::new(), after: None, limit: 1, values: false, held: false };
         for collection in ["..", ".", "", "a/b"] {
             let error = client.list(collection, &query).await.unwrap_err();
             assert!(matches!(error, ClientError::Key(_)), "{collection:?}: {error}");
