@@ -41,8 +41,6 @@ const POLL_US: u64 = 300_000;
 const POLL_US_PER_MEMBER: u64 = 10_000;
 /// Microseconds after a batch that could not be carried through.
 const REST_US: u64 = 3_000_000;
-/// Microseconds for which tombstones wait that are ahead of some member's clock.
-const AHEAD_US: u64 = 60_000_000;
 /// Quiet rounds that must end, so that one of them began after the question.
 const ROUNDS: u64 = 2;
 
@@ -111,9 +109,6 @@ pub(super) struct State {
     walk: Option<super::Name>,
     /// Keys under which redb has nothing, though the leaf has records that only redb has.
     absent: BTreeSet<KeyHash>,
-    /// Some member's clock has not passed this time, and what is stamped with it or later waits until that
-    /// time in microseconds.
-    ahead: (u64, u64),
     /// Members that held the last batches back, and how many tombstones each.
     waits_for: BTreeMap<MemberId, usize>,
 }
@@ -139,7 +134,7 @@ impl Engine {
             }
         } else if complete && set.old().next() == Some(me) && self.reclaim.plain.len() < BATCH {
             // Its time will come, and until then nothing else waits for it.
-            if table.record(id).is_some_and(|record| self.has_come(record)) {
+            if table.record(id).is_some_and(|record| self.is_past(record)) {
                 self.reclaim.plain.insert(id);
             }
         }
@@ -148,13 +143,6 @@ impl Engine {
     /// Whether the clock has passed a stamp: one that lies ahead could still be undercut by a fresh one.
     fn is_past(&self, record: RecordRef<'_>) -> bool {
         record.timestamp().time < self.passed_time()
-    }
-
-    /// Whether all clocks have passed a stamp, as far as is known.
-    fn has_come(&self, record: RecordRef<'_>) -> bool {
-        let (ahead, until_us) = self.reclaim.ahead;
-        let is_ahead = self.now.mono_us < until_us && record.timestamp().time >= ahead;
-        self.is_past(record) && !is_ahead
     }
 
     /// Whether the record of a key left its hash tree here: it settled, or nothing of it is held any more though
@@ -203,7 +191,7 @@ impl Engine {
             let fits = table.has(id, SETTLED) == is_settled && !table.has_any(id, SYSTEM | GONE | UNRESOLVED);
             // The slot may have another record since it was met.
             let dead = table.record(id).filter(|record| fits && !record.kind().is_live());
-            let Some(record) = dead.filter(|record| self.has_come(*record)) else { continue };
+            let Some(record) = dead.filter(|record| self.is_past(*record)) else { continue };
             bytes += record.bytes().len();
             if bytes > BATCH_BYTES {
                 break;
@@ -367,11 +355,7 @@ impl Engine {
         if !waited.is_done && told.rounds >= waited.since.rounds + ROUNDS {
             waited.is_done = true;
             // What is ahead of this member's clock waits for that, and nothing else with it.
-            let count = batch.tombs.len();
             batch.tombs.retain(|tomb| tomb.record.view().timestamp().time < told.time);
-            if batch.tombs.len() < count {
-                self.reclaim.ahead = (told.time, self.now.mono_us + AHEAD_US);
-            }
             if batch.tombs.is_empty() {
                 return self.end_batch(None);
             }

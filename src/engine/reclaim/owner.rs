@@ -22,7 +22,10 @@ const PAGE_BYTES: usize = 128 << 10;
 impl Engine {
     /// What died in redb, or has expired there, comes into memory, where the sweep meets it.
     pub(super) fn walk_for_the_dead(&mut self) {
-        if self.is_reclaiming_held_back() || self.reclaim.batch.is_some() || !self.reclaim.plain.is_empty() {
+        // What waits in memory comes first, unless it could not be carried through: that may take for ever.
+        let is_resting = self.now.mono_us < self.reclaim.rest_until_us;
+        let is_busy = self.reclaim.batch.is_some() || !self.reclaim.plain.is_empty() && !is_resting;
+        if self.is_reclaiming_held_back() || is_busy {
             return;
         }
         if self.now.mono_us >= self.reclaim.walk_us {
