@@ -496,9 +496,8 @@ impl World {
     /// What is bounded stays below its bound, and a shortfall that was noticed is owed to nobody.
     fn check_bounds(&mut self, index: usize, engine: &Engine) {
         let (_, number, bytes, _) = engine.hint_counts(engine.identity().member);
-        // A start takes back what it had, also what was on its way.
         let bound = engine.settings().hint_bytes.max(self.plan.settings.hint_bytes);
-        if bytes > bound + bound / 8 {
+        if bytes > bound {
             let text = format!("m{index} keeps {bytes} bytes of {number} hints, above {bound}");
             self.violate("hints are bounded", None, text);
         }

@@ -153,6 +153,22 @@ impl Hints {
         }
     }
 
+    /// Forgets hints beyond the bound of `limit` bytes, as far as `may_go` allows it.
+    pub(super) fn trim(&mut self, limit: u64, may_go: impl Fn(KeyRef<'_>) -> bool) {
+        for hints in self.members.values_mut() {
+            hints.keys.retain(|_, hint| {
+                let stays = self.bytes <= limit || !hint.key.key().is_none_or(&may_go);
+                if !stays {
+                    self.bytes -= hint.key.0.len() as u64 + OVERHEAD_BYTES;
+                    self.dropped += 1;
+                    hints.unsent -= usize::from(hint.sent_in != hints.round);
+                }
+                stays
+            });
+        }
+        self.members.retain(|_, hints| !hints.keys.is_empty());
+    }
+
     /// The next hints to send to `member`, at most `count`; each comes once in a round.
     pub(super) fn next(&mut self, member: MemberId, count: usize) -> Vec<(KeyHash, HintKey)> {
         let Some(hints) = self.members.get_mut(&member).filter(|hints| hints.unsent > 0) else {
@@ -228,4 +244,34 @@ pub(super) enum Added {
     Already,
     /// The bound is reached.
     NoRoom,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_go_is_forgotten_beyond_the_bound() {
+        let mut hints = Hints::default();
+        let names: Vec<String> = (0..10).map(|number| format!("k{number}")).collect();
+        let key = |at: usize| KeyRef::new("c", names[at].as_bytes()).unwrap();
+        for member in [MemberId(1), MemberId(2)] {
+            for at in 0..10 {
+                hints.add(member, key(at).hash(), HintKey::of(key(at)), u64::MAX);
+            }
+        }
+        let each = hints.bytes() / 20;
+        let is_own = |key: KeyRef<'_>| key.key() >= b"k4".as_slice();
+        hints.trim(15 * each, is_own);
+        assert_eq!((hints.pending(), hints.bytes(), hints.dropped()), (15, 15 * each, 5));
+        hints.trim(0, is_own);
+        assert_eq!((hints.pending(), hints.bytes(), hints.dropped()), (8, 8 * each, 12));
+        for member in [MemberId(1), MemberId(2)] {
+            let mut next: Vec<KeyHash> = hints.next(member, 20).into_iter().map(|(hash, _)| hash).collect();
+            let mut held: Vec<KeyHash> = (0..4).map(|at| key(at).hash()).collect();
+            next.sort_unstable();
+            held.sort_unstable();
+            assert_eq!(next, held, "what stays is sent");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::hints::Added;
 use super::journal::{self, Entry, JournalError};
 use super::table::FOUND;
 use crate::model::clock::Clock;
-use crate::model::{MemberId, RecordRef};
+use crate::model::{KeyRef, MemberId, RecordRef};
 
 impl Engine {
     /// Takes one record that redb holds, verified. Before all of the journal.
@@ -52,12 +52,12 @@ impl Engine {
                     self.clock = Clock::after_reservation(self.identity.member, self.clock.time().max(time));
                 }
                 Entry::Hint(member, key) => {
-                    let hash = key.key().map(crate::model::KeyRef::hash).unwrap_or_default();
+                    let hash = key.key().map(KeyRef::hash).unwrap_or_default();
                     let added = self.hints.add(member, hash, key, u64::MAX);
                     debug_assert_ne!(added, Added::NoRoom);
                 }
                 Entry::HintDone(member, key) => {
-                    let hash = key.key().map(crate::model::KeyRef::hash).unwrap_or_default();
+                    let hash = key.key().map(KeyRef::hash).unwrap_or_default();
                     self.hints.done(member, hash, None);
                 }
                 Entry::Place { incarnation, position, ends } => {
@@ -96,6 +96,14 @@ impl Engine {
         self.plan_copying();
     }
 
+    /// The journal repeats as hints what was on its way when a checkpoint began, however much that was. There
+    /// need be no more of them than have room; but what this member does not own itself is nowhere else, maybe.
+    fn trim_hints(&mut self) {
+        let (me, placement) = (self.identity.member, &self.placement);
+        let owns = |key: KeyRef<'_>| placement.set_of(key.hash(), key.is_system()).contains(me);
+        self.hints.trim(self.settings.hint_bytes, owns);
+    }
+
     /// Ends the restoring. `journal_bytes` is what the journal still holds; `intact` tells that
     /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
     pub fn restored(&mut self, journal_bytes: u64, intact: bool) {
@@ -106,6 +114,7 @@ impl Engine {
             self.complete.fill(alone);
         }
         self.plan_copying();
+        self.trim_hints();
         self.hint_unsettled();
         self.checkpoint.set_replayed(journal_bytes);
         self.wait_out_reservation();
