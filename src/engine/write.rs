@@ -247,6 +247,10 @@ impl Engine {
         let may_have = |owner: MemberId| owner == member || self.peer(owner).is_none_or(|peer| !peer.dead);
         let alive = set.owners.iter().filter(|owner| may_have(owner.member)).count();
         let holds = !set.contains(member);
+        // Who left or was removed holds nothing for others: nobody takes it from there.
+        if holds && !job.key.is_system() && self.roster.is_removed(member) {
+            return Err(OperationError::Stopping);
+        }
         if holds && !self.hints.has_room(&HintKey::of(job.key), set.owners.len(), self.settings.hint_bytes) {
             return Err(OperationError::NoRoomForHint);
         }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::engine::copying::tests::{World, entry};
+use crate::engine::operation::{Completion, OperationError, Outcome, Write};
 use crate::model::roster::MemberState;
+use crate::model::settings::Level;
 
 const RECORDS: usize = 60;
 
@@ -180,4 +182,28 @@ fn no_copy_is_given_up_while_an_owner_that_stays_is_not_complete() {
     for at in 0..3 {
         world.assert_owners_have_all(at, &[0, 1, 2], RECORDS);
     }
+}
+
+#[test]
+fn who_left_takes_no_write_though_it_hears_of_no_owner() {
+    let mut world = world(1);
+    let leaving = entry(2);
+    let removal = Removal { name: leaving.name.clone(), reason: LEFT.to_owned() };
+    world.engines[2].write_removal(NOBODY, leaving.id(), &removal);
+    world.pass(100);
+    isolate(&mut world, 2);
+    for other in 0..2 {
+        world.engines[2].liveness(entry(other).id(), false);
+    }
+    let write = Write {
+        key: KeyRef::new("c", b"late").unwrap(),
+        change: Change::Set { value: b"v", expiry_ms: None },
+        level: Some(Level::One),
+        after: 0,
+    };
+    world.engines[2].write(7, write);
+    world.pass(100);
+    let answers: Vec<Completion> = std::mem::take(&mut world.engines[2].lanes.completions);
+    let answer = answers.into_iter().find(|answer| answer.token == 7).map(|answer| answer.outcome);
+    assert!(matches!(answer, Some(Outcome::Failed(OperationError::Stopping))), "{answer:?}");
 }
