@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 
 /// How long everything may take to come to rest.
 pub const REST: u64 = 120 * SECOND;
+/// How long what was heard of a clock counts at most.
+const READINGS: u64 = 20 * SECOND;
 
 impl World {
     /// Ends all faults, waits for rest, repairs, and checks what is there.
@@ -58,13 +60,18 @@ impl World {
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
     fn remove_lost(&mut self) {
+        let mut lost = self.members.iter().filter(|member| member.lost && !member.left);
+        // Who is down may be the only one that knows it.
+        if lost.next().is_none() || !self.wait_for(REST, "every member starts again", Self::down) {
+            return;
+        }
         let is_lost = |at: &usize| self.members[*at].lost && !self.members[*at].left && !self.has_twin(*at);
         let lost: Vec<usize> = (0..self.members.len()).filter(is_lost).collect();
+        if !lost.is_empty() && self.plan.knows(Fault::Clock) {
+            // Its clock goes with it, and then half of all may be wrong as long as one is that was wrong before.
+            self.run_until(self.now + READINGS);
+        }
         for member in lost {
-            // Nobody tells while all are without power.
-            if self.live().next().is_some() && !self.is_known(member) {
-                continue;
-            }
             self.wait_for(REST, "somebody is there to remove a lost member", |world| {
                 let serving = (0..world.members.len()).any(|at| world.serves(at));
                 (!serving).then(|| "nobody serves".to_owned())
@@ -167,10 +174,10 @@ impl World {
             if let Some(partition) = engine.foreign_partitions().next() {
                 return Some(format!("m{at} holds partition {partition} and does not own it"));
             }
-            let right_ms = EPOCH_MS + self.now / MS;
             let is_due = |record: &RecordRef<'_>| {
-                // A clock that was ahead may have ended it before its time.
-                let has_ended = record.expiry_ms().is_none_or(|expiry| expiry < right_ms);
+                // A clock that is ahead ends it before its time; and of two nobody can tell which one is wrong.
+                let mut clocks = self.live().map(|(at, other)| self.acts_by(at, other));
+                let has_ended = record.expiry_ms().is_none_or(|expiry| clocks.all(|ms| expiry < ms));
                 // One clock far ahead stamped what no other has come to yet.
                 let has_come = self.live().all(|(_, other)| record.timestamp().time < other.clock_time());
                 !record.kind().is_live() && has_ended && has_come
@@ -194,6 +201,19 @@ impl World {
             }
         }
         None
+    }
+
+    /// The time of day that a member acts by, in milliseconds.
+    fn acts_by(&self, at: usize, engine: &Engine) -> u64 {
+        let (ahead_ms, wall_ms) = (engine.clock_health().0, self.members[at].wall_ms(self.now));
+        let is_off = ahead_ms.unsigned_abs() > engine.settings().max_clock_ahead_ms / 2;
+        wall_ms.saturating_add_signed(if is_off { -ahead_ms } else { 0 })
+    }
+
+    /// Members that are to be up and are not.
+    pub fn down(&self) -> Option<String> {
+        let mut all = self.members.iter().filter(|member| member.is_member && !member.lost);
+        all.find(|member| member.engine.is_none()).map(|member| format!("m{} is down", member.index))
     }
 
     fn has_lost_owner(&self, key: usize) -> bool {

@@ -399,7 +399,7 @@ impl World {
             self.check_stamp(token, operation, stamp);
         }
         let level = self.effective_level(operation);
-        if matches!(level, Level::Quorum | Level::All) {
+        if matches!(level, Level::Quorum | Level::All) && !self.is_removing_since(operation.issued) {
             if stamp <= operation.floor && !self.plan.may_forget() {
                 let text =
                     format!("{token} got {stamp}, not superseded, at {level}, after {}", operation.floor);
@@ -476,7 +476,8 @@ impl World {
         let level = self.effective_level(operation);
         let is_sure = matches!(level, Level::Quorum | Level::All)
             && !self.clients.keys[key].is_counter
-            && !self.plan.may_forget();
+            && !self.plan.may_forget()
+            && !self.is_removing_since(operation.issued);
         if !is_sure || operation.floor == Timestamp::ZERO {
             return;
         }

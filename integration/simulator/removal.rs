@@ -137,6 +137,12 @@ impl World {
         }
     }
 
+    /// Whether a member was being removed at this moment or later. The owners change at once, not in two sides: who
+    /// has not heard of it may meet a level with the removed one, and the others may not know of it.
+    pub fn is_removing_since(&self, moment: u64) -> bool {
+        self.removal.is_some() && self.fenced_by_all.is_none_or(|all| moment <= all)
+    }
+
     /// Ends links to members that were fenced a while ago.
     pub fn drop_fenced(&mut self, index: usize, engine: &Engine) {
         if !self.plan.knows(Fault::Removal) {
@@ -160,10 +166,7 @@ impl World {
         };
         let id = self.members[target].id;
         // Who is down may be the only one that knows it.
-        self.wait_for(crate::check::REST, "every member starts again", |world| {
-            let mut all = world.members.iter().filter(|member| member.is_member && !member.lost);
-            all.find(|member| member.engine.is_none()).map(|member| format!("m{} is down", member.index))
-        });
+        self.wait_for(crate::check::REST, "every member starts again", Self::down);
         // Whoever wrote it may have lost it again.
         if !self.live().any(|(at, engine)| at != target && engine.roster().is_removed(id)) {
             self.removal = None;
