@@ -27,7 +27,7 @@ impl World {
         self.note("rest", &[without_room], || format!("{without_room} hints found no room"));
         self.heal_all();
         self.mend_members();
-        if self.plan.late {
+        if self.plan.rarer.late {
             self.lose_late();
         }
         self.conclude_removal();

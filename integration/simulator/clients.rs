@@ -175,7 +175,7 @@ impl World {
         let key = self.random.index(self.clients.keys.len());
         let is_counter = self.clients.keys[key].is_counter;
         let action = match (self.random.below(100), is_counter) {
-            (20..45, false) if self.plan.away || self.plan.late => Action::Delete,
+            (20..45, false) if self.plan.away || self.plan.rarer.late => Action::Delete,
             (10..20, false) if self.plan.away => Action::Set { expiry_ms: Some(self.expiry()) },
             (0..60, true) => Action::Increment(i64::try_from(self.random.below(12)).unwrap_or(0) - 3),
             (0..50, false) => Action::Set { expiry_ms: None },

@@ -618,7 +618,7 @@ impl World {
             2 => Input::Zone(format!("z{}", self.random.below(3))),
             // Less than half of all clocks may be wrong, and each may be needed.
             _ if self.plan.knows(Fault::Clock) => return,
-            _ if self.plan.lonely => return self.leave_alone(index),
+            _ if self.plan.rarer.lonely => return self.leave_alone(index),
             _ => Input::Leave,
         };
         self.give(index, epoch, input);

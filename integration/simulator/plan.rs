@@ -85,6 +85,17 @@ impl Fault {
     ];
 }
 
+/// What comes up in few worlds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rarer {
+    /// A cut leaves a minority on one side for long, and both sides try to remove a member of the other.
+    pub minority: bool,
+    /// Members leave that were alone for a while, and what they hold then goes to others slowly.
+    pub lonely: bool,
+    /// What a disk lost, or an old data directory, shows only after all have had the time to forget what was deleted.
+    pub late: bool,
+}
+
 /// A world's make-up.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -117,12 +128,7 @@ pub struct Plan {
     pub real_storage: bool,
     /// One member is away for most of the time, while much is deleted and expires.
     pub away: bool,
-    /// A cut leaves a minority on one side for long, and both sides try to remove a member of the other.
-    pub minority: bool,
-    /// Members leave that were alone for a while, and what they hold then goes to others slowly.
-    pub lonely: bool,
-    /// What a disk lost, or an old data directory, shows only after all have had the time to forget what was deleted.
-    pub late: bool,
+    pub rarer: Rarer,
     /// Keys are so long that hints find no room.
     pub long_keys: bool,
     /// Settings change too that decide how fast is repaired, and what is durable.
@@ -206,8 +212,8 @@ impl Plan {
             self.bounds.unsynced_bytes = Bounds::default().unsynced_bytes;
             self.faults.extend([Fault::Cut, Fault::Kill]);
         }
-        self.minority = self.knows(Fault::Removal) && more.chance(250);
-        if self.minority {
+        self.rarer.minority = self.knows(Fault::Removal) && more.chance(250);
+        if self.rarer.minority {
             // Each side holds everything, and thinks so while nobody lies about who is alive.
             self.members = self.members.min(5);
             let copies = u8::try_from(self.members).unwrap_or(3);
@@ -221,10 +227,10 @@ impl Plan {
             self.faults.retain(|fault| !is_in_the_way(fault));
             self.joiners = 0;
         }
-        self.late = (self.knows(Fault::Lie) || self.knows(Fault::Copied)) && more.chance(600);
+        self.rarer.late = (self.knows(Fault::Lie) || self.knows(Fault::Copied)) && more.chance(600);
         // Who leaves must be sure of the time.
-        self.lonely = self.knows(Fault::Transition) && !self.knows(Fault::Clock) && more.chance(250);
-        if self.lonely {
+        self.rarer.lonely = self.knows(Fault::Transition) && !self.knows(Fault::Clock) && more.chance(250);
+        if self.rarer.lonely {
             self.settings.repair_bytes_per_second = 64 << 10;
             self.settings.write_level = Level::Available;
             (self.keys, self.padding) = (self.keys.max(30), 9_000);
@@ -289,9 +295,7 @@ impl Plan {
             clock_range_ms: DAY_MS,
             real_storage,
             away: false,
-            minority: false,
-            lonely: false,
-            late: false,
+            rarer: Rarer::default(),
             long_keys: false,
             more_settings: false,
             stops: false,

@@ -174,7 +174,7 @@ impl World {
         if self.plan.away {
             self.schedule(first - 1, Event::Away);
         }
-        if self.plan.minority {
+        if self.plan.rarer.minority {
             self.schedule(first, Event::Minority);
         }
         for session in 0..self.plan.sessions {
