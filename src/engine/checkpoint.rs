@@ -199,8 +199,8 @@ impl Engine {
         for (member, key) in self.hints.iter() {
             journal::append(&mut out, &Entry::Hint(member, key.clone()));
         }
-        if self.rebuilding.is_active() {
-            journal::append(&mut out, &Entry::Rebuild);
+        if let Some(found) = self.rebuilding.found() {
+            journal::append(&mut out, &Entry::Rebuild(found.until, found.incarnation));
         }
         self.lanes.journal = out;
         self.name_life();

@@ -437,7 +437,8 @@ impl Engine {
                     copying.sources.retain(|member| *member != source || !is_done);
                     copying.copied += 1;
                     copying.vouchers.extend(vouches.then_some(source));
-                    self.source_ended(partition, vouches);
+                    let is_believed = vouches && copying.is_vouched_for();
+                    self.source_ended(partition, is_believed);
                 }
                 self.continue_copying();
             }

@@ -49,8 +49,8 @@ pub(super) enum Entry<'a> {
     /// Up to which position of its journal a peer said in one of its lives that it is fsynced.
     Told(MemberId, u64, u64),
     /// This member lost what it had acknowledged: what it found at its start is not believed until it is
-    /// rebuilt.
-    Rebuild,
+    /// rebuilt. The highest time of what it found, and its incarnation at that start.
+    Rebuild(u64, u64),
     /// It is rebuilt.
     Rebuilt,
     /// Where in which life of this member the journal is.
@@ -104,7 +104,7 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
         Entry::Told(member, incarnation, position) => {
             append_numbers(out, TOLD, [member.0, *incarnation, *position]);
         }
-        Entry::Rebuild => out.push(REBUILD),
+        Entry::Rebuild(time, incarnation) => append_numbers(out, REBUILD, [*time, *incarnation]),
         Entry::Rebuilt => out.push(REBUILT),
         Entry::Complete(partitions) => {
             out.push(COMPLETE);
@@ -133,7 +133,7 @@ pub(super) const fn place_bytes(ends: usize) -> usize {
     1 + 8 + 8 + 2 + ends
 }
 
-fn append_numbers(out: &mut Vec<u8>, tag: u8, numbers: [u64; 3]) {
+fn append_numbers<const COUNT: usize>(out: &mut Vec<u8>, tag: u8, numbers: [u64; COUNT]) {
     out.push(tag);
     for number in numbers {
         out.extend_from_slice(&number.to_le_bytes());
@@ -202,14 +202,17 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
         HINT => hint(rest).map(|(member, key, rest)| (Entry::Hint(member, key), rest)),
         HINT_DONE => hint(rest).map(|(member, key, rest)| (Entry::HintDone(member, key), rest)),
         LIFE => {
-            let ([member, incarnation, life], rest) = three_numbers(rest)?;
+            let ([member, incarnation, life], rest) = numbers(rest)?;
             Ok((Entry::Life(MemberId(member), incarnation, life), rest))
         }
         TOLD => {
-            let ([member, incarnation, position], rest) = three_numbers(rest)?;
+            let ([member, incarnation, position], rest) = numbers(rest)?;
             Ok((Entry::Told(MemberId(member), incarnation, position), rest))
         }
-        REBUILD => Ok((Entry::Rebuild, rest)),
+        REBUILD => {
+            let ([time, incarnation], rest) = numbers(rest)?;
+            Ok((Entry::Rebuild(time, incarnation), rest))
+        }
         REBUILT => Ok((Entry::Rebuilt, rest)),
         COMPLETE => {
             let (partitions, rest) = sized(rest)?;
@@ -236,11 +239,12 @@ fn number(bytes: &[u8]) -> Result<(u64, &[u8]), JournalError> {
     Ok((u64::from_le_bytes(*head), tail))
 }
 
-fn three_numbers(bytes: &[u8]) -> Result<([u64; 3], &[u8]), JournalError> {
-    let (first, rest) = number(bytes)?;
-    let (second, rest) = number(rest)?;
-    let (third, rest) = number(rest)?;
-    Ok(([first, second, third], rest))
+fn numbers<const COUNT: usize>(bytes: &[u8]) -> Result<([u64; COUNT], &[u8]), JournalError> {
+    let (mut read, mut rest) = ([0; COUNT], bytes);
+    for place in &mut read {
+        (*place, rest) = number(rest)?;
+    }
+    Ok((read, rest))
 }
 
 fn sized(bytes: &[u8]) -> Result<(&[u8], &[u8]), JournalError> {
@@ -279,7 +283,7 @@ mod tests {
             Entry::Life(MemberId(1), 2, 3),
             Entry::Complete(&[1, 2, 3]),
             Entry::Told(MemberId(1), 2, 3),
-            Entry::Rebuild,
+            Entry::Rebuild(10, 11),
             Entry::Rebuilt,
             Entry::Mark,
             Entry::Place { incarnation: 4, position: 5, ends: &[6; 16] },

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::hints::Added;
 use super::journal::{self, Entry, JournalError};
+use super::rebuilding::Found;
 use super::table::FOUND;
 use crate::model::clock::Clock;
 use crate::model::{KeyRef, MemberId, RecordRef};
@@ -11,6 +12,7 @@ impl Engine {
     /// Takes one record that redb holds, verified. Before all of the journal.
     pub fn restore_record(&mut self, record: RecordRef<'_>) {
         self.records.restore(record, self.bounds.table_bytes);
+        self.rebuilding.note_found(record);
         self.note_system(record);
     }
 
@@ -30,6 +32,7 @@ impl Engine {
                     let hash = record.key_hash();
                     let (slot, _, unresolved) = self.records.apply(record, hash);
                     self.records.table.add_flags(slot, FOUND);
+                    self.rebuilding.note_found(record);
                     if unresolved && let Ok(key) = record.key_ref() {
                         self.resolve_later(key, hash);
                     }
@@ -65,8 +68,10 @@ impl Engine {
                 }
                 Entry::Life(member, incarnation, life) => self.restore_life(member, incarnation, life),
                 Entry::Told(member, incarnation, position) => self.told_of(member, incarnation, position),
-                Entry::Rebuild => self.rebuilding.restore(true),
-                Entry::Rebuilt => self.rebuilding.restore(false),
+                Entry::Rebuild(until, incarnation) => {
+                    self.rebuilding.restore(Some(Found { until, incarnation }))
+                }
+                Entry::Rebuilt => self.rebuilding.restore(None),
                 Entry::Complete(bits) => {
                     for (partition, complete) in self.complete.iter_mut().enumerate() {
                         *complete =
@@ -108,6 +113,8 @@ impl Engine {
     /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
     pub fn restored(&mut self, journal_bytes: u64, intact: bool) {
         self.begin_life();
+        // What is stamped from now on is told from what was found by its time.
+        self.follow(self.rebuilding.latest_found());
         self.refresh_placement();
         if !intact || self.rebuilding.is_active() {
             let alone = self.roster.len() <= 1;

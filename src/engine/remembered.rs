@@ -202,8 +202,9 @@ impl Engine {
         }
         if is_short {
             self.counters.lost_syncs += 1;
-            self.name_life();
+            // In this order: what is durable of it at least goes on being found out.
             self.begin_rebuilding();
+            self.name_life();
             self.lose_everything();
         }
     }

@@ -382,7 +382,7 @@ impl Engine {
             return;
         };
         // Nobody is sent what is not believed.
-        if self.rebuilding.is_active() && !key.is_system() && self.records.table.has(slot, FOUND) {
+        if self.is_disbelieved(slot) {
             return;
         }
         self.note_hint_of(member, hash, HintKey::of(key));

@@ -113,14 +113,20 @@ impl Engine {
             let link = self.peer(pass.peer).and_then(|peer| peer.link.as_ref());
             let full = link.is_none_or(|link| link.waiting_bytes() > WAITING_BYTES);
             // What is being loaded is waited for, so that all of it is sent.
-            let waits =
-                full || self.anti_entropy.budget.is_spent() || self.unresolved(KeyHash(hash)).is_some();
-            if waits {
+            let loads = self.unresolved(KeyHash(hash)).is_some();
+            if loads && self.is_stuck(&pass) {
+                return self.fail_pass(&pass);
+            }
+            if full || loads || self.anti_entropy.budget.is_spent() {
+                if !loads {
+                    pass.moved_us = self.now.mono_us;
+                }
                 pass.stage = Stage::Push;
                 self.anti_entropy.pass = Some(pass);
                 return;
             }
             pass.push.pop_first();
+            pass.moved_us = self.now.mono_us;
             let table = &self.records.table;
             match table.find_hash(KeyHash(hash)) {
                 Some(id) if table.has_any(id, SYSTEM | SETTLED) => {}

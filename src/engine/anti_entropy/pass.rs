@@ -80,6 +80,8 @@ pub(super) struct Pass {
     pub(super) shares: BTreeMap<u16, Share>,
     pub(super) stage: Stage,
     pub(super) asked: Option<Ticket>,
+    /// When it moved last, in microseconds: what is being loaded is not waited for for ever.
+    pub(super) moved_us: u64,
     /// Leaves that differ and were not listed yet.
     pub(super) left: BTreeSet<LeafId>,
     pub(super) grain: Grain,
@@ -133,6 +135,7 @@ impl Engine {
             shares,
             stage: Stage::Confirm,
             asked: None,
+            moved_us: self.now.mono_us,
             left: BTreeSet::new(),
             grain: Grain { bits: 0, salt: self.anti_entropy.last ^ self.identity.life },
             own: BTreeMap::new(),
@@ -188,7 +191,13 @@ impl Engine {
                 return self.ask_for_leaves(pass, partitions, Some(differ));
             }
             Stage::OwnTable(mut listing) => {
+                let is_walking = !listing.is_walked();
                 if !listing.walk_table(&self.records) {
+                    if is_walking {
+                        pass.moved_us = self.now.mono_us;
+                    } else if self.is_stuck(&pass) {
+                        return self.fail_pass(&pass);
+                    }
                     pass.stage = Stage::OwnTable(listing);
                 } else if self.records.has_evicted(&listing.bitmaps()) {
                     self.want_listed_page(PageFor::Own(pass.number), listing.bitmaps(), BEGIN);
@@ -213,6 +222,11 @@ impl Engine {
             stage => pass.stage = stage,
         }
         self.anti_entropy.pass = Some(pass);
+    }
+
+    /// Whether what is being loaded was waited for for so long that other members had better have their turn.
+    pub(super) const fn is_stuck(&self, pass: &Pass) -> bool {
+        self.now.mono_us >= pass.moved_us.saturating_add(ANSWER_US)
     }
 
     /// Asks the peer; the pass is under way from now on.

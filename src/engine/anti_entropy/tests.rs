@@ -329,3 +329,19 @@ fn of_large_records_no_more_are_named_than_twice_as_many_as_an_answer_has_room_f
     assert!(named.iter().skip(1).all(|named| *named < 250), "{named:?}");
     assert!(named.len() < 30, "{named:?}");
 }
+
+#[test]
+fn a_key_that_redb_never_tells_does_not_stop_all_comparing() {
+    const RECORDS: usize = 400;
+    let mut world = world(0, RECORDS);
+    for new in (RECORDS..2 * RECORDS).map(record) {
+        keep_to_itself(&mut world, 1, &new);
+    }
+    let evicted = (0..RECORDS).find(|number| !has(&world.engines[0], *number)).unwrap();
+    world.load_us = u64::MAX / 2;
+    keep_to_itself(&mut world, 0, &older(evicted));
+    let before = world.engines[0].counters().passes;
+    compare_from(&mut world, 0, 120_000);
+    assert!(world.engines[0].counters().passes > before, "the third member had its turn");
+    assert!(!has(&world.engines[0], RECORDS), "the second one waits for the key");
+}

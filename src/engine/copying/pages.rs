@@ -7,7 +7,7 @@
 
 use crate::engine::anti_entropy::lower;
 use crate::engine::pages::PageFor;
-use crate::engine::table::{FOUND, GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
+use crate::engine::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
 use crate::engine::write::Origin;
 use crate::engine::{Engine, PageFilter, PageFound};
 use crate::model::limits::LEAVES_PER_PARTITION;
@@ -70,6 +70,8 @@ impl Engine {
         partition: u16,
         page: Option<PageFound>,
     ) {
+        // It may have begun to distrust itself since it was asked.
+        let page = page.filter(|_| !self.distrusts(partition));
         let Some(PageFound { records, damaged, next, .. }) = page else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
@@ -96,13 +98,14 @@ impl Engine {
         let looked_at = if leaves == 0 { SLOTS_TO_PASS_OVER } else { PAGE_SLOTS };
         let end = slots.min(start.saturating_add(looked_at));
         let (mut records, mut settled) = (Vec::new(), Vec::new());
-        let left_out = if self.distrusts(partition) { FOUND } else { 0 };
+        let distrusts = self.distrusts(partition);
         for slot in start..end {
             let id = SlotId(slot);
             let Some(record) = self.records.table.record(id) else { continue };
             let hash = self.records.table.hash(id);
             let here = self.placement.partition_of(hash) == partition;
-            if !here || self.records.table.has_any(id, SYSTEM | GONE | left_out) {
+            if !here || self.records.table.has_any(id, SYSTEM | GONE) || distrusts && self.is_disbelieved(id)
+            {
                 continue;
             }
             // Neither an unresolved record nor a settled one is in the tree.

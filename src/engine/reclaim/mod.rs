@@ -382,11 +382,12 @@ impl Engine {
         self.reclaim.last += 1;
         batch.number = self.reclaim.last;
         let tombs: Vec<Record> = batch.tombs.iter().map(|tomb| tomb.record.clone()).collect();
+        let journals = self.journals_of_owners();
+        // Before anything settles: who remembers that must remember this.
+        self.remember_durably(&journals);
         let clear: Vec<bool> = tombs.iter().map(|tomb| self.settle_one(tomb.view())).collect();
         let refused = clear.iter().enumerate().filter(|(_, clear)| !**clear).map(|(at, _)| at).collect();
         self.reclaim.refuse(&refused);
-        let journals = self.journals_of_owners();
-        self.remember_durably(&journals);
         self.lanes.sync = true;
         let end = self.end();
         if let Some(batch) = self.reclaim.batch.as_mut() {

@@ -400,3 +400,137 @@ fn a_counter_that_was_deleted_and_begun_anew_counts_nothing_of_before() {
         assert_eq!(found.total(), 2);
     }
 }
+
+impl World {
+    /// A write at one member alone: journalled, synced and acknowledged before any frame leaves.
+    fn acknowledge_alone(&mut self, at: usize, key: &[u8], change: Change<'_>) {
+        let key = KeyRef::new("c", key).unwrap();
+        let member = &mut self.members[at];
+        member.engine.lanes.completions.clear();
+        member.engine.write(7, Write { key, change, level: Some(Level::One), after: 0 });
+        for _ in 0..2 {
+            let Member { engine, journal } = &mut self.members[at];
+            engine.end_turn();
+            if !engine.lanes.journal.is_empty() {
+                journal.push(engine.lanes.journal.clone());
+            }
+            engine.written();
+            engine.synced(engine.positions().written);
+            engine.end_turn();
+            self.now_us += TICK_US;
+            let now = self.now();
+            self.members[at].engine.advance(now);
+        }
+        let done = std::mem::take(&mut self.members[at].engine.lanes.completions);
+        assert!(format!("{done:?}").contains("Stored"), "{done:?}");
+    }
+
+    fn total(&self, at: usize, key: &[u8]) -> Option<i64> {
+        let found = self.members[at].engine.peek(KeyRef::new("c", key).unwrap());
+        found.map(|found| found.total())
+    }
+
+    /// How far the journals of all are, as a deletion that is reclaimed makes all owners remember durably.
+    fn journals(&self) -> Vec<(crate::model::MemberId, u64, u64)> {
+        let of = |engine: &Engine| {
+            let who = engine.identity();
+            (who.member, who.incarnation, engine.durable_position())
+        };
+        self.members.iter().map(|member| of(&member.engine)).collect()
+    }
+}
+
+#[test]
+fn what_is_acknowledged_while_a_member_is_rebuilt_survives_its_kill() {
+    let mut world = World::new();
+    world.lose_at_second();
+    world.link(0, 1);
+    world.pass(5_000);
+    world.link(1, 2);
+    world.carry();
+    assert!(world.members[1].engine.rebuilding.is_active());
+    world.acknowledge_alone(1, b"acknowledged", Change::Set { value: b"v", expiry_ms: None });
+    world.restart(1, usize::MAX);
+    assert!(world.members[1].engine.rebuilding.is_active() && world.has(1, b"acknowledged"));
+    world.link_all();
+    world.pass(40_000);
+    assert!((0..3).all(|at| world.has(at, b"acknowledged")));
+}
+
+#[test]
+fn what_is_counted_before_a_member_knows_that_it_lost_something_counts() {
+    let mut world = World::new();
+    world.write(0, b"n", Change::Increment { delta: 5 });
+    world.pass(5_000);
+    world.lose_at_second();
+    world.pass(5_000);
+    world.acknowledge_alone(1, b"n", Change::Increment { delta: 2 });
+    world.link_all();
+    world.pass(40_000);
+    assert_eq!(world.members[1].engine.counters().lost_syncs, 1);
+    assert!((0..3).all(|at| world.total(at, b"n") == Some(7)));
+}
+
+#[test]
+fn what_several_members_kept_stays_though_each_of_them_lost_something() {
+    let mut world = World::new();
+    world.put(b"before");
+    world.pass(5_000);
+    let first = world.members[0].journal.len();
+    world.put(b"kept by two");
+    world.pass(5_000);
+    let kept: Vec<usize> = world.members.iter().map(|member| member.journal.len()).collect();
+    world.put(b"kept by none");
+    world.pass(5_000);
+    let journals = world.journals();
+    for (at, kept) in [first, kept[1], kept[2]].into_iter().enumerate() {
+        world.restart(at, kept);
+    }
+    for member in &mut world.members {
+        member.engine.remember_durably(&journals);
+    }
+    world.link_all();
+    world.pass(60_000);
+    assert!((0..3).all(|at| world.has(at, b"before") && world.has(at, b"kept by two")));
+}
+
+#[test]
+fn what_two_members_kept_stays_though_the_third_never_had_it() {
+    let mut world = World::new();
+    world.put(b"before");
+    world.pass(5_000);
+    for other in [0, 1] {
+        world.unlink(other, 2);
+    }
+    world.put(b"kept by two");
+    world.pass(1_000);
+    let kept: Vec<usize> = world.members.iter().map(|member| member.journal.len()).collect();
+    world.put(b"kept by none");
+    world.pass(1_000);
+    let journals = world.journals();
+    for at in [0, 1] {
+        world.restart(at, kept[at]);
+    }
+    for member in &mut world.members {
+        member.engine.remember_durably(&journals);
+    }
+    world.link_all();
+    world.pass(60_000);
+    assert!((0..3).all(|at| world.has(at, b"before") && world.has(at, b"kept by two")));
+}
+
+#[test]
+fn who_was_alone_after_its_start_hints_nothing_of_what_it_found_before_it_is_told() {
+    let mut world = World::new();
+    world.put(b"k");
+    let kept = world.members[1].journal.len();
+    world.pass(5_000);
+    world.write(0, b"k", Change::Delete);
+    world.pass(30_000);
+    assert!(world.members.iter().all(|member| member.engine.counters().tombstones_reclaimed == 1));
+    world.restart(1, kept);
+    assert!(world.has(1, b"k") && world.members[1].engine.is_complete());
+    world.pass(3_000);
+    world.link_all();
+    world.assert_forgotten();
+}
