@@ -55,7 +55,7 @@ const LAST_WRITES: usize = 12;
 /// Seeds that found a defect, and the fact that was false then. Run first, whatever else is asked for
 /// but one seed. What a seed means changes with what the simulator draws, so the exact interleaving is
 /// also a test of its own wherever it can be.
-const REGRESSIONS: [(u64, &str); 38] = [
+const REGRESSIONS: [(u64, &str); 39] = [
     (58, "a healthy owner takes what another healthy one stamps, wherever clocks were meanwhile"),
     (196, "of two members that join together, each is complete for what it owns when it turns active"),
     (460, "a clock that was set back from the future stamps nothing while others can"),
@@ -90,6 +90,7 @@ const REGRESSIONS: [(u64, &str); 38] = [
     (7809, "redb closes what it checked under a seal without touching it"),
     (11369, "every key can be written at last, also where half of all clocks were wrong a moment ago"),
     (11530, "a quorum that was met before all know of a removal is not held against later ones"),
+    (16112, "who left and was cut off before all knew it has ended when it is told so"),
     (30124, "a setting reaches every member, also when its author is lost before it told all"),
     (30654, "settings agree at last, whoever was cut off and lost meanwhile"),
     (30907, "an owner that was copied before it was complete vouches once it is"),

@@ -654,7 +654,9 @@ impl World {
     }
 
     fn timer(&mut self, index: usize, engine: &mut Engine) {
-        if engine.has_taken_leave() && !std::mem::replace(&mut self.members[index].left, true) {
+        // Who left and was cut off before all knew it is told so when it returns, and has ended, too.
+        let is_told = self.members[index].is_expelled && engine.roster().is_removed(engine.identity().member);
+        if (engine.has_taken_leave() || is_told) && !std::mem::replace(&mut self.members[index].left, true) {
             self.note("left", &[index as u64], || format!("m{index}"));
             self.members[index].lost = true;
             let epoch = self.members[index].epoch;
