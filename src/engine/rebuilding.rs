@@ -30,6 +30,8 @@ use std::sync::Arc;
 
 /// Microseconds for which a member that has just started waits for peers to be heard.
 const HEAR_US: u64 = 2_000_000;
+/// Microseconds between two walks.
+const REST_US: u64 = 1_000_000;
 /// Slots that are looked at in one step.
 const SLOTS: u32 = 65_536;
 /// Bytes of a page of redb.
@@ -73,6 +75,8 @@ pub(super) struct Rebuilding {
     copied: BTreeMap<u16, Vec<u64>>,
     walk: Option<Walk>,
     walks: u64,
+    /// No walk begins before this time, in microseconds.
+    rest_until_us: u64,
 }
 
 impl Rebuilding {
@@ -129,13 +133,13 @@ impl Engine {
         // What was copied before may have been merged with what was found.
         self.copying.begin_anew();
         journal::append(&mut self.lanes.journal, &Entry::Rebuild(found.until, found.incarnation));
-        let is_found = |key: &HintKey| {
+        let is_of_found = |key: &HintKey| {
             let name = key.key().filter(|name| !name.is_system())?;
             let slot = self.records.table.find(name, name.hash());
-            slot.is_none_or(|id| self.is_disbelieved(id)).then(|| name.hash())
+            slot.is_none_or(|id| self.is_found(id)).then(|| name.hash())
         };
         let hints: Vec<(MemberId, KeyHash)> =
-            self.hints.iter().filter_map(|(member, key)| Some((member, is_found(key)?))).collect();
+            self.hints.iter().filter_map(|(member, key)| Some((member, is_of_found(key)?))).collect();
         for (member, hash) in hints {
             self.hint_done(member, hash, None);
         }
@@ -194,8 +198,12 @@ impl Engine {
         }
     }
 
-    /// Whether the record in a slot is one that was found, and what was found is not believed.
+    /// Whether the record in a slot is one that was found, and its partition was not rebuilt yet.
     pub(super) fn is_disbelieved(&self, id: SlotId) -> bool {
+        self.is_found(id) && self.distrusts(self.placement.partition_of(self.records.table.hash(id)))
+    }
+
+    fn is_found(&self, id: SlotId) -> bool {
         let table = &self.records.table;
         let Some(Found { until, .. }) = self.rebuilding.found() else { return false };
         let is_found = table.has(id, FOUND) && !table.has(id, SYSTEM);
@@ -257,16 +265,20 @@ impl Engine {
         let partition = self.placement.partition_of(hash);
         let lacks = |copied: &Vec<u64>| copied.binary_search(&hash.0).is_err();
         let is_foreign = !self.placement.set(partition).contains(self.identity.member);
-        is_foreign || self.rebuilding.copied.get(&partition).is_some_and(lacks)
+        is_foreign && self.has_complete_owner(partition)
+            || self.rebuilding.copied.get(&partition).is_some_and(lacks)
     }
 
-    /// Whether everything is copied, and others are complete for what is not this member's.
-    fn has_what_others_have(&self) -> bool {
-        let is_held = |partition: u16| {
-            let owners = &self.placement.set(partition).owners;
-            owners.iter().any(|owner| self.is_complete_at(owner.member, partition))
-        };
-        self.copying.has_all() && self.foreign_partitions().all(is_held)
+    fn has_complete_owner(&self, partition: u16) -> bool {
+        let owners = &self.placement.set(partition).owners;
+        owners.iter().any(|owner| self.is_complete_at(owner.member, partition))
+    }
+
+    /// Whether everything is copied, and a walk would come on.
+    fn has_something_to_drop(&self) -> bool {
+        let mut foreign = self.foreign_partitions().peekable();
+        let waits = foreign.peek().is_some() && !foreign.any(|partition| self.has_complete_owner(partition));
+        self.copying.has_all() && (!waits || !self.rebuilding.copied.is_empty())
     }
 
     /// Drops what complete owners did not have, once everything is copied. Called at each tick.
@@ -276,7 +288,7 @@ impl Engine {
         }
         let digest = self.placement.digest();
         if self.rebuilding.walk.as_ref().is_none_or(|walk| walk.digest != digest) {
-            let begins = self.has_what_others_have();
+            let begins = self.now.mono_us >= self.rebuilding.rest_until_us && self.has_something_to_drop();
             self.rebuilding.walks += 1;
             let number = self.rebuilding.walks;
             self.rebuilding.walk =
@@ -315,10 +327,16 @@ impl Engine {
         }
     }
 
-    fn end_rebuilding(&mut self) {
+    fn end_walk(&mut self) {
         let again = self.rebuilding.walk.take().is_none_or(|walk| walk.again);
-        // Else all over again: a partition was lost meanwhile, or something could not be looked at.
-        if self.copying.has_all() && !again {
+        self.rebuilding.rest_until_us = self.now.mono_us + REST_US;
+        // All over again if a partition was lost meanwhile, or something could not be looked at.
+        if again || !self.copying.has_all() {
+            return;
+        }
+        // What this member owns is rebuilt. What it does not own waits for somebody who does.
+        self.rebuilding.copied.clear();
+        if self.foreign_partitions().all(|partition| self.has_complete_owner(partition)) {
             self.rebuilding.end();
             journal::append(&mut self.lanes.journal, &Entry::Rebuilt);
             self.want_checkpoint();
@@ -337,7 +355,7 @@ impl Engine {
         let partitions = (0u16..).take(self.placement.partitions()).filter(is_looked_at);
         let partitions: BTreeMap<u16, u64> = partitions.map(|partition| (partition, u64::MAX)).collect();
         if partitions.is_empty() {
-            return self.end_rebuilding();
+            return self.end_walk();
         }
         let filter = PageFilter::Leaves(Arc::new(partitions));
         self.want_page(filter, after, PAGE_BYTES, PageFor::Rebuild(number));
@@ -372,7 +390,7 @@ impl Engine {
         }
         match next {
             Some(after) => self.want_rebuilt_page(after),
-            None => self.end_rebuilding(),
+            None => self.end_walk(),
         }
     }
 }

@@ -163,7 +163,10 @@ impl Engine {
     /// Remembers durably how far the journals of others were fsynced.
     pub(super) fn remember_durably(&mut self, journals: &[(MemberId, u64, u64)]) {
         let me = self.identity.member;
-        for (member, incarnation, position) in journals.iter().copied().filter(|(of, ..)| *of != me) {
+        for (member, incarnation, position) in journals.iter().copied() {
+            if member == me || self.roster.get(member).is_none() {
+                continue;
+            }
             self.told_of(member, incarnation, position);
             let entry = Entry::Told(member, incarnation, position);
             journal::append(&mut self.lanes.journal, &entry);

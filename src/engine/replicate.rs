@@ -447,8 +447,8 @@ impl Engine {
             .peers
             .iter()
             .filter(|peer| peer.hints_after_us <= self.now.mono_us)
-            // The first frame tells a member that lost what it had acknowledged, and nothing of that may go out.
-            .filter(|peer| peer.link.as_ref().is_some_and(Link::was_heard))
+            // Before it tells whether it has hints it tells what this member may have lost: nothing of that may go out.
+            .filter(|peer| peer.has_hints.is_some())
             .filter(|peer| self.hints.pending_for(peer.member) > 0)
             .map(|peer| peer.member)
             .collect();

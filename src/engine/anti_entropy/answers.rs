@@ -5,8 +5,8 @@ use super::super::write::Origin;
 use super::super::{Engine, PageFilter, PageFound};
 use super::ANSWER_US;
 use super::listing::{Content, Listing};
-use crate::model::KeyHash;
 use crate::model::limits::LEAVES_PER_PARTITION;
+use crate::model::{KeyHash, MemberId};
 use crate::protocol::compare::{Compare, Compared, LeafId, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::{Failure, Reply};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +39,8 @@ pub(super) struct Answer {
 pub(super) struct Answers {
     /// The first one is being worked on.
     pub(super) listings: VecDeque<Answer>,
+    /// The latest walk through redb for each member.
+    pub(super) fetches: BTreeMap<MemberId, u64>,
 }
 
 impl Answers {

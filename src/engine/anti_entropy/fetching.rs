@@ -26,6 +26,8 @@ const FOUND_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(in crate::engine) struct Fetching {
     origin: Origin,
+    /// Its number: a later one for the same member takes its place.
+    number: u64,
     hashes: BTreeSet<u64>,
     filter: PageFilter,
     /// What was found so far, and after which name it goes on.
@@ -88,7 +90,12 @@ impl Engine {
         let leaves = bitmaps(hashes.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
         let filter = PageFilter::Leaves(Arc::new(leaves));
         let told_us = self.now.mono_us;
-        self.fetch_on(Fetching { origin, hashes, filter, records: Vec::new(), after, told_us });
+        self.anti_entropy.last += 1;
+        let number = self.anti_entropy.last;
+        if let Origin::Peer { member, .. } = origin {
+            self.anti_entropy.answers.fetches.insert(member, number);
+        }
+        self.fetch_on(Fetching { origin, number, hashes, filter, records: Vec::new(), after, told_us });
     }
 
     fn fetch_on(&mut self, fetching: Fetching) {
@@ -99,6 +106,10 @@ impl Engine {
     /// A page of redb for a peer that wants some records; none when it could not be read.
     pub(in crate::engine) fn fetched_page(&mut self, mut fetching: Fetching, page: Option<PageFound>) {
         let origin = fetching.origin;
+        let Origin::Peer { member, link, .. } = origin else { return };
+        if self.anti_entropy.answers.fetches.get(&member) != Some(&fetching.number) {
+            return;
+        }
         // It may have begun to distrust itself since it was asked.
         let bits = self.placement.partition_bits();
         let is_distrusted =
@@ -127,7 +138,6 @@ impl Engine {
         if !is_more || fetching.records.len() >= ANSWER_BYTES / 2 {
             return self.reply_fetched(fetching, is_more);
         }
-        let Origin::Peer { member, link, .. } = origin else { return };
         if !self.has_link(member, link) {
             return;
         }

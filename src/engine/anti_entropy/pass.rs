@@ -277,7 +277,8 @@ impl Engine {
                 for hash in &looked_at {
                     pass.wanted.remove(hash);
                 }
-                pass.wanted_stored.extend(unpack(&stored).filter(|hash| looked_at.contains(hash)));
+                pass.wanted_stored
+                    .extend(unpack(&stored).filter(|hash| looked_at.binary_search(hash).is_ok()));
                 if done == 0 || !self.merge_fetched(&records, |_| ()) {
                     return self.fail_pass(&pass);
                 }
