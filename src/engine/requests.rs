@@ -191,6 +191,10 @@ impl Engine {
         same_placement: bool,
     ) {
         let origin = Origin::Peer { member, link, request: id };
+        // Who is fenced learns that it is, and else nothing is done for it.
+        if self.roster.is_removed(member) && !matches!(request, Request::System { .. }) {
+            return self.reply(origin, Reply::Failed(Failure::NotReady));
+        }
         match request {
             Request::Write(write) => self.write_for_peer(origin, &write, same_placement),
             Request::Read { collection, key } => self.read_for_peer(origin, &collection, &key),

@@ -207,3 +207,24 @@ fn who_left_takes_no_write_though_it_hears_of_no_owner() {
     let answer = answers.into_iter().find(|answer| answer.token == 7).map(|answer| answer.outcome);
     assert!(matches!(answer, Some(Outcome::Failed(OperationError::Stopping))), "{answer:?}");
 }
+
+#[test]
+fn nothing_is_done_for_who_is_fenced_though_it_knows_it_too() {
+    let mut world = world(1);
+    let fenced = entry(2);
+    let removal = Removal { name: fenced.name.clone(), reason: "lost".to_owned() };
+    world.engines[0].write_removal(NOBODY, fenced.id(), &removal);
+    world.pass(1_000);
+    assert!((0..3).all(|at| world.engines[at].roster().is_removed(fenced.id())));
+    let names: Vec<String> = (0..20).map(|number| format!("late{number}")).collect();
+    for name in &names {
+        let key = KeyRef::new("c", name.as_bytes()).unwrap();
+        let change = Change::Set { value: b"v", expiry_ms: None };
+        world.engines[2].write(7, Write { key, change, level: Some(Level::One), after: 0 });
+    }
+    world.pass(5_000);
+    for name in &names {
+        let key = KeyRef::new("c", name.as_bytes()).unwrap();
+        assert!((0..2).all(|at| world.engines[at].peek(key).is_none()), "{name}");
+    }
+}
