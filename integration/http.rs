@@ -322,7 +322,7 @@ async fn wrong_requests_are_refused_with_what_is_wrong() {
     let cases = [
         ("GET", "/v1/kv/c/k?consistancy=all", "", "400", "did you mean `consistency`"),
         ("GET", "/v1/kv/c/k?consistency=most", "", "400", "`most` is not a level"),
-        ("PUT", "/v1/kv/c/k?ttl=-1", "v", "400", "no time to live"),
+        ("PUT", "/v1/kv/c/k?ttl=-1", "v", "400", "no length of time"),
         ("GET", "/v1/kv/c/k", "", "404", "not_found"),
         ("PUT", "/v1/kv/no%20space/k", "v", "400", "bad_key"),
         ("GET", "/v1/kv/c?limit=0", "", "400", "from 1 to"),

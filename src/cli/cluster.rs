@@ -8,7 +8,8 @@ use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
 use crate::node::handle::status::{
-    Cluster, InitRequest, Link, Placement, PlacementRow, Settings, Status, StepOutcome, StorageStatus,
+    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Settings, Standing, Status, StepOutcome,
+    StorageStatus,
 };
 use clap::Args;
 use serde_json::json;
@@ -240,10 +241,21 @@ pub(super) async fn members(client: &Client, output: Output) -> Result<(), CliEr
             cluster.name,
             cluster.id,
             counted(cluster.partitions, "partition", "partitions"),
-            counted(cluster.replication_factor, "copy", "copies"),
+            copies(&cluster),
             table(&header, rows)
         )
     })
+}
+
+/// How many copies there are of each record, and why not more.
+fn copies(cluster: &Cluster) -> String {
+    let wanted = counted(cluster.replication_factor, "copy", "copies");
+    let holds = |member: &&MemberRow| member.standing == Standing::Active;
+    let holders = cluster.members.iter().filter(holds).count();
+    if holders as u64 >= u64::from(cluster.replication_factor) {
+        return wanted;
+    }
+    format!("{wanted} wanted and {holders} possible: each member holds one")
 }
 
 /// `kith members --physical`

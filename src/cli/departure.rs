@@ -4,10 +4,29 @@ use super::error::CliError;
 use super::output::{Output, counted};
 use crate::client::Client;
 use crate::node::handle::status::{Change, State, Status, Transition};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// How often a member that leaves is asked how far it is.
 const POLL: Duration = Duration::from_millis(300);
+
+/// Asks a person whether the asked member is meant; anything else than a person always means it.
+pub(super) async fn ask(client: &Client, yes: bool, output: Output) -> Result<(), CliError> {
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let status = client.status().await?;
+    output.note(&format!(
+        "`{}` hands over what it holds and leaves its cluster; it can come back only as a new member. Go on? [y/N]",
+        status.name
+    ));
+    let mut answer = String::new();
+    _ = std::io::stdin().read_line(&mut answer);
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::Failed("nothing was changed".to_owned())),
+    }
+}
 
 /// `kith leave`
 pub(super) async fn leave(client: &Client, no_wait: bool, output: Output) -> Result<(), CliError> {

@@ -15,6 +15,7 @@ use super::error::CliError;
 use super::output::{Output, counted};
 use super::serve::signalled;
 use crate::client::Client;
+use crate::node::handle::status::State;
 use clap::Args;
 use directory::Plan;
 use member::Member;
@@ -58,7 +59,7 @@ pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> 
     }
     let ready = tokio::select! {
         () = &mut stop => Ok(false),
-        ready = all_ready(&mut members) => ready.map(|()| true),
+        ready = all_ready(&mut members, output) => ready.map(|()| true),
     };
     match ready {
         Ok(true) => {
@@ -85,8 +86,8 @@ pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> 
     Err(CliError::Failed("not every member stopped in order; their logs say more".to_owned()))
 }
 
-/// Waits until every member serves clients.
-async fn all_ready(members: &mut [Member]) -> Result<(), CliError> {
+/// Waits until every member serves clients, but for those that are in the cluster no more.
+async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliError> {
     let deadline = Instant::now() + READY_DEADLINE;
     for index in 0..members.len() {
         let Some(http) = members.get(index).map(|member| member.plan.http.to_string()) else { break };
@@ -99,6 +100,13 @@ async fn all_ready(members: &mut [Member]) -> Result<(), CliError> {
             };
             if let Some(ended) = members.iter_mut().find_map(Member::ended) {
                 return Err(CliError::Failed(ended));
+            }
+            let state = client.status().await.ok().map(|status| status.state);
+            if let (Some(State::Left | State::Removed | State::Outdated), Some(member)) =
+                (state, members.get(index))
+            {
+                output.complain(&format!("{} serves nobody: {answer}", member.describe()));
+                break;
             }
             if Instant::now() >= deadline {
                 let member = members.get(index).map(Member::describe).unwrap_or_default();

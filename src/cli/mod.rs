@@ -97,8 +97,12 @@ enum Command {
     /// Let the asked member hand over what it holds, and leave its cluster
     #[command(after_help = "Example:\n  kith leave --address 10.0.0.2:7401\n\n\
         It ends when the member has left; then it can be stopped. --no-wait only begins it, and `kith status`\n\
-        shows how far it is. Giving up waiting stops nothing.")]
+        shows how far it is. Giving up waiting stops nothing. On a terminal it asks first: who left comes back\n\
+        only as a new member.")]
     Leave {
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
         /// Begin it and don't wait for its end
         #[arg(long)]
         no_wait: bool,
@@ -262,7 +266,10 @@ async fn ask(command: Command, client: &Client, output: Output) -> Result<(), Cl
     match command {
         Command::Init(args) => cluster::init(client, &args, output).await,
         Command::Join { peer } => cluster::join(client, &peer, output).await,
-        Command::Leave { no_wait } => departure::leave(client, no_wait, output).await,
+        Command::Leave { yes, no_wait } => {
+            departure::ask(client, yes, output).await?;
+            departure::leave(client, no_wait, output).await
+        }
         Command::Remove { name, force } => departure::remove(client, &name, force, output).await,
         Command::Status(args) => cluster::status(client, &args, output).await,
         Command::Health { live } => cluster::health(client, live, output).await,

@@ -40,7 +40,7 @@ fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
         (&["gett", "a"], "get"),
         (&["get"], "<KEY>"),
         (&["put", "a"], "<VALUE>"),
-        (&["put", "a", "b", "--ttl", "1w"], "time to live"),
+        (&["put", "a", "b", "--ttl", "1w"], "length of time"),
         (&["get", "a", "--level", "most"], "is not a level"),
         (&["dev", "--members", "0"], "0 is not in 1..=9"),
         (&["dev", "--members", "10"], "10 is not in 1..=9"),

@@ -91,7 +91,8 @@ fn check_copies(engine: &Engine, canonical: &[(String, String)]) -> Result<(), C
     let members = holders(engine).filter(stays).count();
     if wanted > members && wanted > usize::from(engine.settings().replication_factor) {
         return Err(ControlError::InvalidSettings(format!(
-            "`{REPLICATION_FACTOR}` can't be {wanted}: the cluster has {members} members that stay, and each holds one copy at most; add members first"
+            "`{REPLICATION_FACTOR}` can't be {wanted}: the cluster has {members} {} to hold one copy each; add members first",
+            if members == 1 { "member" } else { "members" }
         )));
     }
     Ok(())

@@ -223,12 +223,16 @@ fn find(shared: &Shared, name: &str) -> Result<Found, ControlError> {
     }
     let fenced = roster.removed().find(|(id, removal)| removal.name == name || id.to_string() == name);
     if let Some((id, removal)) = fenced {
-        let warnings = vec![format!("it is in the cluster no more already ({})", removal.reason)];
+        let warnings =
+            vec![format!("it was gone from the cluster already ({}); nothing was changed", removal.reason)];
         return Ok(Found::Removed(Removed { id, name: removal.name.clone(), warnings }));
     }
     let names = roster.members().map(|(_, known)| known.entry.name.as_str());
     let shown: String = name.chars().take(100).collect();
-    let nearest = names.min_by_key(|known| strsim::damerau_levenshtein(&shown, known));
+    let distances = names.map(|known| (strsim::damerau_levenshtein(&shown, known), known));
+    // What is further away was not meant.
+    let near = distances.filter(|(distance, known)| 2 * distance <= known.chars().count());
+    let nearest = near.min().map(|(_, known)| known);
     Err(ControlError::UnknownMember { nearest: nearest.map(str::to_owned), name: shown })
 }
 

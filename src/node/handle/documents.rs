@@ -61,7 +61,7 @@ pub enum DocumentError {
 /// Text that is no time to live.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no time to live: write seconds or a number with ms, s, m, h or d, more than 0 and at most 100 years"
+    "`{0}` is no length of time: write seconds or a number with ms, s, m, h or d, more than 0 and at most 100 years"
 )]
 pub struct TtlError(String);
 
@@ -514,7 +514,7 @@ mod tests {
             (r#"{"key":"a","valu":"b"}"#, "valu"),
             (r#"{"op":"delete","key":"a","value":"b"}"#, "does not go with `delete`"),
             (r#"{"op":"increment","key":"a"}"#, "delta"),
-            (r#"{"key":"a","value":"b","ttl":0}"#, "time to live"),
+            (r#"{"key":"a","value":"b","ttl":0}"#, "length of time"),
             (r#"{"key":"","value":"b"}"#, "at least one byte"),
             ("nonsense", "expected"),
         ];
