@@ -33,6 +33,8 @@ mod members;
 mod refusals;
 #[path = "processes/scenarios.rs"]
 mod scenarios;
+#[path = "support/slow_disk.rs"]
+mod slow_disk;
 #[path = "processes/starts.rs"]
 mod starts;
 #[path = "support/tmpfs.rs"]

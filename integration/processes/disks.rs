@@ -1,7 +1,8 @@
-//! Disks that are full.
+//! Disks that are full, or slow.
 
 use crate::load::{Load, Model, check, import, until_everywhere};
 use crate::members::{Group, Member, PATIENCE, Plan, until};
+use crate::slow_disk::SlowDisk;
 use crate::tmpfs::Tmpfs;
 use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
@@ -116,5 +117,40 @@ async fn a_member_that_is_killed_on_a_disk_without_any_room_starts_when_there_is
     group.start();
     group.until_ready().await;
     group.until_no_hints().await;
+    until_everywhere(&group.members, &model).await;
+}
+
+#[tokio::test]
+async fn a_member_whose_disk_is_slow_reads_and_stays_alive_holds_up_nobody_and_takes_what_it_missed() {
+    let mut group = Group::empty().await;
+    let disk = SlowDisk::build(group.directory.path());
+    group.add_together(3, &Plan::default());
+    group.members[2].plan.environment = disk.environment();
+    group.start();
+    group.until_ready().await;
+    let mut model = import(&group[0].client(), "before", 300).await;
+    disk.slow_down();
+
+    let slow = group[2].client();
+    let options = WriteOptions { level: Some(Level::All), ..WriteOptions::default() };
+    let mut write = std::pin::pin!(slow.put(DEFAULT, b"slow", "v".into(), &options));
+    tokio::select! {
+        biased;
+        written = &mut write => panic!("the disk is not slow: {written:?}"),
+        checked = check(&group[2], Level::One, &model) => checked.unwrap(),
+    }
+    let unknown = write.await;
+    assert!(matches!(&unknown, Err(ClientError::Refused { code, .. }) if code == "unknown"), "{unknown:?}");
+
+    let addresses: Vec<String> = group.members[..2].iter().map(|member| member.http.to_string()).collect();
+    let load = Load::start(&[addresses[..1].to_vec(), addresses[1..].to_vec()]);
+    load.until_more(500).await;
+    for member in &group.members[..2] {
+        member.until_sees("member3", true, PATIENCE).await;
+    }
+    assert_eq!(load.errors(), Vec::<String>::new());
+    model.extend(load.stop().await);
+
+    disk.recover();
     until_everywhere(&group.members, &model).await;
 }

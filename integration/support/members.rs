@@ -11,6 +11,7 @@
 use kith::client::Client;
 use kith::node::handle::status::{Link, PeerStatus, Standing, Status};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,8 @@ pub struct Plan {
     pub advertise: Option<SocketAddr>,
     /// The journal's size at which a checkpoint begins, if not the default.
     pub journal_bytes: Option<&'static str>,
+    /// Variables of the process, beside those of the tester.
+    pub environment: Vec<(&'static str, OsString)>,
 }
 
 impl Default for Plan {
@@ -92,6 +95,7 @@ impl Default for Plan {
             zone: String::new(),
             advertise: None,
             journal_bytes: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -155,7 +159,17 @@ impl Member {
 
     /// Writes the member's file from its plan.
     pub fn write_config(&self) {
-        let Plan { cluster, secret, seeds, bootstrap, settings, zone, advertise, journal_bytes } = &self.plan;
+        let Plan {
+            cluster,
+            secret,
+            seeds,
+            bootstrap,
+            settings,
+            zone,
+            advertise,
+            journal_bytes,
+            environment: _,
+        } = &self.plan;
         let zone = if zone.is_empty() { String::new() } else { format!("zone = \"{zone}\"\n") };
         let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
         let settings: Vec<String> = settings
@@ -185,6 +199,7 @@ impl Member {
         let log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         let mut command = clean(Command::new(KITH));
         command.args(["serve", "--stop-with-input", "--config"]).arg(self.config());
+        command.envs(self.plan.environment.iter().cloned());
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
         self.process = Some(command.spawn().unwrap());
     }
