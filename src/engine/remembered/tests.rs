@@ -476,7 +476,7 @@ impl World {
     /// longer, and yet what two of them kept is everywhere at last.
     fn assert_kept_after(&mut self, kept: &[usize]) {
         self.put(b"kept by none");
-        self.pass(1_000);
+        self.pass(5_000);
         let journals = self.journals();
         for (at, kept) in kept.iter().enumerate() {
             self.restart(at, *kept);
