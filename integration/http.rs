@@ -62,6 +62,7 @@ impl FakeMember {
         self.time += 1;
         let after = match operation {
             Operation::Get { .. } => return Ok(Answer::Found(self.records.get(&place).cloned())),
+            Operation::Modify { .. } => return Err(OperationError::Unreachable),
             Operation::Put { after, .. }
             | Operation::Delete { after, .. }
             | Operation::Increment { after, .. } => *after,

@@ -11,6 +11,7 @@
 
 use super::Engine;
 use super::operation::{Change, Write};
+use crate::model::edit::Modify;
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef};
 use std::ops::Range;
@@ -44,6 +45,7 @@ enum QueuedChange {
     Set { value: Range<usize>, expiry_ms: Option<u64> },
     Delete,
     Increment { delta: i64 },
+    Modify(Box<Modify>),
 }
 
 impl Inbox {
@@ -56,6 +58,7 @@ impl Inbox {
             Change::Set { value, expiry_ms } => QueuedChange::Set { value: self.keep(value), expiry_ms },
             Change::Delete => QueuedChange::Delete,
             Change::Increment { delta } => QueuedChange::Increment { delta },
+            Change::Modify(modify) => QueuedChange::Modify(Box::new(modify.clone())),
         };
         self.writes.push(Queued { token, hash, collection, key, change, level, after });
     }
@@ -78,7 +81,7 @@ impl Inbox {
 }
 
 impl Queued {
-    fn write<'a>(&self, bytes: &'a [u8]) -> Option<Write<'a>> {
+    fn write<'a>(&'a self, bytes: &'a [u8]) -> Option<Write<'a>> {
         let part = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
         let collection = std::str::from_utf8(part(&self.collection)).ok()?;
         let change = match &self.change {
@@ -87,6 +90,7 @@ impl Queued {
             }
             QueuedChange::Delete => Change::Delete,
             QueuedChange::Increment { delta } => Change::Increment { delta: *delta },
+            QueuedChange::Modify(modify) => Change::Modify(modify),
         };
         let key = KeyRef::new(collection, part(&self.key)).ok()?;
         Some(Write { key, change, level: self.level, after: self.after })

@@ -30,6 +30,7 @@ pub mod journal;
 mod loads;
 mod membership;
 mod mending;
+mod modify;
 pub mod operation;
 mod order;
 mod pages;

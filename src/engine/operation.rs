@@ -4,6 +4,7 @@
 //! Every operation carries a `token` that its caller chose; the answer comes as a [`Completion`]
 //! with that token, exactly once, and never before it is true.
 
+use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
 use crate::model::{KeyRef, Record, Timestamp};
@@ -39,6 +40,10 @@ pub enum Change<'a> {
         /// What is added; may be negative.
         delta: i64,
     },
+    /// Looks at what is there and changes it in one step, at the key's home: the first of its owners
+    /// that can be reached, is complete and has a right clock. While members disagree about who that is, two
+    /// changes may each find what was before both; then the later one wins.
+    Modify(&'a Modify),
 }
 
 /// A read of one key.
@@ -79,6 +84,8 @@ pub struct Completion {
 pub enum Outcome {
     /// A write met its level.
     Stored(Stored),
+    /// A look with a change, made or not.
+    Modified(Modified),
     /// A read: the record if there is a readable one.
     Found(Option<Record>),
     /// A scan.
@@ -96,8 +103,20 @@ pub struct Stored {
     pub copies: u16,
     /// A newer record was met: this write is stored nowhere as the latest.
     pub superseded: bool,
-    /// After an increment: the number as this member's merge sees it.
+    /// After an increment: the number as this member's merge sees it. After an edit of a value: its bytes.
     pub number: Option<i64>,
+}
+
+/// What [`Change::Modify`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Modified {
+    /// The change; `None` when its condition did not hold, and nothing was changed. One that is
+    /// superseded looked at what another write had replaced already.
+    pub stored: Option<Stored>,
+    /// The timestamp of what was there, if a reader could see it.
+    pub present: Option<Timestamp>,
+    /// The record that was asked for, if a reader can see it.
+    pub record: Option<Record>,
 }
 
 /// One page of a scan.
@@ -164,6 +183,9 @@ pub enum OperationError {
     /// Nothing was changed: what is there can't be counted on.
     #[error(transparent)]
     Counter(#[from] CounterError),
+    /// Nothing was changed: what is there can't be edited so.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// Nothing was changed: memory for what is not on disk yet is used up.
     #[error("too much is waiting to be written to disk; try again shortly")]
     Overloaded,
@@ -216,6 +238,9 @@ impl OperationError {
             Self::Counter(CounterError::NotANumber) => "not_a_number",
             Self::Counter(CounterError::Overflow) => "overflow",
             Self::Counter(CounterError::TooManyPairs) => "too_many_pairs",
+            Self::Edit(EditError::NotADecimal) => "not_a_number",
+            Self::Edit(EditError::NotFinite) => "overflow",
+            Self::Edit(_) => "value_too_large",
             Self::Overloaded => "overloaded",
             Self::Storage(_) => "storage",
             Self::NoRoomForHint => "no_room_for_hint",

@@ -10,6 +10,7 @@
 //! sends to the owners of the day what is still pending.
 
 use super::Engine;
+use super::modify::Looked;
 use super::operation::{OperationError, Stored};
 use super::peer::Peer;
 use super::write::Origin;
@@ -52,6 +53,8 @@ pub(super) struct Pending {
     pub(super) number: Option<i64>,
     /// No owner could be reached: the own copy counts though this member is no owner, if none lives.
     pub(super) held: bool,
+    /// What a look found before the change, for the answer.
+    pub(super) looked: Option<Box<Looked>>,
 }
 
 /// What a pending write's copies mean for its level.
@@ -75,7 +78,7 @@ impl Engine {
         for mut write in pending.drain(..) {
             match self.judge(&mut write, all_expected) {
                 Judgement::Wait => waiting.push_back(write),
-                Judgement::Met { copies } => self.complete_write(&write, copies),
+                Judgement::Met { copies } => self.complete_write(write, copies),
                 Judgement::Missed { copies } => self.fail(write.origin, OperationError::Unknown { copies }),
             }
         }
@@ -172,7 +175,7 @@ impl Engine {
         !given || self.clock.is_covered(stamp.time)
     }
 
-    fn complete_write(&mut self, write: &Pending, copies: u16) {
+    fn complete_write(&mut self, write: Pending, copies: u16) {
         self.counters.superseded += u64::from(write.superseded.is_some());
         let stored = Stored {
             timestamp: write.superseded.unwrap_or(write.timestamp),
@@ -180,7 +183,10 @@ impl Engine {
             superseded: write.superseded.is_some(),
             number: write.number,
         };
-        self.answer(write.origin, stored);
+        match write.looked {
+            None => self.answer(write.origin, stored),
+            Some(looked) => self.answer_modified(write.origin, Some(stored), *looked),
+        }
     }
 
     /// A peer did not simply store records of its link.

@@ -164,6 +164,10 @@ impl Engine {
         let may_show = match &completion.outcome {
             Outcome::Found(record) => record.iter().all(is_covered),
             Outcome::Page(page) => page.records.iter().all(is_covered),
+            Outcome::Modified(modified) => {
+                modified.record.iter().all(is_covered)
+                    && modified.present.is_none_or(|at| self.is_covered(at))
+            }
             Outcome::Stored(_) | Outcome::Failed(_) => true,
         };
         if may_show { &mut self.lanes.completions } else { &mut self.held }.push(completion);

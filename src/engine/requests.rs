@@ -267,6 +267,15 @@ impl Engine {
             Reply::Stored { timestamp, copies, superseded, number } => {
                 self.answer(origin, Stored { timestamp, copies, superseded, number });
             }
+            Reply::Modified { stored, present, record } => {
+                let stored = stored.map(|(timestamp, copies, superseded, number)| Stored {
+                    timestamp,
+                    copies,
+                    superseded,
+                    number,
+                });
+                self.modified_elsewhere(origin, stored, present, record.as_deref());
+            }
             Reply::Failed(failure @ (Failure::Placement | Failure::NotReady)) => {
                 let until_us = self.now.mono_us + NOT_READY_US;
                 if failure == Failure::NotReady
@@ -352,6 +361,7 @@ pub(super) fn failure_of(error: OperationError) -> Failure {
     match error {
         OperationError::ValueTooLarge { got, limit } => Failure::ValueTooLarge(got as u64, limit as u64),
         OperationError::Counter(error) => Failure::Counter(error),
+        OperationError::Edit(error) => Failure::Edit(error),
         OperationError::Overloaded | OperationError::NoRoomForHint => Failure::Overloaded,
         OperationError::Storage(problem) => Failure::Storage(problem),
         OperationError::NotEnoughOwners { needed, alive, .. } => Failure::NotEnoughOwners(needed, alive),
@@ -376,6 +386,7 @@ fn error_of(failure: Failure, level: crate::model::settings::Level) -> Operation
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
         },
         Failure::Counter(error) => OperationError::Counter(error),
+        Failure::Edit(error) => OperationError::Edit(error),
         Failure::NotEnoughOwners(needed, alive) => OperationError::NotEnoughOwners { level, needed, alive },
         Failure::Unknown(copies) => OperationError::Unknown { copies },
     }

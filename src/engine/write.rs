@@ -9,14 +9,14 @@ use super::Engine;
 use super::Mode;
 use super::hints::{Added, HintKey};
 use super::journal;
+use super::modify::{Looked, preferred};
 use super::operation::{Change, Completion, OperationError, Outcome, Stored, Write};
 use super::peer::Peer;
 use super::pending::{Copy, Pending, short};
 use super::records::Standing;
 use super::table::{FOUND, GONE, SETTLED, SlotId};
 use crate::model::key::ROSTER;
-use crate::model::merge::{CounterError, Found, increment};
-use crate::model::placement::Owner;
+use crate::model::merge::{Found, increment};
 use crate::model::record::append_value;
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
@@ -51,6 +51,15 @@ impl Origin {
     }
 }
 
+/// What goes into the answer of a change whose record stands in the journal's lane.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// Of an increment the number, of an edit the bytes of its value.
+    pub(super) number: Option<i64>,
+    /// What a look found.
+    pub(super) looked: Option<Box<Looked>>,
+}
+
 /// A change on its way to a stamper.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -74,7 +83,7 @@ impl<'a> Job<'a> {
         Some(Self { origin, key, hash: key.hash(), change, level, after, give_up_us, is_loaded: false })
     }
 
-    fn request(&self) -> WriteRequest {
+    pub(super) fn request(&self) -> WriteRequest {
         WriteRequest {
             collection: self.key.collection().to_owned(),
             key: self.key.key().to_vec(),
@@ -131,13 +140,16 @@ impl Engine {
             Change::Set { value, .. } if value.len() > limit => {
                 Err(OperationError::ValueTooLarge { got: value.len(), limit })
             }
+            Change::Modify(modify) if modify.bytes() > limit => {
+                Err(OperationError::ValueTooLarge { got: modify.bytes(), limit })
+            }
             _ => Ok(()),
         }
     }
 
     /// A peer asks this member to stamp a client's write.
     pub(super) fn write_for_peer(&mut self, origin: Origin, request: &WriteRequest, same_placement: bool) {
-        let Some(job) = Job::of(origin, request, 0) else {
+        let Some(job) = Job::of(origin, request, self.give_up_us()) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
         // Of kith's own records, members whose clock is off hand on their roster entries.
@@ -154,6 +166,7 @@ impl Engine {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         match self.check_value(job.change) {
+            Ok(()) if matches!(job.change, Change::Modify(_)) => self.modify_for_peer(job),
             Ok(()) => self.stamp_write(job),
             Err(error) => self.fail(origin, error),
         }
@@ -183,6 +196,9 @@ impl Engine {
         if !self.takes_writes() {
             return None;
         }
+        if matches!(job.change, Change::Modify(_)) {
+            return self.home(job.hash);
+        }
         let counts = matches!(job.change, Change::Increment { .. });
         let partition = self.placement.partition_of(job.hash);
         let set = self.placement.set(partition);
@@ -192,11 +208,7 @@ impl Engine {
         }
         let digest = self.placement.digest();
         let may_take = |peer: &&Peer| peer.is_reachable() && (!counts || peer.is_complete(partition, digest));
-        // Who leaves can go only when nothing of its own is under way.
-        let (staying, going): (SmallVec<[Owner; 4]>, SmallVec<[Owner; 4]>) =
-            set.owners.iter().copied().partition(|owner| owner.in_new || !owner.in_old);
-        let owners = || staying.iter().chain(&going);
-        let others = || owners().filter_map(|owner| self.peer(owner.member)).filter(may_take);
+        let others = || preferred(set).filter_map(|owner| self.peer(owner.member)).filter(may_take);
         let is_ready = |peer: &&Peer| self.now.mono_us >= peer.not_ready_until_us;
         let right = || others().filter(|peer| self.has_right_clock(peer));
         let right = right().find(is_ready).or_else(|| right().next()).map(|peer| peer.member);
@@ -209,26 +221,31 @@ impl Engine {
         if let Err(error) = self.check_stamper(&job) {
             return self.fail(job.origin, error);
         }
-        // An increment extends what is there; and what memory knows of an evicted record's time is that
+        // Some changes extend what is there; and what memory knows of an evicted record's time is that
         // of its whole leaf.
         let far = self.records.evicted_time(job.hash) > self.foreign_bound();
-        let counts = matches!(job.change, Change::Increment { .. });
-        let must_know = (counts || far) && self.records.standing(job.key, job.hash) == Standing::Unknown;
+        let must_know =
+            (job.change.extends() || far) && self.records.standing(job.key, job.hash) == Standing::Unknown;
         if !job.is_loaded && (must_know || self.loads.has_writer(job.key)) {
             let waiter = super::loads::Waiter::Write(job.origin, job.request(), job.give_up_us);
             return self.load_then(job.key, job.hash, waiter);
         }
         let start = self.lanes.journal.len();
         journal::begin_record(&mut self.lanes.journal);
-        match self.encode_change(&job) {
-            Ok(number) => {
+        let encoded = match job.change {
+            Change::Modify(modify) => self.encode_modify(&job, modify),
+            _ => self.encode_change(&job).map(|number| Some(Encoded { number, looked: None })),
+        };
+        match encoded {
+            Ok(Some(encoded)) => {
                 self.counters.journal_records += 1;
-                self.replicate_new(&job, start + 1, number);
+                self.replicate_new(&job, start + 1, encoded);
                 self.reserve_clock();
             }
+            Ok(None) => self.lanes.journal.truncate(start),
             Err(error) => {
                 self.lanes.journal.truncate(start);
-                self.fail(job.origin, error.into());
+                self.fail(job.origin, error);
             }
         }
     }
@@ -274,7 +291,7 @@ impl Engine {
     }
 
     /// Appends the record of a change to the journal's lane. Returns a counter's number.
-    fn encode_change(&mut self, job: &Job<'_>) -> Result<Option<i64>, CounterError> {
+    fn encode_change(&mut self, job: &Job<'_>) -> Result<Option<i64>, OperationError> {
         let (key, hash) = (job.key, job.hash);
         if let Change::Increment { delta } = job.change {
             let slot = self.records.table.find_any(key, hash).filter(|id| !self.records.table.has(*id, GONE));
@@ -295,7 +312,7 @@ impl Engine {
             Change::Set { value, expiry_ms } => {
                 append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
             }
-            Change::Delete | Change::Increment { .. } => {
+            Change::Delete | Change::Increment { .. } | Change::Modify(_) => {
                 let record = Record::tombstone(key, timestamp);
                 self.lanes.journal.extend_from_slice(record.view().bytes());
             }
@@ -320,7 +337,7 @@ impl Engine {
 
     /// Merges the record that stands in the journal's lane from `start` on, sends it to the other
     /// owners, and lets the write wait for its level.
-    fn replicate_new(&mut self, job: &Job<'_>, start: usize, number: Option<i64>) {
+    fn replicate_new(&mut self, job: &Job<'_>, start: usize, encoded: Encoded) {
         let (key, hash) = (job.key, job.hash);
         let journal = std::mem::take(&mut self.lanes.journal);
         let record = journal.get(start..).and_then(|bytes| RecordRef::parse(bytes).ok());
@@ -350,8 +367,9 @@ impl Engine {
                 set,
                 copies,
                 superseded: None,
-                number,
+                number: encoded.number,
                 held,
+                looked: encoded.looked,
             });
         }
         // Hints were noted meanwhile: they follow the record.
@@ -442,6 +460,7 @@ fn wire_change(change: Change<'_>) -> WireChange {
         Change::Set { value, expiry_ms } => WireChange::Set(value.to_vec(), expiry_ms),
         Change::Delete => WireChange::Delete,
         Change::Increment { delta } => WireChange::Increment(delta),
+        Change::Modify(modify) => WireChange::Modify(Box::new(modify.clone())),
     }
 }
 
@@ -451,5 +470,6 @@ pub(super) fn change_of(change: &WireChange) -> Change<'_> {
         WireChange::Set(value, expiry_ms) => Change::Set { value, expiry_ms: *expiry_ms },
         WireChange::Delete => Change::Delete,
         WireChange::Increment(delta) => Change::Increment { delta: *delta },
+        WireChange::Modify(modify) => Change::Modify(modify),
     }
 }

@@ -53,7 +53,7 @@ impl From<OperationError> for Failure {
     fn from(error: OperationError) -> Self {
         use OperationError as E;
         let status = match &error {
-            E::NoCluster | E::Gone(_) | E::Counter(_) => StatusCode::CONFLICT,
+            E::NoCluster | E::Gone(_) | E::Counter(_) | E::Edit(_) => StatusCode::CONFLICT,
             E::SystemCollection => StatusCode::FORBIDDEN,
             E::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,

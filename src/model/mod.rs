@@ -6,6 +6,7 @@
 //! or in [`crate::protocol`], and nowhere else.
 
 pub mod clock;
+pub mod edit;
 pub mod hash_tree;
 pub mod key;
 pub mod limits;

@@ -52,7 +52,9 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
                     let page = match next(&mailbox).await.1 {
                         Outcome::Page(page) => Ok(page),
                         Outcome::Failed(error) => Err(error),
-                        Outcome::Stored(_) | Outcome::Found(_) => Err(OperationError::Unreachable),
+                        Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Found(_) => {
+                            Err(OperationError::Unreachable)
+                        }
                     };
                     mailbox.close();
                     _ = reply.send(page);
@@ -96,6 +98,7 @@ async fn run(local: &LocalHandle, operations: &[Operation]) -> Answers {
         let (token, outcome) = next(&mailbox).await;
         let answer = match outcome {
             Outcome::Stored(stored) => Ok(Answer::Stored(stored)),
+            Outcome::Modified(modified) => Ok(Answer::Modified(modified)),
             Outcome::Found(record) => Ok(Answer::Found(record)),
             Outcome::Failed(error) => Err(error),
             Outcome::Page(_) => Err(OperationError::Unreachable),
@@ -121,6 +124,7 @@ fn submit(local: &LocalHandle, mailbox: &Mailbox, token: u32, operation: &Operat
         Operation::Increment { delta, level, after, .. } => {
             (Change::Increment { delta: *delta }, *level, *after)
         }
+        Operation::Modify { modify, level, after, .. } => (Change::Modify(modify), *level, *after),
     };
     local.write(mailbox, token, Write { key, change, level, after });
 }

@@ -17,6 +17,7 @@ pub mod documents;
 mod error;
 pub mod status;
 
+use crate::model::edit::Modify;
 use crate::model::key::{KeyError, KeyRef};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
@@ -26,7 +27,7 @@ use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Setting
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 
-pub use crate::engine::operation::{OperationError, Page, Scan, Stored};
+pub use crate::engine::operation::{Modified, OperationError, Page, Scan, Stored};
 pub use error::ControlError;
 
 /// Requests that may wait for the data thread before callers have to.
@@ -85,6 +86,8 @@ pub enum Operation {
     Delete { key: Key, level: Option<Level>, after: u64 },
     /// Adds to a counter.
     Increment { key: Key, delta: i64, level: Option<Level>, after: u64 },
+    /// Looks at what is there and changes it, at the key's home.
+    Modify { key: Key, modify: Modify, level: Option<Level>, after: u64 },
 }
 
 impl Operation {
@@ -95,7 +98,8 @@ impl Operation {
             Self::Get { key, .. }
             | Self::Put { key, .. }
             | Self::Delete { key, .. }
-            | Self::Increment { key, .. } => key,
+            | Self::Increment { key, .. }
+            | Self::Modify { key, .. } => key,
         }
     }
 }
@@ -107,6 +111,8 @@ pub enum Answer {
     Found(Option<Record>),
     /// To a change.
     Stored(Stored),
+    /// To a look with a change.
+    Modified(Modified),
 }
 
 /// What a client reads from a record: a value's bytes, a counter's number as decimal text, nothing
@@ -287,7 +293,7 @@ impl Handle {
     pub async fn get(&self, key: Key, level: Option<Level>) -> Result<Option<Record>, OperationError> {
         match self.run_one(Operation::Get { key, level }).await? {
             Answer::Found(record) => Ok(record),
-            Answer::Stored(_) => Ok(None),
+            Answer::Stored(_) | Answer::Modified(_) => Ok(None),
         }
     }
 
@@ -314,7 +320,24 @@ impl Handle {
     pub async fn change(&self, operation: Operation) -> Result<Stored, OperationError> {
         match self.run_one(operation).await? {
             Answer::Stored(stored) => Ok(stored),
-            Answer::Found(_) => Err(OperationError::Unknown { copies: 0 }),
+            Answer::Found(_) | Answer::Modified(_) => Err(OperationError::Unknown { copies: 0 }),
+        }
+    }
+
+    /// Looks at what is under a key and changes it.
+    ///
+    /// # Errors
+    /// As [`Self::run_one`].
+    pub async fn modify(
+        &self,
+        key: Key,
+        modify: Modify,
+        level: Option<Level>,
+        after: u64,
+    ) -> Result<Modified, OperationError> {
+        match self.run_one(Operation::Modify { key, modify, level, after }).await? {
+            Answer::Modified(modified) => Ok(modified),
+            Answer::Stored(_) | Answer::Found(_) => Err(OperationError::Unknown { copies: 0 }),
         }
     }
 

@@ -10,7 +10,7 @@ use super::convergence::{self, partitions};
 use super::core::{Core, Shared};
 use super::local::{Mailbox, Timed};
 use crate::engine::Mode;
-use crate::engine::operation::{Change, OperationError, Outcome};
+use crate::engine::operation::{Change, Modified, OperationError, Outcome};
 use crate::gossip::{Facts, Phase, Standing};
 use crate::model::roster::MemberState;
 use crate::model::timestamp::ms_of_time;
@@ -45,6 +45,7 @@ pub(super) enum Asked {
     Delete,
     Increment,
     Scan,
+    Modify,
 }
 
 impl Asked {
@@ -53,6 +54,7 @@ impl Asked {
             Change::Set { .. } => Self::Set,
             Change::Delete => Self::Delete,
             Change::Increment { .. } => Self::Increment,
+            Change::Modify(_) => Self::Modify,
         }
     }
 
@@ -72,11 +74,14 @@ const fn place_of(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Found(None) => 1,
         Outcome::Stored(stored) if stored.superseded => 2,
-        Outcome::Stored(_) | Outcome::Found(Some(_)) | Outcome::Page(_) => 0,
+        Outcome::Modified(Modified { stored: Some(stored), .. }) if stored.superseded => 2,
+        Outcome::Modified(Modified { stored: None, .. }) => 6,
+        Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Found(Some(_)) | Outcome::Page(_) => 0,
         Outcome::Failed(error) => match error {
             OperationError::SystemCollection
             | OperationError::ValueTooLarge { .. }
-            | OperationError::Counter(_) => 3,
+            | OperationError::Counter(_)
+            | OperationError::Edit(_) => 3,
             OperationError::Unknown { .. } => 5,
             _ => 4,
         },
@@ -458,7 +463,7 @@ mod tests {
 
     #[test]
     fn what_is_counted_has_a_place_in_its_list() {
-        let names = [Asked::Get, Asked::Set, Asked::Delete, Asked::Increment, Asked::Scan]
+        let names = [Asked::Get, Asked::Set, Asked::Delete, Asked::Increment, Asked::Scan, Asked::Modify]
             .map(|asked| OPERATIONS[asked as usize]);
         assert_eq!(names, OPERATIONS);
         let outcomes = [
@@ -468,6 +473,7 @@ mod tests {
             Outcome::Failed(OperationError::SystemCollection),
             Outcome::Failed(OperationError::Overloaded),
             Outcome::Failed(OperationError::Unknown { copies: 0 }),
+            Outcome::Modified(Modified { stored: None, present: None, record: None }),
         ];
         assert_eq!(outcomes.map(|outcome| OUTCOMES[place_of(&outcome)]), OUTCOMES);
         let mut counts = Counts::default();

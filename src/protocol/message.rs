@@ -6,6 +6,7 @@
 use super::ProtocolError;
 use super::compare::{Compare, Compared};
 use super::reclaim::{Reclaim, Reclaimed};
+use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
 use crate::model::{Timestamp, limits};
@@ -93,6 +94,7 @@ impl WriteRequest {
     pub fn bytes(&self) -> usize {
         let value = match &self.change {
             WireChange::Set(value, _) => value.len(),
+            WireChange::Modify(modify) => modify.bytes(),
             WireChange::Delete | WireChange::Increment(_) => 0,
         };
         self.collection.len() + self.key.len() + value
@@ -108,6 +110,8 @@ pub enum WireChange {
     Delete,
     /// Add to a counter.
     Increment(i64),
+    /// Look at what is there and change it, as the key's home.
+    Modify(Box<Modify>),
 }
 
 /// A page of a scan, asked of one owner.
@@ -138,6 +142,15 @@ pub enum Reply {
         superseded: bool,
         /// The number after an increment.
         number: Option<i64>,
+    },
+    /// A look with a change, made or not.
+    Modified {
+        /// The change, as [`Reply::Stored`] has it; none when the condition did not hold.
+        stored: Option<(Timestamp, u16, bool, Option<i64>)>,
+        /// The timestamp of what was there.
+        present: Option<Timestamp>,
+        /// The record that was asked for, in canonical bytes.
+        record: Option<Vec<u8>>,
     },
     /// The record, if there is one.
     Record(Option<Vec<u8>>),
@@ -185,6 +198,8 @@ pub enum Failure {
     ValueTooLarge(u64, u64),
     /// Nothing was done: what is there can't be counted on.
     Counter(CounterError),
+    /// Nothing was done: what is there can't be edited so.
+    Edit(EditError),
     /// Nothing was done: too few owners can be reached.
     NotEnoughOwners(u16, u16),
     /// It may or may not last; copies that were confirmed.

@@ -25,7 +25,7 @@ use super::commands::{self, Context, Flow, PROBE, Probe, Progress};
 use super::input::Input;
 use super::replies::Replies;
 use super::reply;
-use crate::engine::operation::Outcome;
+use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
 use crate::node::local::{Local, Mailbox, RespCounts};
 
@@ -193,6 +193,10 @@ impl<L: Local> Connection<L> {
         while let Some((token, outcome)) = self.mailbox.pop() {
             let time = match &outcome {
                 Outcome::Stored(stored) => stored.timestamp.time,
+                Outcome::Modified(Modified { stored, present, .. }) => {
+                    let stamp = stored.map(|stored| stored.timestamp).or(*present);
+                    stamp.map_or(0, |stamp| stamp.time)
+                }
                 Outcome::Found(Some(record)) => record.view().timestamp().time,
                 Outcome::Found(None) | Outcome::Page(_) | Outcome::Failed(_) => 0,
             };
@@ -201,7 +205,7 @@ impl<L: Local> Connection<L> {
                 self.client.progress.probe = Probe::Answered(match outcome {
                     Outcome::Failed(error) => Err(error),
                     Outcome::Found(found) => Ok(found.is_some()),
-                    Outcome::Stored(_) | Outcome::Page(_) => Ok(false),
+                    Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Page(_) => Ok(false),
                 });
             } else {
                 self.replies.settle(token, outcome);

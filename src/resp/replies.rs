@@ -224,7 +224,7 @@ impl Replies {
                 match outcome {
                     Outcome::Found(Some(_)) => gather.count += 1,
                     Outcome::Failed(error) => _ = gather.failed.get_or_insert(error),
-                    Outcome::Found(None) | Outcome::Stored(_) | Outcome::Page(_) => {}
+                    Outcome::Found(None) | Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Page(_) => {}
                 }
                 let waiting = match gather.reply {
                     GatherReply::Found => &mut self.reads_waiting,

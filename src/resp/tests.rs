@@ -2,7 +2,8 @@
 //! order.
 
 use super::*;
-use crate::engine::operation::{Change, OperationError, Outcome, Read, Stored, Write};
+use crate::engine::operation::{Change, Modified, OperationError, Outcome, Read, Stored, Write};
+use crate::model::edit::{Edited, Modify, Returns, edit};
 use crate::model::merge::CounterError;
 use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::node::local::{LocalInfo, Mailbox, RespCounts};
@@ -118,8 +119,51 @@ impl State {
                 self.records.insert(name, record);
                 number = Some(new);
             }
+            Change::Modify(modify) => return self.modify(&name, write.key, modify, timestamp),
         }
         Outcome::Stored(Stored { timestamp, copies: 2, superseded: false, number })
+    }
+}
+
+impl State {
+    fn modify(
+        &mut self,
+        name: &(String, Vec<u8>),
+        key: KeyRef<'_>,
+        modify: &Modify,
+        timestamp: Timestamp,
+    ) -> Outcome {
+        let before = self.records.get(name).cloned();
+        let readable = before.as_ref().map(Record::view);
+        let (length, after) = match edit(readable, modify, WALL_MS, 1 << 20) {
+            Err(error) => return Outcome::Failed(error.into()),
+            Ok(Edited::Unmet) => {
+                let present = readable.map(RecordRef::timestamp);
+                let record = before.filter(|_| modify.returns != Returns::Nothing);
+                return Outcome::Modified(Modified { stored: None, present, record });
+            }
+            Ok(Edited::Deleted) => (0, None),
+            Ok(Edited::Value(value, expiry)) => {
+                (value.len(), Some(Record::value(key, timestamp, expiry, &value)))
+            }
+            Ok(Edited::Counter(expiry)) => {
+                let text = readable.map_or(0, RecordRef::total).to_string();
+                (0, Some(Record::value(key, timestamp, expiry, text.as_bytes())))
+            }
+        };
+        match after.clone() {
+            Some(record) => _ = self.records.insert(name.clone(), record),
+            None => _ = self.records.remove(name),
+        }
+        let number = i64::try_from(length).ok();
+        let stored = Some(Stored { timestamp, copies: 2, superseded: false, number });
+        let present = before.as_ref().map(|record| record.view().timestamp());
+        let record = match modify.returns {
+            Returns::Nothing => None,
+            Returns::Before => before,
+            Returns::After => after,
+        };
+        Outcome::Modified(Modified { stored, present, record })
     }
 }
 

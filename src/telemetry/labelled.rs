@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a client can ask; values of the label `op`.
-pub const OPERATIONS: [&str; 5] = ["get", "set", "delete", "increment", "scan"];
+pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "increment", "scan", "modify"];
 /// How it can end; values of the label `outcome`. Of what is `refused` or `unavailable` nothing was
 /// changed; the former is up to the client, the latter to the cluster.
-pub const OUTCOMES: [&str; 6] = ["ok", "not_found", "superseded", "refused", "unavailable", "unknown"];
+pub const OUTCOMES: [&str; 7] =
+    ["ok", "not_found", "superseded", "refused", "unavailable", "unknown", "condition_failed"];
 /// Why there is no link; values of the label `reason`.
 pub const REJECTIONS: [&str; 16] = [
     "wrong_cluster",

@@ -7,7 +7,7 @@
 //!
 //! Everything here comes from outside at one of its ends: decoding gives typed errors.
 
-use super::{Answer, Key, Operation, OperationError, Stored, readable_bytes};
+use super::{Answer, Key, Modified, Operation, OperationError, Stored, readable_bytes};
 use crate::model::key::{DEFAULT, KeyError};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
@@ -287,6 +287,8 @@ pub enum Ending {
     Found,
     /// A read found none.
     NotFound,
+    /// A change whose condition did not hold: nothing was changed.
+    ConditionFailed,
     /// It did not complete.
     Failed,
 }
@@ -352,6 +354,11 @@ impl Outcome {
     pub fn of_answer(answer: &Result<Answer, OperationError>) -> Self {
         match answer {
             Ok(Answer::Stored(stored)) => Self::of_stored(stored),
+            Ok(Answer::Modified(Modified { stored: Some(stored), .. })) => Self::of_stored(stored),
+            Ok(Answer::Modified(Modified { present, .. })) => Self {
+                timestamp: present.map(|present| present.to_string()),
+                ..Self::new(Ending::ConditionFailed)
+            },
             Ok(Answer::Found(None)) => Self::new(Ending::NotFound),
             Ok(Answer::Found(Some(record))) => {
                 let (value, value_base64) = text_or_base64(&readable_bytes(record));
