@@ -336,13 +336,12 @@ impl World {
             })
             .max();
         // What was deleted is reclaimed; so is what expired.
-        let ends = |action: Action| matches!(action, Action::Delete | Action::Set { expiry_ms: Some(_) });
         let mut all =
             self.clients.keys[key].operations.iter().filter_map(|id| self.clients.operations.get(id));
-        let may_be_gone = greatest.is_some_and(|(_, id)| ends(self.clients.operations[&id].action))
+        let may_be_gone = greatest.is_some_and(|(_, id)| self.clients.operations[&id].action.ends())
             || all.any(|operation| match operation.state {
-                State::Stored(stored) => ends(operation.action) && stored.copies <= at_risk,
-                State::Doubt | State::Open => ends(operation.action),
+                State::Stored(stored) => operation.action.ends() && stored.copies <= at_risk,
+                State::Doubt | State::Open => operation.action.ends(),
                 State::Refused | State::Answered => false,
             });
         if record.is_none() && may_be_gone {
@@ -352,7 +351,7 @@ impl World {
         if let Some((stamp, id)) = greatest
             && found < stamp
         {
-            let is_delete = self.clients.operations[&id].action == Action::Delete;
+            let is_delete = matches!(self.clients.operations[&id].action, Action::Delete | Action::Take);
             let fact = if is_delete && record.is_some() {
                 "what was deleted does not return"
             } else {

@@ -5,8 +5,11 @@ use crate::member::{EPOCH_MS, Input};
 use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
-use kith::engine::operation::{Change, Completion, OperationError, Outcome, Page, Read, Scan, Stored, Write};
+use kith::engine::operation::{
+    Change, Completion, Modified, OperationError, Outcome, Page, Read, Scan, Stored, Write,
+};
 use kith::engine::{Engine, Local, NOBODY};
+use kith::model::edit::{Condition, Edit, ExpireWhen, Modify, NewExpiry, Returns};
 use kith::model::settings::Level;
 use kith::model::timestamp::time_of_ms;
 use kith::model::{KeyRef, Kind, RecordRef, Timestamp};
@@ -16,15 +19,31 @@ use std::collections::BTreeMap;
 const NUMBER_DIGITS: usize = 16;
 /// Bytes of a key in a world where hints shall find no room.
 const LONG_KEY_BYTES: usize = 4_000;
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    Set { expiry_ms: Option<u64> },
+    Set {
+        expiry_ms: Option<u64>,
+    },
     Delete,
     Increment(i64),
+    /// A value, if the condition holds.
+    Edit(Condition),
+    /// Reads and deletes.
+    Take,
+    /// Gives a counter an expiry, or takes it away.
+    Expire(Option<u64>),
     Get,
     Scan,
+}
+
+impl Action {
+    /// Whether nothing may be there once it is done, now or later.
+    pub const fn ends(self) -> bool {
+        matches!(self, Self::Delete | Self::Take | Self::Set { expiry_ms: Some(_) })
+    }
 }
 
 /// What is known of an operation.
@@ -98,6 +117,8 @@ pub struct Clients {
     pub keys: Vec<Key>,
     pub operations: BTreeMap<u64, Operation>,
     stamps: BTreeMap<(Timestamp, usize), u64>,
+    /// Which operation found and changed a record, by key and stamp.
+    found: BTreeMap<(usize, Timestamp), u64>,
     last: u64,
     /// Nobody asks for anything any more, so nothing hides what was lost.
     pub retired: bool,
@@ -132,6 +153,7 @@ impl Clients {
             keys,
             operations: BTreeMap::new(),
             stamps: BTreeMap::new(),
+            found: BTreeMap::new(),
             last: 0,
             retired: false,
             pages: Vec::new(),
@@ -184,11 +206,34 @@ impl World {
             (95.., _) => Action::Scan,
             _ => Action::Get,
         };
+        let action = if self.plan.edits { self.or_edit(key, action) } else { action };
         let level = if self.random.chance(300) { None } else { self.random.pick(&Level::ALL) };
         let operation = self.issue(Some(session), front, key, action, level);
         self.clients.sessions[session].waits_for = Some(operation);
         let patience = 5 * SECOND;
         self.schedule(patience, Event::Patience { session, operation });
+    }
+
+    /// Every other change of a register, and some of a counter, looks first.
+    fn or_edit(&mut self, key: usize, action: Action) -> Action {
+        match action {
+            Action::Set { expiry_ms: None } if self.random.chance(500) => {
+                let stored = |id: &u64| match self.clients.operations.get(id)?.state {
+                    State::Stored(stored) => Some(stored.timestamp),
+                    _ => None,
+                };
+                let last = self.clients.keys[key].operations.iter().rev().find_map(stored);
+                let stamp = last.map_or(Condition::Absent, Condition::Stamp);
+                let conditions = [Condition::Always, Condition::Absent, Condition::Present, stamp, stamp];
+                Action::Edit(self.random.pick(&conditions).unwrap_or(stamp))
+            }
+            Action::Delete if self.random.chance(500) => Action::Take,
+            Action::Increment(_) if self.random.chance(150) => {
+                let far = EPOCH_MS + 10 * YEAR_MS + self.random.below(1_000);
+                Action::Expire(if self.random.chance(700) { Some(far) } else { None })
+            }
+            other => other,
+        }
     }
 
     fn expiry(&mut self) -> u64 {
@@ -255,9 +300,23 @@ impl World {
         let write = |change| Write { key, change, level, after: operation.after };
         match operation.action {
             Action::Set { expiry_ms } => {
-                let mut value = format!("{id:0NUMBER_DIGITS$x}").into_bytes();
-                value.resize(NUMBER_DIGITS + self.random.index(1 + self.plan.padding as usize), b'.');
+                let value = self.value(id);
                 engine.write(id, write(Change::Set { value: &value, expiry_ms }));
+            }
+            Action::Edit(condition) => {
+                let edit = Edit::Set { value: self.value(id).into(), expiry: NewExpiry::None };
+                let modify = Modify { condition, edit, returns: Returns::Before };
+                engine.write(id, write(Change::Modify(&modify)));
+            }
+            Action::Take => {
+                let condition = Condition::Always;
+                let modify = Modify { condition, edit: Edit::Delete, returns: Returns::Before };
+                engine.write(id, write(Change::Modify(&modify)));
+            }
+            Action::Expire(at) => {
+                let edit = Edit::Expire { at, when: ExpireWhen::Always };
+                let modify = Modify { condition: Condition::Always, edit, returns: Returns::After };
+                engine.write(id, write(Change::Modify(&modify)));
             }
             Action::Delete => engine.write(id, write(Change::Delete)),
             Action::Increment(delta) => engine.write(id, write(Change::Increment { delta })),
@@ -280,6 +339,13 @@ impl World {
         }
     }
 
+    /// A value that names the operation that writes it.
+    fn value(&mut self, id: u64) -> Vec<u8> {
+        let mut value = format!("{id:0NUMBER_DIGITS$x}").into_bytes();
+        value.resize(NUMBER_DIGITS + self.random.index(1 + self.plan.padding as usize), b'.');
+        value
+    }
+
     /// A front answers.
     pub fn complete(&mut self, index: usize, Completion { token, outcome }: Completion) {
         if token == NOBODY {
@@ -297,6 +363,7 @@ impl World {
         let time = match &outcome {
             Outcome::Stored(stored) => stored.timestamp.time,
             Outcome::Found(record) => record.as_ref().map_or(0, |record| record.view().timestamp().time),
+            Outcome::Modified(modified) => modified.stored.map_or(1, |stored| stored.timestamp.time),
             Outcome::Page(page) => page.records.len() as u64,
             Outcome::Failed(error) => error.code().len() as u64,
         };
@@ -325,16 +392,19 @@ impl World {
                 self.check_found(&operation, record.as_ref().map(kith::model::Record::view));
                 State::Answered
             }
+            Outcome::Modified(modified) => {
+                self.check_modified(token, &operation, &modified);
+                match modified.stored {
+                    Some(stored) => State::Stored(stored),
+                    None => self.was_refused(token, &operation, "its condition did not hold"),
+                }
+            }
             Outcome::Page(page) => {
                 self.check_page(&operation, &page);
                 State::Answered
             }
             Outcome::Failed(error) if is_refusal(&error) => {
-                if operation.seen {
-                    let text = format!("{token} was refused ({error}) and had been read before");
-                    self.violate("what is refused is not done", Some(key), text);
-                }
-                State::Refused
+                self.was_refused(token, &operation, &error.to_string())
             }
             Outcome::Failed(_) => State::Doubt,
         };
@@ -348,6 +418,46 @@ impl World {
             let think = self.plan.think;
             let after = self.random.delay(think);
             self.schedule(after, Event::Session { session });
+        }
+    }
+
+    fn was_refused(&mut self, token: u64, operation: &Operation, why: &str) -> State {
+        if operation.seen {
+            let text = format!("{token} was refused ({why}) and had been read before");
+            self.violate("what is refused is not done", Some(operation.key), text);
+        }
+        State::Refused
+    }
+
+    /// What was looked at fits the condition; and where members never disagree, no two changes found the
+    /// same record.
+    fn check_modified(&mut self, token: u64, operation: &Operation, modified: &Modified) {
+        let Modified { stored, present, record } = modified;
+        let key = operation.key;
+        self.saw(operation, present.map_or(0, |present| present.time));
+        if let Some(record) = record {
+            self.check_shown(key, record.view());
+        }
+        let Some(stored) = stored else { return };
+        self.check_stored(token, operation, *stored);
+        let fits = match operation.action {
+            Action::Edit(Condition::Absent) => present.is_none(),
+            Action::Edit(Condition::Present) | Action::Take | Action::Expire(_) => present.is_some(),
+            Action::Edit(Condition::Stamp(stamp)) => *present == Some(stamp),
+            Action::Edit(Condition::Always) => true,
+            _ => false,
+        };
+        if !fits {
+            let text = format!("{token} {:?} found {present:?} and was stored", operation.action);
+            return self.violate("a change was made only if its condition held", Some(key), text);
+        }
+        let (Some(present), true) = (present, self.plan.is_calm() && self.troubled) else { return };
+        // A counter keeps its stamp while it is counted on.
+        if !self.clients.keys[key].is_counter
+            && let Some(other) = self.clients.found.insert((key, *present), token)
+        {
+            let text = format!("{other} and {token} both found {present}");
+            self.violate("what goes through one home happens one after the other", Some(key), text);
         }
     }
 
@@ -491,9 +601,7 @@ impl World {
     /// Whether a key may have been deleted since a stamp.
     fn may_be_gone(&self, key: usize, floor: Timestamp) -> bool {
         let known = self.clients.keys[key].operations.iter().filter_map(|id| self.clients.operations.get(id));
-        let mut deletes = known.filter(|operation| {
-            matches!(operation.action, Action::Delete | Action::Set { expiry_ms: Some(_) })
-        });
+        let mut deletes = known.filter(|operation| operation.action.ends());
         deletes.any(|operation| match operation.state {
             State::Open | State::Doubt => true,
             State::Stored(stored) => stored.superseded || stored.timestamp >= floor,

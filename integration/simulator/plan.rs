@@ -135,6 +135,8 @@ pub struct Plan {
     pub more_settings: bool,
     /// Every other process that would be killed stops in order.
     pub stops: bool,
+    /// Clients also look before they change.
+    pub edits: bool,
 }
 
 /// Milliseconds in a day.
@@ -164,7 +166,26 @@ impl Plan {
             plan.faults.push(Fault::Transition);
         }
         plan.add_rarer(&mut more);
+        // Seeds that found something before there were edits keep the world in which they did.
+        plan.edits = more.chance(350) && !crate::REGRESSIONS.iter().any(|(known, _)| *known == seed);
+        if plan.edits && more.chance(200) {
+            plan.calm_down(&mut more);
+        }
         plan
+    }
+
+    /// No faults at all, and few keys: members never disagree about who is alive.
+    fn calm_down(&mut self, more: &mut Random) {
+        self.faults.clear();
+        (self.joiners, self.loss, self.away, self.long_keys) = (0, 0, false, false);
+        self.rarer = Rarer::default();
+        self.keys = 1 + more.index(3);
+        self.think = more.between(1, 5) * MS;
+    }
+
+    /// Whether no member is ever taken for dead, or comes or goes.
+    pub fn is_calm(&self) -> bool {
+        self.faults.is_empty() && self.joiners == 0 && self.loss == 0 && !self.away
     }
 
     /// What was added last, each kind in a world with room for it.
@@ -299,6 +320,7 @@ impl Plan {
             long_keys: false,
             more_settings: false,
             stops: false,
+            edits: false,
         }
     }
 
