@@ -22,6 +22,7 @@ use super::operation::{Change, Completion, Modified, OperationError, Outcome, St
 use super::records::Standing;
 use super::write::{Encoded, Job, Origin};
 use crate::model::edit::{Edited, Modify, Returns, edit};
+use crate::model::merge::restamp_counter;
 use crate::model::placement::{Owner, OwnerSet};
 use crate::model::record::append_value;
 use crate::model::{KeyHash, MemberId, Record, RecordRef, Timestamp};
@@ -114,10 +115,9 @@ impl Engine {
                 i64::try_from(value.len()).unwrap_or(i64::MAX)
             }
             (Edited::Counter(expiry_ms), Some(counter)) => {
-                let number = counter.view().total();
-                let record = Record::counter(key, timestamp, 1, expiry_ms, number, &[]);
-                journal.extend_from_slice(record.view().bytes());
-                number
+                let restamped = restamp_counter(key, counter.view(), timestamp, expiry_ms);
+                journal.extend_from_slice(restamped.as_ref().unwrap_or(&counter).view().bytes());
+                counter.view().total()
             }
             (Edited::Deleted | Edited::Unmet | Edited::Counter(_), _) => {
                 journal.extend_from_slice(Record::tombstone(key, timestamp).view().bytes());

@@ -16,7 +16,7 @@ use super::peer::Peer;
 use super::write::Origin;
 use crate::model::placement::OwnerSet;
 use crate::model::settings::{Level, Sync};
-use crate::model::{KeyHash, MemberId, Timestamp};
+use crate::model::{KeyHash, Kind, MemberId, RecordRef, Timestamp};
 use crate::protocol::frame::{Purpose, Verdict};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -247,7 +247,10 @@ impl Engine {
         let Some(slot) = self.records.table.find_hash(hash) else { return Copy::Lost };
         let Some(at) = self.peer_index.get(&member).copied() else { return Copy::Lost };
         let record = self.records.table.record(slot);
-        let newest = record.map(crate::model::RecordRef::timestamp);
+        // What was counted is within a counter that was stamped anew since.
+        let is_within = write.number.is_some() && write.looked.is_none();
+        let newest = record.filter(|record| !is_within || record.kind() != Kind::Counter);
+        let newest = newest.map(RecordRef::timestamp);
         write.superseded = write.superseded.max(newest.filter(|newest| *newest > write.timestamp));
         let link = self.peers.get_mut(at).and_then(|peer| peer.link.as_mut());
         let sent =

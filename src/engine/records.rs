@@ -15,7 +15,7 @@ use super::mending::LeafSet;
 use super::table::{DIRTY, FOUND, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
-use crate::model::merge::{Merged, merge};
+use crate::model::merge::{Merged, joins, merge};
 use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -225,7 +225,9 @@ impl Records {
         let same = present == incoming;
         match merged {
             Merged::Present if same => Applied::Same,
-            Merged::Present if stamp > incoming.timestamp() => Applied::Superseded(stamp),
+            Merged::Present if stamp > incoming.timestamp() && !joins(present, incoming) => {
+                Applied::Superseded(stamp)
+            }
             Merged::Present => Applied::Same,
             Merged::Incoming => {
                 self.overwrite(id, before, incoming);

@@ -4,6 +4,7 @@
 //! A counter is read as its number in decimal text. What changes its text makes a value of it; what
 //! changes its expiry leaves it a counter.
 
+use super::merge::plain_number;
 use super::record::{Kind, RecordRef};
 use super::timestamp::Timestamp;
 use bytes::Bytes;
@@ -152,7 +153,7 @@ pub enum Edited {
     Deleted,
     /// A value with an expiry.
     Value(Vec<u8>, Option<u64>),
-    /// The same counter with an expiry.
+    /// The same number, as a counter, with an expiry: so what others count meanwhile is not lost.
     Counter(Option<u64>),
 }
 
@@ -208,7 +209,7 @@ pub fn edit(
             Some(record) if may_expire(expiry, *at, *when) => {
                 if at.is_some_and(|at| at <= wall_ms) {
                     Edited::Deleted
-                } else if record.kind() == Kind::Counter {
+                } else if record.kind() == Kind::Counter || plain_number(record).is_some() {
                     Edited::Counter(*at)
                 } else {
                     Edited::Value(record.body().to_vec(), *at)

@@ -17,6 +17,13 @@
 //! epoch 1). All three bases are zero, and all their increments count. So epoch 3 takes up the pairs of
 //! epoch 2 of its stamp, and of the *young*: counters of stamp 0 and epoch 1.
 //!
+//! Giving a counter another expiry stamps it anew and leaves its *birth*: the stamp and epoch under which its
+//! pairs began. Counters of one birth (or of births that take each other up, as above) join their pairs whatever
+//! their stamps are; the rest is the later one's. So what is counted elsewhere meanwhile is not lost. Where
+//! something else was written between the two stamps, that order is no longer associative: who saw the other
+//! write first has dropped the earlier pairs, who did not has kept them. The owners become equal all the same, by
+//! joining again, and what is kept then are pairs that the other write did not know of.
+//!
 //! What can't exist together: a counter of stamp s and epoch 3 with (a) anything below s that is not
 //! young, and (b) young ones with anything else of stamp s. A tombstone settles when nothing older exists
 //! anywhere and every clock is past s (a), and is dropped when nobody has it, or what extends it, as a
@@ -25,7 +32,7 @@
 
 use super::key::KeyRef;
 use super::limits::MAX_COUNTER_PAIRS;
-use super::record::{Kind, Pair, Record, RecordRef};
+use super::record::{Birth, Kind, Pair, Record, RecordRef};
 use super::timestamp::{MemberId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -46,7 +53,7 @@ pub enum Merged {
 pub fn merge(present: RecordRef<'_>, incoming: RecordRef<'_>) -> Merged {
     let rank = |r: RecordRef<'_>| (r.timestamp(), r.epoch());
     match rank(incoming).cmp(&rank(present)) {
-        _ if takes_up(present, incoming) || takes_up(incoming, present) => join_counters(present, incoming),
+        _ if joins(present, incoming) => join_counters(present, incoming),
         Ordering::Less => Merged::Present,
         Ordering::Greater => Merged::Incoming,
         Ordering::Equal if present.epoch() > 0 => join_counters(present, incoming),
@@ -57,17 +64,24 @@ pub fn merge(present: RecordRef<'_>, incoming: RecordRef<'_>) -> Merged {
     }
 }
 
-/// Whether `record` extends a settled tombstone, and `other` the same one before it settled or after
-/// it was dropped.
-fn takes_up(record: RecordRef<'_>, other: RecordRef<'_>) -> bool {
-    let of_same = other.epoch() == 2 && other.timestamp() == record.timestamp();
-    record.epoch() == 3 && (of_same || is_young(other))
+/// Whether two records are counters whose pairs count together.
+#[must_use]
+pub fn joins(one: RecordRef<'_>, other: RecordRef<'_>) -> bool {
+    let (a, b) = (one.birth(), other.birth());
+    one.kind() == Kind::Counter
+        && other.kind() == Kind::Counter
+        && (a == b || takes_up(a, b) || takes_up(b, a))
 }
 
-/// Whether a record is a counter that began over nothing.
-fn is_young(record: RecordRef<'_>) -> bool {
-    record.kind() == Kind::Counter && record.epoch() == 1 && record.timestamp() == Timestamp::ZERO
+/// Whether what was born so extends a settled tombstone, and `other` the same one before it settled or
+/// after it was dropped.
+fn takes_up(birth: Birth, other: Birth) -> bool {
+    let of_same = other == Birth { epoch: 2, ..birth };
+    birth.epoch == 3 && (of_same || other == YOUNG)
 }
+
+/// The birth of a counter that began over nothing.
+const YOUNG: Birth = Birth { timestamp: Timestamp::ZERO, epoch: 1 };
 
 /// Merges what comes to a settled tombstone of the stamp `settled`: `None` when it is that tombstone
 /// itself (nothing changes), else the record that takes its place.
@@ -80,12 +94,13 @@ pub fn merge_over_settled(settled: RecordRef<'_>, incoming: RecordRef<'_>) -> Op
     if incoming == settled {
         return None;
     }
-    let stamp = settled.timestamp();
-    let extends = incoming.epoch() == 2 && incoming.timestamp() == stamp;
+    let birth = incoming.birth();
+    let extends = birth.epoch == 2 && birth.timestamp == settled.timestamp();
     match incoming.key_ref() {
         Ok(key) if extends => {
             let pairs: Vec<Pair> = incoming.pairs().collect();
-            Some(Record::counter(key, stamp, 3, None, 0, &pairs))
+            let birth = Birth { epoch: 3, ..birth };
+            Some(Record::counter_born(key, incoming.timestamp(), birth, incoming.expiry_ms(), 0, &pairs))
         }
         _ => Some(Record::copy_of(incoming)),
     }
@@ -94,10 +109,13 @@ pub fn merge_over_settled(settled: RecordRef<'_>, incoming: RecordRef<'_>) -> Op
 fn join_counters(present: RecordRef<'_>, incoming: RecordRef<'_>) -> Merged {
     let base_of = |r: RecordRef<'_>| (r.timestamp(), r.epoch(), r.expiry_ms(), r.base());
     let (timestamp, epoch, expiry, base) = base_of(present).max(base_of(incoming));
+    let (a, b) = (present.birth(), incoming.birth());
+    let born = if takes_up(a, b) || !takes_up(b, a) && a >= b { a } else { b };
+    let birth = if epoch == 1 { born } else { Birth { timestamp, epoch } };
     let Ok(key) = present.key_ref() else { return Merged::Present };
     let expired = [present, incoming].iter().any(|r| r.kind() == Kind::ExpiredCounter);
     let pairs = if expired { Vec::new() } else { join_pairs(present, incoming) };
-    let live = Record::counter(key, timestamp, epoch, expiry, base, &pairs);
+    let live = Record::counter_born(key, timestamp, birth, expiry, base, &pairs);
     let joined = if expired { Record::expired(live.view()).unwrap_or(live) } else { live };
     if joined.view() == present {
         Merged::Present
@@ -173,11 +191,13 @@ pub fn increment(
     (member, incarnation): (MemberId, u64),
     delta: i64,
 ) -> Result<Record, CounterError> {
-    let (stamp, epoch, readable) = match found {
-        Found::Nothing => (Timestamp::ZERO, 1, None),
-        Found::Settled(stamp) => (stamp, 3, None),
-        Found::Record(r) if r.is_readable(wall_ms) => (r.timestamp(), r.epoch().max(1), Some(r)),
-        Found::Record(r) => (r.timestamp(), 2, None),
+    let born = |timestamp, epoch| (timestamp, Birth { timestamp, epoch });
+    let ((stamp, birth), readable) = match found {
+        Found::Nothing => (born(Timestamp::ZERO, 1), None),
+        Found::Settled(stamp) => (born(stamp, 3), None),
+        Found::Record(r) if !r.is_readable(wall_ms) => (born(r.timestamp(), 2), None),
+        Found::Record(r) if r.kind() == Kind::Counter => ((r.timestamp(), r.birth()), Some(r)),
+        Found::Record(r) => (born(r.timestamp(), 1), Some(r)),
     };
     let (expiry, base, mut pairs, total) = match readable {
         Some(r) if r.kind() == Kind::Counter => (r.expiry_ms(), r.base(), r.pairs().collect(), r.total()),
@@ -200,7 +220,31 @@ pub fn increment(
         let side = if delta < 0 { &mut pair.minus } else { &mut pair.plus };
         *side = side.checked_add(delta.unsigned_abs()).ok_or(CounterError::Overflow)?;
     }
-    Ok(Record::counter(key, stamp, epoch, expiry, base, &pairs))
+    Ok(Record::counter_born(key, stamp, birth, expiry, base, &pairs))
+}
+
+/// What is readable (a counter, or a value that reads as a whole number just as one would) as a counter with
+/// another stamp and expiry. What others count on it meanwhile joins it.
+#[must_use]
+pub fn restamp_counter(
+    key: KeyRef<'_>,
+    readable: RecordRef<'_>,
+    timestamp: Timestamp,
+    expiry_ms: Option<u64>,
+) -> Option<Record> {
+    let pairs: Vec<Pair> = readable.pairs().collect();
+    let (birth, base) = match readable.kind() {
+        Kind::Counter => (readable.birth(), readable.base()),
+        _ => (Birth { timestamp: readable.timestamp(), epoch: 1 }, plain_number(readable)?),
+    };
+    Some(Record::counter_born(key, timestamp, birth, expiry_ms, base, &pairs))
+}
+
+/// The number of a value whose bytes are just those of the number written out.
+#[must_use]
+pub fn plain_number(value: RecordRef<'_>) -> Option<i64> {
+    let number = parse_number(value.body()).ok().filter(|_| value.kind() == Kind::Value)?;
+    (number.to_string().as_bytes() == value.body()).then_some(number)
 }
 
 fn parse_number(text: &[u8]) -> Result<i64, CounterError> {
@@ -223,23 +267,47 @@ mod tests {
         }
     }
 
-    /// What the header says of epoch 3.
+    fn is_young(record: RecordRef<'_>) -> bool {
+        record.kind() == Kind::Counter && record.birth() == YOUNG
+    }
+
+    /// What the header says of epoch 3, and of what was written between two stamps of a counter.
     fn can_exist_together(records: [&Record; 3]) -> bool {
         let views = records.map(Record::view);
+        let rank = |r: RecordRef<'_>| (r.timestamp(), r.epoch());
+        let was_restamped = |r: RecordRef<'_>| r.birth().timestamp != r.timestamp();
+        // Nobody else gives such a stamp.
+        let is_unlike = |a: RecordRef<'_>, b: RecordRef<'_>| {
+            was_restamped(a)
+                && rank(a).0 == rank(b).0
+                && (a.birth(), a.expiry_ms()) != (b.birth(), b.expiry_ms())
+        };
+        if views.iter().any(|a| views.iter().any(|b| is_unlike(*a, *b))) {
+            return false;
+        }
+        for high in views.iter().copied().filter(|r| was_restamped(*r)) {
+            for low in views.iter().copied().filter(|low| joins(high, *low)) {
+                let between =
+                    |r: &RecordRef<'_>| rank(*r) > rank(low) && rank(*r) < rank(high) && !joins(*r, high);
+                if views.iter().any(between) {
+                    return false;
+                }
+            }
+        }
         let has_young = views.iter().any(|r| is_young(*r));
-        let is_amiss = |stamp: Timestamp, r: RecordRef<'_>| match r.timestamp().cmp(&stamp) {
+        let is_amiss = |stamp: Timestamp, r: RecordRef<'_>| match r.birth().timestamp.cmp(&stamp) {
             Ordering::Less => !is_young(r),
-            Ordering::Equal => r.epoch() == 1 || has_young && r.epoch() != 3,
+            Ordering::Equal => r.birth().epoch == 1 || has_young && r.birth().epoch != 3,
             Ordering::Greater => false,
         };
-        let mut settled = views.iter().filter(|r| r.epoch() == 3).map(|r| r.timestamp());
-        !settled.any(|stamp| views.iter().any(|r| is_amiss(stamp, *r)))
+        let mut settled = views.iter().map(|r| r.birth()).filter(|birth| birth.epoch == 3);
+        !settled.any(|birth| views.iter().any(|r| is_amiss(birth.timestamp, *r)))
     }
 
     /// What there may be while the tombstone of one stamp is reclaimed, and after.
     fn about_one_tombstone() -> impl Strategy<Value = Record> {
         let pairs = prop::collection::btree_map(0u64..3, 0u64..9, 0..3);
-        (0u8..6, pairs).prop_map(|(what, pairs)| {
+        (0u8..7, pairs).prop_map(|(what, pairs)| {
             let stamp = |time| Timestamp { time, member: MemberId(1) };
             let pair = |(m, plus)| Pair { member: MemberId(m), incarnation: 1, plus, minus: 0 };
             let pairs: Vec<Pair> = pairs.into_iter().map(pair).collect();
@@ -247,7 +315,11 @@ mod tests {
                 0 => Record::tombstone(key(), stamp(5)),
                 1 => Record::counter(key(), Timestamp::ZERO, 1, None, 0, &pairs),
                 2 => Record::value(key(), stamp(6), None, b"1"),
-                _ => Record::counter(key(), stamp(5), what.min(3), None, 0, &pairs),
+                3 | 4 => Record::counter(key(), stamp(5), what - 1, None, 0, &pairs),
+                _ => {
+                    let birth = Birth { timestamp: stamp(5), epoch: what - 3 };
+                    Record::counter_born(key(), stamp(u64::from(what) + 2), birth, Some(9), 0, &pairs)
+                }
             }
         })
     }
@@ -314,6 +386,63 @@ mod tests {
             } else {
                 prop_assert_eq!(view.map(RecordRef::kind), Some(Kind::Value), "only a value can refuse");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_counted_while_a_counter_gets_another_expiry_is_not_lost(
+            start in prop::option::of(any_record()), early in 1i64..9, late in 1i64..9, at in prop::option::of(5u64..9)
+        ) {
+            let found = start.as_ref().map_or(Found::Nothing, |record| Found::Record(record.view()));
+            let Ok(before) = increment(key(), found, 1, (MemberId(90), 1), early) else { return Ok(()) };
+            let elsewhere = increment(key(), Found::Record(before.view()), 1, (MemberId(91), 1), late).unwrap();
+            let stamp = Timestamp { time: 40, member: MemberId(90) };
+            let restamped = restamp_counter(key(), before.view(), stamp, at).unwrap();
+            prop_assert_eq!(restamped.view().total(), before.view().total());
+            let joined = join(&restamped, &elsewhere);
+            prop_assert_eq!(joined.view().total(), before.view().total() + late);
+            prop_assert_eq!((joined.view().expiry_ms(), joined.view().timestamp()), (at, stamp));
+            let more = increment(key(), Found::Record(restamped.view()), 1, (MemberId(92), 1), late).unwrap();
+            prop_assert_eq!(join(&more, &elsewhere).view().total(), before.view().total() + 2 * late);
+        }
+
+        #[test]
+        fn owners_become_equal_though_something_was_written_between_two_stamps(
+            records in prop::collection::vec(any_record(), 2..6), orders in prop::collection::vec(any::<u64>(), 3)
+        ) {
+            // Each owner takes them in an order of its own, then they exchange what they have.
+            let mut owners: Vec<Record> = orders.iter().map(|order| {
+                let mut records = records.clone();
+                let turns = usize::try_from(order % records.len() as u64).unwrap();
+                records.rotate_left(turns);
+                records.iter().skip(1).fold(records[0].clone(), |held, record| join(&held, record))
+            }).collect();
+            for _ in 0..3 {
+                for one in 0..owners.len() {
+                    for other in 0..owners.len() {
+                        owners[one] = join(&owners[one], &owners[other]);
+                    }
+                }
+            }
+            prop_assert!(owners.iter().all(|owner| *owner == owners[0]), "{owners:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_between_two_stamps_of_a_counter_loses_against_the_second() {
+        let stamp = |time| Timestamp { time, member: MemberId(1) };
+        let counted = increment(key(), Found::Nothing, 0, (MemberId(1), 1), 5).unwrap();
+        let restamped = restamp_counter(key(), counted.view(), stamp(9), Some(100)).unwrap();
+        let set = Record::value(key(), stamp(8), None, b"x");
+        assert_eq!(join(&restamped, &set), restamped);
+        let later = Record::value(key(), stamp(10), None, b"x");
+        assert_eq!(join(&restamped, &later), later);
+        let number = Record::value(key(), stamp(8), None, b"12");
+        assert_eq!(restamp_counter(key(), number.view(), stamp(9), None).unwrap().view().total(), 12);
+        for text in [&b"012"[..], b"-0", b"1.5", b"x", b""] {
+            let value = Record::value(key(), stamp(8), None, text);
+            assert_eq!(restamp_counter(key(), value.view(), stamp(9), None), None, "{text:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 //!  0      format version (1)
 //!  1..17  element: 128 bits of blake3 over all that follows (see [`RecordRef::compute_element`])
 //! 17      kind
-//! 18      flags: bit 0 = has an expiry; bits 4..8 = the counter's epoch
+//! 18      flags: bit 0 = has an expiry; bit 1 = the body ends with a birth; bits 4..8 = the counter's epoch
 //! 19      bytes of the collection's name
 //! 20..22  bytes of the key            (little endian, like all numbers here)
 //! 22..26  bytes of the body
@@ -30,7 +30,9 @@ pub const FORMAT: u8 = 1;
 /// Bytes before the collection's name.
 pub const HEADER_BYTES: usize = 42;
 const PAIR_BYTES: usize = 32;
+const BIRTH_BYTES: usize = 17;
 const HAS_EXPIRY: u8 = 1;
+const HAS_BIRTH: u8 = 2;
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +101,16 @@ pub struct Pair {
     pub minus: u64,
 }
 
+/// The stamp and epoch under which a counter's pairs began to count. Giving a counter another expiry stamps it
+/// anew and leaves its birth, so that what others count meanwhile joins it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Birth {
+    /// The stamp.
+    pub timestamp: Timestamp,
+    /// The epoch: see [`RecordRef::epoch`].
+    pub epoch: u8,
+}
+
 /// A view on the canonical bytes of one record, its shape checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef<'a> {
@@ -143,14 +155,19 @@ impl<'a> RecordRef<'a> {
             return Err(RecordError::Malformed("collection"));
         }
         let (epoch, has_expiry, body) = (flags >> 4, flags & HAS_EXPIRY != 0, self.body());
+        let has_birth = flags & HAS_BIRTH != 0;
         let fits = match self.kind {
             Kind::Value => epoch == 0,
             Kind::Tombstone => epoch == 0 && !has_expiry && body.is_empty(),
             Kind::ExpiredValue => epoch == 0 && has_expiry && body.len() == 16,
             Kind::ExpiredCounter => epoch == 1 && has_expiry && body.len() == 8,
-            Kind::Counter => (epoch == 1 || matches!(epoch, 2 | 3) && !has_expiry) && counter_shape(body),
+            Kind::Counter => {
+                (epoch == 1 || matches!(epoch, 2 | 3) && !has_expiry && !has_birth)
+                    && counter_shape(body, has_birth)
+                    && (!has_birth || matches!(self.birth().epoch, 1..=3))
+            }
         };
-        let unknown_flags = flags & 0b0000_1110 != 0;
+        let unknown_flags = flags & 0b0000_1100 != 0 || has_birth && self.kind != Kind::Counter;
         if self.timestamp().time >= TIME_BOUND {
             return Err(RecordError::Malformed("timestamp"));
         }
@@ -266,9 +283,24 @@ impl<'a> RecordRef<'a> {
         i64::from_le_bytes(self.body().first_chunk().copied().unwrap_or_default())
     }
 
+    /// Under which stamp and epoch a counter's pairs began; of other kinds their own.
+    #[must_use]
+    pub fn birth(self) -> Birth {
+        if self.byte(18) & HAS_BIRTH == 0 {
+            return Birth { timestamp: self.timestamp(), epoch: self.epoch() };
+        }
+        let start = self.bytes.len().saturating_sub(BIRTH_BYTES);
+        let time = u64::from_le_bytes(self.array(start));
+        let member = MemberId(u64::from_le_bytes(self.array(start + 8)));
+        Birth { timestamp: Timestamp { time, member }, epoch: self.byte(start + 16) }
+    }
+
     /// A counter's pairs, in order of member and incarnation; nothing for other kinds.
     pub fn pairs(self) -> impl Iterator<Item = Pair> + use<'a> {
-        let pairs = if self.kind == Kind::Counter { self.body().get(10..) } else { None };
+        let birth = if self.byte(18) & HAS_BIRTH == 0 { 0 } else { BIRTH_BYTES };
+        let body = self.body();
+        let end = body.len().saturating_sub(birth);
+        let pairs = if self.kind == Kind::Counter { body.get(10..end) } else { None };
         pairs.unwrap_or_default().chunks_exact(PAIR_BYTES).map(decode_pair)
     }
 
@@ -342,9 +374,12 @@ fn truncate(hash: blake3::Hash) -> u128 {
     u128::from_le_bytes(hash.as_bytes().first_chunk().copied().unwrap_or_default())
 }
 
-/// Base, number of pairs, and pairs in strictly rising order: one byte form per counter.
-fn counter_shape(body: &[u8]) -> bool {
-    let Some(pairs) = body.get(10..) else { return false };
+/// Base, number of pairs, pairs in strictly rising order, and the birth if there is one: one byte form per
+/// counter.
+fn counter_shape(body: &[u8], has_birth: bool) -> bool {
+    let birth = if has_birth { BIRTH_BYTES } else { 0 };
+    let pairs = body.len().checked_sub(birth).and_then(|end| body.get(10..end));
+    let Some(pairs) = pairs else { return false };
     let count = usize::from(u16::from_le_bytes(
         body.get(8..10).and_then(|b| b.first_chunk().copied()).unwrap_or_default(),
     ));
@@ -399,9 +434,25 @@ impl Record {
         base: i64,
         pairs: &[Pair],
     ) -> Self {
+        Self::counter_born(key, timestamp, Birth { timestamp, epoch }, expiry_ms, base, pairs)
+    }
+
+    /// A counter whose pairs began under `birth`: its own stamp, or, of one that was stamped anew, an earlier one.
+    /// Else as [`Self::counter`].
+    #[must_use]
+    pub fn counter_born(
+        key: KeyRef<'_>,
+        timestamp: Timestamp,
+        birth: Birth,
+        expiry_ms: Option<u64>,
+        base: i64,
+        pairs: &[Pair],
+    ) -> Self {
+        let is_first = birth.timestamp == timestamp;
+        let epoch = if is_first { birth.epoch } else { 1 };
         debug_assert!(pairs.is_sorted_by_key(|p| (p.member, p.incarnation)));
         debug_assert!(epoch == 1 || matches!(epoch, 2 | 3) && expiry_ms.is_none());
-        let mut body = Vec::with_capacity(10 + pairs.len() * PAIR_BYTES);
+        let mut body = Vec::with_capacity(10 + pairs.len() * PAIR_BYTES + BIRTH_BYTES);
         body.extend_from_slice(&base.to_le_bytes());
         body.extend_from_slice(&u16::try_from(pairs.len()).unwrap_or(u16::MAX).to_le_bytes());
         for pair in pairs {
@@ -409,8 +460,14 @@ impl Record {
                 body.extend_from_slice(&number.to_le_bytes());
             }
         }
+        if !is_first {
+            body.extend_from_slice(&birth.timestamp.time.to_le_bytes());
+            body.extend_from_slice(&birth.timestamp.member.0.to_le_bytes());
+            body.push(birth.epoch);
+        }
+        let flags = epoch << 4 | if is_first { 0 } else { HAS_BIRTH };
         let mut out = Vec::new();
-        write_record(&mut out, Kind::Counter, epoch, key, timestamp, expiry_ms, &[&body]);
+        write_record(&mut out, Kind::Counter, flags, key, timestamp, expiry_ms, &[&body]);
         Self(out.into_boxed_slice())
     }
 
@@ -427,7 +484,7 @@ impl Record {
         };
         expiry?;
         let mut out = Vec::new();
-        write_record(&mut out, kind, record.epoch(), key, record.timestamp(), expiry, &[&body]);
+        write_record(&mut out, kind, record.epoch() << 4, key, record.timestamp(), expiry, &[&body]);
         Some(Self(out.into_boxed_slice()))
     }
 
@@ -473,7 +530,7 @@ pub fn append_value(
 fn write_record(
     out: &mut Vec<u8>,
     kind: Kind,
-    epoch: u8,
+    flags: u8,
     key: KeyRef<'_>,
     timestamp: Timestamp,
     expiry_ms: Option<u64>,
@@ -486,7 +543,7 @@ fn write_record(
     out.push(FORMAT);
     out.extend_from_slice(&[0; 16]);
     out.push(kind as u8);
-    out.push(u8::from(expiry_ms.is_some()) | epoch << 4);
+    out.push(u8::from(expiry_ms.is_some()) | flags);
     out.push(u8::try_from(collection.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
     out.extend_from_slice(&u32::try_from(body_bytes).unwrap_or(u32::MAX).to_le_bytes());
@@ -521,7 +578,7 @@ pub(crate) mod tests {
         let stamp = (0u64..4, 0u64..3).prop_map(|(time, m)| Timestamp { time, member: MemberId(m) });
         let expiry = prop::option::of(0u64..3);
         let pairs = prop::collection::btree_map((0u64..3, 0u64..2), (0u64..9, 0u64..9), 0..4);
-        (stamp, expiry, 0usize..5, pairs, 0i64..3, 1u8..4).prop_map(
+        (stamp, expiry, 0usize..6, pairs, 0i64..3, 1u8..4).prop_map(
             |(stamp, expiry, kind, pairs, base, epoch)| {
                 let pairs: Vec<_> = pairs
                     .into_iter()
@@ -541,6 +598,12 @@ pub(crate) mod tests {
                     1 => counter,
                     2 => Record::tombstone(key(), stamp),
                     3 => Record::expired(value.view()).unwrap_or(value),
+                    4 => {
+                        // Of one member, so that its birth tells its stamp.
+                        let timestamp = Timestamp { time: stamp.time + 10 + base.unsigned_abs(), ..stamp };
+                        let birth = Birth { timestamp: stamp, epoch };
+                        Record::counter_born(key(), timestamp, birth, expiry, zero, &pairs)
+                    }
                     _ => Record::expired(counter.view()).unwrap_or(counter),
                 }
             },
