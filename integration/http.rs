@@ -16,7 +16,8 @@ use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
 };
 use kith::node::handle::{
-    Answer, Control, ControlError, Handle, Operation, OperationError, Page, Request, Requests, Scan, Stored,
+    Answer, Control, ControlError, Handle, Operation, OperationError, Page, Request, Requests, Row, Scan,
+    Stored,
 };
 use kith::telemetry::Telemetry;
 use std::collections::BTreeMap;
@@ -85,15 +86,18 @@ impl FakeMember {
     }
 
     fn page(&self, scan: &Scan) -> Page {
-        let mut fitting = self.records.iter().filter(|((collection, key), _)| {
-            *collection == scan.collection
-                && key.starts_with(&scan.prefix)
-                && scan.after.as_ref().is_none_or(|after| key > after)
-        });
-        let page: Vec<_> = fitting.by_ref().take(scan.limit).collect();
-        let more = fitting.next().is_some();
-        let resume = page.last().filter(|_| more).map(|((_, key), _)| key.clone());
-        Page { records: page.into_iter().map(|(_, record)| record.clone()).collect(), more, resume }
+        let fitting = self
+            .records
+            .iter()
+            .filter(|((collection, key), _)| *collection == scan.collection && scan.keys.contains(key));
+        let mut fitting: Vec<_> = fitting.map(|(_, record)| record.view()).collect();
+        if scan.reverse {
+            fitting.reverse();
+        }
+        let more = fitting.len() > scan.limit;
+        fitting.truncate(scan.limit);
+        let resume = fitting.last().filter(|_| more).map(|record| record.key().to_vec());
+        Page { rows: fitting.into_iter().map(|record| Row::of(record, scan.keys_only)).collect(), resume }
     }
 
     fn control(&self, control: Control) {

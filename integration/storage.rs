@@ -9,7 +9,7 @@
 mod disk;
 
 use disk::{Operation, SimDisk, pick};
-use kith::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
+use kith::model::{KeyRange, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use kith::storage::disk::lock;
 use kith::storage::{
     Disk, Journal, JournalOptions, Loaded, OsDisk, PageBounds, Recovery, StorageError, Store, StoreRecovery,
@@ -491,6 +491,16 @@ fn a_checkpoint_tells_what_it_replaced_and_is_there_after_a_crash() {
     assert_eq!((count, scan.records, scan.damaged, scan.complete), (100, 100, 0, true));
 }
 
+const EVERYTHING: PageBounds =
+    PageBounds { looked_at: usize::MAX, read_bytes: usize::MAX, bytes: usize::MAX };
+
+/// The number of an intact record, and its bytes.
+fn row(found: RecordRef<'_>) -> Option<(u32, usize)> {
+    let number = number_of(found.key());
+    assert!(found.key() == b"key-1" || found.bytes() == record(number, 5).view().bytes());
+    Some((number, found.bytes().len()))
+}
+
 #[test]
 fn pages_of_a_range_join_to_the_whole_range() {
     let disk = SimDisk::new(12);
@@ -499,23 +509,34 @@ fn pages_of_a_range_join_to_the_whole_range() {
     let mut writing = store.begin().unwrap();
     writing.write_batch(other.view().bytes(), &mut Vec::new()).unwrap();
     store.commit(writing, 3).unwrap();
-    for (limit_records, limit_bytes) in [(7, usize::MAX), (1_000, 500), (1, 1), (1_000, usize::MAX)] {
-        let (mut all, mut after) = (Vec::new(), None::<Vec<u8>>);
-        loop {
-            let page =
-                store.range("default", b"key-0000", after.as_deref(), limit_records, limit_bytes).unwrap();
-            assert!(page.count <= limit_records);
-            all.extend(page.records);
-            after = page.next_after;
-            if after.is_none() {
-                break;
+    let all = usize::MAX;
+    for (looked_at, read_bytes, bytes) in
+        [(7, all, all), (1_000, 500, all), (1_000, all, 500), (1, 1, 1), (1_000, all, all)]
+    {
+        let bounds = PageBounds { looked_at, read_bytes, bytes };
+        for reverse in [false, true] {
+            let (mut numbers, mut keys) = (Vec::new(), KeyRange::with_prefix(b"key-0000"));
+            loop {
+                let page = store.range("default", &keys, reverse, bounds, row).unwrap();
+                assert!((1..=looked_at).contains(&page.rows.len()));
+                numbers.extend(page.rows);
+                let Some(come_to) = page.next_after else { break };
+                keys = keys.beyond(&come_to, reverse);
             }
+            let expected: Vec<u32> = if reverse { (0..10).rev().collect() } else { (0..10).collect() };
+            assert_eq!(numbers, expected, "{bounds:?}");
         }
-        assert_eq!(all, bytes_of((0..10).map(|number| record(number, 5))));
     }
-    assert_eq!(store.range("default", b"", None, 1_000, usize::MAX).unwrap().count, 50);
-    assert_eq!(store.range("zebra", b"", None, 9, 9).unwrap().count, 1);
-    assert_eq!(store.range("none", b"", None, 9, 9).unwrap().count, 0);
+    for reverse in [false, true] {
+        let count = |store: &mut Store<SimDisk>, collection, keys| {
+            store.range(collection, &keys, reverse, EVERYTHING, row).unwrap().rows.len()
+        };
+        assert_eq!(count(&mut store, "default", KeyRange::default()), 50);
+        assert_eq!(count(&mut store, "zebra", KeyRange::default()), 1);
+        assert_eq!(count(&mut store, "none", KeyRange::default()), 0);
+        let reversed = KeyRange { start: key(9), end: Some(key(3)) };
+        assert_eq!(count(&mut store, "default", reversed), 0);
+    }
 }
 
 #[test]
@@ -574,12 +595,16 @@ fn a_damaged_record_that_is_met_at_work_is_removed_by_the_next_checkpoint() {
     let name = key(11);
     let damaged = KeyRef::new("default", &name).unwrap();
     assert_eq!(store.load(damaged).unwrap(), Loaded::Damaged);
-    let page = store.range("default", b"", None, 100, usize::MAX).unwrap();
-    assert_eq!((page.count, page.damaged), (19, vec![("default".to_owned(), key(11))]));
+    let page = store
+        .range("default", &KeyRange::default(), false, EVERYTHING, |found| Some((found.key().to_vec(), 0)));
+    let page = page.unwrap();
+    assert_eq!((page.rows.len(), page.damaged), (19, vec![("default".to_owned(), key(11))]));
     checkpoint(&mut store, &bytes_of([record(0, 6)]), 4).unwrap();
     assert_eq!(store.load(damaged).unwrap(), Loaded::Absent);
-    let page = store.range("default", b"", None, 100, usize::MAX).unwrap();
-    assert_eq!((page.count, page.damaged), (19, vec![]));
+    let page = store
+        .range("default", &KeyRange::default(), false, EVERYTHING, |found| Some((found.key().to_vec(), 0)));
+    let page = page.unwrap();
+    assert_eq!((page.rows.len(), page.damaged), (19, vec![]));
     // Nor does the next start miss anything.
     let scan = store.for_each(&mut |_| {}).unwrap();
     assert_eq!((scan.records, scan.complete, scan.set_aside), (19, true, None));

@@ -511,7 +511,8 @@ impl World {
         let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
         let front = self.random.pick(&live).unwrap_or(0);
         self.clients.pages.clear();
-        self.scan_on(front, 0, None);
+        let reverse = self.now.is_multiple_of(2);
+        self.scan_on(front, 0, None, reverse);
         if !self.wait_for(REST, "a scan is answered", |world| {
             world.clients.open().next().map(|(id, operation)| operation.line(id))
         }) {

@@ -6,13 +6,13 @@ use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 use kith::engine::operation::{
-    Change, Completion, Modified, OperationError, Outcome, Page, Read, Scan, Stored, Write,
+    Change, Completion, Modified, OperationError, Outcome, Page, Read, Row, Scan, Stored, Write,
 };
 use kith::engine::{Engine, Local, NOBODY};
 use kith::model::edit::{Condition, Edit, ExpireWhen, Modify, NewExpiry, Returns};
 use kith::model::settings::Level;
 use kith::model::timestamp::time_of_ms;
-use kith::model::{KeyRef, Kind, RecordRef, Timestamp};
+use kith::model::{KeyRange, KeyRef, Kind, RecordRef, Timestamp};
 use std::collections::BTreeMap;
 
 /// Digits of an operation's number at the beginning of each value.
@@ -82,6 +82,8 @@ pub struct Operation {
     /// Each member's highest stamp that was shown before this was issued.
     shown: Vec<u64>,
     resume: Option<Vec<u8>>,
+    /// Of a scan: from the last key to the first.
+    reverse: bool,
 }
 
 /// A key that clients use.
@@ -268,6 +270,7 @@ impl World {
             floor_of_all: self.clients.keys[key].floor_of_all,
             shown: self.members.iter().map(|member| member.shown).collect(),
             resume: None,
+            reverse: id.is_multiple_of(2),
         };
         let name = self.clients.keys[key].name.clone();
         self.note("issue", &[id, front as u64, key as u64], || {
@@ -280,10 +283,10 @@ impl World {
     }
 
     /// The next page of a scan.
-    pub fn scan_on(&mut self, front: usize, key: usize, resume: Option<Vec<u8>>) -> u64 {
+    pub fn scan_on(&mut self, front: usize, key: usize, resume: Option<Vec<u8>>, reverse: bool) -> u64 {
         let id = self.issue(None, front, key, Action::Scan, None);
         if let Some(operation) = self.clients.operations.get_mut(&id) {
-            operation.resume = resume;
+            (operation.resume, operation.reverse) = (resume, reverse);
         }
         id
     }
@@ -333,8 +336,10 @@ impl World {
             Action::Get => engine.read(id, Read { key, level }),
             Action::Scan => {
                 let limit = 1 + self.random.index(12);
-                let (collection, after) = (name.collection.to_owned(), operation.resume);
-                engine.scan(id, &Scan { collection, prefix: Vec::new(), after, limit, held: false });
+                let (collection, reverse) = (name.collection.to_owned(), operation.reverse);
+                let keys = operation.keys(key);
+                let keys_only = id.is_multiple_of(3);
+                engine.scan(id, &Scan { collection, keys, reverse, keys_only, limit, held: false });
             }
         }
     }
@@ -364,12 +369,12 @@ impl World {
             Outcome::Stored(stored) => stored.timestamp.time,
             Outcome::Found(record) => record.as_ref().map_or(0, |record| record.view().timestamp().time),
             Outcome::Modified(modified) => modified.stored.map_or(1, |stored| stored.timestamp.time),
-            Outcome::Page(page) => page.records.len() as u64,
+            Outcome::Page(page) => page.rows.len() as u64,
             Outcome::Failed(error) => error.code().len() as u64,
         };
         self.note("answer", &[token, index as u64, time], || match &outcome {
             Outcome::Page(page) => {
-                format!("{token} by m{index}: {} keys, more: {}", page.records.len(), page.more)
+                format!("{token} by m{index}: {} keys, more: {}", page.rows.len(), page.resume.is_some())
             }
             outcome => format!("{token} {name} by m{index}: {outcome:?}"),
         });
@@ -627,28 +632,28 @@ impl World {
 
     fn check_page(&mut self, operation: &Operation, page: &Page) {
         let collection = self.clients.keys[operation.key].collection;
-        let mut before: Option<Vec<u8>> = operation.resume.clone();
-        for record in &page.records {
-            let record = record.view();
+        let mut rest = operation.keys(self.clients.keys[operation.key].as_ref());
+        for row in &page.rows {
             let found = self
                 .clients
                 .keys
                 .iter()
-                .position(|key| key.collection == collection && key.bytes == record.key());
-            if before.as_deref().is_some_and(|before| before >= record.key()) {
-                return self.violate("a page is in order", found, format!("{record:?} after {before:?}"));
+                .position(|key| key.collection == collection && key.bytes == row.key());
+            if !rest.contains(row.key()) {
+                return self.violate("a page is in order", found, format!("{row:?}, not of {rest:?}"));
             }
-            before = Some(record.key().to_vec());
-            match found {
-                Some(key) => self.check_shown(key, record),
-                None => self.violate("reads show what was written", None, format!("{record:?}")),
+            rest = rest.beyond(row.key(), operation.reverse);
+            match (found, row) {
+                (Some(key), Row::Whole(record)) => self.check_shown(key, record.view()),
+                (Some(_), Row::Key(_)) => {}
+                (None, _) => self.violate("reads show what was written", None, format!("{row:?}")),
             }
             if operation.session.is_none() {
-                self.clients.pages.push((record.key().to_vec(), record.timestamp()));
+                self.clients.pages.push((row.key().to_vec(), row.timestamp()));
             }
         }
-        if operation.session.is_none() && page.more {
-            self.scan_on(operation.front, operation.key, page.resume.clone());
+        if operation.session.is_none() && page.resume.is_some() {
+            self.scan_on(operation.front, operation.key, page.resume.clone(), operation.reverse);
         }
     }
 
@@ -679,6 +684,20 @@ impl World {
 }
 
 impl Operation {
+    /// What a scan is still about: all keys, or, of a session's, those from its own key on or those before it.
+    fn keys(&self, own: KeyRef<'_>) -> KeyRange {
+        let all = KeyRange::default();
+        let keys = match (self.session, self.issued % 3) {
+            (Some(_), 0) => all.starting_at(own.key()),
+            (Some(_), 1) => all.ending_before(own.key()),
+            _ => all,
+        };
+        match &self.resume {
+            Some(resume) => keys.beyond(resume, self.reverse),
+            None => keys,
+        }
+    }
+
     /// A line about it.
     pub fn line(&self, id: u64) -> String {
         format!(

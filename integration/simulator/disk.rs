@@ -6,6 +6,7 @@
 
 use crate::random::Random;
 use crate::real::Real;
+use kith::engine::operation::Row;
 use kith::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
 use kith::model::{KeyRef, RecordRef};
 use std::collections::{BTreeMap, VecDeque};
@@ -66,7 +67,7 @@ impl Disk {
         }
     }
 
-    pub fn range(&mut self, range: &Range) -> Result<(Vec<u8>, Option<Vec<u8>>), String> {
+    pub fn range(&mut self, range: &Range) -> Result<(Vec<Row>, Option<Vec<u8>>), String> {
         match self {
             Self::Model(disk) => Ok(disk.range(range)),
             Self::Real(disk) => disk.range(range),
@@ -237,26 +238,23 @@ impl Model {
         (self.store.get(&key).cloned(), false)
     }
 
-    /// Looks a range up: bytes of the records, and the key after which it was cut off.
-    pub fn range(&mut self, range: &Range) -> (Vec<u8>, Option<Vec<u8>>) {
-        let collection = range.collection.as_bytes().to_vec();
-        let (mut bytes, mut count, mut last) = (Vec::new(), 0, None);
-        for ((_, key), record) in self
-            .store
-            .range((collection.clone(), range.prefix.clone())..)
-            .take_while(|((name, key), _)| *name == collection && key.starts_with(&range.prefix))
+    /// Looks a range up: what it tells, and the key that it has come to if it was cut off.
+    pub fn range(&mut self, range: &Range) -> (Vec<Row>, Option<Vec<u8>>) {
+        let collection = range.collection.as_bytes();
+        let fits = |(name, key): &(Vec<u8>, Vec<u8>)| name == collection && range.keys.contains(key);
+        let mut fitting = self.store.iter().filter(|(name, _)| fits(name));
+        let (mut rows, mut count, mut last) = (Vec::new(), 0, None);
+        while let Some(((_, key), record)) = if range.reverse { fitting.next_back() } else { fitting.next() }
         {
-            if range.after.as_ref().is_some_and(|after| key <= after) {
-                continue;
-            }
             if count == range.limit {
-                return (bytes, last);
+                return (rows, last);
             }
             count += 1;
-            bytes.extend_from_slice(record);
+            let record = RecordRef::parse(record).unwrap().0;
+            rows.extend(range.row(record).map(|(row, _)| row));
             last = Some(key.clone());
         }
-        (bytes, None)
+        (rows, None)
     }
 
     /// A page of records, so small that walks take many.

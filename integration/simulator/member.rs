@@ -5,7 +5,7 @@ use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::random::Random;
 use crate::real::Real;
 use crate::world::{Event, World};
-use kith::engine::operation::Change;
+use kith::engine::operation::{Change, Row};
 use kith::engine::{
     Batch, CheckpointStep, Engine, Identity, Load, Loaded, Mode, NOBODY, PageFound, PageWanted, Range,
     Replaced, TICK_US,
@@ -47,7 +47,7 @@ pub enum Input {
     Synced(u64),
     Loaded(Load, Option<Vec<u8>>, bool),
     LoadFailed(Load),
-    Ranged(u64, Vec<u8>, Option<Vec<u8>>),
+    Ranged(u64, Vec<Row>, Option<Vec<u8>>),
     RangeFailed(u64),
     Paged(u64, Option<PageFound>),
     Batched(Vec<Replaced>),
@@ -541,7 +541,7 @@ impl World {
             }
             Input::LoadFailed(load) => engine.loaded(&load, Loaded::Failed),
             Input::RangeFailed(id) => engine.range_failed(id),
-            Input::Ranged(id, records, resume) => engine.range_loaded(id, &records, resume.as_deref()),
+            Input::Ranged(id, rows, resume) => engine.range_loaded(id, rows, resume),
             Input::Paged(id, page) => engine.page_loaded(id, page),
             Input::Batched(replaced) => engine.checkpoint_batch(&replaced),
             Input::Committed => engine.checkpoint_committed(),
@@ -841,8 +841,8 @@ impl World {
                 Input::Loaded(load, record, damaged)
             }
             Job::Range(range) => {
-                let (records, resume) = member.disk.range(&range)?;
-                Input::Ranged(range.id, records, resume)
+                let (rows, resume) = member.disk.range(&range)?;
+                Input::Ranged(range.id, rows, resume)
             }
             Job::Page(wanted) if fails => Input::Paged(wanted.id, None),
             Job::Page(wanted) => Input::Paged(wanted.id, Some(member.disk.page(&wanted)?)),

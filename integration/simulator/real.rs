@@ -4,6 +4,7 @@
 use crate::disk::{Found, Key};
 use crate::random::Random;
 use crate::support::SimDisk;
+use kith::engine::operation::Row;
 use kith::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
 use kith::model::{KeyRef, RecordRef};
 use kith::storage::{Checkpoint, Journal, JournalOptions, Loaded, PageBounds, StorageError, Store, Syncer};
@@ -82,12 +83,12 @@ impl Real {
         })
     }
 
-    pub fn range(&mut self, range: &Range) -> Result<(Vec<u8>, Option<Vec<u8>>), String> {
+    pub fn range(&mut self, range: &Range) -> Result<(Vec<Row>, Option<Vec<u8>>), String> {
         let store = &mut self.storage()?.store;
-        let after = range.after.as_deref();
-        let page =
-            store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES).map_err(told)?;
-        Ok((page.records, page.next_after))
+        let bounds = PageBounds { looked_at: range.limit, read_bytes: PAGE_READ_BYTES, bytes: RANGE_BYTES };
+        let row = |record: RecordRef<'_>| range.row(record);
+        let page = store.range(&range.collection, &range.keys, range.reverse, bounds, row).map_err(told)?;
+        Ok((page.rows, page.next_after))
     }
 
     /// A page of records, so small that walks take many.

@@ -66,7 +66,7 @@ use crate::model::clock::Clock;
 use crate::model::placement::Placement;
 use crate::model::roster::Roster;
 use crate::model::settings::Settings;
-use crate::model::{KeyHash, MemberId, Now};
+use crate::model::{KeyHash, KeyRange, MemberId, Now};
 use hints::Hints;
 use operation::Completion;
 use peer::Peer;
@@ -163,10 +163,12 @@ pub struct Range {
     pub id: u64,
     /// The collection.
     pub collection: String,
-    /// Only keys that begin with this.
-    pub prefix: Vec<u8>,
-    /// Only keys after this one.
-    pub after: Option<Vec<u8>>,
+    /// Which of its keys.
+    pub keys: KeyRange,
+    /// From the last key to the first.
+    pub reverse: bool,
+    /// Without values.
+    pub keys_only: bool,
     /// Records at most.
     pub limit: usize,
 }

@@ -6,8 +6,10 @@
 
 use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
+use crate::model::record::HEADER_BYTES;
 use crate::model::settings::Level;
-use crate::model::{KeyRef, Record, Timestamp};
+use crate::model::{KeyRange, KeyRef, Record, RecordRef, Timestamp};
+pub use crate::protocol::message::KeyRow;
 use std::fmt;
 
 /// A change of one key.
@@ -60,10 +62,12 @@ pub struct Read<'a> {
 pub struct Scan {
     /// The collection.
     pub collection: String,
-    /// Only keys that begin with this.
-    pub prefix: Vec<u8>,
-    /// Only keys after this one.
-    pub after: Option<Vec<u8>>,
+    /// Which of its keys. What is beyond a page is [`KeyRange::beyond`] its `resume`.
+    pub keys: KeyRange,
+    /// From the last key to the first.
+    pub reverse: bool,
+    /// Without values: no page is cheaper.
+    pub keys_only: bool,
     /// Keys at most; at least 1, at most [`crate::model::limits::MAX_SCAN_LIMIT`].
     pub limit: usize,
     /// Only what this member itself holds, whatever others hold and though it serves no more.
@@ -122,12 +126,68 @@ pub struct Modified {
 /// One page of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Readable records in order of their keys.
-    pub records: Vec<Record>,
-    /// Whether keys may follow after the last one (or, if there is none, after `resume`).
-    pub more: bool,
-    /// The key to continue after; set when `more`.
+    /// What is readable, in the order of the scan.
+    pub rows: Vec<Row>,
+    /// The key that the page has come to, if more may follow beyond it. A page that is cut off may be
+    /// empty: much was looked at and none of it was readable.
     pub resume: Option<Vec<u8>>,
+}
+
+/// A record as a page shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// All of it.
+    Whole(Record),
+    /// All but its value, where only keys were asked for.
+    Key(KeyRow),
+}
+
+impl Row {
+    /// What a page shows of a record that is readable.
+    #[must_use]
+    pub fn of(record: RecordRef<'_>, keys_only: bool) -> Self {
+        if !keys_only {
+            return Self::Whole(Record::copy_of(record));
+        }
+        let (key, timestamp) = (record.key().to_vec(), record.timestamp());
+        Self::Key(KeyRow { key, timestamp, expiry_ms: record.expiry_ms() })
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Whole(record) => record.view().key(),
+            Self::Key(row) => &row.key,
+        }
+    }
+
+    /// When the record was written, and by whom.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        match self {
+            Self::Whole(record) => record.view().timestamp(),
+            Self::Key(row) => row.timestamp,
+        }
+    }
+
+    /// Milliseconds since the Unix epoch from which on the record counts as deleted.
+    #[must_use]
+    pub fn expiry_ms(&self) -> Option<u64> {
+        match self {
+            Self::Whole(record) => record.view().expiry_ms(),
+            Self::Key(row) => row.expiry_ms,
+        }
+    }
+
+    /// Bytes that it takes on a page, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(record) => record.view().bytes().len(),
+            Self::Key(row) => HEADER_BYTES + row.key.len(),
+        }
+    }
 }
 
 /// Why a member is in its cluster no more.

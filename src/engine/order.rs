@@ -10,6 +10,7 @@
 //! names begin with the first `shared` bytes of `low`.
 #![expect(clippy::indexing_slicing, reason = "positions come from searches in the same lists")]
 
+use crate::model::KeyRange;
 use smallvec::SmallVec;
 
 /// Ids in a chunk before it is split in two.
@@ -87,6 +88,35 @@ impl Order {
         let skip = exclusive && first.first().is_some_and(|id| names(*id) == start);
         let rest = self.chunks.get(chunk + 1..).unwrap_or_default();
         first.iter().chain(rest.iter().flat_map(|chunk| &chunk.ids)).copied().skip(usize::from(skip))
+    }
+
+    /// The ids of a collection's keys of a range, in order, from either end.
+    pub(super) fn range<'a>(
+        &self,
+        collection: &[u8],
+        keys: &KeyRange,
+        names: impl Fn(u32) -> Names<'a>,
+    ) -> impl DoubleEndedIterator<Item = u32> {
+        let end = match &keys.end {
+            Some(end) => flat((collection, end)),
+            // What comes after the zero byte behind the collection's name.
+            None => Flat::from_iter(collection.iter().copied().chain([1])),
+        };
+        let first = self.place_of(&flat((collection, &keys.start)), &names);
+        let last = self.place_of(&end, &names);
+        let chunks = if first < last { self.chunks.get(first.0..=last.0) } else { None };
+        chunks.unwrap_or_default().iter().enumerate().flat_map(move |(offset, chunk)| {
+            let chunk_at = first.0 + offset;
+            let from = if chunk_at == first.0 { first.1 } else { 0 };
+            let to = if chunk_at == last.0 { last.1 } else { chunk.ids.len() };
+            chunk.ids.get(from..to).unwrap_or_default().iter().copied()
+        })
+    }
+
+    /// The chunk and the place in it where the first id not below `name` is, or belongs.
+    fn place_of<'a>(&self, name: &[u8], names: &impl Fn(u32) -> Names<'a>) -> (usize, usize) {
+        let at = self.chunk_of(name);
+        (at, self.chunks.get(at).map_or(0, |chunk| chunk.locate(name, names)))
     }
 
     /// The chunk that a name is in, or belongs to.
@@ -176,7 +206,9 @@ mod tests {
     proptest! {
         #[test]
         fn it_lists_what_a_sorted_map_lists(
-            steps in prop::collection::vec((prop::bool::weighted(0.8), 0u32..9_000), 1..6_000), start in 0u32..9_000
+            steps in prop::collection::vec((prop::bool::weighted(0.8), 0u32..9_000), 1..6_000),
+            start in 0u32..9_000,
+            end in 0u32..9_000,
         ) {
             let keys: Vec<Vec<u8>> = (0..9_000).map(key).collect();
             let collections = [&b"c"[..], b"c1", b"d"];
@@ -198,6 +230,23 @@ mod tests {
             let after: Vec<u32> = order.iter_from(from, true, names).collect();
             let skip = usize::from(model.contains_key(&from));
             prop_assert_eq!(&after, &listed[skip..]);
+            let (mut low, mut high) = (names(start).1.to_vec(), Some(names(end).1.to_vec()));
+            if end % 5 == 0 {
+                high = None;
+            }
+            if start % 5 == 0 {
+                low = Vec::new();
+            }
+            let range = KeyRange { start: low, end: high };
+            for collection in collections {
+                let fits = |(name, key): &Names<'_>| *name == collection && range.contains(key);
+                let listed: Vec<u32> = order.range(collection, &range, names).collect();
+                let expected: Vec<u32> = model.iter().filter(|(name, _)| fits(name)).map(|(_, id)| *id).collect();
+                prop_assert_eq!(&listed, &expected);
+                let mut back: Vec<u32> = order.range(collection, &range, names).rev().collect();
+                back.reverse();
+                prop_assert_eq!(back, expected);
+            }
         }
     }
 

@@ -163,7 +163,7 @@ impl Engine {
         let is_covered = |record: &Record| self.is_covered(record.view().timestamp());
         let may_show = match &completion.outcome {
             Outcome::Found(record) => record.iter().all(is_covered),
-            Outcome::Page(page) => page.records.iter().all(is_covered),
+            Outcome::Page(page) => page.rows.iter().all(|row| self.is_covered(row.timestamp())),
             Outcome::Modified(modified) => {
                 modified.record.iter().all(is_covered)
                     && modified.present.is_none_or(|at| self.is_covered(at))

@@ -8,9 +8,10 @@ use super::Engine;
 use super::anti_entropy;
 use super::copying::Ticket;
 use super::membership;
-use super::operation::{OperationError, Stored};
+use super::operation::{OperationError, Row, Stored};
 use super::read::GatherId;
 use super::reclaim;
+use super::scan::Part;
 use super::write::{Job, Origin};
 use crate::model::{KeyHash, MemberId};
 use crate::protocol::compare::Compared;
@@ -235,7 +236,10 @@ impl Engine {
             }
             (Purpose::Read(gather), _) => self.read_failed(gather),
             (Purpose::Scan(scan), Reply::Page { records, resume }) => {
-                self.scan_answered(scan, member, &records, resume);
+                self.scan_answered(scan, &records, resume);
+            }
+            (Purpose::Scan(scan), Reply::Keys { keys, resume }) => {
+                self.add_part(scan, Part { rows: keys.into_iter().map(Row::Key).collect(), resume });
             }
             (Purpose::Scan(scan), _) => self.scan_failed(scan),
             (Purpose::System, Reply::System { records }) => self.take_system(&records),

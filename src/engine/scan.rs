@@ -1,30 +1,37 @@
-//! Scans: ordered pages of readable records.
+//! Scans: ordered pages of readable records, from the first key to the last or the other way.
 //!
 //! Each partition is asked of one complete owner (this member, when it is one), and the sorted
-//! answers are merged. A part that was cut off by its limit bounds the whole page: beyond its last
-//! key nothing is known of its partitions. A scan of what is *held* asks nobody else: that is how the data of a
-//! member is read that is in its cluster no more.
+//! answers are merged. A part that was cut off by one of its bounds bounds the whole page: beyond the key that
+//! it has come to, in the direction of the scan, nothing is known of its partitions. A scan of what is *held* asks nobody
+//! else: that is how the data of a member is read that is in its cluster no more.
+//!
+//! What a page costs is bounded by its rows, their bytes and the records looked at for it, wanted or not. Of a
+//! scan for keys only no value is copied, nor sent.
 
 use super::Engine;
 use super::Mode;
 use super::Range;
-use super::operation::{Completion, OperationError, Outcome, Page, Scan};
+use super::operation::{Completion, OperationError, Outcome, Page, Row, Scan};
 use super::requests::Purpose;
 use super::table::UNRESOLVED;
 use super::write::Origin;
 use crate::model::limits::MAX_SCAN_LIMIT;
-use crate::model::{MemberId, Record, RecordRef};
+use crate::model::{KeyHash, MemberId, RecordRef};
 use crate::protocol::message::{Failure, Reply, Request, ScanRequest};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-/// Bytes of records in one part of a page.
+/// Bytes of rows in one part of a page, and on a page.
 const MAX_PART_BYTES: usize = 4 << 20;
+/// Records in the table that one part looks at: other partitions' and what can't be read any more count, too.
+const MAX_LOOKED_AT: usize = 2 * MAX_SCAN_LIMIT;
 
 /// A scan whose parts are being collected.
 #[derive(Debug)]
 pub(super) struct ScanGather {
     token: u64,
     limit: usize,
+    reverse: bool,
     waiting: usize,
     parts: Vec<Part>,
     failed: bool,
@@ -33,28 +40,48 @@ pub(super) struct ScanGather {
 
 /// One owner's part of a page.
 #[derive(Debug, Default)]
-struct Part {
-    records: Vec<Record>,
-    /// The key after which it was cut off.
-    resume: Option<Vec<u8>>,
+pub(super) struct Part {
+    pub(super) rows: Vec<Row>,
+    /// The key that it has come to, when it was cut off.
+    pub(super) resume: Option<Vec<u8>>,
 }
 
 impl Part {
-    /// A part of these records, cut off at its bounds.
-    fn within(mut records: Vec<Record>, resume: Option<Vec<u8>>, limit: usize) -> Self {
+    /// A part of these rows, cut off at its bounds.
+    fn within(mut rows: Vec<Row>, resume: Option<Vec<u8>>, limit: usize) -> Self {
         let mut bytes = 0;
-        let fits = |record: &&Record| {
-            bytes += record.view().bytes().len();
+        let fits = |row: &&Row| {
+            bytes += row.bytes();
             bytes <= MAX_PART_BYTES
         };
-        let count = records.iter().take_while(fits).count().clamp(1, limit.max(1));
-        if records.len() <= count {
-            return Self { records, resume };
+        let count = rows.iter().take_while(fits).count().min(limit).max(1);
+        if rows.len() <= count {
+            return Self { rows, resume };
         }
-        records.truncate(count);
-        let resume = records.last().map(|record| record.view().key().to_vec());
-        Self { records, resume }
+        rows.truncate(count);
+        let resume = rows.last().map(|row| row.key().to_vec());
+        Self { rows, resume }
     }
+}
+
+/// How two keys follow each other in a scan.
+fn in_order(reverse: bool, a: &[u8], b: &[u8]) -> Ordering {
+    if reverse { b.cmp(a) } else { a.cmp(b) }
+}
+
+/// Of the places where parts of a scan were cut off the one that it comes to first.
+fn nearest(reverse: bool, places: impl Iterator<Item = Vec<u8>>) -> Option<Vec<u8>> {
+    places.min_by(|a, b| in_order(reverse, a, b))
+}
+
+/// What the table knows of a scan's next keys, in its order.
+#[derive(Debug, Default)]
+struct Known {
+    rows: Vec<Row>,
+    /// Keys under which nothing is readable, whatever redb has; only if that has anything.
+    hidden: Vec<Vec<u8>>,
+    /// The key that it has come to, when more is there.
+    cut_off: Option<Vec<u8>>,
 }
 
 /// A local part that waits for a range of redb.
@@ -96,14 +123,16 @@ impl Engine {
         let id = self.requests.last_gather;
         // The own part is counted too, so that the gather can't end before all are asked.
         let deadline_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
-        let gather = ScanGather { token, limit, waiting: 1, parts: Vec::new(), failed: false, deadline_us };
+        let (reverse, parts) = (scan.reverse, Vec::new());
+        let gather = ScanGather { token, limit, reverse, waiting: 1, parts, failed: false, deadline_us };
         self.requests.scans.insert(id, gather);
         let mut own = None;
         for (member, partitions) in plan {
             let request = ScanRequest {
                 collection: scan.collection.clone(),
-                prefix: scan.prefix.clone(),
-                after: scan.after.clone(),
+                keys: scan.keys.clone(),
+                reverse: scan.reverse,
+                keys_only: scan.keys_only,
                 limit: u32::try_from(limit).unwrap_or(u32::MAX),
                 partitions,
             };
@@ -164,7 +193,7 @@ impl Engine {
     /// Makes the own part, after asking redb if something may be there only.
     fn scan_own(&mut self, range: RangeFor) {
         if !self.records.any_evicted() {
-            return self.finish_own(range, &[], None);
+            return self.finish_own(range, Vec::new(), None);
         }
         let scan = range.request();
         self.ranges.last += 1;
@@ -172,18 +201,19 @@ impl Engine {
         self.lanes.ranges.push(Range {
             id,
             collection: scan.collection.clone(),
-            prefix: scan.prefix.clone(),
-            after: scan.after.clone(),
+            keys: scan.keys.clone(),
+            reverse: scan.reverse,
+            keys_only: scan.keys_only,
             limit: (scan.limit as usize).min(MAX_SCAN_LIMIT),
         });
         self.ranges.waiting.insert(id, range);
     }
 
-    /// A range's answer: canonical bytes of verified records in order of their keys, and the key
-    /// after which it was cut off, if it was.
-    pub fn range_loaded(&mut self, id: u64, records: &[u8], resume: Option<&[u8]>) {
+    /// A range's answer: its rows in the order that was asked for ([`Range::row`]), and the key that it has
+    /// come to, if it was cut off.
+    pub fn range_loaded(&mut self, id: u64, rows: Vec<Row>, resume: Option<Vec<u8>>) {
         if let Some(range) = self.ranges.waiting.remove(&id) {
-            self.finish_own(range, records, resume);
+            self.finish_own(range, rows, resume);
         }
     }
 
@@ -196,85 +226,103 @@ impl Engine {
         }
     }
 
-    fn finish_own(&mut self, range: RangeFor, stored: &[u8], stored_resume: Option<&[u8]>) {
+    fn finish_own(&mut self, range: RangeFor, stored: Vec<Row>, stored_resume: Option<Vec<u8>>) {
         let part = self.own_part(range.request(), stored, stored_resume);
         match range {
             RangeFor::Own(id, _) => self.add_part(id, part),
-            RangeFor::Peer(origin, _) => {
-                let records = part.records.iter().flat_map(|record| record.view().bytes()).copied().collect();
-                self.reply(origin, Reply::Page { records, resume: part.resume });
+            RangeFor::Peer(origin, request) => {
+                let Part { rows, resume } = part;
+                if request.keys_only {
+                    let key = |row| if let Row::Key(key) = row { Some(key) } else { None };
+                    let keys = rows.into_iter().filter_map(key).collect();
+                    return self.reply(origin, Reply::Keys { keys, resume });
+                }
+                let mut records = Vec::with_capacity(rows.iter().map(Row::bytes).sum());
+                for row in &rows {
+                    if let Row::Whole(record) = row {
+                        records.extend_from_slice(record.view().bytes());
+                    }
+                }
+                self.reply(origin, Reply::Page { records, resume });
             }
         }
     }
 
     /// Merges what the table has with what redb has; the table's record of a key is the newer one.
-    fn own_part(&mut self, scan: &ScanRequest, stored: &[u8], stored_resume: Option<&[u8]>) -> Part {
-        let wall_ms = self.wall_ms;
+    fn own_part(&self, scan: &ScanRequest, stored: Vec<Row>, stored_resume: Option<Vec<u8>>) -> Part {
         let limit = (scan.limit as usize).clamp(1, MAX_SCAN_LIMIT);
-        let mut found: BTreeMap<Vec<u8>, Option<Record>> = BTreeMap::new();
-        let start = scan.after.as_deref().map_or(&scan.prefix[..], |after| after.max(&scan.prefix));
-        let exclusive = scan.after.as_deref() == Some(start);
-        let (collection, placement) = (scan.collection.as_bytes(), &self.placement);
-        let (mut bytes, mut cut_off) = (0, None);
-        let ids: Vec<_> =
-            self.records.table.iter_from((collection, start), exclusive).take(16 * MAX_SCAN_LIMIT).collect();
-        let looked_at = ids.len();
-        let mut readable = 0;
-        for (count, id) in ids.into_iter().enumerate() {
-            let Some(record) = self.records.table.record(id) else { continue };
+        let until = stored_resume.as_deref();
+        let Known { mut rows, hidden, cut_off } = self.known(scan, limit, until, !stored.is_empty());
+        if !stored.is_empty() {
+            let reverse = scan.reverse;
+            let is_news = |row: &Row| {
+                let key = row.key();
+                let is_within =
+                    cut_off.as_deref().is_none_or(|bound| in_order(reverse, key, bound) != Ordering::Greater);
+                let is_known = hidden.binary_search_by(|other| in_order(reverse, other, key)).is_ok()
+                    || rows.binary_search_by(|other| in_order(reverse, other.key(), key)).is_ok();
+                is_within
+                    && !is_known
+                    && row.expiry_ms().is_none_or(|expiry| self.wall_ms < expiry)
+                    && self.is_wanted(scan, KeyHash::of(scan.collection.as_bytes(), key))
+            };
+            let news: Vec<Row> = stored.into_iter().filter(is_news).collect();
+            rows.extend(news);
+            rows.sort_by(|a, b| in_order(reverse, a.key(), b.key()));
+        }
+        let bound = nearest(scan.reverse, [cut_off, stored_resume].into_iter().flatten());
+        Part::within(rows, bound, limit)
+    }
+
+    /// What the table has of a scan's next keys, as far as `until`.
+    fn known(&self, scan: &ScanRequest, limit: usize, until: Option<&[u8]>, hides: bool) -> Known {
+        let (mut known, mut bytes, mut looked_at) = (Known::default(), 0, 0);
+        let table = &self.records.table;
+        let mut ids = table.range(scan.collection.as_bytes(), &scan.keys);
+        let mut next = || if scan.reverse { ids.next_back() } else { ids.next() };
+        while let Some(id) = next() {
+            let Some(record) = table.record(id) else { continue };
             let key = record.key();
-            if record.collection_bytes() != collection || !key.starts_with(&scan.prefix) {
+            if until.is_some_and(|until| in_order(scan.reverse, key, until) == Ordering::Greater) {
                 break;
             }
-            if stored_resume.is_some_and(|resume| key > resume) {
-                break;
+            looked_at += 1;
+            if self.is_wanted(scan, table.hash(id)) {
+                if record.is_readable(self.wall_ms) && !table.has(id, UNRESOLVED) {
+                    let row = Row::of(record, scan.keys_only);
+                    bytes += row.bytes();
+                    known.rows.push(row);
+                } else if hides {
+                    known.hidden.push(key.to_vec());
+                }
             }
-            let mine = has_bit(&scan.partitions, placement.partition_of(self.records.table.hash(id)));
-            if mine {
-                let shows = record.is_readable(wall_ms) && !self.records.table.has(id, UNRESOLVED);
-                readable += usize::from(shows);
-                bytes += if shows { record.bytes().len() } else { 0 };
-                found.insert(key.to_vec(), shows.then(|| Record::copy_of(record)));
-            }
-            if readable >= limit
-                || bytes >= MAX_PART_BYTES
-                || count + 1 == 16 * MAX_SCAN_LIMIT && looked_at == count + 1
-            {
-                cut_off = Some(key.to_vec());
+            if known.rows.len() >= limit || bytes >= MAX_PART_BYTES || looked_at >= MAX_LOOKED_AT {
+                known.cut_off = next().map(|_| key.to_vec());
                 break;
             }
         }
-        merge_stored(&mut found, stored, scan, cut_off.as_deref(), |record| {
-            has_bit(&scan.partitions, placement.partition_of(record.key_hash()))
-                && record.is_readable(wall_ms)
-        });
-        let bound = match (cut_off, stored_resume) {
-            (Some(a), Some(b)) => Some(a.min(b.to_vec())),
-            (a, b) => a.or_else(|| b.map(<[u8]>::to_vec)),
-        };
-        Part::within(found.into_values().flatten().collect(), bound, limit)
+        known
+    }
+
+    /// Whether a key belongs to one of the partitions that a part is about.
+    fn is_wanted(&self, scan: &ScanRequest, hash: KeyHash) -> bool {
+        has_bit(&scan.partitions, self.placement.partition_of(hash))
     }
 
     /// A peer's part arrived.
-    pub(super) fn scan_answered(
-        &mut self,
-        id: u64,
-        _member: MemberId,
-        records: &[u8],
-        resume: Option<Vec<u8>>,
-    ) {
+    pub(super) fn scan_answered(&mut self, id: u64, records: &[u8], resume: Option<Vec<u8>>) {
         let mut rest = records;
-        let mut parsed = Vec::new();
+        let mut rows = Vec::new();
         while !rest.is_empty() {
             match RecordRef::parse(rest) {
                 Ok((record, tail)) => {
-                    parsed.push(Record::copy_of(record));
+                    rows.push(Row::of(record, false));
                     rest = tail;
                 }
                 Err(_) => return self.scan_failed(id),
             }
         }
-        self.add_part(id, Part { records: parsed, resume });
+        self.add_part(id, Part { rows, resume });
     }
 
     /// A part will not come.
@@ -286,7 +334,8 @@ impl Engine {
         }
     }
 
-    fn add_part(&mut self, id: u64, part: Part) {
+    /// A part is there.
+    pub(super) fn add_part(&mut self, id: u64, part: Part) {
         if let Some(gather) = self.requests.scans.get_mut(&id) {
             gather.parts.push(part);
             gather.waiting = gather.waiting.saturating_sub(1);
@@ -303,17 +352,15 @@ impl Engine {
         if gather.failed {
             return self.fail(Origin::Client(token), OperationError::Unreachable);
         }
-        let bound = gather.parts.iter().filter_map(|part| part.resume.clone()).min();
-        let mut records: Vec<Record> = gather.parts.into_iter().flat_map(|part| part.records).collect();
-        records.sort_by(|a, b| a.view().key().cmp(b.view().key()));
+        let reverse = gather.reverse;
+        let bound = nearest(reverse, gather.parts.iter().filter_map(|part| part.resume.clone()));
+        let mut rows: Vec<Row> = gather.parts.into_iter().flat_map(|part| part.rows).collect();
+        rows.sort_by(|a, b| in_order(reverse, a.key(), b.key()));
         if let Some(bound) = &bound {
-            records.retain(|record| record.view().key() <= &bound[..]);
+            rows.retain(|row| in_order(reverse, row.key(), bound) != Ordering::Greater);
         }
-        let cut = records.len() > gather.limit;
-        records.truncate(gather.limit);
-        let last = records.last().map(|record| record.view().key().to_vec());
-        let resume = if cut { last } else { bound };
-        let page = Page { more: resume.is_some(), records, resume };
+        let Part { rows, resume } = Part::within(rows, bound, gather.limit);
+        let page = Page { rows, resume };
         self.show(Completion { token, outcome: Outcome::Page(page) });
     }
 
@@ -338,28 +385,20 @@ impl RangeFor {
     }
 }
 
-/// Adds what redb has and the table has not, up to where the table's part was cut off.
-fn merge_stored(
-    found: &mut BTreeMap<Vec<u8>, Option<Record>>,
-    stored: &[u8],
-    scan: &ScanRequest,
-    cut_off: Option<&[u8]>,
-    shows: impl Fn(RecordRef<'_>) -> bool,
-) {
-    let mut rest = stored;
-    while let Ok((record, tail)) = RecordRef::parse(rest) {
-        rest = tail;
-        let key = record.key();
-        let beyond = cut_off.is_some_and(|bound| key > bound);
-        if beyond || !key.starts_with(&scan.prefix) {
-            continue;
-        }
-        if !found.contains_key(key) && shows(record) {
-            found.insert(key.to_vec(), Some(Record::copy_of(record)));
-        }
+impl Range {
+    /// What the range's answer tells of a record, which is intact, and how many bytes that has; nothing of what
+    /// can't be read.
+    #[must_use]
+    pub fn row(&self, record: RecordRef<'_>) -> Option<(Row, usize)> {
+        let row = record.kind().is_live().then(|| Row::of(record, self.keys_only))?;
+        let bytes = row.bytes();
+        Some((row, bytes))
     }
 }
 
 fn has_bit(bits: &[u8], at: u16) -> bool {
     bits.get(usize::from(at / 8)).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
 }
+
+#[cfg(test)]
+mod tests;

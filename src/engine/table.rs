@@ -11,7 +11,7 @@
 )]
 
 use super::order::{Names, Order};
-use crate::model::{KeyHash, KeyRef, Record, RecordRef};
+use crate::model::{KeyHash, KeyRange, KeyRef, Record, RecordRef};
 use hashbrown::HashTable;
 
 /// What a record costs beside its bytes: slot, index, order and the allocator's part.
@@ -324,6 +324,16 @@ impl Table {
     pub(super) fn iter_from(&self, start: Names<'_>, exclusive: bool) -> impl Iterator<Item = SlotId> {
         let slots = &self.slots;
         self.order.iter_from(start, exclusive, |id| names_of(slots, id)).map(SlotId)
+    }
+
+    /// Slots of a collection's keys of a range, in order, from either end.
+    pub(super) fn range(
+        &self,
+        collection: &[u8],
+        keys: &KeyRange,
+    ) -> impl DoubleEndedIterator<Item = SlotId> {
+        let slots = &self.slots;
+        self.order.range(collection, keys, |id| names_of(slots, id)).map(SlotId)
     }
 
     /// Records in memory.

@@ -8,11 +8,14 @@
 //! and the time of a request are bounded by the constants below; an unknown parameter is an error,
 //! never ignored; a request that was taken in before a shutdown is answered within the deadline.
 
+mod batch;
 mod body;
 mod cluster;
 mod connection;
 mod failure;
 mod kv;
+mod listing;
+mod names;
 mod query;
 mod routes;
 

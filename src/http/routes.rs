@@ -3,7 +3,7 @@
 use super::body::BodyRoom;
 use super::connection::Turns;
 use super::failure::Failure;
-use super::{MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, cluster, kv};
+use super::{MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, batch, cluster, kv, listing};
 use crate::node::handle::Handle;
 use crate::telemetry::Telemetry;
 use axum::Router;
@@ -30,7 +30,8 @@ GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-enco
                       ?consistency=one|available|quorum|all  &ttl=10s (PUT)
                       request header  kith-after: TIMESTAMP (follow what was seen)
                       answer headers  kith-timestamp, kith-copies, kith-superseded
-GET   /v1/kv/{collection}                     ?prefix= &after= &limit= &values=true|false
+GET   /v1/kv/{collection}                     ?prefix= &start= &end= &reverse=true &limit= &values=false
+                      &after=NEXT: the page behind the one that said so
                       &held=true: only what this member itself holds, also when it left or was removed
 POST  /v1/batch                               lines or an array of {\"op\", \"collection\", \"key\", \"value\", \"ttl\"}
 GET   /v1/status                              this member
@@ -57,9 +58,9 @@ pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
         Shared { handle, telemetry: telemetry.clone(), bodies: BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY) };
     Router::new()
         .route("/", get(async || INDEX))
-        .route("/v1/kv/{collection}", get(kv::list))
+        .route("/v1/kv/{collection}", get(listing::list))
         .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
-        .route("/v1/batch", post(kv::batch))
+        .route("/v1/batch", post(batch::batch))
         .route("/v1/status", get(cluster::status))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/physical", get(cluster::physical))

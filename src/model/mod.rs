@@ -9,6 +9,7 @@ pub mod clock;
 pub mod edit;
 pub mod hash_tree;
 pub mod key;
+pub mod key_range;
 pub mod limits;
 pub mod merge;
 pub mod placement;
@@ -18,6 +19,7 @@ pub mod settings;
 pub mod timestamp;
 
 pub use key::{KeyHash, KeyRef};
+pub use key_range::KeyRange;
 pub use record::{Kind, Record, RecordRef};
 pub use timestamp::{MemberId, Timestamp};
 

@@ -387,9 +387,7 @@ impl Core {
                 };
                 self.engine.loaded(&load, found);
             }
-            DiskAnswer::Range(id, records, resume) => {
-                self.engine.range_loaded(id, &records, resume.as_deref())
-            }
+            DiskAnswer::Range(id, rows, resume) => self.engine.range_loaded(id, rows, resume),
             DiskAnswer::RangeFailed(id, error) => {
                 tracing::error!(%error, "a range could not be loaded; the listing fails");
                 self.counts.disk_failed("load");

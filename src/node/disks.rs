@@ -5,6 +5,7 @@
 //! began. Answers come back over a channel that wakes the data thread.
 
 use super::NodeError;
+use crate::engine::operation::Row;
 use crate::engine::{Batch, Load, Name, PageFound, PageWanted, Range, Replaced};
 use crate::model::KeyRef;
 use crate::storage::{Checkpoint, Loaded, OsDisk, PageBounds, StorageError, Store, Syncer};
@@ -13,8 +14,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc as answers;
 
-/// Bytes of records in one answer to a range.
+/// Bytes in one answer to a range.
 const RANGE_BYTES: usize = 4 << 20;
+/// Bytes of records that are read for one, also where only their keys are wanted.
+const RANGE_READ_BYTES: usize = 16 << 20;
 /// What is looked at for one page: other jobs wait meanwhile, some milliseconds.
 const PAGE_RECORDS: usize = 4_096;
 const PAGE_READ_BYTES: usize = 4 << 20;
@@ -44,7 +47,7 @@ pub(super) enum DiskAnswer {
     /// What there is under a key.
     Loaded(Load, Result<Loaded, StorageError>),
     /// A range was loaded.
-    Range(u64, Vec<u8>, Option<Vec<u8>>),
+    Range(u64, Vec<Row>, Option<Vec<u8>>),
     /// A range could not be loaded.
     RangeFailed(u64, StorageError),
     /// A page of records was loaded, or could not be.
@@ -253,16 +256,16 @@ impl StoreWorker {
     }
 
     fn range(&mut self, range: &Range) -> DiskAnswer {
-        let after = range.after.as_deref();
+        let bounds = PageBounds { looked_at: range.limit, read_bytes: RANGE_READ_BYTES, bytes: RANGE_BYTES };
         let read = |store: &mut Store<OsDisk>| {
-            store.range(&range.collection, &range.prefix, after, range.limit, RANGE_BYTES)
+            store.range(&range.collection, &range.keys, range.reverse, bounds, |record| range.row(record))
         };
         match self.read(read) {
             Ok(page) => {
                 if !page.damaged.is_empty() {
                     _ = self.answers.send(DiskAnswer::Damaged(page.damaged));
                 }
-                DiskAnswer::Range(range.id, page.records, page.next_after)
+                DiskAnswer::Range(range.id, page.rows, page.next_after)
             }
             Err(error) => DiskAnswer::RangeFailed(range.id, error),
         }

@@ -27,7 +27,7 @@ use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Setting
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 
-pub use crate::engine::operation::{Modified, OperationError, Page, Scan, Stored};
+pub use crate::engine::operation::{KeyRow, Modified, OperationError, Page, Row, Scan, Stored};
 pub use error::ControlError;
 
 /// Requests that may wait for the data thread before callers have to.

@@ -9,7 +9,7 @@ use super::reclaim::{Reclaim, Reclaimed};
 use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
-use crate::model::{Timestamp, limits};
+use crate::model::{KeyRange, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 
 /// What a message is.
@@ -119,14 +119,27 @@ pub enum WireChange {
 pub struct ScanRequest {
     /// The collection.
     pub collection: String,
-    /// Only keys that begin with this.
-    pub prefix: Vec<u8>,
-    /// Only keys after this one.
-    pub after: Option<Vec<u8>>,
+    /// Which of its keys.
+    pub keys: KeyRange,
+    /// From the last key to the first.
+    pub reverse: bool,
+    /// Without values.
+    pub keys_only: bool,
     /// Records at most.
     pub limit: u32,
     /// Only keys of these partitions: bit p of byte p/8.
     pub partitions: Vec<u8>,
+}
+
+/// A record's key and what is known of it without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// The key.
+    pub key: Vec<u8>,
+    /// When the record was written, and by whom.
+    pub timestamp: Timestamp,
+    /// Milliseconds since the Unix epoch from which on it counts as deleted.
+    pub expiry_ms: Option<u64>,
 }
 
 /// What a peer answers.
@@ -158,7 +171,14 @@ pub enum Reply {
     Page {
         /// Canonical bytes, one after the other.
         records: Vec<u8>,
-        /// The key to continue after, when more may follow.
+        /// The key that it has come to, when more may follow.
+        resume: Option<Vec<u8>>,
+    },
+    /// A page of a scan that asked for keys only.
+    Keys {
+        /// In the order of the scan.
+        keys: Vec<KeyRow>,
+        /// The key that it has come to, when more may follow.
         resume: Option<Vec<u8>>,
     },
     /// The peer's records of system collections.

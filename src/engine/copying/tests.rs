@@ -108,7 +108,7 @@ impl World {
     }
 
     /// The first member has the records and is the only owner of each; the others were let in together.
-    fn joining(bits: u8, records: usize) -> Self {
+    pub(in crate::engine) fn joining(bits: u8, records: usize) -> Self {
         let mut world = Self::new(bits, records);
         let state = |at| if at == 0 { MemberState::Active } else { MemberState::Joining };
         for engine in &mut world.engines[1..] {

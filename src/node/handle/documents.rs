@@ -7,7 +7,7 @@
 //!
 //! Everything here comes from outside at one of its ends: decoding gives typed errors.
 
-use super::{Answer, Key, Modified, Operation, OperationError, Stored, readable_bytes};
+use super::{Answer, Key, Modified, Operation, OperationError, Row, Stored, readable_bytes};
 use crate::model::key::{DEFAULT, KeyError};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
@@ -182,9 +182,22 @@ impl Entry {
             (true, Kind::Value) => text_or_base64(view.body()),
             (true, _) => text_or_base64(&readable_bytes(record)),
         };
-        let ttl = view.expiry_ms().map(|at| Ttl::of_ms(at.saturating_sub(wall_ms).max(1)));
+        let ttl = ttl_left(view.expiry_ms(), wall_ms);
         let timestamp = Some(view.timestamp().to_string());
         Self { key, key_base64, value, value_base64, ttl, timestamp, ..Self::default() }
+    }
+
+    /// A row of a listing at `wall_ms`. The collection is left to the caller.
+    #[must_use]
+    pub fn of_row(row: &Row, wall_ms: u64) -> Self {
+        match row {
+            Row::Whole(record) => Self::of_record(record, wall_ms, true),
+            Row::Key(row) => {
+                let (key, key_base64) = text_or_base64(&row.key);
+                let timestamp = Some(row.timestamp.to_string());
+                Self { key, key_base64, ttl: ttl_left(row.expiry_ms, wall_ms), timestamp, ..Self::default() }
+            }
+        }
     }
 
     /// A record to be stored.
@@ -263,12 +276,17 @@ impl Entry {
     }
 }
 
+/// What is left of a record's life.
+fn ttl_left(expiry_ms: Option<u64>, wall_ms: u64) -> Option<Ttl> {
+    expiry_ms.map(|at| Ttl::of_ms(at.saturating_sub(wall_ms).max(1)))
+}
+
 /// One page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     /// The collection.
     pub collection: String,
-    /// Records in order of their keys' bytes.
+    /// Records in the order that was asked for.
     pub entries: Vec<Entry>,
     /// What to give as `after` for the next page, percent-encoded already; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! Reading many records: all of them at a start, pages of them for listings.
 
 use super::{Disk, READING, RecordsTable, STORE_FILE, Store, Totals, from_redb, guarded, intact};
-use crate::model::{KeyRef, RecordRef};
+use crate::model::{KeyRange, KeyRef, RecordRef};
 use crate::storage::error::StorageError;
 use redb::ReadableTable;
 use std::ops::Bound;
@@ -22,18 +22,16 @@ pub struct Scan {
     pub set_aside: Option<String>,
 }
 
-/// Some records in key order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a range shows of some records, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Page {
-    /// Canonical records, one behind the other, verified.
-    pub records: Vec<u8>,
-    /// How many.
-    pub count: usize,
+pub struct Page<T> {
+    /// What was made of them.
+    pub rows: Vec<T>,
     /// Collection and key of damaged records, which were left out.
     pub damaged: Vec<(String, Vec<u8>)>,
-    /// The key at which the page ends; `None` when nothing comes after it. It may belong to a
-    /// damaged record that was left out.
+    /// The key that the page has come to; `None` when nothing comes after it. Its record may have been left
+    /// out.
     pub next_after: Option<Vec<u8>>,
 }
 
@@ -58,7 +56,7 @@ pub struct PageBounds {
     pub looked_at: usize,
     /// Bytes of records looked at, wanted or not.
     pub read_bytes: usize,
-    /// Bytes of records on the page.
+    /// Bytes on the page.
     pub bytes: usize,
 }
 
@@ -88,47 +86,53 @@ impl<D: Disk> Store<D> {
         Ok(scan)
     }
 
-    /// A collection's records whose keys begin with `prefix` and come after `after`, verified, until
-    /// `limit_records` or `limit_bytes` is reached; at least one, if there is one.
+    /// A collection's records of a range of keys, verified, from the first on or (`reverse`) from the last,
+    /// until one of the bounds is reached. `row` makes of each what is shown of it, and tells how many bytes that has.
     ///
     /// # Errors
     /// As [`Store::load`].
-    pub fn range(
+    pub fn range<T>(
         &mut self,
         collection: &str,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit_records: usize,
-        limit_bytes: usize,
-    ) -> Result<Page, StorageError> {
-        let (mut begin, mut start) = (Vec::new(), Vec::new());
-        super::encode_key(&mut begin, collection.as_bytes(), prefix);
-        super::encode_key(&mut start, collection.as_bytes(), after.unwrap_or_default());
+        keys: &KeyRange,
+        reverse: bool,
+        bounds: PageBounds,
+        row: impl Fn(RecordRef<'_>) -> Option<(T, usize)>,
+    ) -> Result<Page<T>, StorageError> {
+        let (mut start, mut end) = (Vec::new(), Vec::new());
+        super::encode_key(&mut start, collection.as_bytes(), &keys.start);
+        super::encode_key(&mut end, collection.as_bytes(), keys.end.as_deref().unwrap_or_default());
+        if keys.end.is_none() {
+            // What comes after the zero byte behind the collection's name.
+            end.pop();
+            end.push(1);
+        }
         let mut damaged_keys = Vec::new();
         let page = self.with_table(|table| {
-            let (mut page, mut names) = (Page::default(), Names::default());
-            let lower = match after {
-                Some(_) if start >= begin => Bound::Excluded(start.as_slice()),
-                _ => Bound::Included(begin.as_slice()),
-            };
-            let entries = table.range::<&[u8]>((lower, Bound::Unbounded)).map_err(from_redb(READING))?;
-            for entry in entries {
+            let mut page = Page { rows: Vec::new(), damaged: Vec::new(), next_after: None };
+            if start >= end {
+                return Ok(page);
+            }
+            let (mut looked_at, mut read_bytes, mut page_bytes) = (0, 0, 0);
+            let mut names = Names::in_order(reverse);
+            let mut entries =
+                table.range::<&[u8]>(start.as_slice()..end.as_slice()).map_err(from_redb(READING))?;
+            while let Some(entry) = if reverse { entries.next_back() } else { entries.next() } {
                 let (name, bytes) = entry.map_err(from_redb(READING))?;
                 let (name, bytes) = (name.value(), bytes.value());
-                if !name.starts_with(&begin) {
-                    page.next_after = None;
+                let enough = looked_at >= bounds.looked_at.max(1) || read_bytes >= bounds.read_bytes.max(1);
+                if enough || page_bytes >= bounds.bytes.max(1) {
                     return Ok(page);
                 }
-                let seen = page.count + page.damaged.len();
-                if seen >= limit_records || (seen > 0 && page.records.len() + bytes.len() > limit_bytes) {
-                    return Ok(page);
-                }
+                (looked_at, read_bytes) = (looked_at + 1, read_bytes + bytes.len());
                 let key = names.key(name)?;
                 page.next_after = Some(key.key().to_vec());
                 match Names::record(name, bytes)? {
                     Some(record) => {
-                        page.records.extend_from_slice(record.bytes());
-                        page.count += 1;
+                        if let Some((row, row_bytes)) = row(record) {
+                            page.rows.push(row);
+                            page_bytes += row_bytes;
+                        }
                     }
                     None => {
                         damaged_keys.push(name.to_vec());
@@ -204,18 +208,26 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// The names of a walk, which must rise. Where one does not, or is none, or is not that of the record under
-/// it, lookups and walks may miss records that are there: redb itself is damaged.
+/// The names of a walk, which must rise (or fall, in a walk back). Where one does not, or is none, or is not that
+/// of the record under it, lookups and walks may miss records that are there: redb itself is damaged.
 #[derive(Default)]
-struct Names(Vec<u8>);
+struct Names {
+    last: Vec<u8>,
+    falling: bool,
+}
 
 impl Names {
+    fn in_order(falling: bool) -> Self {
+        Self { last: Vec::new(), falling }
+    }
+
     fn key<'a>(&mut self, name: &'a [u8]) -> Result<KeyRef<'a>, StorageError> {
-        let key = key_of(name).filter(|_| self.0.as_slice() < name);
+        let last = self.last.as_slice();
+        let follows = if self.falling { last.is_empty() || name < last } else { last < name };
         let damaged = || StorageError::damaged(STORE_FILE, "a name in it is damaged");
-        let key = key.ok_or_else(damaged)?;
-        self.0.clear();
-        self.0.extend_from_slice(name);
+        let key = key_of(name).filter(|_| follows).ok_or_else(damaged)?;
+        self.last.clear();
+        self.last.extend_from_slice(name);
         Ok(key)
     }
 

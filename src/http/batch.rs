@@ -1,0 +1,105 @@
+//! Batches: many operations in one request.
+//!
+//! All of a batch is checked before the first operation is carried out; then each succeeds or fails by itself.
+//! What a batch brings and what it finds are bounded.
+
+use super::failure::Failure;
+use super::names::after_in;
+use super::query::Query;
+use super::routes::Shared;
+use super::{MAX_BATCH_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_HTTP_BATCH_OPERATIONS};
+use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes};
+use crate::node::handle::{Answer, Handle, Operation, Stopped};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use bytes::Bytes;
+
+/// Operations that are carried out together when a batch reads: so many of the largest values fit
+/// into memory whatever they hold.
+const READS_IN_A_PIECE: usize = 16;
+
+/// `POST /v1/batch`
+pub(super) async fn batch(
+    State(shared): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Outcomes>, Failure> {
+    let level = Query::parse(&uri, &["consistency"])?.level()?;
+    let after = after_in(&headers)?;
+    let body = shared.bodies.read(&headers, body, "a batch", MAX_BATCH_BYTES).await?;
+    let operations =
+        operations_in(&body.bytes, |entry| entry.operation(level, after).map_err(Failure::from))?;
+    Ok(Json(Outcomes { results: run(&shared.handle, operations).await? }))
+}
+
+/// Carries out a batch in pieces; those with reads are small, so that what they find stays within
+/// bounds.
+async fn run(handle: &Handle, operations: Vec<Operation>) -> Result<Vec<Outcome>, Stopped> {
+    let is_read = |operation: &Operation| matches!(operation, Operation::Get { .. });
+    let piece = if operations.iter().any(is_read) { READS_IN_A_PIECE } else { operations.len() };
+    let mut outcomes = Vec::with_capacity(operations.len());
+    let mut found_bytes = 0;
+    let mut operations = operations.into_iter().peekable();
+    while operations.peek().is_some() {
+        let (mut run, mut refused) = (Vec::new(), Vec::new());
+        for operation in operations.by_ref().take(piece) {
+            let refuse = found_bytes > MAX_BATCH_ANSWER_BYTES && is_read(&operation);
+            refused.push(refuse);
+            if !refuse {
+                run.push(operation);
+            }
+        }
+        let mut answers = handle.run(run).await?.into_iter();
+        for refuse in refused {
+            let answer = if refuse { None } else { answers.next() };
+            if let Some(Ok(Answer::Found(Some(record)))) = &answer {
+                found_bytes += record.view().body().len();
+            }
+            outcomes.push(answer.map_or_else(too_much_found, |answer| Outcome::of_answer(&answer)));
+        }
+    }
+    Ok(outcomes)
+}
+
+fn too_much_found() -> Outcome {
+    let message =
+        format!("a batch finds at most {MAX_BATCH_ANSWER_BYTES} bytes of values; read this key by itself");
+    Outcome { error: Some("too_large".to_owned()), message: Some(message), ..Outcome::new(Ending::Failed) }
+}
+
+/// The operations of a batch, all of which are checked before the first is carried out.
+fn operations_in(
+    body: &Bytes,
+    operation: impl Fn(&Entry) -> Result<Operation, Failure>,
+) -> Result<Vec<Operation>, Failure> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Failure::bad_request("a batch is JSON, which is UTF-8"))?;
+    let too_many = || {
+        let message = format!("a batch has at most {MAX_HTTP_BATCH_OPERATIONS} operations; send several");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    };
+    let mut operations = Vec::new();
+    if text.trim_start().starts_with('[') {
+        let entries: Vec<Entry> =
+            serde_json::from_str(text).map_err(|error| Failure::bad_request(error.to_string()))?;
+        if entries.len() > MAX_HTTP_BATCH_OPERATIONS {
+            return Err(too_many());
+        }
+        for (index, entry) in entries.iter().enumerate() {
+            operations.push(operation(entry).map_err(|failure| failure.at(&format!("element {index}")))?);
+        }
+        return Ok(operations);
+    }
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        if operations.len() >= MAX_HTTP_BATCH_OPERATIONS {
+            return Err(too_many());
+        }
+        let entry = Entry::parse(line).map_err(Failure::from);
+        let read = entry.and_then(|entry| operation(&entry));
+        operations.push(read.map_err(|failure| failure.at(&format!("line {}", index + 1)))?);
+    }
+    Ok(operations)
+}

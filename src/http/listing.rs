@@ -1,0 +1,77 @@
+//! Listings: the keys of a collection in order, a page at a time.
+
+use super::DEFAULT_LISTING_LIMIT;
+use super::failure::Failure;
+use super::names::names_in;
+use super::query::{Query, QueryError};
+use super::routes::Shared;
+use crate::model::KeyRange;
+use crate::model::key::check_collection;
+use crate::model::limits::MAX_KEY_BYTES;
+use crate::node::handle::Scan;
+use crate::node::handle::documents::{Entry, Listing};
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a cursor escapes so that it can stand in a query as it is.
+const ESCAPED: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'+').add(b'<').add(b'>');
+
+/// Parameters that hold a key, or a part of one.
+const KEYS: [&str; 4] = ["prefix", "start", "end", "after"];
+
+/// `GET /v1/kv/{collection}`
+pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Json<Listing>, Failure> {
+    let scan = scan_in(&uri)?;
+    let collection = scan.collection.clone();
+    let page = shared.handle.scan(scan).await?;
+    let wall_ms = wall_ms();
+    let entries = page.rows.iter().map(|row| Entry::of_row(row, wall_ms)).collect();
+    let next = page.resume.map(|key| percent_encode(&key, ESCAPED).to_string());
+    Ok(Json(Listing { collection, entries, next }))
+}
+
+fn scan_in(uri: &Uri) -> Result<Scan, Failure> {
+    let query =
+        Query::parse(uri, &["prefix", "start", "end", "after", "reverse", "limit", "values", "held"])?;
+    let (collection, _) = names_in(uri)?;
+    check_collection(&collection)?;
+    for name in KEYS {
+        if query.bytes(name).is_some_and(|bytes| bytes.len() > MAX_KEY_BYTES) {
+            let problem = format!("this is longer than a key, {MAX_KEY_BYTES} bytes");
+            return Err(QueryError::Invalid { name, problem }.into());
+        }
+    }
+    let reverse = query.flag("reverse")?.unwrap_or(false);
+    let mut keys = KeyRange::with_prefix(query.bytes("prefix").unwrap_or_default());
+    if let Some(start) = query.bytes("start") {
+        keys = keys.starting_at(start);
+    }
+    if let Some(end) = query.bytes("end") {
+        keys = keys.ending_before(end);
+    }
+    match query.bytes("after") {
+        None => {}
+        Some([]) => {
+            let problem = "this is empty; give the `next` of the page before, or leave it out".to_owned();
+            return Err(QueryError::Invalid { name: "after", problem }.into());
+        }
+        Some(after) => keys = keys.beyond(after, reverse),
+    }
+    Ok(Scan {
+        collection,
+        keys,
+        reverse,
+        keys_only: !query.flag("values")?.unwrap_or(true),
+        limit: query.limit()?.unwrap_or(DEFAULT_LISTING_LIMIT),
+        held: query.flag("held")?.unwrap_or(false),
+    })
+}
+
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

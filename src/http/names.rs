@@ -1,0 +1,38 @@
+//! Names in requests: collection and key of a path, and the timestamp that a change must follow.
+
+use super::failure::Failure;
+use crate::model::Timestamp;
+use crate::model::limits::{MAX_COLLECTION_BYTES, MAX_KEY_BYTES};
+use crate::node::handle::Key;
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri};
+use percent_encoding::percent_decode_str;
+
+/// A request's: the timestamp that its change must exceed.
+const AFTER: HeaderName = HeaderName::from_static("kith-after");
+
+/// Collection and key of a path, percent-decoded; the key may hold any bytes, also slashes.
+pub(super) fn names_in(uri: &Uri) -> Result<(String, Vec<u8>), Failure> {
+    let path = uri.path().strip_prefix("/v1/kv/").unwrap_or_default();
+    let (collection, key) = path.split_once('/').unwrap_or((path, ""));
+    let room = 3 * (MAX_COLLECTION_BYTES + MAX_KEY_BYTES) + 1;
+    if path.len() > room {
+        return Err(Failure::new(StatusCode::URI_TOO_LONG, "bad_key", "collection and key are too long"));
+    }
+    let collection = percent_decode_str(collection).decode_utf8_lossy().into_owned();
+    Ok((collection, percent_decode_str(key).collect()))
+}
+
+pub(super) fn key_in(uri: &Uri) -> Result<Key, Failure> {
+    let (collection, key) = names_in(uri)?;
+    Ok(Key::new(collection, key)?)
+}
+
+/// What `kith-after` holds, 0 where it is not given.
+pub(super) fn after_in(headers: &HeaderMap) -> Result<u64, Failure> {
+    let Some(value) = headers.get(AFTER) else { return Ok(0) };
+    let timestamp = value.to_str().ok().and_then(|text| text.parse::<Timestamp>().ok());
+    let timestamp = timestamp.ok_or_else(|| {
+        Failure::bad_request("`kith-after` holds a timestamp as `kith-timestamp` gave it before")
+    })?;
+    Ok(timestamp.time)
+}
