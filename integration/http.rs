@@ -3,21 +3,28 @@
 //! The fake answers the handle's requests as a member of one would, so these tests show what HTTP
 //! and the client make of them, and nothing about replication.
 
-#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test, also in its helpers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what is not as expected fails the test, also in its helpers"
+)]
 
 use bytes::Bytes;
 use kith::client::convergence::Watch;
 use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
+use kith::model::edit::{Edited, Modify, edit};
 use kith::model::limits::MAX_VALUE_BYTES;
-use kith::model::{MemberId, Record, Timestamp};
+use kith::model::{KeyRef, MemberId, Record, Timestamp};
 use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
 };
 use kith::node::handle::{
-    Answer, Control, ControlError, Handle, Operation, OperationError, Page, Request, Requests, Row, Scan,
-    Stored,
+    Answer, Control, ControlError, Handle, Modified, Operation, OperationError, Page, Request, Requests, Row,
+    Scan, Stored,
 };
 use kith::telemetry::Telemetry;
 use std::collections::BTreeMap;
@@ -27,6 +34,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+#[path = "http/malformed.rs"]
+mod malformed;
+#[path = "http/values.rs"]
+mod values;
 
 /// A member that keeps records in a map and belongs to a cluster or to none.
 struct FakeMember {
@@ -63,7 +75,7 @@ impl FakeMember {
         self.time += 1;
         let after = match operation {
             Operation::Get { .. } => return Ok(Answer::Found(self.records.get(&place).cloned())),
-            Operation::Modify { .. } => return Err(OperationError::Unreachable),
+            Operation::Modify { modify, .. } => return Ok(Answer::Modified(self.modify(place, key, modify))),
             Operation::Put { after, .. }
             | Operation::Delete { after, .. }
             | Operation::Increment { after, .. } => *after,
@@ -76,13 +88,32 @@ impl FakeMember {
                 self.records.insert(place, Record::value(key, timestamp, expiry_ms, value));
                 None
             }
-            Operation::Increment { delta, .. } => Some(*delta),
+            Operation::Increment { delta, .. } => {
+                let before = self.records.get(&place).map_or(0, |record| record.view().total());
+                self.records.insert(place, Record::counter(key, timestamp, 1, None, before + delta, &[]));
+                Some(before + delta)
+            }
             _ => {
                 self.records.remove(&place);
                 None
             }
         };
         Ok(Answer::Stored(Stored { timestamp, copies: 2, superseded: false, number }))
+    }
+
+    fn modify(&mut self, place: (String, Vec<u8>), key: KeyRef<'_>, modify: &Modify) -> Modified {
+        let present = self.records.get(&place).map(|record| record.view().timestamp());
+        let timestamp = Timestamp { time: self.time, member: MemberId(7) };
+        let found = self.records.get(&place).map(Record::view);
+        match edit(found, modify, 0, MAX_VALUE_BYTES).unwrap() {
+            Edited::Unmet => return Modified { stored: None, present, record: None },
+            Edited::Value(value, expiry) => {
+                drop(self.records.insert(place, Record::value(key, timestamp, expiry, &value)));
+            }
+            _ => drop(self.records.remove(&place)),
+        }
+        let stored = Stored { timestamp, copies: 2, superseded: false, number: None };
+        Modified { stored: Some(stored), present, record: None }
     }
 
     fn page(&self, scan: &Scan) -> Page {
@@ -255,9 +286,16 @@ impl Served {
     }
 
     async fn send(&self, method: &str, path: &str, body: &str) -> String {
+        self.send_with(method, path, &[], body).await
+    }
+
+    async fn send_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
         let length = body.len();
-        let head =
+        let mut head =
             format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}");
+        for (name, value) in headers {
+            head = format!("{head}\r\n{name}: {value}");
+        }
         self.raw(&format!("{head}\r\n\r\n{body}")).await
     }
 }
@@ -333,7 +371,14 @@ async fn wrong_requests_are_refused_with_what_is_wrong() {
         ("GET", "/v1/kv/c?limit=0", "", "400", "from 1 to"),
         ("GET", "/v1/status?all", "", "400", "it has none"),
         ("GET", "/v1/nothing", "", "404", "GET / lists"),
-        ("POST", "/v1/kv/c/k", "v", "405", "POST is not offered"),
+        ("PATCH", "/v1/kv/c/k", "v", "405", "PATCH is not offered"),
+        ("POST", "/v1/kv/c/k", "", "400", "how much is added"),
+        ("POST", "/v1/kv/c/k?increment=1.5", "", "400", "not a whole number"),
+        ("GET", "/v1/kv/c?after=", "", "400", "leave it out"),
+        ("GET", "/v1/kv/c?reverse=1", "", "400", "neither `true` nor `false`"),
+        ("GET", "/v1/kv/c?prefix=%ff&limit=%ff", "", "400", "not UTF-8"),
+        ("GET", "/v1/kv/%ff/k", "", "400", "bad_key"),
+        ("POST", "/v1/batch", r#"{"key":"a","value":"b","if":"new"}"#, "400", "`absent`, `present` or"),
         ("PUT", "/v1/kv/_system_roster/k", "v", "403", "system_collection"),
         ("POST", "/v1/cluster/join", "{}", "400", "address"),
         ("POST", "/v1/cluster/join", r#"{"address":"x:1"}"#, "502", "connection refused"),

@@ -280,7 +280,7 @@ fn record_of(line: &[u8]) -> Result<Entry, String> {
         return Err("only records can be imported; leave `op` out".to_owned());
     }
     // The member would refuse the whole batch for it.
-    entry.operation(None, 0).map_err(|error| error.to_string())?;
+    entry.operation(None, 0, 0).map_err(|error| error.to_string())?;
     Ok(entry)
 }
 

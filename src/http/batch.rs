@@ -4,7 +4,7 @@
 //! What a batch brings and what it finds are bounded.
 
 use super::failure::Failure;
-use super::names::after_in;
+use super::names::{after_in, wall_ms};
 use super::query::Query;
 use super::routes::Shared;
 use super::{MAX_BATCH_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_HTTP_BATCH_OPERATIONS};
@@ -27,11 +27,16 @@ pub(super) async fn batch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Outcomes>, Failure> {
-    let level = Query::parse(&uri, &["consistency"])?.level()?;
-    let after = after_in(&headers)?;
+    let asked = Query::parse(&uri, &["consistency"]).and_then(|query| query.level()).map_err(Failure::from);
+    let asked = asked.and_then(|level| Ok((level, after_in(&headers)?)));
+    let (level, after) = match asked {
+        Ok(asked) => asked,
+        Err(failure) => return Err(shared.bodies.refuse(&headers, body, failure)),
+    };
     let body = shared.bodies.read(&headers, body, "a batch", MAX_BATCH_BYTES).await?;
+    let wall_ms = wall_ms();
     let operations =
-        operations_in(&body.bytes, |entry| entry.operation(level, after).map_err(Failure::from))?;
+        operations_in(&body.bytes, |entry| entry.operation(level, after, wall_ms).map_err(Failure::from))?;
     Ok(Json(Outcomes { results: run(&shared.handle, operations).await? }))
 }
 
@@ -76,7 +81,7 @@ fn operations_in(
     operation: impl Fn(&Entry) -> Result<Operation, Failure>,
 ) -> Result<Vec<Operation>, Failure> {
     let text =
-        std::str::from_utf8(body).map_err(|_| Failure::bad_request("a batch is JSON, which is UTF-8"))?;
+        std::str::from_utf8(body).map_err(|_| Failure::bad_document("a batch is JSON, which is UTF-8"))?;
     let too_many = || {
         let message = format!("a batch has at most {MAX_HTTP_BATCH_OPERATIONS} operations; send several");
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -84,7 +89,7 @@ fn operations_in(
     let mut operations = Vec::new();
     if text.trim_start().starts_with('[') {
         let entries: Vec<Entry> =
-            serde_json::from_str(text).map_err(|error| Failure::bad_request(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| Failure::bad_document(error.to_string()))?;
         if entries.len() > MAX_HTTP_BATCH_OPERATIONS {
             return Err(too_many());
         }

@@ -51,11 +51,7 @@ impl BodyRoom {
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut parts = body.into_data_stream();
         if announced.is_some_and(|bytes: usize| bytes > limit) {
-            // Who waits to be told to go on sends nothing now.
-            if !headers.contains_key(header::EXPECT) {
-                tokio::spawn(discard(parts));
-            }
-            return Err(Failure::too_large(what, limit));
+            return Err(discarding(headers, parts, Failure::too_large(what, limit)));
         }
         let expected = announced.unwrap_or(limit);
         let permits = u32::try_from(expected.div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
@@ -74,6 +70,19 @@ impl BodyRoom {
         }
         Ok(ReadBody { bytes: bytes.freeze(), _room: room })
     }
+
+    /// Refuses a request for another reason than its body, which is not read.
+    pub(super) fn refuse(&self, headers: &HeaderMap, body: Body, failure: Failure) -> Failure {
+        discarding(headers, body.into_data_stream(), failure)
+    }
+}
+
+fn discarding(headers: &HeaderMap, parts: BodyDataStream, failure: Failure) -> Failure {
+    // Who waits to be told to go on sends nothing now.
+    if !headers.contains_key(header::EXPECT) {
+        tokio::spawn(discard(parts));
+    }
+    failure
 }
 
 async fn discard(mut parts: BodyDataStream) {

@@ -4,7 +4,7 @@
 //! what is answered in every state says so below.
 
 use super::failure::Failure;
-use super::query::Query;
+use super::query::{Query, QueryError};
 use super::routes::Shared;
 use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
 use crate::model::key::DEFAULT;
@@ -16,6 +16,7 @@ use crate::node::handle::status::{
 };
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::IntoResponse;
@@ -53,9 +54,8 @@ pub(super) async fn placement(State(shared): State<Shared>, uri: Uri) -> Result<
     let key = match query.bytes("key") {
         Some(key) => Some(Key::new(collection.as_deref().unwrap_or(DEFAULT), key.to_vec())?),
         None if collection.is_some() => {
-            return Err(Failure::bad_request(
-                "`collection` goes with a `key`; partitions hold all collections",
-            ));
+            let problem = "it goes with a `key`; partitions hold all collections".to_owned();
+            return Err(QueryError::Invalid { name: "collection", problem }.into());
         }
         None => None,
     };
@@ -120,9 +120,12 @@ pub(super) async fn leave(State(shared): State<Shared>, uri: Uri) -> Result<Json
 /// `DELETE /v1/cluster/members/{name}`
 pub(super) async fn remove(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Json<Removed>, Failure> {
+    let Path(name) = name.map_err(|_| {
+        Failure::new(StatusCode::BAD_REQUEST, "bad_parameter", "the member's name in the path is not UTF-8")
+    })?;
     let force = Query::parse(&uri, &["force"])?.flag("force")?.unwrap_or(false);
     Ok(Json(shared.handle.remove(name, force).await?))
 }
@@ -141,13 +144,8 @@ pub(super) async fn change_settings(
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Failure::new(
-            StatusCode::BAD_REQUEST,
-            "bad_document",
-            format!("the body is not what it should be: {error}"),
-        )
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::bad_document(format!("the body is not what it should be: {error}")))
 }
 
 /// What a health check that passed is told.

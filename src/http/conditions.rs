@@ -175,9 +175,9 @@ mod tests {
         for (headers, condition) in good {
             assert_eq!(of_change(&headers).unwrap(), condition);
         }
-        let (weak, two) = (format!("W/{stamp}"), format!("{stamp}, {stamp}"));
+        let (weak, two, bare) = (format!("W/{stamp}"), format!("{stamp}, {stamp}"), STAMP.to_string());
         let bad = [
-            vec![(own.clone(), &STAMP.to_string()[..])],
+            vec![(own.clone(), &bare[..])],
             vec![(own.clone(), &weak[..])],
             vec![(own.clone(), &two[..])],
             vec![(own.clone(), "\"yesterday\"")],

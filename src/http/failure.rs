@@ -21,9 +21,9 @@ impl Failure {
         Self { status, code: code.to_owned(), message: message.into() }
     }
 
-    /// The request itself is wrong.
-    pub(super) fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    /// The body is not what it should be.
+    pub(super) fn bad_document(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_document", message)
     }
 
     pub(super) fn too_large(what: &str, limit: usize) -> Self {
@@ -110,7 +110,7 @@ impl From<KeyError> for Failure {
 
 impl From<DocumentError> for Failure {
     fn from(error: DocumentError) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_document", error.to_string())
+        Self::bad_document(error.to_string())
     }
 }
 

@@ -1,40 +1,82 @@
 //! Single keys and their values, as raw bytes.
 
+use super::conditions::{self, Reading, TIMESTAMP, text_header};
 use super::failure::Failure;
-use super::names::{after_in, key_in};
-use super::query::Query;
+use super::names::{after_in, key_in, wall_ms};
+use super::query::{Query, QueryError};
+use super::ranges::{Wanted, wanted};
 use super::routes::Shared;
+use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
 use crate::model::limits::MAX_VALUE_BYTES;
 use crate::model::settings::Level;
+use crate::model::{Kind, Record};
 use crate::node::handle::documents::Outcome;
-use crate::node::handle::{Operation, OperationError, Stored, readable_bytes};
+use crate::node::handle::{Answer, Key, Modified, Operation, OperationError, Stored, readable_bytes};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 
-/// Of a read the record's stamp, of a change its own or the one that won.
-const TIMESTAMP: HeaderName = HeaderName::from_static("kith-timestamp");
 /// Owners that are known to hold a change durably.
 const COPIES: HeaderName = HeaderName::from_static("kith-copies");
 /// `true` when a change met a newer record.
 const SUPERSEDED: HeaderName = HeaderName::from_static("kith-superseded");
 
 /// `GET /v1/kv/{collection}/{key}`
-pub(super) async fn get(State(shared): State<Shared>, uri: Uri) -> Result<Response, Failure> {
+pub(super) async fn get(
+    State(shared): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let level = Query::parse(&uri, &["consistency"])?.level()?;
     let found = shared.handle.get(key_in(&uri)?, level).await;
     let Some(record) = found.map_err(|error| read_failure(error, level))? else {
         let message = "there is no record under this key";
         return Err(Failure::new(StatusCode::NOT_FOUND, "not_found", message));
     };
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let mut told = HeaderMap::new();
+    conditions::tell_record(&mut told, record.view());
+    match conditions::of_read(&headers, record.view())? {
+        Reading::Shown => {}
+        Reading::Unchanged => return Ok((StatusCode::NOT_MODIFIED, told).into_response()),
+        Reading::Failed => return Ok(conditions::failed(Some(record.view().timestamp()))),
+    }
+    told.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     // A value is a client's; a browser must not take it for a page of this origin.
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(TIMESTAMP, text_header(&record.view().timestamp().to_string()));
-    Ok((headers, readable_bytes(&record)).into_response())
+    told.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    told.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let is_range = conditions::is_range_of(&headers, record.view());
+    let value = value_of(record);
+    let length = value.len();
+    match if is_range { wanted(&headers, length) } else { Wanted::Whole } {
+        Wanted::Whole => Ok((told, value).into_response()),
+        Wanted::Part(part) => {
+            let place = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+            told.insert(header::CONTENT_RANGE, text_header(&place));
+            Ok((StatusCode::PARTIAL_CONTENT, told, value.slice(part)).into_response())
+        }
+        Wanted::Nothing => {
+            let message = format!(
+                "the value has {length} bytes, and no such part; `Range: bytes=0-99` asks for the first hundred"
+            );
+            let failure = Failure::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range", message);
+            let place = [(header::CONTENT_RANGE, text_header(&format!("bytes */{length}")))];
+            Ok((place, failure).into_response())
+        }
+    }
+}
+
+/// What a client reads from a record. A value stays where it is in memory: it may be large.
+fn value_of(record: Record) -> Bytes {
+    if record.view().kind() != Kind::Value {
+        return readable_bytes(&record);
+    }
+    let length = record.view().body().len();
+    let bytes = Bytes::from(record.into_bytes());
+    // The body ends a record.
+    bytes.slice(bytes.len() - length..)
 }
 
 /// Why a read failed; where the level asks for several owners, that too few answered.
@@ -57,12 +99,24 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
-    let query = Query::parse(&uri, &["consistency", "ttl"])?;
-    let (key, level, ttl_ms) = (key_in(&uri)?, query.level()?, query.ttl_ms()?);
-    let after = after_in(&headers)?;
+    let asked = Query::parse(&uri, &["consistency", "ttl"])
+        .map_err(Failure::from)
+        .and_then(|query| Ok((Change::in_request(&uri, &query, &headers)?, query.ttl_ms()?)));
+    let (change, ttl_ms) = match asked {
+        Ok(asked) => asked,
+        Err(failure) => return Err(shared.bodies.refuse(&headers, body, failure)),
+    };
     let body = shared.bodies.read(&headers, body, "a value", MAX_VALUE_BYTES).await?;
-    let operation = Operation::Put { key, value: body.bytes.clone(), ttl_ms, level, after };
-    Ok(stored(&shared.handle.change(operation).await?))
+    let value = body.bytes.clone();
+    let Change { key, level, after, condition } = change;
+    match condition {
+        None => change_now(&shared, Operation::Put { key, value, ttl_ms, level, after }).await,
+        Some(condition) => {
+            let expiry = ttl_ms.map_or(NewExpiry::None, |ttl_ms| NewExpiry::At(wall_ms() + ttl_ms));
+            let modify = Modify { condition, edit: Edit::Set { value, expiry }, returns: Returns::Nothing };
+            change_now(&shared, Operation::Modify { key, modify, level, after }).await
+        }
+    }
 }
 
 /// `DELETE /v1/kv/{collection}/{key}`
@@ -71,20 +125,75 @@ pub(super) async fn delete(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let level = Query::parse(&uri, &["consistency"])?.level()?;
-    let operation = Operation::Delete { key: key_in(&uri)?, level, after: after_in(&headers)? };
-    Ok(stored(&shared.handle.change(operation).await?))
+    let query = Query::parse(&uri, &["consistency"])?;
+    let Change { key, level, after, condition } = Change::in_request(&uri, &query, &headers)?;
+    let operation = match condition {
+        None => Operation::Delete { key, level, after },
+        Some(Condition::Absent) => {
+            let message = "what is not there can't be deleted; `If-None-Match` goes with a PUT";
+            return Err(Failure::new(StatusCode::BAD_REQUEST, "bad_condition", message));
+        }
+        Some(condition) => {
+            let modify = Modify { condition, edit: Edit::Delete, returns: Returns::Nothing };
+            Operation::Modify { key, modify, level, after }
+        }
+    };
+    change_now(&shared, operation).await
 }
 
-fn stored(stored: &Stored) -> Response {
+/// `POST /v1/kv/{collection}/{key}?increment=`
+pub(super) async fn increment(
+    State(shared): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let query = Query::parse(&uri, &["increment", "consistency"])?;
+    let Change { key, level, after, condition } = Change::in_request(&uri, &query, &headers)?;
+    if condition.is_some() {
+        let message = "an increment is under no condition: all of them count";
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "bad_condition", message));
+    }
+    let delta = query.whole_number("increment")?.ok_or_else(|| {
+        let problem = "how much is added to the counter, a whole number; values are stored by PUT".to_owned();
+        QueryError::Invalid { name: "increment", problem }
+    })?;
+    change_now(&shared, Operation::Increment { key, delta, level, after }).await
+}
+
+/// What all changes of one key say.
+struct Change {
+    key: Key,
+    level: Option<Level>,
+    after: u64,
+    condition: Option<Condition>,
+}
+
+impl Change {
+    fn in_request(uri: &Uri, query: &Query, headers: &HeaderMap) -> Result<Self, Failure> {
+        let (key, level, after) = (key_in(uri)?, query.level()?, after_in(headers)?);
+        Ok(Self { key, level, after, condition: conditions::of_change(headers)? })
+    }
+}
+
+/// Carries out a change of one key.
+async fn change_now(shared: &Shared, operation: Operation) -> Result<Response, Failure> {
+    let is_value = !matches!(operation, Operation::Delete { .. } | Operation::Increment { .. })
+        && !matches!(&operation, Operation::Modify { modify, .. } if modify.edit == Edit::Delete);
+    match shared.handle.run_one(operation).await? {
+        Answer::Stored(done) => Ok(stored(&done, is_value)),
+        Answer::Modified(Modified { stored: Some(done), .. }) => Ok(stored(&done, is_value)),
+        Answer::Modified(Modified { present, .. }) => Ok(conditions::failed(present)),
+        Answer::Found(_) => Err(OperationError::Unknown { copies: 0 }.into()),
+    }
+}
+
+fn stored(stored: &Stored, is_value: bool) -> Response {
     let mut headers = HeaderMap::new();
+    if is_value && !stored.superseded {
+        headers.insert(header::ETAG, conditions::tag_of(stored.timestamp));
+    }
     headers.insert(TIMESTAMP, text_header(&stored.timestamp.to_string()));
     headers.insert(COPIES, HeaderValue::from(stored.copies));
     headers.insert(SUPERSEDED, HeaderValue::from_static(if stored.superseded { "true" } else { "false" }));
     (headers, Json(Outcome::of_stored(stored))).into_response()
-}
-
-/// A header of text that is always plain ASCII.
-fn text_header(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }

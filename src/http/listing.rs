@@ -2,7 +2,7 @@
 
 use super::DEFAULT_LISTING_LIMIT;
 use super::failure::Failure;
-use super::names::names_in;
+use super::names::{names_in, wall_ms};
 use super::query::{Query, QueryError};
 use super::routes::Shared;
 use crate::model::KeyRange;
@@ -14,7 +14,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a cursor escapes so that it can stand in a query as it is.
 const ESCAPED: &AsciiSet =
@@ -69,9 +68,4 @@ fn scan_in(uri: &Uri) -> Result<Scan, Failure> {
         limit: query.limit()?.unwrap_or(DEFAULT_LISTING_LIMIT),
         held: query.flag("held")?.unwrap_or(false),
     })
-}
-
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,12 +11,14 @@
 mod batch;
 mod body;
 mod cluster;
+mod conditions;
 mod connection;
 mod failure;
 mod kv;
 mod listing;
 mod names;
 mod query;
+mod ranges;
 mod routes;
 
 use crate::node::handle::Handle;

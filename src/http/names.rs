@@ -1,4 +1,5 @@
-//! Names in requests: collection and key of a path, and the timestamp that a change must follow.
+//! What requests of several kinds name: collection and key of a path, the timestamp that a change must follow, and
+//! the time of day that lengths of time count from.
 
 use super::failure::Failure;
 use crate::model::Timestamp;
@@ -6,6 +7,7 @@ use crate::model::limits::{MAX_COLLECTION_BYTES, MAX_KEY_BYTES};
 use crate::node::handle::Key;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A request's: the timestamp that its change must exceed.
 const AFTER: HeaderName = HeaderName::from_static("kith-after");
@@ -32,7 +34,14 @@ pub(super) fn after_in(headers: &HeaderMap) -> Result<u64, Failure> {
     let Some(value) = headers.get(AFTER) else { return Ok(0) };
     let timestamp = value.to_str().ok().and_then(|text| text.parse::<Timestamp>().ok());
     let timestamp = timestamp.ok_or_else(|| {
-        Failure::bad_request("`kith-after` holds a timestamp as `kith-timestamp` gave it before")
+        let message = "`kith-after` holds a timestamp as `kith-timestamp` gave it before";
+        Failure::new(StatusCode::BAD_REQUEST, "bad_timestamp", message)
     })?;
     Ok(timestamp.time)
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -83,6 +83,13 @@ impl Query {
         })
     }
 
+    /// A parameter that is a whole number, also below zero.
+    pub(super) fn whole_number(&self, name: &'static str) -> Result<Option<i64>, QueryError> {
+        self.parsed(name, |text| {
+            text.parse().map_err(|_| format!("`{}` is not a whole number of 64 bits", shorten(text)))
+        })
+    }
+
     /// A parameter that is `true` or `false`.
     pub(super) fn flag(&self, name: &'static str) -> Result<Option<bool>, QueryError> {
         self.parsed(name, |text| {

@@ -59,7 +59,7 @@ pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
     Router::new()
         .route("/", get(async || INDEX))
         .route("/v1/kv/{collection}", get(listing::list))
-        .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
+        .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).post(kv::increment).delete(kv::delete))
         .route("/v1/batch", post(batch::batch))
         .route("/v1/status", get(cluster::status))
         .route("/v1/cluster", get(cluster::cluster))

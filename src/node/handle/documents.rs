@@ -8,6 +8,7 @@
 //! Everything here comes from outside at one of its ends: decoding gives typed errors.
 
 use super::{Answer, Key, Modified, Operation, OperationError, Row, Stored, readable_bytes};
+use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
 use crate::model::key::{DEFAULT, KeyError};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
@@ -47,6 +48,9 @@ pub enum DocumentError {
     /// An increment says by how much.
     #[error("an increment has a `delta`, a whole number")]
     NoDelta,
+    /// A condition that can't be read.
+    #[error("`if` is `absent`, `present` or a timestamp as a listing or a change gave it")]
+    Condition,
     /// Text that is not base64.
     #[error("`{0}_base64` is not base64 (A-Z a-z 0-9 + /, padded with =)")]
     Base64(&'static str),
@@ -157,6 +161,9 @@ pub struct Entry {
     /// What an increment adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delta: Option<i64>,
+    /// What must hold for a put or a delete to be made: `absent`, `present`, or the timestamp of what is there.
+    #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     /// The record's timestamp, in listings; ignored in a batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<String>,
@@ -232,27 +239,58 @@ impl Entry {
         bytes_of("value", self.value.as_ref(), self.value_base64.as_ref())
     }
 
-    /// The operation that this line of a batch asks for.
+    /// The operation that this line of a batch asks for at `wall_ms`.
     ///
     /// # Errors
     /// [`DocumentError`] names the field that is wrong.
-    pub fn operation(&self, level: Option<Level>, after: u64) -> Result<Operation, DocumentError> {
+    pub fn operation(
+        &self,
+        level: Option<Level>,
+        after: u64,
+        wall_ms: u64,
+    ) -> Result<Operation, DocumentError> {
         let collection = self.collection.as_deref().unwrap_or(DEFAULT);
         let key = Key::new(collection, self.key_bytes()?)?;
         let verb = self.op.unwrap_or_default();
         self.check_strays(verb)?;
+        let modify = |condition, edit| {
+            let modify = Modify { condition, edit, returns: Returns::Nothing };
+            Operation::Modify { key: key.clone(), modify, level, after }
+        };
         Ok(match verb {
             Verb::Put => {
                 let ttl_ms = self.ttl.as_ref().map(Ttl::as_ms).transpose()?;
-                Operation::Put { key, value: self.value_bytes()?, ttl_ms, level, after }
+                let value = self.value_bytes()?;
+                match self.condition()? {
+                    None => Operation::Put { key, value, ttl_ms, level, after },
+                    Some(condition) => {
+                        let expiry = ttl_ms.map_or(NewExpiry::None, |ttl_ms| NewExpiry::At(wall_ms + ttl_ms));
+                        modify(condition, Edit::Set { value, expiry })
+                    }
+                }
             }
-            Verb::Delete => Operation::Delete { key, level, after },
+            Verb::Delete => match self.condition()? {
+                None => Operation::Delete { key, level, after },
+                Some(Condition::Absent) => {
+                    return Err(DocumentError::Stray { field: "if", operation: "delete" });
+                }
+                Some(condition) => modify(condition, Edit::Delete),
+            },
             Verb::Get => Operation::Get { key, level },
             Verb::Increment => {
                 let delta = self.delta.ok_or(DocumentError::NoDelta)?;
                 Operation::Increment { key, delta, level, after }
             }
         })
+    }
+
+    fn condition(&self) -> Result<Option<Condition>, DocumentError> {
+        let Some(text) = &self.condition else { return Ok(None) };
+        Ok(Some(match text.as_str() {
+            "absent" => Condition::Absent,
+            "present" => Condition::Present,
+            stamp => Condition::Stamp(stamp.parse().map_err(|_| DocumentError::Condition)?),
+        }))
     }
 
     /// What is silently ignored is usually a mistake.
@@ -267,6 +305,7 @@ impl Entry {
         let fields = [
             ("value", put || (self.value.is_none() && self.value_base64.is_none())),
             ("ttl", put || self.ttl.is_none()),
+            ("if", put || verb == Verb::Delete || self.condition.is_none()),
             ("delta", verb == Verb::Increment || self.delta.is_none()),
         ];
         match fields.into_iter().find(|(_, fits)| !fits) {
@@ -497,7 +536,7 @@ mod tests {
             let stamp = Timestamp { time: 9 << 16, member: MemberId(3) };
             let record = Record::value(KeyRef::new("c", &key).unwrap(), stamp, Some(5_000), &value);
             let json = serde_json::to_string(&Entry::of_record(&record, 2_000, true)).unwrap();
-            let operation = Entry::parse(&json).unwrap().operation(None, 0).unwrap();
+            let operation = Entry::parse(&json).unwrap().operation(None, 0, 0).unwrap();
             let expected = Operation::Put {
                 key: Key::new(DEFAULT, key).unwrap(),
                 value: value.into(),
@@ -539,12 +578,15 @@ mod tests {
             (r#"{"key":"a","valu":"b"}"#, "valu"),
             (r#"{"op":"delete","key":"a","value":"b"}"#, "does not go with `delete`"),
             (r#"{"op":"increment","key":"a"}"#, "delta"),
+            (r#"{"op":"increment","key":"a","delta":1,"if":"absent"}"#, "`if` does not go with"),
+            (r#"{"op":"delete","key":"a","if":"absent"}"#, "`if` does not go with `delete`"),
+            (r#"{"key":"a","value":"b","if":"newer"}"#, "`absent`, `present` or a timestamp"),
             (r#"{"key":"a","value":"b","ttl":0}"#, "length of time"),
             (r#"{"key":"","value":"b"}"#, "at least one byte"),
             ("nonsense", "expected"),
         ];
         for (json, part) in wrong {
-            let error = Entry::parse(json).and_then(|e| e.operation(None, 0)).unwrap_err().to_string();
+            let error = Entry::parse(json).and_then(|e| e.operation(None, 0, 0)).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: {error}");
         }
     }
