@@ -40,11 +40,13 @@ const NEIGHBOURS: [(&str, &str); 4] = [
 ];
 
 /// What only one module may use.
-const OWNERS: [(&str, &[&str]); 6] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("redb", &["storage"]),
     ("chitchat", &["gossip"]),
     ("snow", &["security"]),
     ("ring", &["security"]),
+    ("tokio_rustls", &["security"]),
+    ("x509_cert", &["security"]),
     ("bincode", &["protocol"]),
     ("axum", &["http"]),
 ];

@@ -13,23 +13,28 @@
 
 use bytes::Bytes;
 use kith::client::convergence::Watch;
-use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
+use kith::client::{Client, ClientError, ClientOptions, ListingQuery, WriteOptions};
 use kith::model::edit::{Edited, Modify, edit};
 use kith::model::limits::MAX_VALUE_BYTES;
+use kith::model::token::{Grant, Role, Token, Tokens};
 use kith::model::{KeyRef, MemberId, Record, Timestamp};
+use kith::node::access::{Access, Guard, Publisher};
 use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
 };
+use kith::node::handle::tokens::{Control as TokenControl, TokenList};
 use kith::node::handle::{
     Answer, Control, ControlError, Handle, Modified, Operation, OperationError, Page, Request, Requests, Row,
     Scan, Stored,
 };
+use kith::security::{ClusterKeys, Keyring, Secret, operator};
 use kith::telemetry::Telemetry;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -170,6 +175,15 @@ impl FakeMember {
                 let nearest = Some("two".to_owned());
                 let _ = reply.send(Err(ControlError::UnknownMember { name, nearest }));
             }
+            Control::Tokens(TokenControl::List { reply, .. }) => {
+                let _ = reply.send(Ok(TokenList { tokens: Vec::new() }));
+            }
+            Control::Tokens(TokenControl::Create { by, reply, .. }) => {
+                let _ = reply.send(Err(ControlError::TokenExists(by.name().unwrap_or("-").to_owned())));
+            }
+            Control::Tokens(TokenControl::Revoke { name, reply, .. }) => {
+                let _ = reply.send(Err(ControlError::LastAdminToken(name)));
+            }
             Control::ChangeSettings { changes, reply } => {
                 let _ = reply.send(Err(ControlError::InvalidSettings(format!("{changes:?}"))));
             }
@@ -228,7 +242,11 @@ impl FakeMember {
     }
 }
 
+static KEYS: LazyLock<ClusterKeys> =
+    LazyLock::new(|| ClusterKeys::derive(&Secret::parse("a secret of sixteen bytes").unwrap(), "c").unwrap());
+
 struct Served {
+    tokens: Publisher,
     address: SocketAddr,
     client: Client,
     stop: oneshot::Sender<()>,
@@ -242,8 +260,11 @@ async fn serve_handle(handle: Handle) -> Served {
     let (stop, stopped) = oneshot::channel::<()>();
     let telemetry = Telemetry::new("0");
     let shutdown = async move { drop(stopped.await) };
-    let server = tokio::spawn(kith::http::serve(listener, 64, handle, telemetry, shutdown));
-    Served { address, client: Client::new([address.to_string()]).unwrap(), stop, server }
+    let (tokens, access) = Access::new(Keyring::new(KEYS.clone(), None), false);
+    tokens.publish(&Arc::default());
+    let guard = Guard { access, tls: None };
+    let server = tokio::spawn(kith::http::serve(listener, 64, handle, guard, telemetry, shutdown));
+    Served { tokens, address, client: Client::new([address.to_string()]).unwrap(), stop, server }
 }
 
 async fn serve(in_cluster: bool) -> Served {
@@ -570,4 +591,179 @@ async fn writes_that_lost_are_told_once_though_several_members_know_of_them() {
     assert_eq!((writes, silent), (told.latest, Vec::new()));
     let text = served.send("GET", "/v1/cluster/superseded", "").await;
     assert_has(&text, &["200 OK", r#""key_base64":"/w==""#, r#""winner":"2""#]);
+}
+
+/// Tokens by name, role and beginning of collections' names, and their texts.
+fn tokens<const N: usize>(all: [(&str, Role, &str); N]) -> (Arc<Tokens>, [String; N]) {
+    let made = all.map(|(name, role, prefix)| {
+        let grants = vec![Grant { role, collections: prefix.to_owned() }];
+        let (token, text) = Token::create(name, "thesecretpart", grants, 0).unwrap();
+        (name, token.encode(), text)
+    });
+    let records = made.iter().map(|(name, value, _)| (name.as_bytes(), value.as_slice()));
+    (Arc::new(Tokens::from_records(records)), made.each_ref().map(|(_, _, text)| text.clone()))
+}
+
+impl Served {
+    /// Sends a request that shows a token, and gives the status and the whole answer.
+    async fn show(&self, token: &str, request: (&str, &str, &str)) -> (u16, String) {
+        let (method, path, body) = request;
+        let shown =
+            if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{shown}content-length");
+        let answer = self.raw(&format!("{head}: {}\r\n\r\n{body}", body.len())).await;
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    }
+}
+
+#[tokio::test]
+async fn every_route_but_the_health_checks_takes_a_token_once_there_is_one() {
+    let served = serve(true).await;
+    assert_eq!(served.show("", ("GET", "/v1/status", "")).await.0, 200);
+    let (known, [_]) = tokens([("app", Role::Write, "app.")]);
+    served.tokens.publish(&known);
+    let index = served.show("", ("GET", "/", "")).await.1;
+    let lines = index.lines().filter(|line| line.starts_with(char::is_uppercase) && line.contains(" /"));
+    let mut routes = 0;
+    for line in lines.filter(|line| line.contains("  ")) {
+        let methods = line.split("  ").next().unwrap().split(',').map(str::trim);
+        let paths: Vec<_> = line.split_whitespace().filter(|word| word.starts_with('/')).collect();
+        for (method, path) in methods.flat_map(|method| paths.iter().map(move |path| (method, *path))) {
+            let open = path.starts_with("/health");
+            for token in ["", "kith_app_wrong", "kith_other_thesecretpart", "x", "kith-operator.1.2"] {
+                let (status, answer) = served.show(token, (method, path, "")).await;
+                assert_eq!(status, if open { 200 } else { 401 }, "{method} {path} {token}: {answer}");
+                if !open {
+                    assert_has(&answer, &["www-authenticate: Bearer", r#"{"error":"unauthenticated""#]);
+                    assert!(!answer.contains("wrong") && !answer.contains("thesecretpart"), "{answer}");
+                }
+            }
+            routes += 1;
+        }
+    }
+    assert!(routes > 20, "{index}");
+    let basic =
+        "GET /v1/status HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Basic eDp5\r\n\r\n";
+    assert_has(&served.raw(basic).await, &["401", "Bearer TOKEN"]);
+}
+
+#[tokio::test]
+async fn a_token_allows_its_role_in_its_collections_and_nothing_else() {
+    let served = serve(true).await;
+    let (known, [app, eye, admin]) =
+        tokens([("app", Role::Write, "app."), ("eye", Role::Read, ""), ("admin", Role::Admin, "")]);
+    served.tokens.publish(&known);
+    let line = |op: &str, collection: &str| {
+        format!(
+            r#"{{"op":"{op}","collection":"{collection}","key":"k"{}}}"#,
+            if op == "put" { r#","value":"v""# } else { "" }
+        )
+    };
+    let mixed = format!("{}\n{}", line("get", "app.b"), line("put", "other"));
+    let allowed = format!("{}\n{}", line("get", "app.b"), line("put", "app.c"));
+    for (token, request, status) in [
+        (&app, ("PUT", "/v1/kv/app.a/k", "v"), 200),
+        (&app, ("GET", "/v1/kv/app.a/k", ""), 200),
+        (&app, ("GET", "/v1/kv/app.a", ""), 200),
+        (&app, ("PUT", "/v1/kv/other/k", "v"), 403),
+        (&app, ("PUT", "/v1/kv/%61pp/k", "v"), 403),
+        (&app, ("GET", "/v1/kv/_system_tokens", ""), 403),
+        (&app, ("POST", "/v1/batch", &mixed), 403),
+        (&app, ("POST", "/v1/batch", &allowed), 200),
+        (&app, ("GET", "/v1/status", ""), 200),
+        (&app, ("GET", "/metrics", ""), 200),
+        (&app, ("GET", "/v1/cluster/superseded", ""), 403),
+        (&app, ("POST", "/v1/cluster/leave", ""), 403),
+        (&eye, ("GET", "/v1/kv/any/none", ""), 404),
+        (&eye, ("DELETE", "/v1/kv/any/k", ""), 403),
+        (&eye, ("POST", "/v1/batch", &line("get", "any")), 200),
+        (&eye, ("POST", "/v1/batch", &line("delete", "any")), 403),
+        (&eye, ("GET", "/v1/kv/_system_settings/x", ""), 403),
+        (&eye, ("PATCH", "/v1/settings", "{}"), 403),
+        (&eye, ("GET", "/v1/cluster/superseded", ""), 200),
+        (&admin, ("GET", "/v1/kv/_system_settings", ""), 200),
+        (&admin, ("PUT", "/v1/kv/_system_settings/x", "v"), 403),
+        (&admin, ("POST", "/v1/cluster/leave", ""), 409),
+        (&admin, ("GET", "/v1/nothing", ""), 404),
+        (&eye, ("GET", "/v1/nothing", ""), 403),
+        (&app, ("POST", "/v1/tokens", r#"{"name":"x","grants":[]}"#), 409),
+    ] {
+        let (got, answer) = served.show(token, request).await;
+        assert_eq!(got, status, "{request:?}: {answer}");
+        assert!(!answer.contains("thesecretpart"), "{answer}");
+    }
+    let refused = served.show(&eye, ("PUT", "/v1/kv/any/k", "v")).await.1;
+    assert_has(&refused, &[r#""error":"forbidden""#, "role `write`", "collection `any`", "token `eye`"]);
+    assert_has(
+        &served.show(&admin, ("POST", "/v1/tokens", r#"{"name":"x","grants":[]}"#)).await.1,
+        &["`admin`"],
+    );
+    let metrics = served.show(&eye, ("GET", "/metrics", "")).await.1;
+    assert!(!metrics.contains("thesecretpart") && !metrics.contains(&app));
+}
+
+#[tokio::test]
+async fn who_knows_the_cluster_secret_is_let_in_and_a_revoked_token_is_not() {
+    let served = serve(true).await;
+    let (known, [app, _]) = tokens([("app", Role::Write, ""), ("eye", Role::Read, "")]);
+    served.tokens.publish(&known);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (proof, status) in
+        [(operator::prove(&KEYS, now), 409), (operator::prove(&KEYS, now - 2 * operator::LIFETIME_S), 401)]
+    {
+        assert_eq!(served.show(&proof, ("POST", "/v1/cluster/leave", "")).await.0, status);
+    }
+    assert_eq!(served.show(&app, ("PUT", "/v1/kv/c/k", "v")).await.0, 200);
+    served.tokens.publish(&tokens([("eye", Role::Read, "")]).0);
+    assert_eq!(served.show(&app, ("PUT", "/v1/kv/c/k", "v")).await.0, 401);
+}
+
+#[tokio::test]
+async fn the_client_shows_its_token_and_hides_it_from_people() {
+    let served = serve(true).await;
+    let (known, [app]) = tokens([("app", Role::Write, "")]);
+    served.tokens.publish(&known);
+    let refused = served.client.get("c", b"k", None).await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused { status: 401, code, .. } if code == "unauthenticated"));
+    let options = ClientOptions::default().token(&*app);
+    let client = Client::with([served.address.to_string()], &options).unwrap();
+    client.put("c", b"k", Bytes::from_static(b"v"), &WriteOptions::default()).await.unwrap();
+    assert!(!format!("{options:?} {client:?}").contains("thesecretpart"));
+    let wrong = ClientOptions::default().token("two\nlines");
+    assert!(matches!(Client::with(["a:1"], &wrong), Err(ClientError::Token)));
+    let empty = ClientOptions::default().authorities("no certificate");
+    assert!(matches!(Client::with(["https://a:1"], &empty), Err(ClientError::Authorities)));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_are_told_so() {
+    let served = serve(true).await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        open.push(stream);
+    }
+    let mut more = TcpStream::connect(served.address).await.unwrap();
+    let mut answer = String::new();
+    more.read_to_string(&mut answer).await.unwrap();
+    assert_has(&answer, &["503 Service Unavailable", r#""error":"too_many_connections""#]);
+    let length: usize =
+        answer.split("content-length: ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+    assert_eq!(answer.split("\r\n\r\n").nth(1).unwrap().len(), length);
+    open.pop();
+    let again = async {
+        loop {
+            if let Ok((200, answer)) =
+                tokio::time::timeout(WITHIN, served.show("", ("GET", "/metrics", ""))).await
+            {
+                return answer;
+            }
+        }
+    };
+    let metrics = tokio::time::timeout(WITHIN, again).await.unwrap();
+    assert!(!metrics.contains("kith_http_connections_rejected_total 0"));
 }

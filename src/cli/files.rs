@@ -4,6 +4,7 @@ use super::error::CliError;
 use super::output::Output;
 use crate::config::MemberConfig;
 use crate::security::secret::Secret;
+use crate::security::tls::Door;
 use serde_json::json;
 use std::path::Path;
 
@@ -24,6 +25,10 @@ pub(super) fn secret(output: Output) -> Result<(), CliError> {
 /// `kith check-config FILE`
 pub(super) fn check_config(file: &Path, output: Output) -> Result<(), CliError> {
     let config = MemberConfig::load(file)?;
+    if let Some(files) = &config.tls {
+        let tried = Door::open(&files.certificate, &files.key, 1);
+        tried.map_err(|error| CliError::Failed(format!("{}: TLS for clients: {error}", file.display())))?;
+    }
     let document = json!({
         "name": config.name,
         "cluster": config.cluster,

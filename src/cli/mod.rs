@@ -17,6 +17,7 @@ mod import;
 mod keys;
 mod output;
 mod serve;
+mod token;
 
 use crate::client::{Client, DEFAULT_ADDRESS, is_address};
 use crate::model::Timestamp;
@@ -44,7 +45,7 @@ use std::process::ExitCode;
         Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
 )]
 struct Cli {
-    /// HTTP address of a member; of several (A,B,C) the first that can be reached is asked
+    /// HTTP address of a member, https://HOST:PORT with TLS; of several (A,B,C) the first that can be reached is asked
     #[arg(
         long,
         short = 'a',
@@ -55,6 +56,8 @@ struct Cli {
         value_delimiter = ','
     )]
     address: Vec<String>,
+    #[command(flatten)]
+    access: token::AccessArgs,
     /// Print JSON for programs instead of text for people
     #[arg(long, global = true)]
     json: bool,
@@ -167,6 +170,9 @@ enum Command {
     /// Cluster-wide settings
     #[command(subcommand)]
     Settings(SettingsCommand),
+    /// Tokens that clients show
+    #[command(subcommand)]
+    Token(token::TokenCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -255,8 +261,12 @@ fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Dev(args) => block_on(dev::run(&args, output)),
         Command::Secret => files::secret(output),
         Command::CheckConfig { file } => files::check_config(&file, output),
+        Command::Token(command) => {
+            let client = command.client(&cli.access, cli.address)?;
+            block_on(token::run(&client, command, output))
+        }
         other => {
-            let client = Client::new(cli.address)?;
+            let client = cli.access.client(cli.address)?;
             block_on(ask(other, &client, output))
         }
     }
@@ -286,7 +296,11 @@ async fn ask(command: Command, client: &Client, output: Output) -> Result<(), Cl
         Command::Scan(args) => keys::scan(client, &args, output).await,
         Command::Export(args) => keys::export(client, &args, output).await,
         Command::Import(args) => import::run(client, &args, output).await,
-        Command::Serve(_) | Command::Dev(_) | Command::Secret | Command::CheckConfig { .. } => Ok(()),
+        Command::Serve(_)
+        | Command::Dev(_)
+        | Command::Secret
+        | Command::CheckConfig { .. }
+        | Command::Token(_) => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::error::CliError;
 use crate::config::{LogFormat, MemberConfig};
+use crate::node::access::Guard;
 use crate::node::handle::Handle;
 use crate::node::{self, Fronts, LocalHandle, Shutdown};
 use crate::telemetry::{self, Telemetry};
@@ -43,18 +44,24 @@ fn fronts(config: &MemberConfig) -> Fronts {
     let limits = resp::Limits { connections: config.limits.resp_connections, ..resp::Limits::default() };
     let connections = config.limits.http_connections;
     Fronts {
-        local: Box::new(move |listener, local, shutdown| {
-            Box::pin(serve_resp(listener, local, limits, shutdown))
+        local: Box::new(move |listener, local, guard, shutdown| {
+            Box::pin(serve_resp(listener, local, guard, limits, shutdown))
         }),
-        shared: Box::new(move |listener, handle, telemetry, shutdown| {
-            Box::pin(serve_http(listener, connections, handle, telemetry, shutdown))
+        shared: Box::new(move |listener, handle, guard, telemetry, shutdown| {
+            Box::pin(serve_http(listener, connections, handle, guard, telemetry, shutdown))
         }),
     }
 }
 
-async fn serve_resp(listener: TcpListener, local: LocalHandle, limits: resp::Limits, shutdown: Shutdown) {
+async fn serve_resp(
+    listener: TcpListener,
+    local: LocalHandle,
+    guard: Guard,
+    limits: resp::Limits,
+    shutdown: Shutdown,
+) {
     match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => resp::serve(listener, local, limits, ended(shutdown)).await,
+        Ok(listener) => resp::serve(listener, local, guard, limits, ended(shutdown)).await,
         Err(error) => tracing::error!(%error, "RESP can't be served"),
     }
 }
@@ -63,11 +70,12 @@ async fn serve_http(
     listener: TcpListener,
     connections: usize,
     handle: Handle,
+    guard: Guard,
     telemetry: Telemetry,
     shutdown: Shutdown,
 ) {
     let served = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => http::serve(listener, connections, handle, telemetry, ended(shutdown)).await,
+        Ok(listener) => http::serve(listener, connections, handle, guard, telemetry, ended(shutdown)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {

@@ -174,7 +174,7 @@ impl Client {
 
     /// The same client for one address.
     fn at(&self, address: &str) -> Self {
-        Self { http: self.http.clone(), addresses: vec![address.to_owned()] }
+        Self { addresses: vec![address.to_owned()], ..self.clone() }
     }
 }
 

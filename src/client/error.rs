@@ -8,8 +8,18 @@ use crate::model::key::KeyError;
 #[non_exhaustive]
 pub enum ClientError {
     /// An address that can't be one. Nothing was sent.
-    #[error("`{0}` is not an address; write HOST:PORT, such as {DEFAULT_ADDRESS}")]
+    #[error(
+        "`{0}` is not an address; write HOST:PORT, such as {DEFAULT_ADDRESS}, or with TLS https://HOST:PORT for all"
+    )]
     Address(String),
+    /// A token that can't be one. Nothing was sent.
+    #[error("the token has characters that no token has; is it the right file or variable (KITH_TOKEN)?")]
+    Token,
+    /// A file of authorities without a certificate. Nothing was sent.
+    #[error(
+        "the file of trusted authorities holds no certificate in PEM form; is it the right file (--ca-file)?"
+    )]
+    Authorities,
     /// A collection or key that can't be one. Nothing was sent.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -24,7 +34,9 @@ pub enum ClientError {
         reason: String,
     },
     /// The connection was lost after a question was sent, which changes nothing.
-    #[error("{address} gave no whole answer ({reason}); is it the HTTP port of a member?")]
+    #[error(
+        "{address} gave no whole answer ({reason}); is it the HTTP port of a member, and with TLS written as https://?"
+    )]
     Lost {
         /// Who was asked.
         address: String,
@@ -33,7 +45,7 @@ pub enum ClientError {
     },
     /// The connection was lost after a change was sent: whether it was made is unknown.
     #[error(
-        "{address} gave no whole answer ({reason}); is it the HTTP port of a member? Whether a change was made is unknown"
+        "{address} gave no whole answer ({reason}); is it the HTTP port of a member, and with TLS written as https://? Whether a change was made is unknown"
     )]
     Unknown {
         /// Who was asked.

@@ -9,8 +9,11 @@
 
 pub mod convergence;
 mod error;
+mod options;
+mod tokens;
 
 pub use error::ClientError;
+pub use options::ClientOptions;
 
 use crate::model::key::{KeyRef, check_collection};
 use crate::model::settings::Level;
@@ -24,16 +27,9 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Where a member serves HTTP by default.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7401";
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may take; members give up before that.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long an idle connection is kept: less than members keep it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A value that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +70,8 @@ pub struct ListingQuery {
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// `http` or `https`.
+    scheme: &'static str,
     addresses: Vec<String>,
 }
 
@@ -87,24 +85,7 @@ impl Client {
     where
         I: IntoIterator<Item: Into<String>>,
     {
-        let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        if let Some(wrong) = addresses.iter().find(|address| !is_address(address)) {
-            return Err(ClientError::Address(wrong.clone()));
-        }
-        if addresses.is_empty() {
-            return Err(ClientError::Address(String::new()));
-        }
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|error| ClientError::Unreachable {
-                addresses: addresses.join(", "),
-                reason: cause(&error),
-            })?;
-        Ok(Self { http, addresses })
+        Self::with(addresses, &ClientOptions::default())
     }
 
     /// The value of a key, if there is a readable record.
@@ -397,7 +378,7 @@ impl Client {
         let changes = method != Method::GET;
         let mut reason = String::new();
         for address in &self.addresses {
-            let mut request = self.http.request(method.clone(), format!("http://{address}{path}"));
+            let mut request = self.http.request(method.clone(), format!("{}://{address}{path}", self.scheme));
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }

@@ -62,6 +62,17 @@ pub const KEYS: &[Key] = &[
     key("limits.http_connections", Some("1024"), "open HTTP connections"),
     key("limits.resp_connections", Some("10000"), "open RESP connections"),
     key("limits.pending_handshakes", Some("256"), "members' connections that have not proved the secret yet"),
+    key(
+        "tls.certificate",
+        None,
+        "file (PEM) of the certificate that clients are shown, with its chain; with `tls.key`",
+    ),
+    key("tls.key", None, "file (PEM) of the certificate's private key"),
+    key(
+        "clients.without_tokens",
+        Some("this_machine"),
+        "who is served while the cluster has no tokens: `this_machine`, or `anyone` who can connect",
+    ),
     key("create.partitions", Some("256"), "partitions of a cluster that this member creates: a power of two"),
 ];
 

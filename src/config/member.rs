@@ -47,6 +47,15 @@ pub struct Limits {
     pub pending_handshakes: usize,
 }
 
+/// Files (PEM) for TLS with clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and its chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
 /// What a cluster is created with, if this member creates one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Create {
@@ -91,6 +100,10 @@ pub struct MemberConfig {
     pub memory: Memory,
     /// Bounds of connections.
     pub limits: Limits,
+    /// What TLS with clients is spoken with; `None` for none.
+    pub tls: Option<TlsFiles>,
+    /// Whether clients of other machines are served while the cluster has no tokens.
+    pub serves_anyone: bool,
     /// What to create a cluster with.
     pub create: Create,
 }
@@ -154,6 +167,8 @@ impl Builder<'_> {
         let log_format = self.one("log.format", parse::log_format);
         let log_level = self.one("log.level", parse::log_level);
         let (memory, limits) = (self.memory(), self.limits());
+        let tls = self.tls();
+        let serves_anyone = self.one("clients.without_tokens", parse::without_tokens);
         let create = self.create(settings);
         self.distinct(&[
             ("listen.peers", listen_peers),
@@ -177,6 +192,8 @@ impl Builder<'_> {
             log_level: log_level?,
             memory: memory?,
             limits: limits?,
+            tls: tls?,
+            serves_anyone: serves_anyone?,
             create: create?,
         })
     }
@@ -313,6 +330,16 @@ impl Builder<'_> {
         let source = self.given("secret_file").map_or(Source::Missing, |given| given.source);
         let hint = "make one with `kith secret`, the same for every member";
         read.map_err(|error| self.problem("secret_file", &source, format!("{error} ({hint})"))).ok()
+    }
+
+    /// Both files, or none.
+    fn tls(&mut self) -> Option<Option<TlsFiles>> {
+        if self.given("tls.certificate").is_none() && self.given("tls.key").is_none() {
+            return Some(None);
+        }
+        let (certificate, key) = (self.one("tls.certificate", parse::path), self.one("tls.key", parse::path));
+        let (certificate, key) = (self.directory.join(certificate?), self.directory.join(key?));
+        Some(Some(TlsFiles { certificate, key }))
     }
 
     fn advertise_peers(&mut self, listen: Option<SocketAddr>) -> Option<String> {

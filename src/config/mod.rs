@@ -20,5 +20,5 @@ mod secret;
 
 pub use error::{ConfigErrors, Problem};
 pub use keys::{KEYS, Key};
-pub use member::{Create, Limits, LogFormat, MemberConfig, Memory};
+pub use member::{Create, Limits, LogFormat, MemberConfig, Memory, TlsFiles};
 pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretText};

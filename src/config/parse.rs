@@ -41,6 +41,15 @@ pub(super) fn path(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
+/// Whether anyone is served while there are no tokens.
+pub(super) fn without_tokens(text: &str) -> Parsed<bool> {
+    match text {
+        "this_machine" => Ok(false),
+        "anyone" => Ok(true),
+        _ => Err(format!("`{}` can't be; use `this_machine` or `anyone`", shown(text))),
+    }
+}
+
 /// An address to listen on: an IP address and a port.
 pub(super) fn listen(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| {

@@ -13,12 +13,14 @@ use super::Engine;
 use super::journal::{self, Entry};
 use super::operation::Change;
 use super::peer::{Link, Peer};
-use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX};
+use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX, TOKENS};
 use crate::model::placement::Placement;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::settings::Settings;
+use crate::model::token::Tokens;
 use crate::model::{KeyRef, MemberId, Record, RecordRef};
 use crate::protocol::message::{Message, Notice};
+use std::sync::Arc;
 
 /// Microseconds between two exchanges of system records with one peer.
 pub(super) const EXCHANGE_US: u64 = 200_000;
@@ -129,6 +131,7 @@ impl Engine {
                 self.system_changed |= self.roster.apply(record.key(), value, record.timestamp());
             }
             SETTINGS => self.system_changed = true,
+            TOKENS => self.tokens_changed = true,
             _ => {}
         }
     }
@@ -187,13 +190,34 @@ impl Engine {
         }
     }
 
+    /// The live records of one of kith's own collections: keys and values.
+    fn live_entries<'a>(
+        records: &'a mut super::records::Records,
+        collection: &'static str,
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let ids: Vec<_> = records.table.iter_from((collection.as_bytes(), &[]), false).collect();
+        let records = &*records;
+        let found = ids.into_iter().filter_map(|id| records.table.record(id));
+        let live = found.take_while(move |record| record.collection() == collection);
+        live.filter(|record| record.kind().is_live()).map(|record| (record.key(), record.body()))
+    }
+
+    /// Reads the tokens anew after one was made or revoked.
+    pub(super) fn refresh_tokens(&mut self) {
+        if std::mem::take(&mut self.tokens_changed) {
+            self.tokens = Arc::new(Tokens::from_records(Self::live_entries(&mut self.records, TOKENS)));
+        }
+    }
+
+    /// The tokens of clients in force; another one once they have changed.
+    #[must_use]
+    pub const fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
     fn read_settings(&mut self) -> Settings {
-        let ids: Vec<_> = self.records.table.iter_from((SETTINGS.as_bytes(), &[]), false).collect();
-        let records = ids.iter().filter_map(|id| self.records.table.record(*id));
-        let live =
-            records.take_while(|record| record.collection() == SETTINGS).filter(|r| r.kind().is_live());
-        let entries = live.filter_map(|record| {
-            Some((std::str::from_utf8(record.key()).ok()?, std::str::from_utf8(record.body()).ok()?))
+        let entries = Self::live_entries(&mut self.records, SETTINGS).filter_map(|(name, value)| {
+            Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
         });
         let settings = Settings::from_entries(entries);
         let factor = KeyRef::new(SETTINGS, b"replication_factor").ok();

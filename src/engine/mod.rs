@@ -66,6 +66,7 @@ use crate::model::clock::Clock;
 use crate::model::placement::Placement;
 use crate::model::roster::Roster;
 use crate::model::settings::Settings;
+use crate::model::token::Tokens;
 use crate::model::{KeyHash, KeyRange, MemberId, Now};
 use hints::Hints;
 use operation::Completion;
@@ -221,6 +222,8 @@ pub struct Engine {
     /// The peers are to be told what this member is complete for once the placement is durable.
     untold: bool,
     system_changed: bool,
+    tokens: std::sync::Arc<Tokens>,
+    tokens_changed: bool,
     complete: Vec<bool>,
     copying: copying::Copies,
     anti_entropy: anti_entropy::AntiEntropy,
@@ -290,6 +293,8 @@ impl Engine {
             placement_position: 0,
             untold: false,
             system_changed: false,
+            tokens: std::sync::Arc::default(),
+            tokens_changed: false,
             copying: copying::Copies::default(),
             anti_entropy: anti_entropy::AntiEntropy::default(),
             foreign: foreign::Foreign::default(),
@@ -335,6 +340,7 @@ impl Engine {
     pub fn end_turn(&mut self) {
         self.take_writes();
         self.refresh_placement();
+        self.refresh_tokens();
         self.step_checkpoint();
         self.step_comparing();
         self.settle_writes();

@@ -101,6 +101,12 @@ impl Engine {
         self.plan_copying();
     }
 
+    /// Whether kith's own records may have been lost too.
+    #[must_use]
+    pub const fn distrusts_roster(&self) -> bool {
+        self.roster_distrusted
+    }
+
     /// The journal repeats as hints what was on its way when a checkpoint began, however much that was. There
     /// need be no more of them than have room; but what this member does not own itself is nowhere else, maybe.
     fn trim_hints(&mut self) {
@@ -116,6 +122,7 @@ impl Engine {
         // What is stamped from now on is told from what was found by its time.
         self.follow(self.rebuilding.latest_found());
         self.refresh_placement();
+        self.refresh_tokens();
         if !intact || self.rebuilding.is_active() {
             let alone = self.roster.len() <= 1;
             self.complete.fill(alone);

@@ -3,17 +3,20 @@
 //! All of a batch is checked before the first operation is carried out; then each succeeds or fails by itself.
 //! What a batch brings and what it finds are bounded.
 
+use super::access::check;
 use super::failure::Failure;
 use super::names::{after_in, wall_ms};
 use super::query::Query;
 use super::routes::Shared;
 use super::{MAX_BATCH_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_HTTP_BATCH_OPERATIONS};
+use crate::model::token::Role;
+use crate::node::access::Caller;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes};
 use crate::node::handle::{Answer, Handle, Operation, Stopped};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::{Extension, Json};
 use bytes::Bytes;
 
 /// Operations that are carried out together when a batch reads: so many of the largest values fit
@@ -23,6 +26,7 @@ const READS_IN_A_PIECE: usize = 16;
 /// `POST /v1/batch`
 pub(super) async fn batch(
     State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -35,8 +39,14 @@ pub(super) async fn batch(
     };
     let body = shared.bodies.read(&headers, body, "a batch", MAX_BATCH_BYTES).await?;
     let wall_ms = wall_ms();
-    let operations =
-        operations_in(&body.bytes, |entry| entry.operation(level, after, wall_ms).map_err(Failure::from))?;
+    let operations = operations_in(&body.bytes, |entry| {
+        let operation = entry.operation(level, after, wall_ms)?;
+        let reads = matches!(operation, Operation::Get { .. });
+        let role = if reads { Role::Read } else { Role::Write };
+        check(&caller, role, operation.key().collection())
+            .inspect_err(|_| shared.access.count_forbidden())?;
+        Ok(operation)
+    })?;
     Ok(Json(Outcomes { results: run(&shared.handle, operations).await? }))
 }
 

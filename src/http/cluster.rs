@@ -143,7 +143,7 @@ pub(super) async fn change_settings(
     Ok(Json(shared.handle.change_settings(request.settings).await?))
 }
 
-fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes)
         .map_err(|error| Failure::bad_document(format!("the body is not what it should be: {error}")))
 }

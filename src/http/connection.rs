@@ -6,6 +6,9 @@
 //! progress. While a request is being worked on, its own timeout rules instead ([`super::routes`]).
 
 use super::{HEAD_TIMEOUT, WRITE_TIMEOUT};
+use crate::node::access::{Guard, Origin};
+use crate::security::tls::ClientStream;
+use crate::telemetry::Telemetry;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use std::future::Future;
@@ -24,15 +27,41 @@ use tokio::time::{Instant, Sleep};
 /// How long accepting pauses when the operating system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A listener with room for so many connections; more wait unaccepted.
+/// A listener with room for so many connections; more are told so and closed.
 pub(super) struct BoundedListener {
     listener: TcpListener,
     room: Arc<Semaphore>,
+    guard: Guard,
+    telemetry: Telemetry,
 }
 
 impl BoundedListener {
-    pub(super) fn new(listener: TcpListener, connections: usize) -> Self {
-        Self { listener, room: Arc::new(Semaphore::new(connections)) }
+    pub(super) fn new(listener: TcpListener, connections: usize, guard: Guard, telemetry: Telemetry) -> Self {
+        Self { listener, room: Arc::new(Semaphore::new(connections)), guard, telemetry }
+    }
+
+    /// A connection that is to be served; else it was refused and closed.
+    fn receive(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection> {
+        let rejected = &self.telemetry.metrics().http_rejected;
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            rejected.increment(1);
+            if self.guard.tls.is_none() {
+                // What does not fit into the socket at once is not waited for.
+                let answer = format!(
+                    "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{FULL}",
+                    FULL.len()
+                );
+                _ = stream.try_write(answer.as_bytes());
+            }
+            return None;
+        };
+        // Answers are written whole; waiting for more to send with them only costs time.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+        // What the gate turns away it counts.
+        let (stream, origin) = self.guard.receive(stream, peer.ip()).ok()?;
+        Some(Connection::new(stream, origin, Some(permit)))
     }
 }
 
@@ -41,11 +70,13 @@ impl Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&self.room).acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
-                Ok((stream, address)) => return (Connection::new(stream, permit), address),
+                Ok((stream, address)) => {
+                    if let Some(connection) = self.receive(stream, address) {
+                        return (connection, address);
+                    }
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "HTTP connections can't be accepted for the moment");
@@ -64,6 +95,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
+
+/// What a client is told for whom there is no room.
+const FULL: &str = "{\"error\":\"too_many_connections\",\"message\":\"this member has as many HTTP connections as it takes (`limits.http_connections`); close some, or ask another member\"}";
 
 /// How many requests of a connection were begun and answered.
 #[derive(Debug, Clone, Default)]
@@ -87,15 +121,23 @@ impl Turns {
     }
 }
 
-impl Connected<IncomingStream<'_, BoundedListener>> for Turns {
+/// What requests know of the connection on which they came.
+#[derive(Debug, Clone)]
+pub(super) struct Arrival {
+    pub(super) turns: Turns,
+    pub(super) origin: Origin,
+}
+
+impl Connected<IncomingStream<'_, BoundedListener>> for Arrival {
     fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
-        stream.io().turns.clone()
+        Self { turns: stream.io().turns.clone(), origin: stream.io().origin }
     }
 }
 
 /// A client's connection.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: ClientStream,
+    origin: Origin,
     turns: Turns,
     /// The answers given when `head` was set.
     head_since: u64,
@@ -107,13 +149,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, room: Option<OwnedSemaphorePermit>) -> Self {
-        // Answers are written whole; waiting for more to send with them only costs time.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
+    fn new(stream: ClientStream, origin: Origin, room: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             stream,
+            origin,
             turns: Turns::default(),
             head_since: 0,
             head: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
@@ -199,7 +238,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        (Connection::new(stream, None), client)
+        let origin = Origin { local: true, encrypted: false };
+        (Connection::new(ClientStream::Plain(stream), origin, None), client)
     }
 
     #[tokio::test]
@@ -221,18 +261,5 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(20), connection.read(&mut buffer)).await.is_err());
         client.write_all(b"next").await.unwrap();
         assert_eq!(connection.read(&mut buffer).await.unwrap(), 4);
-    }
-
-    #[tokio::test]
-    async fn more_connections_than_there_is_room_for_wait() {
-        let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = inner.local_addr().unwrap();
-        let mut listener = BoundedListener::new(inner, 1);
-        let _clients =
-            (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
-        let (first, _) = listener.accept().await;
-        assert!(tokio::time::timeout(Duration::from_millis(20), listener.accept()).await.is_err());
-        drop(first);
-        listener.accept().await;
     }
 }

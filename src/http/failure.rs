@@ -83,11 +83,14 @@ impl From<ControlError> for Failure {
             | E::Oneself(_)
             | E::Alive(_)
             | E::LastCopy { .. }
-            | E::NoMajority { .. } => StatusCode::CONFLICT,
-            E::InvalidCluster(_) | E::InvalidSettings(_) => StatusCode::BAD_REQUEST,
-            E::UnknownMember { .. } => StatusCode::NOT_FOUND,
+            | E::NoMajority { .. }
+            | E::FirstToken
+            | E::TokenExists(_)
+            | E::LastAdminToken(_) => StatusCode::CONFLICT,
+            E::InvalidCluster(_) | E::InvalidSettings(_) | E::InvalidToken(_) => StatusCode::BAD_REQUEST,
+            E::UnknownMember { .. } | E::UnknownToken { .. } => StatusCode::NOT_FOUND,
             E::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
-            E::Refused { .. } => StatusCode::FORBIDDEN,
+            E::Refused { .. } | E::Forbidden(_) => StatusCode::FORBIDDEN,
             E::Unreachable { .. } => StatusCode::BAD_GATEWAY,
             E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
             E::Starting | E::Stopping => StatusCode::SERVICE_UNAVAILABLE,

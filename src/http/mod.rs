@@ -8,6 +8,7 @@
 //! and the time of a request are bounded by the constants below; an unknown parameter is an error,
 //! never ignored; a request that was taken in before a shutdown is answered within the deadline.
 
+mod access;
 mod batch;
 mod body;
 mod cluster;
@@ -20,7 +21,9 @@ mod names;
 mod query;
 mod ranges;
 mod routes;
+mod tokens;
 
+use crate::node::access::Guard;
 use crate::node::handle::Handle;
 use crate::telemetry::Telemetry;
 use std::future::Future;
@@ -55,7 +58,7 @@ pub const DEFAULT_LISTING_LIMIT: usize = 1_000;
 
 /// Serves HTTP until `shutdown` completes, then takes no new connection and waits for the requests
 /// that were taken in, at most [`DRAIN_TIMEOUT`]. At most `connections` clients are connected at a
-/// time; more wait in the listener's backlog.
+/// time; more are told so and closed.
 ///
 /// # Errors
 /// What the operating system says of the listener.
@@ -63,12 +66,13 @@ pub async fn serve(
     listener: TcpListener,
     connections: usize,
     handle: Handle,
+    guard: Guard,
     telemetry: Telemetry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let listener = connection::BoundedListener::new(listener, connections);
-    let service =
-        routes::router(handle, telemetry).into_make_service_with_connect_info::<connection::Turns>();
+    let router = routes::router(handle, guard.access.clone(), telemetry.clone());
+    let listener = connection::BoundedListener::new(listener, connections, guard, telemetry);
+    let service = router.into_make_service_with_connect_info::<connection::Arrival>();
     let stopping = Arc::new(Notify::new());
     let stops = Arc::clone(&stopping);
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {

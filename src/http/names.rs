@@ -20,10 +20,16 @@ pub(super) fn names_in(uri: &Uri) -> Result<(String, Vec<u8>), Failure> {
     if path.len() > room {
         return Err(Failure::new(StatusCode::URI_TOO_LONG, "bad_key", "collection and key are too long"));
     }
-    let collection = percent_decode_str(collection).decode_utf8_lossy().into_owned();
-    Ok((collection, percent_decode_str(key).collect()))
+    Ok((collection_in(collection), percent_decode_str(key).collect()))
 }
 
+/// The collection that a path below a route names, percent-decoded.
+pub(super) fn collection_in(names: &str) -> String {
+    let collection = names.split_once('/').map_or(names, |(collection, _)| collection);
+    percent_decode_str(collection).decode_utf8_lossy().into_owned()
+}
+
+/// The key that a path names.
 pub(super) fn key_in(uri: &Uri) -> Result<Key, Failure> {
     let (collection, key) = names_in(uri)?;
     Ok(Key::new(collection, key)?)

@@ -1,9 +1,10 @@
 //! The list of routes, and what every request goes through.
 
 use super::body::BodyRoom;
-use super::connection::Turns;
+use super::connection::Arrival;
 use super::failure::Failure;
-use super::{MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, batch, cluster, kv, listing};
+use super::{MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv, listing, tokens};
+use crate::node::access::Access;
 use crate::node::handle::Handle;
 use crate::telemetry::Telemetry;
 use axum::Router;
@@ -18,6 +19,7 @@ use std::time::Instant;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) handle: Handle,
+    pub(super) access: Access,
     pub(super) telemetry: Telemetry,
     pub(super) bodies: BodyRoom,
 }
@@ -46,16 +48,19 @@ POST  /v1/cluster/join                        {\"address\": \"host:7400\"}
 POST  /v1/cluster/leave                       hand over what the member holds, and go; /v1/status shows how far it is
 DELETE  /v1/cluster/members/{name}            ?force=true   fence a dead member for good
 GET, PATCH  /v1/settings                      {\"settings\": {\"replication_factor\": \"3\"}}
+GET, POST  /v1/tokens                         {\"name\", \"grants\": [{\"role\", \"collections\": PREFIX}]}
+DELETE  /v1/tokens/{name}
 GET   /health/live  /health/ready             200, or 503 with the reason
 GET   /metrics                                for Prometheus
 
+With tokens set, requests show one: Authorization: Bearer TOKEN. / and /health are open.
 Errors are {\"error\": \"code\", \"message\": \"what happened and what to do\"}.
 ";
 
 /// All routes, over one handle.
-pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
-    let shared =
-        Shared { handle, telemetry: telemetry.clone(), bodies: BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY) };
+pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Router {
+    let bodies = BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY);
+    let shared = Shared { handle, access, telemetry: telemetry.clone(), bodies };
     Router::new()
         .route("/", get(async || INDEX))
         .route("/v1/kv/{collection}", get(listing::list))
@@ -73,6 +78,8 @@ pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
         .route("/v1/cluster/leave", post(cluster::leave))
         .route("/v1/cluster/members/{name}", delete(cluster::remove))
         .route("/v1/settings", get(cluster::settings).patch(cluster::change_settings))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{name}", delete(tokens::revoke))
         .route("/health/live", get(cluster::live))
         .route("/health/ready", get(cluster::ready))
         .route("/metrics", get(cluster::metrics))
@@ -80,6 +87,7 @@ pub(super) fn router(handle: Handle, telemetry: Telemetry) -> Router {
         .method_not_allowed_fallback(no_method)
         // Each handler states its own limit.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(shared.clone(), access::admit))
         .layer(middleware::from_fn_with_state(telemetry, attend))
         .with_state(shared)
 }
@@ -101,7 +109,7 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 16] = [
+    const EXACT: [&str; 17] = [
         "/",
         "/v1/batch",
         "/v1/status",
@@ -115,6 +123,7 @@ fn route_of(path: &str) -> &'static str {
         "/v1/cluster/join",
         "/v1/cluster/leave",
         "/v1/settings",
+        "/v1/tokens",
         "/health/live",
         "/health/ready",
         "/metrics",
@@ -122,6 +131,7 @@ fn route_of(path: &str) -> &'static str {
     match path.strip_prefix("/v1/kv/") {
         Some(names) if names.contains('/') => "/v1/kv/{collection}/{key}",
         Some(_) => "/v1/kv/{collection}",
+        None if path.starts_with("/v1/tokens/") => "/v1/tokens/{name}",
         None if path.starts_with("/v1/cluster/members/") => "/v1/cluster/members/{name}",
         None => EXACT.into_iter().find(|exact| *exact == path).unwrap_or("other"),
     }
@@ -130,11 +140,11 @@ fn route_of(path: &str) -> &'static str {
 /// Bounds a request's time and counts it.
 async fn attend(
     State(telemetry): State<Telemetry>,
-    ConnectInfo(turns): ConnectInfo<Turns>,
+    ConnectInfo(arrival): ConnectInfo<Arrival>,
     request: Request,
     next: Next,
 ) -> Response {
-    turns.begin();
+    arrival.turns.begin();
     let (began, route) = (Instant::now(), route_of(request.uri().path()));
     let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
@@ -147,6 +157,6 @@ async fn attend(
     };
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     telemetry.metrics().http.record(route, response.status().as_u16(), micros);
-    turns.end();
+    arrival.turns.end();
     response
 }

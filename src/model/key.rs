@@ -12,6 +12,8 @@ pub const SYSTEM_PREFIX: &str = "_system_";
 pub const ROSTER: &str = "_system_roster";
 /// One record per setting.
 pub const SETTINGS: &str = "_system_settings";
+/// One record per token of clients.
+pub const TOKENS: &str = "_system_tokens";
 /// The collection that is used when a client names none.
 pub const DEFAULT: &str = "default";
 

@@ -1,5 +1,5 @@
-//! Floor 0: keys, records, timestamps, placement, hash trees, roster, settings, limits, and their
-//! laws.
+//! Floor 0: keys, records, timestamps, placement, hash trees, roster, settings, tokens, limits, and
+//! their laws.
 //!
 //! Pure values: nothing here reads a clock, draws a random number, spawns, or touches a file or a
 //! socket. Time is passed in as [`Now`]. Everything that is stored or sent has its byte form here
@@ -17,6 +17,7 @@ pub mod record;
 pub mod roster;
 pub mod settings;
 pub mod timestamp;
+pub mod token;
 
 pub use key::{KeyHash, KeyRef};
 pub use key_range::KeyRange;

@@ -13,7 +13,7 @@ use super::handle::{
 };
 use super::local::{Local, LocalHandle, Mailbox, relieved};
 use super::view::View;
-use super::{changes, convergence, departure, membership};
+use super::{changes, convergence, departure, membership, tokens};
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::gossip;
@@ -166,6 +166,7 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
                 _ = reply.send(departure::remove(&shared, &name, force).await);
             });
         }
+        Control::Tokens(control) => tokens::answer(shared, control),
         Control::ChangeSettings { changes, reply } => {
             let shared = Rc::clone(shared);
             tokio::task::spawn_local(async move {
@@ -226,6 +227,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             "this member's clock is {offset_ms} ms off the others' median, so others stamp its writes; set it (NTP)"
         ));
     }
+    warnings.extend(tls_warning(shared));
     if dropped > 0 {
         warnings.push(format!(
             "{dropped} hints found no room in `hint_bytes`; bring the missing members back, they compare what they hold"
@@ -264,6 +266,22 @@ pub(super) fn status(shared: &Shared) -> Status {
         convergence: convergence::of(&core, &shared.config.name, state),
         peers: peers(&core, &view),
         warnings,
+    }
+}
+
+/// What is wrong with the certificate for clients, or soon will be.
+fn tls_warning(shared: &Shared) -> Option<String> {
+    const SOON_S: u64 = 14 * 86_400;
+    let door = shared.guard.1.tls.as_ref()?.status();
+    let left_s = door.expires_s.saturating_sub(shared.clock.now().wall_ms / 1_000);
+    match door.problem {
+        Some(problem) => Some(format!("the old certificate is served on: {problem}")),
+        None if left_s == 0 => Some("the certificate for clients has expired; replace its files".to_owned()),
+        None if left_s < SOON_S => Some(format!(
+            "the certificate for clients expires in {} days; replace its files, they are read again by themselves",
+            left_s / 86_400
+        )),
+        None => None,
     }
 }
 

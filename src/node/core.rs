@@ -10,6 +10,7 @@
 mod damage;
 
 use super::NodeError;
+use super::access::{Guard, Publisher};
 use super::clock::SystemClock;
 use super::disks::{DiskAnswer, Disks, StoreJob};
 use super::local::{Mailbox, RespCounts};
@@ -84,6 +85,8 @@ pub(super) struct Shared {
     pub(super) clock: SystemClock,
     pub(super) config: MemberConfig,
     pub(super) credentials: Credentials,
+    /// Tells the fronts which tokens are in force, and what they counted.
+    pub(super) guard: (Publisher, Guard),
     pub(super) disk: OsDisk,
     /// The member's state beside the engine: refusals, steps, what gossip sees.
     pub(super) view: RefCell<super::view::View>,
@@ -458,6 +461,7 @@ impl Shared {
         clock: SystemClock,
         config: MemberConfig,
         credentials: Credentials,
+        guard: (Publisher, Guard),
         disk: OsDisk,
         view: super::view::View,
     ) -> Self {
@@ -466,6 +470,7 @@ impl Shared {
             clock,
             config,
             credentials,
+            guard,
             disk,
             view: RefCell::new(view),
             flush_wanted: Cell::new(false),

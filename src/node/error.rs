@@ -29,6 +29,9 @@ pub enum NodeError {
     /// The secret can't be used.
     #[error("the cluster secret: {0}")]
     Secret(#[from] crate::security::SecretError),
+    /// The certificate for clients can't be used.
+    #[error("TLS for clients: {0}")]
+    Tls(#[from] crate::security::tls::TlsError),
     /// The identity file can't be used.
     #[error(
         "the identity in the data directory: {0}; without it this member is a new one: move the directory away and join anew"

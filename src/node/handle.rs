@@ -16,6 +16,7 @@ pub mod convergence;
 pub mod documents;
 mod error;
 pub mod status;
+pub mod tokens;
 
 use crate::model::edit::Modify;
 use crate::model::key::{KeyError, KeyRef};
@@ -213,6 +214,8 @@ pub enum Control {
         /// Where the settings go once the change is durable.
         reply: oneshot::Sender<Result<Settings, ControlError>>,
     },
+    /// The tokens of clients.
+    Tokens(tokens::Control),
 }
 
 /// The data thread's end of the channel. It ends when every handle is gone.

@@ -6,6 +6,7 @@
 //! one, redb on the other, so that no checkpoint delays an acknowledgement. A third runtime carries
 //! gossip, HTTP and metrics; it reaches the data thread through a [`handle::Handle`].
 
+pub mod access;
 mod changes;
 mod clock;
 mod control;
@@ -24,6 +25,7 @@ mod parts;
 mod publish;
 mod start;
 mod state;
+mod tokens;
 mod turns;
 mod view;
 

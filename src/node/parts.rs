@@ -62,8 +62,8 @@ mod tests {
     fn ending_in(directory: &Path, resp: impl FnOnce(LocalHandle, Shutdown) -> Work + 'static) -> NodeError {
         let config = Plan::new("only").config(directory);
         let fronts = Fronts {
-            local: Box::new(move |_, local, shutdown| resp(local, shutdown)),
-            shared: Box::new(|_, handle, _, shutdown| {
+            local: Box::new(move |_, local, _, shutdown| resp(local, shutdown)),
+            shared: Box::new(|_, handle, _, _, shutdown| {
                 Box::pin(async move {
                     stop_wanted(shutdown).await;
                     drop(handle);

@@ -20,7 +20,7 @@ use crate::security::{self, HandshakeError};
 use crate::storage::{Disk, OsDisk, store::STORE_FILE};
 use crate::telemetry::names::{
     CheckpointTotals, ClockTotals, GossipTotals, HintsTotals, JournalTotals, LinksTotals, ReplicationTotals,
-    RespTotals, RosterTotals, TableTotals,
+    RespTotals, RosterTotals, TableTotals, TlsTotals,
 };
 use crate::telemetry::{
     Latencies, Metrics, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally, Telemetry,
@@ -291,6 +291,16 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
     publish_operations(&core, metrics);
     publish_links(&core, metrics);
     publish_gossip(&core, shared, metrics);
+    metrics.clients_denied.publish(&Tally(shared.guard.1.access.counts().totals().map(|count| [count])));
+    let tls = shared.guard.1.tls.as_ref().map(|door| door.status()).unwrap_or_default();
+    metrics.tls.publish(&TlsTotals {
+        opened: tls.opened,
+        failed: tls.failed,
+        crowded: tls.crowded,
+        pending: gauge(tls.pending),
+        expires_seconds: gauge(tls.expires_s),
+        stale: f64::from(u8::from(tls.problem.is_some())),
+    });
     let resp = &shared.resp;
     metrics.resp.publish(&RespTotals {
         connections: gauge(resp.connections.get()),

@@ -4,6 +4,7 @@
 //! → recovery → ready. Each step is named, logged with its duration, and shown in status; a failed
 //! step ends the member with what and why.
 
+use super::access::{Access, Guard};
 use super::clock::SystemClock;
 use super::control;
 use super::core::{Core, Shared};
@@ -21,7 +22,7 @@ use crate::model::limits::DEFAULT_PARTITION_BITS;
 use crate::protocol;
 use crate::protocol::introduction::ClusterFacts;
 use crate::security::{
-    ClusterKeys, Credentials, Gate, Identity, Keyring, MAX_PENDING_PER_ADDRESS, ProtocolRange, Secret,
+    ClusterKeys, Credentials, Gate, Identity, Keyring, MAX_PENDING_PER_ADDRESS, ProtocolRange, Secret, tls,
 };
 use crate::storage::disk::lock;
 use crate::storage::{Journal, JournalOptions, OsDisk, Recovery, StorageError, Store, small};
@@ -54,9 +55,9 @@ pub type SendWork = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// theirs.
 pub struct Fronts {
     /// Serves on the data thread.
-    pub local: Box<dyn FnOnce(TcpListener, LocalHandle, Shutdown) -> Work>,
+    pub local: Box<dyn FnOnce(TcpListener, LocalHandle, Guard, Shutdown) -> Work>,
     /// Serves on the third runtime.
-    pub shared: Box<dyn FnOnce(TcpListener, Handle, Telemetry, Shutdown) -> SendWork>,
+    pub shared: Box<dyn FnOnce(TcpListener, Handle, Guard, Telemetry, Shutdown) -> SendWork>,
 }
 
 impl std::fmt::Debug for Fronts {
@@ -238,6 +239,27 @@ fn next_incarnation(disk: &OsDisk) -> Result<u64, StorageError> {
     Ok(incarnation)
 }
 
+/// The certificate that clients are shown, if any, which is looked at again and again from then on.
+fn open_tls(
+    config: &MemberConfig,
+    services: &tokio::runtime::Handle,
+) -> Result<Option<Arc<tls::Door>>, NodeError> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let door = tls::Door::open(&files.certificate, &files.key, config.limits.pending_handshakes)?;
+    let again = Arc::clone(&door);
+    services.spawn(async move {
+        loop {
+            tokio::time::sleep(tls::RELOAD_INTERVAL).await;
+            match again.reload() {
+                None => {}
+                Some(Ok(())) => tracing::info!("the certificate for clients has changed and is served now"),
+                Some(Err(error)) => tracing::error!(%error, "the old certificate is served on"),
+            }
+        }
+    });
+    Ok(Some(door))
+}
+
 /// The cluster's keys. Called before anything else: the allocator uses the memory that stretching the secret
 /// took for all that comes later, where it would keep it for nothing if it were freed at last.
 fn cluster_keys(config: &MemberConfig) -> Result<ClusterKeys, NodeError> {
@@ -245,10 +267,10 @@ fn cluster_keys(config: &MemberConfig) -> Result<ClusterKeys, NodeError> {
     Ok(ClusterKeys::derive(&secret, &config.cluster)?)
 }
 
-fn credentials(config: &MemberConfig, identity: Identity, keys: ClusterKeys) -> Credentials {
+fn credentials(config: &MemberConfig, identity: Identity, keyring: Keyring) -> Credentials {
     let (min, max) = protocol::VERSIONS.into_inner();
     let protocol = ProtocolRange { min, max };
-    Credentials { identity, keyring: Keyring::new(keys, None), cluster: config.cluster.clone(), protocol }
+    Credentials { identity, keyring, cluster: config.cluster.clone(), protocol }
 }
 
 async fn serve(
@@ -257,7 +279,9 @@ async fn serve(
     services: tokio::runtime::Handle,
     stop_wanted: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let keys = cluster_keys(&config)?;
+    let keyring = Keyring::new(cluster_keys(&config)?, None);
+    let (publisher, access) = Access::new(keyring.clone(), config.serves_anyone);
+    let guard = Guard { access, tls: open_tls(&config, &services)? };
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
@@ -274,8 +298,8 @@ async fn serve(
     let address = advertised(&config.advertise_peers, acceptor.local_address().map_err(unheard)?);
     let http_address = advertised(&config.advertise_http, http.local_addr().map_err(unheard)?);
     let mut view = View::new(address, http_address, links.incoming.clone());
-    let mut http_front =
-        Some(services.spawn((fronts.shared)(http, handle, telemetry.clone(), shutdown.clone())));
+    let front = (fronts.shared)(http, handle, guard.clone(), telemetry.clone(), shutdown.clone());
+    let mut http_front = Some(services.spawn(front));
 
     view.begin_step("data directory");
     let directory = config.data_dir.display().to_string();
@@ -287,12 +311,14 @@ async fn serve(
     let opened = open(&config, &disk, &clock, &mut view)?;
 
     view.begin_step("security");
-    let credentials = credentials(&config, opened.identity, keys);
+    let credentials = credentials(&config, opened.identity, keyring);
     let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;
     let facts = opened.cluster.as_ref().map(|(facts, _)| facts.clone());
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());
     core.problems = opened.problems;
-    let shared = Rc::new(Shared::new(core, clock, config, credentials, disk, view));
+    let shared =
+        Rc::new(Shared::new(core, clock, config, credentials, (publisher, guard.clone()), disk, view));
+    shared.publish_tokens(&shared.core.borrow());
 
     shared.view.borrow_mut().begin_step("links");
     spawn_tasks(&shared, &shutdown, acceptor, links.outgoing, answers, requests, &telemetry);
@@ -309,7 +335,7 @@ async fn serve(
     let watcher = shared.run_part("watching the cluster", &shutdown, watch);
     let mut resp_front = resp.map(|listener| {
         let local = LocalHandle { shared: Rc::clone(&shared) };
-        tokio::task::spawn_local((fronts.local)(listener, local, shutdown))
+        tokio::task::spawn_local((fronts.local)(listener, local, guard, shutdown))
     });
 
     wait_for_stop(&shared, stop_wanted, [("HTTP", &mut http_front), ("RESP", &mut resp_front)]).await;

@@ -95,17 +95,18 @@ impl Plan {
         let (local, from_local) = mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let fronts = move || Fronts {
-            local: Box::new(move |listener, member, shutdown| {
+            local: Box::new(move |listener, member, access, shutdown| {
                 local.send(listener.local_addr().unwrap()).unwrap();
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 Box::pin(crate::resp::serve(
                     listener,
                     member,
+                    access,
                     crate::resp::Limits::default(),
                     ended(shutdown),
                 ))
             }),
-            shared: Box::new(move |_, handle, telemetry, shutdown| {
+            shared: Box::new(move |_, handle, _, telemetry, shutdown| {
                 shared.send((handle, telemetry)).unwrap();
                 Box::pin(ended(shutdown))
             }),

@@ -2,9 +2,9 @@
 //! disk threads' answers.
 
 use super::NodeError;
-use super::core::Shared;
+use super::core::{Core, Shared};
 use super::disks::DiskAnswer;
-use crate::engine;
+use crate::engine::{self, Mode};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -28,6 +28,7 @@ impl Shared {
             let (turned, changed) = {
                 let mut core = self.core.borrow_mut();
                 let turned = core.turn(&self.clock);
+                self.publish_tokens(&core);
                 (turned, std::mem::take(&mut core.engine.lanes.membership_changed))
             };
             if changed {
@@ -39,6 +40,16 @@ impl Shared {
                 Err(error) => return self.storage_failed(error),
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Tells the fronts the tokens in force. A member that may have lost tokens with its roster says nothing
+    /// until it serves: nobody takes it for one that never had any.
+    pub(super) fn publish_tokens(&self, core: &Core) {
+        let tokens = core.engine.tokens();
+        let may_lack = core.engine.distrusts_roster() && *core.engine.mode() == Mode::Starting;
+        if !(tokens.is_empty() && may_lack) {
+            self.guard.0.publish(tokens);
         }
     }
 

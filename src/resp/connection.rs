@@ -18,9 +18,9 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::Limits;
+use super::commands::auth::Session;
 use super::commands::{self, Context, Flow, PROBE, Probe, Progress};
 use super::input::Input;
 use super::replies::Replies;
@@ -28,6 +28,7 @@ use super::reply;
 use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
 use crate::node::local::{Local, Mailbox, RespCounts};
+use crate::security::tls::ClientStream;
 
 /// Reads of one poll, before other tasks get their turn.
 const READS_PER_POLL: usize = 8;
@@ -80,6 +81,8 @@ pub struct Client {
     pub name: Vec<u8>,
     /// The collection that was selected.
     pub collection: String,
+    /// Who it is and what it may do.
+    pub session: Session,
     /// The highest time that this session has seen.
     pub seen: u64,
     /// Whether it asked to end.
@@ -90,7 +93,7 @@ pub struct Client {
 
 /// A connection and its state.
 pub struct Connection<L> {
-    stream: TcpStream,
+    stream: ClientStream,
     local: L,
     shared: Rc<Shared>,
     mailbox: Mailbox,
@@ -114,7 +117,13 @@ enum Pause {
 
 impl<L: Local> Connection<L> {
     /// Registers a connection; it counts until it is dropped.
-    pub fn new(stream: TcpStream, local: L, shared: Rc<Shared>, limits: &Limits) -> Self {
+    pub fn new(
+        stream: ClientStream,
+        local: L,
+        shared: Rc<Shared>,
+        session: Session,
+        limits: &Limits,
+    ) -> Self {
         let (mailbox, id) = (Mailbox::new(), shared.last_id.get() + 1);
         shared.last_id.set(id);
         shared.mailboxes.borrow_mut().insert(id, mailbox.clone());
@@ -124,6 +133,7 @@ impl<L: Local> Connection<L> {
             id,
             name: Vec::new(),
             collection: DEFAULT.to_owned(),
+            session,
             seen: 0,
             quits: false,
             progress: Progress::default(),
@@ -143,6 +153,10 @@ impl<L: Local> Connection<L> {
 
     /// Serves the client until it leaves, breaks the protocol, or the port closes.
     pub async fn run(mut self) {
+        if let Some(denied) = self.client.session.turned_away() {
+            self.replies.refused(|out| reply::error(out, "DENIED", denied.to_string().as_bytes()));
+            (self.ending, self.broken) = (true, true);
+        }
         let served = poll_fn(|task| self.poll(task)).await;
         // Errors mean that the client is gone, and nobody is left to be told.
         if served.is_ok() && self.stream.shutdown().await.is_ok() && self.broken {
@@ -160,6 +174,7 @@ impl<L: Local> Connection<L> {
 
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
         self.mailbox.attend();
+        self.client.session.refresh(&self.client.collection);
         let mut reads = 0;
         loop {
             self.collect();
@@ -279,6 +294,12 @@ impl<L: Local> Connection<L> {
                 Poll::Ready(Err(error)) => return Err(error),
             }
             sent = true;
+        }
+        // TLS may keep back what the socket did not take; whatever it takes next wakes this task.
+        if self.stream.is_encrypted()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(task)
+        {
+            return Err(error);
         }
         Ok(sent)
     }

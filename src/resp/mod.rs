@@ -23,7 +23,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::model::key::DEFAULT;
+use crate::node::access::Guard;
 use crate::node::local::Local;
+use commands::auth::Session;
 use connection::{Connection, Shared, count};
 
 /// How long accepting pauses after the system refused to accept (it is out of file descriptors).
@@ -58,6 +61,7 @@ impl Default for Limits {
 pub async fn serve<L: Local>(
     listener: TcpListener,
     local: L,
+    guard: Guard,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -72,11 +76,17 @@ pub async fn serve<L: Local>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() >= limits.connections => {
                     count(&shared.counts.rejected, 1);
-                    refuse(&stream);
+                    if guard.tls.is_none() {
+                        refuse(&stream);
+                    }
                 }
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     prepare(&stream);
-                    let connection = Connection::new(stream, local.clone(), Rc::clone(&shared), &limits);
+                    // What finds no place for its handshake is counted there.
+                    let Ok((stream, origin)) = guard.receive(stream, address.ip()) else { continue };
+                    let session = Session::new(guard.access.clone(), origin, DEFAULT);
+                    let connection =
+                        Connection::new(stream, local.clone(), Rc::clone(&shared), session, &limits);
                     connections.spawn_local(connection.run());
                 }
                 Err(error) => {

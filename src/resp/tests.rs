@@ -5,11 +5,15 @@ use super::*;
 use crate::engine::operation::{Change, Modified, OperationError, Outcome, Read, Stored, Write};
 use crate::model::edit::{Edited, Modify, Returns, edit};
 use crate::model::merge::CounterError;
+use crate::model::token::{Grant, Role, Token, Tokens};
 use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
+use crate::node::access::{Access, Publisher};
 use crate::node::local::{LocalInfo, Mailbox, RespCounts};
+use crate::security::{ClusterKeys, Keyring, Secret};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
@@ -219,6 +223,7 @@ impl Local for Fake {
 struct Port {
     address: std::net::SocketAddr,
     fake: Fake,
+    tokens: Publisher,
     stop: oneshot::Sender<()>,
     ended: tokio::task::JoinHandle<()>,
 }
@@ -229,8 +234,13 @@ impl Port {
         let (address, fake) = (listener.local_addr().unwrap(), Fake::new(place, random));
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { _ = stopped.await };
-        let ended = tokio::task::spawn_local(serve(listener, fake.clone(), limits, shutdown));
-        Self { address, fake, stop, ended }
+        let keys = Secret::parse("a secret of sixteen bytes").unwrap();
+        let keyring = Keyring::new(ClusterKeys::derive(&keys, "c").unwrap(), None);
+        let (tokens, access) = Access::new(keyring, false);
+        tokens.publish(&Arc::default());
+        let guard = Guard { access, tls: None };
+        let ended = tokio::task::spawn_local(serve(listener, fake.clone(), guard, limits, shutdown));
+        Self { address, fake, tokens, stop, ended }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -329,10 +339,17 @@ const SESSION: &[(&str, &str)] = &[
     ("CLIENT SETINFO lib-name x", "+OK\r\n"),
     ("CLIENT ID", ":1\r\n"),
     ("COMMAND DOCS", "*0\r\n"),
-    ("COMMAND COUNT", ":22\r\n"),
+    ("COMMAND COUNT", ":23\r\n"),
     ("HELLO 3", "-NOPROTO unsupported protocol version\r\n"),
     ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
-    ("HELLO 2 AUTH a b", "-ERR Syntax error in HELLO option 'AUTH'\r\n"),
+    ("HELLO 2 AUTH a", "-ERR Syntax error in HELLO option 'AUTH'\r\n"),
+    ("HELLO 2 AUTH a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+    (
+        "AUTH a",
+        "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n",
+    ),
+    ("AUTH a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+    ("AUTH a b c", "-ERR syntax error\r\n"),
     ("FOO a \"b\\r\\nc\"", "-ERR unknown command 'FOO', with args beginning with: 'a' 'b  c' \r\n"),
     ("QUIT", "+OK\r\n"),
 ];
@@ -708,4 +725,80 @@ proptest! {
             assert_eq!(port.exchange(b"PING\r\n").await, "+PONG\r\n");
         });
     }
+}
+
+/// Tokens by name, role and beginning of collections' names; the secret of each is its name again.
+fn tokens(all: &[(&str, Role, &str)]) -> Arc<Tokens> {
+    let values: Vec<_> = all
+        .iter()
+        .map(|(name, role, prefix)| {
+            let grants = vec![Grant { role: *role, collections: (*prefix).to_owned() }];
+            (name.as_bytes(), Token::create(name, name, grants, 0).unwrap().0.encode())
+        })
+        .collect();
+    Arc::new(Tokens::from_records(values.iter().map(|(name, value)| (*name, value.as_slice()))))
+}
+
+/// What a client meets once there are tokens: `app` writes in the collections `1...`, `eye` reads everywhere.
+const GUARDED: &[(&str, &str)] = &[
+    ("PING", "-NOAUTH Authentication required.\r\n"),
+    ("GET k", "-NOAUTH Authentication required.\r\n"),
+    (
+        "HELLO 2",
+        "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n",
+    ),
+    ("AUTH kith_app_wrong", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+    ("AUTH eye kith_app_app", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+    ("PING", "-NOAUTH Authentication required.\r\n"),
+    ("AUTH kith_app_app", "+OK\r\n"),
+    ("PING", "+PONG\r\n"),
+    ("GET k", "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"),
+    ("SELECT 12", "+OK\r\n"),
+    ("SET k v", "+OK\r\n"),
+    ("GET k", "$1\r\nv\r\n"),
+    ("SELECT 2", "+OK\r\n"),
+    ("SET k v", "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"),
+    ("AUTH default kith_eye_eye", "+OK\r\n"),
+    ("GET k", "$-1\r\n"),
+    ("DEL k", "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"),
+    ("AUTH app kith_app_app", "+OK\r\n"),
+    ("AUTH app kith_app_wrong", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+    ("SELECT 1", "+OK\r\n"),
+    ("SET k v", "+OK\r\n"),
+];
+
+#[test]
+fn a_token_opens_its_collections_and_no_others() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.tokens.publish(&tokens(&[("app", Role::Write, "1"), ("eye", Role::Read, "")]));
+        let mut stream = port.connect().await;
+        for &(command, reply) in GUARDED {
+            stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+            let mut bytes = vec![0; reply.len()];
+            stream.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(String::from_utf8(bytes).unwrap(), reply, "{command}");
+        }
+        let hello = port.exchange(b"HELLO 2 AUTH app kith_app_app SETNAME me\r\nCLIENT GETNAME\r\n").await;
+        assert!(hello.starts_with("*14\r\n") && hello.ends_with("$2\r\nme\r\n"), "{hello}");
+    });
+}
+
+#[test]
+fn an_open_connection_loses_what_its_token_loses() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let mut early = port.connect().await;
+        early.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut early, "+PONG\r\n").await;
+        port.tokens.publish(&tokens(&[("app", Role::Write, ""), ("eye", Role::Read, "")]));
+        early.write_all(b"PING\r\nAUTH kith_app_app\r\nSET k v\r\n").await.unwrap();
+        expect(&mut early, "-NOAUTH Authentication required.\r\n+OK\r\n+OK\r\n").await;
+        port.tokens.publish(&tokens(&[("app", Role::Read, ""), ("eye", Role::Read, "")]));
+        early.write_all(b"GET k\r\nAUTH kith_app_app\r\nGET k\r\n").await.unwrap();
+        expect(&mut early, "-NOAUTH Authentication required.\r\n+OK\r\n$1\r\nv\r\n").await;
+        port.tokens.publish(&tokens(&[("eye", Role::Read, "")]));
+        early.write_all(b"GET k\r\n").await.unwrap();
+        expect(&mut early, "-NOAUTH Authentication required.\r\n").await;
+    });
 }

@@ -13,8 +13,10 @@ pub mod handshake;
 pub mod hello;
 pub mod identity;
 pub mod limits;
+pub mod operator;
 pub mod seal;
 pub mod secret;
+pub mod tls;
 
 pub use handshake::{Credentials, Established, Handshake, HandshakeError, Progress};
 pub use hello::{ProtocolRange, Refusal, Role};

@@ -26,6 +26,7 @@ const STRETCH_LANES: u32 = 1;
 const SALT_LABEL: &[u8] = b"kith 2026 cluster salt";
 const HKDF_SALT: &[u8] = b"kith 2026 cluster keys";
 const LINK_LABEL: &[u8] = b"link pre-shared key";
+const OPERATOR_LABEL: &[u8] = b"operator of clients' ports";
 const KEY_ID_LABEL: &[u8] = b"key id";
 
 /// Characters of a generated secret: none is taken for another when read aloud or copied by hand.
@@ -121,6 +122,7 @@ impl fmt::Debug for KeyId {
 #[derive(Clone)]
 pub struct ClusterKeys {
     link: Zeroizing<[u8; 32]>,
+    operator: Zeroizing<[u8; 32]>,
     id: KeyId,
 }
 
@@ -143,8 +145,10 @@ impl ClusterKeys {
             .map_err(|_| SecretError::Stretch)?;
 
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, HKDF_SALT).extract(stretched.as_slice());
-        let mut keys = Self { link: Zeroizing::new([0; 32]), id: KeyId([0; 8]) };
+        let zero = || Zeroizing::new([0; 32]);
+        let mut keys = Self { link: zero(), operator: zero(), id: KeyId([0; 8]) };
         expand(&root, LINK_LABEL, keys.link.as_mut_slice())?;
+        expand(&root, OPERATOR_LABEL, keys.operator.as_mut_slice())?;
         expand(&root, KEY_ID_LABEL, &mut keys.id.0)?;
         Ok(keys)
     }
@@ -158,6 +162,11 @@ impl ClusterKeys {
     /// The pre-shared key of links.
     pub(super) fn link(&self) -> &[u8; 32] {
         &self.link
+    }
+
+    /// The key of an operator's proofs.
+    pub(super) fn operator(&self) -> &[u8; 32] {
+        &self.operator
     }
 }
 

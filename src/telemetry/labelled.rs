@@ -35,6 +35,8 @@ pub const REJECTIONS: [&str; 16] = [
 /// What the disk failed at; values of the label `action`. What it can't fail at without ending the
 /// member is not among them.
 pub const STORAGE_ERRORS: [&str; 3] = ["append", "checkpoint", "load"];
+/// Why clients are not let in, or not let do what they ask; values of the label `reason`.
+pub const DENIALS: [&str; 4] = ["missing", "wrong", "no_tokens", "forbidden"];
 /// Routes times status codes that are told apart; beyond it they count as `other`.
 const MAX_HTTP_SERIES: usize = 512;
 

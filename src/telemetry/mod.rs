@@ -22,7 +22,9 @@ mod recorder;
 pub(crate) mod tests;
 
 pub use histogram::{BOUNDS_MICROS, Latencies};
-pub use labelled::{HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally};
+pub use labelled::{
+    DENIALS, HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally,
+};
 pub use logs::{Format, LogError, init};
 pub use peers::{PeerTotals, Peers};
 pub use recorder::{Metrics, Telemetry, UPKEEP_INTERVAL};

@@ -229,6 +229,16 @@ parts! {
         counter bytes_sent = "kith_resp_bytes_sent_total", "Bytes sent over RESP.";
     }
 
+    /// TLS with clients.
+    Tls, TlsTotals {
+        counter opened = "kith_tls_handshakes_total", "TLS handshakes with clients that succeeded.";
+        counter failed = "kith_tls_handshakes_failed_total", "TLS handshakes with clients that failed or took too long.";
+        counter crowded = "kith_tls_handshakes_rejected_total", "Clients turned away because too many TLS handshakes were under way.";
+        gauge pending = "kith_tls_handshakes_pending", "TLS handshakes with clients that are under way.";
+        gauge expires_seconds = "kith_tls_certificate_expiry_seconds", "When the certificate that is shown ends, in seconds since 1970; 0 without TLS.";
+        gauge stale = "kith_tls_certificate_stale", "1 while newer files of certificate and key can't be served.";
+    }
+
     /// The roster as this member has it.
     Roster, RosterTotals {
         gauge active = "kith_roster_active_members", "Members that are active.";
@@ -262,6 +272,18 @@ pub const STORAGE_ERRORS: Metric = Metric {
     name: "kith_storage_errors_total",
     kind: Kind::Counter,
     help: "Errors of the disk that the member survived, by what was being done.",
+};
+/// Clients without the right token.
+pub const CLIENTS_DENIED: Metric = Metric {
+    name: "kith_clients_denied_total",
+    kind: Kind::Counter,
+    help: "Clients of HTTP and RESP that showed no token, a wrong one or one that allows too little, by reason.",
+};
+/// HTTP connections for which there was no room.
+pub const HTTP_REJECTED: Metric = Metric {
+    name: "kith_http_connections_rejected_total",
+    kind: Kind::Counter,
+    help: "HTTP connections refused at the bound.",
 };
 /// HTTP requests.
 pub const HTTP_REQUESTS: Metric = Metric {
@@ -315,6 +337,8 @@ pub const FAMILIES: &[Metric] = &[
     OPERATION_SECONDS,
     HANDSHAKES_REJECTED,
     STORAGE_ERRORS,
+    CLIENTS_DENIED,
+    HTTP_REJECTED,
     HTTP_REQUESTS,
     HTTP_SECONDS,
     PEER_LAG,

@@ -1,7 +1,7 @@
 //! One member's metrics: the recorder, the handles of all parts, and the text that Prometheus reads.
 
 use super::histogram::{Latencies, Published};
-use super::labelled::{HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS};
+use super::labelled::{DENIALS, HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS};
 use super::names::{self, Kind, Metric};
 use super::peers::Peers;
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
@@ -83,6 +83,10 @@ pub struct Metrics {
     pub clock: names::Clock,
     /// RESP.
     pub resp: names::Resp,
+    /// TLS with clients.
+    pub tls: names::Tls,
+    /// HTTP connections refused at the bound.
+    pub http_rejected: Counter,
     /// The roster.
     pub roster: names::Roster,
     /// HTTP requests.
@@ -93,6 +97,8 @@ pub struct Metrics {
     pub handshakes_rejected: Labelled<{ REJECTIONS.len() }, 1>,
     /// Errors of the disk by [`STORAGE_ERRORS`]; the column is 0.
     pub storage_errors: Labelled<{ STORAGE_ERRORS.len() }, 1>,
+    /// Clients without the right token by [`DENIALS`]; the column is 0.
+    pub clients_denied: Labelled<{ DENIALS.len() }, 1>,
     latencies: Arc<[Published; OPERATIONS.len()]>,
 }
 
@@ -110,6 +116,8 @@ impl Metrics {
             gossip: names::Gossip::register(registry),
             clock: names::Clock::register(registry),
             resp: names::Resp::register(registry),
+            tls: names::Tls::register(registry),
+            http_rejected: registry.counter(names::HTTP_REJECTED.name, names::HTTP_REJECTED.help),
             roster: names::Roster::register(registry),
             http: HttpRequests::new(registry),
             operations: Labelled::register(
@@ -130,6 +138,7 @@ impl Metrics {
                 ("action", STORAGE_ERRORS),
                 None,
             ),
+            clients_denied: Labelled::register(registry, names::CLIENTS_DENIED, ("reason", DENIALS), None),
             latencies: Arc::default(),
         }
     }

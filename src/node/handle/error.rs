@@ -147,6 +147,33 @@ pub enum ControlError {
     /// A change of settings that can't be.
     #[error("nothing was changed: {0}")]
     InvalidSettings(String),
+    /// A token that can't be. Nothing was changed.
+    #[error("no token was made: {0}")]
+    InvalidToken(String),
+    /// The first token must be able to make others.
+    #[error(
+        "no token was made: the first one needs the role `admin` in all collections, for nobody could make further ones; make `kith token create admin --role admin` first"
+    )]
+    FirstToken,
+    /// There is a token of this name.
+    #[error("there is a token `{0}` already; revoke it first, or take another name")]
+    TokenExists(String),
+    /// There is no such token.
+    #[error("there is no token `{name}`{}", nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest name is `{nearest}`")))]
+    UnknownToken {
+        /// What was asked for.
+        name: String,
+        /// The token whose name is most like it.
+        nearest: Option<String>,
+    },
+    /// Nobody could change tokens any more.
+    #[error(
+        "`{0}` is the last token with the role `admin` in all collections; revoke the others first, or make another admin"
+    )]
+    LastAdminToken(String),
+    /// Who asks may not do that.
+    #[error("{0}")]
+    Forbidden(String),
     /// A change was made here, and too few others have confirmed it.
     #[error(
         "the change was made on this member, but not confirmed by enough others in time ({0}); it spreads when they can be reached, look before you repeat it"
@@ -192,6 +219,12 @@ impl ControlError {
             Self::LastCopy { .. } => "last_copy",
             Self::NoMajority { .. } => "no_majority",
             Self::InvalidSettings(_) => "invalid_settings",
+            Self::InvalidToken(_) => "invalid_token",
+            Self::FirstToken => "first_token",
+            Self::TokenExists(_) => "token_exists",
+            Self::UnknownToken { .. } => "unknown_token",
+            Self::LastAdminToken(_) => "last_admin_token",
+            Self::Forbidden(_) => "forbidden",
             Self::Unconfirmed(_) => "unconfirmed",
             Self::Storage(_) => "storage",
         }

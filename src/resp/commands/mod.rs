@@ -8,6 +8,7 @@
 //!
 //! Errors are Redis's, word for word where Redis has them.
 
+pub mod auth;
 mod keys;
 mod server;
 mod strings;
@@ -19,6 +20,7 @@ use super::reply;
 use crate::engine::operation::{Change, OperationError, Read, Write};
 use crate::model::{KeyRef, RecordRef};
 use crate::node::local::{Local, Mailbox};
+use auth::Need;
 
 /// The token of a read that belongs to no reply: a command looks before it writes.
 pub const PROBE: u32 = TOKENS;
@@ -75,6 +77,7 @@ pub struct Context<'a, L> {
 
 #[derive(Debug, Clone, Copy)]
 enum Name {
+    Auth,
     Client,
     Command,
     Config,
@@ -98,37 +101,38 @@ enum Name {
     Ttl,
 }
 
-/// Name, arguments with the name (below zero: at least as many), what it is. The most frequent come
+/// Name, arguments with the name (below zero: at least as many), what it is, what it takes. The most frequent come
 /// first.
-const COMMANDS: [(&str, isize, Name); 22] = [
-    ("get", 2, Name::Get),
-    ("set", -3, Name::Set),
-    ("mget", -2, Name::MGet),
-    ("mset", -3, Name::MSet),
-    ("del", -2, Name::Del),
-    ("unlink", -2, Name::Del),
-    ("exists", -2, Name::Exists),
-    ("incr", 2, Name::Incr),
-    ("decr", 2, Name::Decr),
-    ("incrby", 3, Name::IncrBy),
-    ("decrby", 3, Name::DecrBy),
-    ("ttl", 2, Name::Ttl),
-    ("pttl", 2, Name::PTtl),
-    ("ping", -1, Name::Ping),
-    ("echo", 2, Name::Echo),
-    ("select", 2, Name::Select),
-    ("hello", -1, Name::Hello),
-    ("client", -2, Name::Client),
-    ("command", -1, Name::Command),
-    ("config", -2, Name::Config),
-    ("info", -1, Name::Info),
-    ("quit", -1, Name::Quit),
+const COMMANDS: [(&str, isize, Name, Need); 23] = [
+    ("get", 2, Name::Get, Need::Read),
+    ("set", -3, Name::Set, Need::Write),
+    ("mget", -2, Name::MGet, Need::Read),
+    ("mset", -3, Name::MSet, Need::Write),
+    ("del", -2, Name::Del, Need::Write),
+    ("unlink", -2, Name::Del, Need::Write),
+    ("exists", -2, Name::Exists, Need::Read),
+    ("incr", 2, Name::Incr, Need::Write),
+    ("decr", 2, Name::Decr, Need::Write),
+    ("incrby", 3, Name::IncrBy, Need::Write),
+    ("decrby", 3, Name::DecrBy, Need::Write),
+    ("ttl", 2, Name::Ttl, Need::Read),
+    ("pttl", 2, Name::PTtl, Need::Read),
+    ("ping", -1, Name::Ping, Need::Known),
+    ("echo", 2, Name::Echo, Need::Known),
+    ("select", 2, Name::Select, Need::Known),
+    ("auth", -2, Name::Auth, Need::Nothing),
+    ("hello", -1, Name::Hello, Need::Nothing),
+    ("client", -2, Name::Client, Need::Known),
+    ("command", -1, Name::Command, Need::Known),
+    ("config", -2, Name::Config, Need::Known),
+    ("info", -1, Name::Info, Need::Known),
+    ("quit", -1, Name::Quit, Need::Nothing),
 ];
 
 /// Carries out one command.
 pub fn execute<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let word = arguments.get(0);
-    let Some((text, arity, name)) = COMMANDS.iter().find(|c| word.eq_ignore_ascii_case(c.0.as_bytes()))
+    let Some((text, arity, name, need)) = COMMANDS.iter().find(|c| word.eq_ignore_ascii_case(c.0.as_bytes()))
     else {
         return context.unknown_command(arguments);
     };
@@ -136,7 +140,11 @@ pub fn execute<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>)
     if !enough || (*arity > 0 && arguments.len() > arity.unsigned_abs()) {
         return context.wrong_arity(text);
     }
+    if !context.client.session.may(*need) {
+        return auth::refuse(context, text, *need);
+    }
     match name {
+        Name::Auth => auth::auth(context, arguments),
         Name::Get => context.read(arguments.get(1), ReadReply::Value),
         Name::Set => strings::set(context, arguments),
         Name::MGet => strings::mget(context, arguments),

@@ -1,5 +1,6 @@
 //! Commands about the connection and the member.
 
+use super::auth::{Need, log_in, refuse_hello};
 use super::{Context, Flow};
 use crate::model::key::DEFAULT;
 use crate::node::local::{Local, LocalInfo};
@@ -32,13 +33,15 @@ pub fn select<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) 
         None => context.error("value is not an integer or out of range"),
         Some(index) if !(0..DATABASES).contains(&index) => context.error("DB index is out of range"),
         Some(index) => {
-            context.client.collection = if index == 0 { DEFAULT.to_owned() } else { index.to_string() };
+            let client = &mut *context.client;
+            client.collection = if index == 0 { DEFAULT.to_owned() } else { index.to_string() };
+            client.session.select(&client.collection);
             context.answer(reply::ok)
         }
     }
 }
 
-/// HELLO \[2 \[SETNAME name\]\]
+/// HELLO \[2 \[AUTH user token\] \[SETNAME name\]\]
 pub fn hello<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     if arguments.len() > 1 {
         match number(arguments.get(1)) {
@@ -52,6 +55,13 @@ pub fn hello<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -
     let mut at = 2;
     while at < arguments.len() {
         let option = arguments.get(at);
+        if option.eq_ignore_ascii_case(b"AUTH") && at + 2 < arguments.len() {
+            if let Err(refused) = log_in(context, arguments.get(at + 1), arguments.get(at + 2)) {
+                return refused;
+            }
+            at += 3;
+            continue;
+        }
         if !option.eq_ignore_ascii_case(b"SETNAME") || at + 1 >= arguments.len() {
             let option = String::from_utf8_lossy(option.get(..64).unwrap_or(option));
             return context.error(&format!("Syntax error in HELLO option '{option}'"));
@@ -60,6 +70,9 @@ pub fn hello<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -
             return context.error(message);
         }
         at += 2;
+    }
+    if !context.client.session.may(Need::Known) {
+        return refuse_hello(context);
     }
     let id = context.client.id;
     context.answer(|out| {
@@ -146,7 +159,7 @@ pub fn command<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>)
     if is(b"LIST") {
         return context.answer(|out| {
             reply::array(out, super::COMMANDS.len());
-            for (name, _, _) in super::COMMANDS {
+            for (name, ..) in super::COMMANDS {
                 reply::bulk(out, name.as_bytes());
             }
         });

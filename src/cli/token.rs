@@ -1,0 +1,190 @@
+//! Tokens: create, list, revoke; and what the command line shows of its own.
+
+use super::error::CliError;
+use super::output::{Output, duration, table};
+use crate::client::{Client, ClientOptions};
+use crate::config::MemberConfig;
+use crate::model::token::{Grant, Role};
+use crate::node::handle::tokens::{TokenRequest, TokenRow};
+use crate::security::{ClusterKeys, Secret, operator};
+use clap::{Args, Subcommand};
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Bytes of the largest file with a token or with certificates.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// What the command line shows to members, and whom it trusts.
+#[derive(Debug, Args)]
+pub(super) struct AccessArgs {
+    /// Token to show; others on this machine see it here, so rather use KITH_TOKEN or --token-file
+    #[arg(long, global = true, env = "KITH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// File that holds the token to show
+    #[arg(long, global = true, env = "KITH_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificates (PEM) of who vouches for the members, for https:// addresses [default: the system's]
+    #[arg(long, global = true, env = "KITH_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl AccessArgs {
+    fn options(&self) -> Result<ClientOptions, CliError> {
+        let mut options = ClientOptions::default();
+        if let Some(file) = &self.ca_file {
+            options = options.authorities(read(file)?);
+        }
+        // Of an empty variable nothing is meant.
+        match (&self.token, &self.token_file) {
+            (Some(token), _) if !token.is_empty() => Ok(options.token(token.trim())),
+            (_, Some(file)) => Ok(options.token(String::from_utf8_lossy(&read(file)?).trim())),
+            _ => Ok(options),
+        }
+    }
+
+    /// A client of these members.
+    pub(super) fn client(&self, addresses: Vec<String>) -> Result<Client, CliError> {
+        Ok(Client::with(addresses, &self.options()?)?)
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, CliError> {
+    let fail = |source| CliError::io(format!("can't read {}", file.display()), source);
+    let mut bytes = Vec::new();
+    File::open(file).map_err(fail)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token and print it; it is shown this once
+    #[command(after_help = "Examples:\n  \
+        kith token create admin --role admin                          # the first one\n  \
+        kith token create shop --role write --collections shop.       # keys of shop.users, shop.carts, ...\n  \
+        kith token create web --role read --collections shop. --also write=sessions\n\n\
+        A role includes those before it: read, write, admin. With --collections it holds where the collection's\n\
+        name begins like that, else everywhere. An admin makes and revokes tokens of the same collections; one of\n\
+        all collections may do everything, also to the cluster.\n\
+        If no admin's token is left, whoever can read a member's file on its machine makes a new one:\n  \
+        kith token create admin2 --role admin --config /etc/kith/member.toml")]
+    Create {
+        /// Its name, unique in the cluster
+        name: String,
+        /// What it allows: read, write or admin
+        #[arg(long, value_parser = parse_role)]
+        role: Role,
+        /// How the collections' names begin [default: all collections]
+        #[arg(long, value_name = "PREFIX")]
+        collections: Vec<String>,
+        /// A role in further collections
+        #[arg(long, value_name = "ROLE=PREFIX", value_parser = parse_grant)]
+        also: Vec<Grant>,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Show the tokens and what they allow
+    List {
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Take a token back, on all members
+    Revoke {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+}
+
+/// Asking as who knows the cluster secret.
+#[derive(Debug, Args)]
+pub(super) struct OperatorArgs {
+    /// Ask the member of this file, and show that its secret is known instead of a token
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn parse_role(text: &str) -> Result<Role, String> {
+    text.parse::<Role>().map_err(|error| error.to_string())
+}
+
+fn parse_grant(text: &str) -> Result<Grant, String> {
+    let (role, prefix) = text.split_once('=').ok_or("write ROLE=PREFIX, such as read=shared.")?;
+    Ok(Grant { role: parse_role(role)?, collections: prefix.to_owned() })
+}
+
+impl TokenCommand {
+    const fn operator(&self) -> &OperatorArgs {
+        match self {
+            Self::Create { operator, .. } | Self::List { operator } | Self::Revoke { operator, .. } => {
+                operator
+            }
+        }
+    }
+
+    /// The client to ask with: the operator's, if the command names a member's file.
+    pub(super) fn client(&self, access: &AccessArgs, addresses: Vec<String>) -> Result<Client, CliError> {
+        let Some(file) = &self.operator().config else { return access.client(addresses) };
+        let config = MemberConfig::load(file)?;
+        let failed = |error: crate::security::SecretError| CliError::Failed(error.to_string());
+        let secret = Secret::parse(&String::from_utf8_lossy(config.secret.expose())).map_err(failed)?;
+        let keys = ClusterKeys::derive(&secret, &config.cluster).map_err(failed)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let options = access.options()?.token(operator::prove(&keys, now.as_secs()));
+        Ok(Client::with([own_address(&config)], &options)?)
+    }
+}
+
+/// Where a command on a member's machine reaches it.
+fn own_address(config: &MemberConfig) -> String {
+    if config.tls.is_some() {
+        // The certificate is for the name under which others know it.
+        return format!("https://{}", config.advertise_http);
+    }
+    let ip = match config.listen_http.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, config.listen_http.port()).to_string()
+}
+
+/// `kith token …`
+pub(super) async fn run(client: &Client, command: TokenCommand, output: Output) -> Result<(), CliError> {
+    match command {
+        TokenCommand::Create { name, role, collections, also, operator: _ } => {
+            let prefixes = if collections.is_empty() { vec![String::new()] } else { collections };
+            let given = prefixes.into_iter().map(|collections| Grant { role, collections });
+            let request = TokenRequest { name, grants: given.chain(also).collect() };
+            let created = client.create_token(&request).await?;
+            output.show(&created, || created.token.expose().to_owned())?;
+            if !output.json {
+                output.note("this is shown only now; who has it may do what it allows");
+            }
+            Ok(())
+        }
+        TokenCommand::List { operator: _ } => {
+            let list = client.tokens().await?;
+            output.show(&list, || {
+                if list.tokens.is_empty() {
+                    return "no tokens: each member serves the clients of its own machine".to_owned();
+                }
+                table(&["NAME", "ALLOWS", "AGE"], list.tokens.iter().map(columns))
+            })
+        }
+        TokenCommand::Revoke { name, operator: _ } => {
+            let row = client.revoke_token(&name).await?;
+            output.show(&row, || format!("token `{name}` is revoked"))
+        }
+    }
+}
+
+fn columns(row: &TokenRow) -> Vec<String> {
+    let grants: Vec<String> = row.grants.iter().map(ToString::to_string).collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let age_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(row.created_ms);
+    vec![row.name.clone(), grants.join(", "), duration(age_ms)]
+}

@@ -1,0 +1,244 @@
+//! Who may ask what over HTTP.
+//!
+//! Every request passes [`admit`]: it looks up what its route takes ([`need`]), judges what the client
+//! shows (`Authorization: Bearer TOKEN`), and leaves the [`Caller`] with the request for handlers whose
+//! bodies name further collections.
+//!
+//! Invariants: a route that the table does not know takes an admin of everything, so a forgotten one is
+//! closed; only the health checks and the list of routes are open to everybody.
+//!
+//! A browser on this machine runs the pages of strangers, and these may send requests here. While no token
+//! is needed, whatever a page of another origin sends is refused: it has an `Origin` that is not this
+//! member's, or names this machine by a name that its owner made point here (DNS rebinding).
+
+use super::connection::Arrival;
+use super::failure::Failure;
+use super::names::collection_in;
+use super::routes::Shared;
+use crate::model::token::Role;
+use crate::node::access::{Caller, Denied};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+/// What a route takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Need {
+    /// Nothing: everybody is answered.
+    Open,
+    /// Any token; the handler asks further.
+    Known,
+    /// A role in a collection.
+    Role(Role, String),
+    /// A role in all collections.
+    All(Role),
+}
+
+/// What a request takes.
+fn need(method: &Method, path: &str) -> Need {
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    if let Some(names) = path.strip_prefix("/v1/kv/") {
+        return Need::Role(if reads { Role::Read } else { Role::Write }, collection_in(names));
+    }
+    if let Some(names) = path.strip_prefix("/v1/watch/") {
+        return Need::Role(Role::Read, collection_in(names));
+    }
+    match path {
+        "/" | "/v1/openapi.json" | "/health/live" | "/health/ready" if reads => Need::Open,
+        "/v1/batch" | "/v1/tokens" => Need::Known,
+        "/v1/status"
+        | "/v1/cluster"
+        | "/v1/cluster/physical"
+        | "/v1/cluster/roster"
+        | "/v1/cluster/placement"
+        | "/v1/cluster/convergence"
+        | "/v1/settings"
+        | "/v1/settings/history"
+        | "/metrics"
+            if reads =>
+        {
+            Need::Known
+        }
+        // It names keys of any collection.
+        "/v1/cluster/superseded" if reads => Need::All(Role::Read),
+        _ if path.starts_with("/v1/tokens/") => Need::Known,
+        _ => Need::All(Role::Admin),
+    }
+}
+
+/// Lets a request in, or answers why not.
+pub(super) async fn admit(
+    State(shared): State<Shared>,
+    ConnectInfo(arrival): ConnectInfo<Arrival>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let need = need(request.method(), request.uri().path());
+    if need == Need::Open {
+        return next.run(request).await;
+    }
+    shared.access.known().await;
+    match judge(&shared, &arrival, &request, &need) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(response) => *response,
+    }
+}
+
+fn judge(
+    shared: &Shared,
+    arrival: &Arrival,
+    request: &Request,
+    need: &Need,
+) -> Result<Caller, Box<Response>> {
+    let shown = shown(request.headers()).map_err(|failure| Box::new(unauthenticated(failure)))?;
+    let caller = shared.access.admit(arrival.origin, shown).map_err(|denied| Box::new(refused(denied)))?;
+    if caller == Caller::Anyone && arrival.origin.local {
+        refuse_pages(request.headers(), request.uri())
+            .map_err(|failure| Box::new(failure.into_response()))?;
+    }
+    let checked = match need {
+        Need::Open | Need::Known => Ok(()),
+        Need::Role(role, collection) => check(&caller, *role, collection),
+        Need::All(role) => check_all(&caller, *role),
+    };
+    match checked {
+        Ok(()) => Ok(caller),
+        Err(failure) => {
+            shared.access.count_forbidden();
+            Err(Box::new(failure.into_response()))
+        }
+    }
+}
+
+/// The token that a request shows.
+fn shown(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let message = "`Authorization` is understood as `Bearer TOKEN`";
+    token.map(Some).ok_or_else(|| Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", message))
+}
+
+fn refused(denied: Denied) -> Response {
+    let status = match denied {
+        Denied::Starting => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    let failure = Failure::new(status, denied.code(), denied.to_string());
+    if status == StatusCode::UNAUTHORIZED { unauthenticated(failure) } else { failure.into_response() }
+}
+
+fn unauthenticated(failure: Failure) -> Response {
+    let mut response = failure.into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// Refuses what takes `role` in a collection to who may not.
+pub(super) fn check(caller: &Caller, role: Role, collection: &str) -> Result<(), Failure> {
+    if caller.allows(role, collection) {
+        return Ok(());
+    }
+    let shown: String = collection.chars().take(64).collect();
+    Err(forbidden(caller, &format!("needs the role `{role}` in the collection `{shown}`")))
+}
+
+fn check_all(caller: &Caller, role: Role) -> Result<(), Failure> {
+    let may = match role {
+        Role::Admin => caller.is_admin_of_all(),
+        _ => caller.allows_everywhere(role),
+    };
+    if may { Ok(()) } else { Err(forbidden(caller, &format!("needs the role `{role}` in all collections"))) }
+}
+
+fn forbidden(caller: &Caller, needs: &str) -> Failure {
+    let name = caller.name().unwrap_or_default();
+    Failure::new(
+        StatusCode::FORBIDDEN,
+        "forbidden",
+        format!("this {needs}, which the token `{name}` has not"),
+    )
+}
+
+/// Refuses what another origin's page sent through a browser of this machine.
+fn refuse_pages(headers: &HeaderMap, uri: &Uri) -> Result<(), Failure> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host =
+        uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST)).unwrap_or("");
+    let of_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
+    let is_foreign = text(header::ORIGIN).is_some_and(|origin| !of_origin(origin));
+    if is_foreign || !is_local_name(host) {
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "foreign_page",
+            "while this cluster has no tokens, requests must name this machine as `localhost` or by its address and not come from another site's page; make a token with `kith token create`",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether nobody else can have made a name point here: an address, or a name without a domain.
+fn is_local_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<std::net::IpAddr>().is_ok() || !name.contains('.') || name.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_that_nobody_thought_of_takes_an_admin() {
+        for (method, path) in [
+            (Method::GET, "/v1/secrets"),
+            (Method::POST, "/v1/status"),
+            (Method::PATCH, "/v1/settings"),
+            (Method::POST, "/v1/cluster/leave"),
+            (Method::DELETE, "/v1/cluster/members/one"),
+            (Method::GET, "/v1/statu%73"),
+            (Method::POST, "/health/live"),
+        ] {
+            assert_eq!(need(&method, path), Need::All(Role::Admin), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn keys_take_the_role_of_what_is_done_in_their_collection() {
+        let role = |role, collection: &str| Need::Role(role, collection.to_owned());
+        assert_eq!(need(&Method::GET, "/v1/kv/a"), role(Role::Read, "a"));
+        assert_eq!(need(&Method::HEAD, "/v1/kv/a/k"), role(Role::Read, "a"));
+        assert_eq!(need(&Method::PUT, "/v1/kv/%61/k/l"), role(Role::Write, "a"));
+        assert_eq!(need(&Method::POST, "/v1/kv/a/k"), role(Role::Write, "a"));
+        assert_eq!(need(&Method::GET, "/v1/watch/%5fsystem_tokens"), role(Role::Read, "_system_tokens"));
+    }
+
+    #[test]
+    fn pages_of_strangers_are_refused_while_everybody_is_served() {
+        let judge = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+            }
+            refuse_pages(&headers, &Uri::from_static("/v1/status")).is_ok()
+        };
+        for host in ["localhost:7401", "127.0.0.1:7401", "[::1]:7401", "member1:7401", "a", "x.localhost"] {
+            assert!(judge(host, None), "{host}");
+        }
+        assert!(!judge("rebound.example:7401", None) && !judge("rebound.example", None));
+        assert!(judge("localhost:7401", Some("http://localhost:7401")));
+        for origin in ["http://localhost:8080", "https://evil.example", "null"] {
+            assert!(!judge("localhost:7401", Some(origin)), "{origin}");
+        }
+    }
+}

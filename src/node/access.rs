@@ -1,0 +1,321 @@
+//! Who may do what: the question that every front asks of each client, and the answer.
+//!
+//! The data thread publishes the tokens in force whenever they change ([`Publisher`]); fronts judge
+//! with [`Access`], on any thread and without asking the data thread. Three things decide:
+//!
+//! - While no token is set, clients of this machine may do everything and others nothing, unless the
+//!   member's file says otherwise in so many words.
+//! - From the first token on, every client must show one.
+//! - Who knows the cluster secret may do everything, with an operator's proof
+//!   ([`crate::security::operator`]), so that a lost admin's token is no lost cluster. It is believed
+//!   on this machine or inside TLS only, where nobody reads along.
+//!
+//! Invariants: before the tokens are known nobody is let in; a token that is shown and wrong is refused
+//! also where none is needed; no text of a token is kept, logged or repeated.
+
+use crate::model::token::{Grant, Role, Token, Tokens};
+use crate::security::limits::GateFull;
+use crate::security::operator;
+use crate::security::secret::Keyring;
+use crate::security::tls::{ClientStream, Door};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// Where a client comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Whether it runs on this machine.
+    pub local: bool,
+    /// Whether what passes can't be read by others on the way.
+    pub encrypted: bool,
+}
+
+impl Origin {
+    /// Of a connection from `peer` to `own`, this side's address if it is known.
+    ///
+    /// Only this machine itself connects from the address to which it connects, or from a loopback address:
+    /// the answers to anybody else who claims these would not leave the machine.
+    #[must_use]
+    pub fn new(peer: IpAddr, own: Option<IpAddr>, encrypted: bool) -> Self {
+        let peer = peer.to_canonical();
+        Self { local: peer.is_loopback() || own.is_some_and(|own| own.to_canonical() == peer), encrypted }
+    }
+}
+
+/// Why a client is not let in. Nothing was done for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// It shows no token and needs one.
+    #[error("this cluster serves clients with a token only; show one (`kith --token`, KITH_TOKEN)")]
+    Missing,
+    /// What it shows is no token of this cluster.
+    #[error(
+        "this is no token of this cluster, or it was revoked; an admin makes tokens with `kith token create`"
+    )]
+    Wrong,
+    /// There are no tokens yet, and it comes from another machine.
+    #[error(
+        "this cluster has no tokens yet, so each member serves its own machine only; run `kith token create admin --role admin` on the machine of a member (in its container), and show what it prints"
+    )]
+    NoTokens,
+    /// The member does not know its tokens yet.
+    #[error("this member is still starting; try again in a moment")]
+    Starting,
+}
+
+impl Denied {
+    /// The error's name for programs, in snake case.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Missing | Self::Wrong => "unauthenticated",
+            Self::NoTokens => "no_tokens",
+            Self::Starting => "starting",
+        }
+    }
+}
+
+/// A client that was let in, and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// No token is needed.
+    Anyone,
+    /// Who knows the cluster secret.
+    Operator,
+    /// Who has this token.
+    Token(String, Arc<Token>),
+}
+
+impl Caller {
+    /// Whether it may do what takes `role` in a collection.
+    #[must_use]
+    pub fn allows(&self, role: Role, collection: &str) -> bool {
+        match self {
+            Self::Anyone | Self::Operator => true,
+            Self::Token(_, token) => token.allows(role, collection),
+        }
+    }
+
+    /// Whether it may do what takes `role` in every collection of clients.
+    #[must_use]
+    pub fn allows_everywhere(&self, role: Role) -> bool {
+        match self {
+            Self::Anyone | Self::Operator => true,
+            Self::Token(_, token) => {
+                token.grants.iter().any(|grant| grant.role >= role && grant.collections.is_empty())
+            }
+        }
+    }
+
+    /// Whether it may do everything, also to the cluster.
+    #[must_use]
+    pub fn is_admin_of_all(&self) -> bool {
+        match self {
+            Self::Anyone | Self::Operator => true,
+            Self::Token(_, token) => token.is_admin_of_all(),
+        }
+    }
+
+    /// Whether it may make and revoke a token with these grants.
+    #[must_use]
+    pub fn governs(&self, grants: &[Grant]) -> bool {
+        match self {
+            Self::Anyone | Self::Operator => true,
+            Self::Token(_, token) => token.governs(grants),
+        }
+    }
+
+    /// The name of its token.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Anyone | Self::Operator => None,
+            Self::Token(name, _) => Some(name),
+        }
+    }
+}
+
+/// What a front needs to receive clients.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Who may do what.
+    pub access: Access,
+    /// TLS, if the member speaks it with clients; then with all of them.
+    pub tls: Option<Arc<Door>>,
+}
+
+impl Guard {
+    /// A client's connection as it is to be spoken with, and where it comes from.
+    ///
+    /// # Errors
+    /// [`GateFull`] when too many handshakes are under way; the connection is closed.
+    pub fn receive(&self, stream: TcpStream, peer: IpAddr) -> Result<(ClientStream, Origin), GateFull> {
+        let own = stream.local_addr().ok().map(|address| address.ip());
+        let origin = Origin::new(peer, own, self.tls.is_some());
+        let stream = match &self.tls {
+            Some(door) => door.enter(stream, peer)?,
+            None => ClientStream::Plain(stream),
+        };
+        Ok((stream, origin))
+    }
+}
+
+/// Clients that were not let in or went too far, since the start.
+#[derive(Debug, Default)]
+pub struct DeniedCounts {
+    missing: AtomicU64,
+    wrong: AtomicU64,
+    no_tokens: AtomicU64,
+    forbidden: AtomicU64,
+}
+
+impl DeniedCounts {
+    /// The counts, in the order of [`crate::telemetry::DENIALS`].
+    #[must_use]
+    pub fn totals(&self) -> [u64; 4] {
+        [&self.missing, &self.wrong, &self.no_tokens, &self.forbidden]
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// Publishes the tokens in force to every [`Access`].
+#[derive(Debug)]
+pub struct Publisher(watch::Sender<Option<Arc<Tokens>>>);
+
+impl Publisher {
+    /// These tokens hold from now on.
+    pub fn publish(&self, tokens: &Arc<Tokens>) {
+        self.0.send_if_modified(|known| {
+            let changed = !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, tokens));
+            if changed {
+                *known = Some(Arc::clone(tokens));
+            }
+            changed
+        });
+    }
+}
+
+/// Judges clients. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Access {
+    tokens: watch::Receiver<Option<Arc<Tokens>>>,
+    keyring: Arc<Keyring>,
+    /// Whether clients of other machines are served while there are no tokens.
+    anyone: bool,
+    counts: Arc<DeniedCounts>,
+}
+
+impl Access {
+    /// Access to a member with these keys, to which nobody is let before tokens were published.
+    #[must_use]
+    pub fn new(keyring: Keyring, anyone: bool) -> (Publisher, Self) {
+        let (sender, tokens) = watch::channel(None);
+        (Publisher(sender), Self { tokens, keyring: Arc::new(keyring), anyone, counts: Arc::default() })
+    }
+
+    /// Completes once the member knows its tokens, or has ended.
+    pub async fn known(&self) {
+        // An error means that the member has ended; then nobody is let in.
+        _ = self.tokens.clone().wait_for(Option::is_some).await;
+    }
+
+    /// Lets a client in that shows `shown`, or says why not.
+    ///
+    /// # Errors
+    /// [`Denied`], which was counted.
+    pub fn admit(&self, origin: Origin, shown: Option<&str>) -> Result<Caller, Denied> {
+        let judged = self.judge(origin, shown);
+        if let Err(denied) = judged {
+            self.count(denied);
+        }
+        judged
+    }
+
+    fn judge(&self, origin: Origin, shown: Option<&str>) -> Result<Caller, Denied> {
+        let Some(tokens) = self.tokens.borrow().as_ref().map(Arc::clone) else {
+            return Err(Denied::Starting);
+        };
+        match shown {
+            None => self.without_token(&tokens, origin),
+            Some(proof) if operator::is_proof(proof) => {
+                let read_by_nobody = origin.local || origin.encrypted;
+                let proven = read_by_nobody && operator::verify(&self.keyring, proof, unix_seconds());
+                if proven { Ok(Caller::Operator) } else { Err(Denied::Wrong) }
+            }
+            Some(text) => match tokens.authenticate(text) {
+                Some((name, token)) => Ok(Caller::Token(name.to_owned(), Arc::clone(token))),
+                None => Err(Denied::Wrong),
+            },
+        }
+    }
+
+    fn without_token(&self, tokens: &Tokens, origin: Origin) -> Result<Caller, Denied> {
+        if !tokens.is_empty() {
+            Err(Denied::Missing)
+        } else if self.anyone || origin.local {
+            Ok(Caller::Anyone)
+        } else {
+            Err(Denied::NoTokens)
+        }
+    }
+
+    /// Whether a token is needed now.
+    #[must_use]
+    pub fn needs_token(&self) -> bool {
+        self.tokens.borrow().as_ref().is_none_or(|tokens| !tokens.is_empty())
+    }
+
+    /// Whether the tokens have changed since [`Self::review`] was last called on this very value: a load,
+    /// no lock.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.tokens.has_changed().unwrap_or(false)
+    }
+
+    /// What a client that was let in before may still do: nothing if its token was revoked or replaced,
+    /// or if it came without one and now needs one.
+    pub fn review(&mut self, origin: Origin, caller: Option<Caller>) -> Option<Caller> {
+        let tokens = self.tokens.borrow_and_update().as_ref().map(Arc::clone)?;
+        match caller {
+            None | Some(Caller::Anyone) => self.without_token(&tokens, origin).ok(),
+            Some(Caller::Operator) => Some(Caller::Operator),
+            Some(Caller::Token(name, token)) => {
+                let same = tokens.get(&name).is_some_and(|now| **now == *token);
+                same.then_some(Caller::Token(name, token))
+            }
+        }
+    }
+
+    /// Counts a client that asked for more than its token allows.
+    pub fn count_forbidden(&self) {
+        self.counts.forbidden.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self, denied: Denied) {
+        let count = match denied {
+            Denied::Missing => &self.counts.missing,
+            Denied::Wrong => &self.counts.wrong,
+            Denied::NoTokens => &self.counts.no_tokens,
+            Denied::Starting => return,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Clients that were not let in or went too far.
+    #[must_use]
+    pub fn counts(&self) -> Arc<DeniedCounts> {
+        Arc::clone(&self.counts)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests;
