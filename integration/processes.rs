@@ -33,6 +33,8 @@ mod members;
 mod refusals;
 #[path = "processes/scenarios.rs"]
 mod scenarios;
+#[path = "processes/security.rs"]
+mod security;
 #[path = "support/slow_disk.rs"]
 mod slow_disk;
 #[path = "processes/starts.rs"]

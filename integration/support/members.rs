@@ -80,6 +80,8 @@ pub struct Plan {
     pub advertise: Option<SocketAddr>,
     /// The journal's size at which a checkpoint begins, if not the default.
     pub journal_bytes: Option<&'static str>,
+    /// Further tables of the member's file.
+    pub tables: String,
     /// Variables of the process, beside those of the tester.
     pub environment: Vec<(&'static str, OsString)>,
 }
@@ -95,6 +97,7 @@ impl Default for Plan {
             zone: String::new(),
             advertise: None,
             journal_bytes: None,
+            tables: String::new(),
             environment: Vec::new(),
         }
     }
@@ -168,6 +171,7 @@ impl Member {
             zone,
             advertise,
             journal_bytes,
+            tables,
             environment: _,
         } = &self.plan;
         let zone = if zone.is_empty() { String::new() } else { format!("zone = \"{zone}\"\n") };
@@ -187,7 +191,7 @@ impl Member {
         let text = format!(
             "name = \"{name}\"\ncluster = \"{cluster}\"\ndata_dir = \"{}\"\nseeds = [{seeds}]\n\
              bootstrap = {bootstrap}\nsecret = \"{secret}\"\n{zone}\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
-             resp = \"{resp}\"\n\n{advertise}{memory}\n[create.settings]\n{settings}",
+             resp = \"{resp}\"\n\n{advertise}{memory}{tables}\n[create.settings]\n{settings}",
             self.directory.display(),
         );
         fs::write(self.config(), text).unwrap();
