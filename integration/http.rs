@@ -17,7 +17,7 @@ use kith::client::{Client, ClientError, ClientOptions, ListingQuery, WriteOption
 use kith::model::edit::{Edited, Modify, edit};
 use kith::model::limits::MAX_VALUE_BYTES;
 use kith::model::token::{Grant, Role, Token, Tokens};
-use kith::model::{KeyRef, MemberId, Record, Timestamp};
+use kith::model::{KeyHash, KeyRef, MemberId, Record, Timestamp};
 use kith::node::access::{Access, Guard, Publisher};
 use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
@@ -103,7 +103,7 @@ impl FakeMember {
                 None
             }
         };
-        Ok(Answer::Stored(Stored { timestamp, copies: 2, superseded: false, number }))
+        Ok(Answer::Stored(Stored { timestamp, copies: 2, superseded: false, hash: KeyHash(0), number }))
     }
 
     fn modify(&mut self, place: (String, Vec<u8>), key: KeyRef<'_>, modify: &Modify) -> Modified {
@@ -117,7 +117,7 @@ impl FakeMember {
             }
             _ => drop(self.records.remove(&place)),
         }
-        let stored = Stored { timestamp, copies: 2, superseded: false, number: None };
+        let stored = Stored { timestamp, copies: 2, superseded: false, hash: KeyHash(0), number: None };
         Modified { stored: Some(stored), present, record: None }
     }
 
@@ -530,7 +530,8 @@ async fn a_request_that_was_taken_in_is_answered_before_the_server_ends() {
     while TcpStream::connect(served.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    let stored = Stored { timestamp: Timestamp::ZERO, copies: 1, superseded: true, number: None };
+    let stored =
+        Stored { timestamp: Timestamp::ZERO, copies: 1, superseded: true, hash: KeyHash(0), number: None };
     reply.send(vec![Ok(Answer::Stored(stored))]).unwrap();
     assert_eq!(put.await.unwrap().unwrap().outcome, Ending::Superseded);
     served.server.await.unwrap().unwrap();

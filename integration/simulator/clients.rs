@@ -180,6 +180,18 @@ fn is_refusal(error: &OperationError) -> bool {
     !matches!(error, OperationError::Unknown { .. })
 }
 
+/// A number that tells one answer from another, for the trace.
+fn mark_of(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Stored(stored) => stored.timestamp.time,
+        Outcome::Found(record) => record.as_ref().map_or(0, |record| record.view().timestamp().time),
+        Outcome::Modified(modified) => modified.stored.map_or(1, |stored| stored.timestamp.time),
+        Outcome::Page(page) => page.rows.len() as u64,
+        Outcome::Copies(copies) => u64::from(*copies),
+        Outcome::Failed(error) => error.code().len() as u64,
+    }
+}
+
 impl World {
     /// A session's next step: an operation, unless it waits for one.
     pub fn session_step(&mut self, session: usize) {
@@ -365,13 +377,7 @@ impl World {
         };
         let key = operation.key;
         let name = self.clients.keys[key].name.clone();
-        let time = match &outcome {
-            Outcome::Stored(stored) => stored.timestamp.time,
-            Outcome::Found(record) => record.as_ref().map_or(0, |record| record.view().timestamp().time),
-            Outcome::Modified(modified) => modified.stored.map_or(1, |stored| stored.timestamp.time),
-            Outcome::Page(page) => page.rows.len() as u64,
-            Outcome::Failed(error) => error.code().len() as u64,
-        };
+        let time = mark_of(&outcome);
         self.note("answer", &[token, index as u64, time], || match &outcome {
             Outcome::Page(page) => {
                 format!("{token} by m{index}: {} keys, more: {}", page.rows.len(), page.resume.is_some())
@@ -407,6 +413,9 @@ impl World {
             Outcome::Page(page) => {
                 self.check_page(&operation, &page);
                 State::Answered
+            }
+            Outcome::Copies(_) => {
+                return self.violate("an answer fits its question", Some(key), format!("{token}: copies"));
             }
             Outcome::Failed(error) if is_refusal(&error) => {
                 self.was_refused(token, &operation, &error.to_string())

@@ -20,6 +20,7 @@ impl Engine {
         self.check_clock();
         self.settle_writes();
         self.expire_requests();
+        self.step_waits();
         self.retry_loads();
         self.send_hints();
         self.tell_hints();

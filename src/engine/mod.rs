@@ -21,6 +21,7 @@ mod clocks;
 mod convergence;
 mod copying;
 mod counters;
+mod durable;
 mod foreign;
 mod handoff;
 mod hints;
@@ -247,6 +248,7 @@ pub struct Engine {
     /// Answers with own stamps that no durable reservation covers yet.
     held: Vec<Completion>,
     requests: requests::Requests,
+    waits: durable::Waits,
     loads: loads::Loads,
     pages: pages::Pages,
     scrub: scrub::Scrub,
@@ -314,6 +316,7 @@ impl Engine {
             progress: false,
             held: Vec::new(),
             requests: requests::Requests::default(),
+            waits: durable::Waits::default(),
             loads: loads::Loads::default(),
             pages: pages::Pages::default(),
             scrub: scrub::Scrub::default(),
@@ -387,6 +390,7 @@ impl Engine {
             self.show(completion);
         }
         self.release_replies();
+        self.step_waits();
         if self.untold && self.positions.synced >= self.placement_position {
             self.tell_complete(None);
         }

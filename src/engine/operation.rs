@@ -8,7 +8,7 @@ use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
 use crate::model::record::HEADER_BYTES;
 use crate::model::settings::Level;
-use crate::model::{KeyRange, KeyRef, Record, RecordRef, Timestamp};
+use crate::model::{KeyHash, KeyRange, KeyRef, Record, RecordRef, Timestamp};
 pub use crate::protocol::message::KeyRow;
 use std::fmt;
 
@@ -57,6 +57,19 @@ pub struct Read<'a> {
     pub level: Option<Level>,
 }
 
+/// Waiting until writes have so many durable copies, or the time is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// The writes: hashes of their keys, and their stamps. None at all: nothing is waited for.
+    pub writes: Vec<(KeyHash, Timestamp)>,
+    /// Of acknowledged writes that are not named, the fewest copies that an answer told.
+    pub least: Option<u16>,
+    /// How many copies are waited for.
+    pub copies: u16,
+    /// For how many milliseconds at most.
+    pub timeout_ms: u64,
+}
+
 /// One page of an ordered listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
@@ -94,6 +107,8 @@ pub enum Outcome {
     Found(Option<Record>),
     /// A scan.
     Page(Page),
+    /// A wait: the fewest durable copies that any of the writes has.
+    Copies(u16),
     /// It was refused or its fate is unknown; the error says which.
     Failed(OperationError),
 }
@@ -107,6 +122,8 @@ pub struct Stored {
     pub copies: u16,
     /// A newer record was met: this write is stored nowhere as the latest.
     pub superseded: bool,
+    /// The hash of the key.
+    pub hash: KeyHash,
     /// After an increment: the number as this member's merge sees it. After an edit of a value: its bytes.
     pub number: Option<i64>,
 }

@@ -181,6 +181,7 @@ impl Engine {
             timestamp: write.superseded.unwrap_or(write.timestamp),
             copies,
             superseded: write.superseded.is_some(),
+            hash: write.hash,
             number: write.number,
         };
         match write.looked {

@@ -168,7 +168,7 @@ impl Engine {
                 modified.record.iter().all(is_covered)
                     && modified.present.is_none_or(|at| self.is_covered(at))
             }
-            Outcome::Stored(_) | Outcome::Failed(_) => true,
+            Outcome::Stored(_) | Outcome::Copies(_) | Outcome::Failed(_) => true,
         };
         if may_show { &mut self.lanes.completions } else { &mut self.held }.push(completion);
     }

@@ -13,7 +13,7 @@ use super::read::GatherId;
 use super::reclaim;
 use super::scan::Part;
 use super::write::{Job, Origin};
-use crate::model::{KeyHash, MemberId};
+use crate::model::{KeyHash, MemberId, Timestamp};
 use crate::protocol::compare::Compared;
 use crate::protocol::message::{Failure, Message, Reply, Request, WriteRequest};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -41,6 +41,8 @@ pub(super) enum Purpose {
     Compare(anti_entropy::Ticket),
     /// A step of reclaiming, asked of that member.
     Reclaim(reclaim::Ticket, MemberId),
+    /// What a member has durably, for a wait.
+    Durable(u64, MemberId, Vec<(u64, Timestamp)>),
 }
 
 #[derive(Debug)]
@@ -210,6 +212,7 @@ impl Engine {
             }
             Request::Compare(question) => self.compare_for_peer(origin, question, same_placement),
             Request::Reclaim(question) => self.reclaim_for_peer(origin, &question, same_placement),
+            Request::Durable { writes } => self.durable_for_peer(origin, &writes),
         }
     }
 
@@ -256,6 +259,10 @@ impl Engine {
                 self.take_reclaimed(ticket, member, &answer);
             }
             (Purpose::Reclaim(ticket, member), _) => self.reclaim_failed(ticket, member),
+            (Purpose::Durable(wait, member, writes), Reply::Durable { has }) => {
+                self.durable_answered(wait, member, &writes, &has);
+            }
+            (Purpose::Durable(wait, ..), _) => self.durable_failed(wait),
         }
     }
 
@@ -269,13 +276,14 @@ impl Engine {
     ) {
         match reply {
             Reply::Stored { timestamp, copies, superseded, number } => {
-                self.answer(origin, Stored { timestamp, copies, superseded, number });
+                self.answer(origin, Stored { timestamp, copies, superseded, hash: write.hash(), number });
             }
             Reply::Modified { stored, present, record } => {
                 let stored = stored.map(|(timestamp, copies, superseded, number)| Stored {
                     timestamp,
                     copies,
                     superseded,
+                    hash: write.hash(),
                     number,
                 });
                 self.modified_elsewhere(origin, stored, present, record.as_deref());
@@ -344,6 +352,7 @@ impl Engine {
             Purpose::Copy(ticket) => self.copy_failed(ticket),
             Purpose::Compare(ticket) => self.compare_failed(ticket),
             Purpose::Reclaim(ticket, member) => self.reclaim_failed(ticket, member),
+            Purpose::Durable(wait, ..) => self.durable_failed(wait),
         }
     }
 

@@ -435,7 +435,7 @@ impl Engine {
                 self.lanes.completions.push(Completion { token, outcome: Outcome::Stored(stored) });
             }
             Origin::Peer { .. } => {
-                let Stored { timestamp, copies, superseded, number } = stored;
+                let Stored { timestamp, copies, superseded, number, .. } = stored;
                 self.reply(origin, Reply::Stored { timestamp, copies, superseded, number });
             }
         }

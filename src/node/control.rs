@@ -52,9 +52,10 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
                     let page = match next(&mailbox).await.1 {
                         Outcome::Page(page) => Ok(page),
                         Outcome::Failed(error) => Err(error),
-                        Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Found(_) => {
-                            Err(OperationError::Unreachable)
-                        }
+                        Outcome::Stored(_)
+                        | Outcome::Modified(_)
+                        | Outcome::Found(_)
+                        | Outcome::Copies(_) => Err(OperationError::Unreachable),
                     };
                     mailbox.close();
                     _ = reply.send(page);
@@ -101,7 +102,7 @@ async fn run(local: &LocalHandle, operations: &[Operation]) -> Answers {
             Outcome::Modified(modified) => Ok(Answer::Modified(modified)),
             Outcome::Found(record) => Ok(Answer::Found(record)),
             Outcome::Failed(error) => Err(error),
-            Outcome::Page(_) => Err(OperationError::Unreachable),
+            Outcome::Page(_) | Outcome::Copies(_) => Err(OperationError::Unreachable),
         };
         if let Some(slot) = answers.get_mut(token as usize) {
             *slot = Some(answer);

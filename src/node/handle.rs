@@ -467,14 +467,20 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Timestamp;
+    use crate::model::{KeyHash, Timestamp};
 
     fn key(name: &str) -> Key {
         Key::new("default", name.to_owned()).unwrap()
     }
 
     fn stored(copies: u16) -> Result<Answer, OperationError> {
-        Ok(Answer::Stored(Stored { timestamp: Timestamp::ZERO, copies, superseded: false, number: None }))
+        Ok(Answer::Stored(Stored {
+            timestamp: Timestamp::ZERO,
+            copies,
+            superseded: false,
+            hash: KeyHash(0),
+            number: None,
+        }))
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use super::core::Shared;
 use super::publish::Asked;
 use crate::engine;
-use crate::engine::operation::{Outcome, Read, Scan, Write};
+use crate::engine::operation::{Outcome, Read, Scan, Wait, Write};
 use crate::model::settings::Level;
 use crate::model::{KeyRef, RecordRef};
 
@@ -38,6 +38,10 @@ pub trait Local: Clone + 'static {
     /// Submits a write. `mailbox` gets [`Outcome::Stored`] or [`Outcome::Failed`] under `token`,
     /// possibly before this returns. Whatever is needed of `write` is copied during the call.
     fn write(&self, mailbox: &Mailbox, token: u32, write: Write<'_>);
+
+    /// Waits for durable copies of writes. `mailbox` gets [`Outcome::Copies`] or [`Outcome::Failed`] under `token`,
+    /// possibly before this returns.
+    fn wait(&self, mailbox: &Mailbox, token: u32, wait: Wait);
 
     /// Reads the clocks: what is expired is judged by this moment until they are read again. To be
     /// called once for a batch of operations. Returns milliseconds since the Unix epoch.
@@ -286,6 +290,13 @@ impl Local for LocalHandle {
         self.shared.with(|core| {
             let token = core.token(mailbox, token, Asked::of(&write.change));
             core.engine.write(token, write);
+        });
+    }
+
+    fn wait(&self, mailbox: &Mailbox, token: u32, wait: Wait) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token, Asked::Wait);
+            core.engine.wait(token, wait);
         });
     }
 

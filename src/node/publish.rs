@@ -46,6 +46,7 @@ pub(super) enum Asked {
     Increment,
     Scan,
     Modify,
+    Wait,
 }
 
 impl Asked {
@@ -76,7 +77,11 @@ const fn place_of(outcome: &Outcome) -> usize {
         Outcome::Stored(stored) if stored.superseded => 2,
         Outcome::Modified(Modified { stored: Some(stored), .. }) if stored.superseded => 2,
         Outcome::Modified(Modified { stored: None, .. }) => 6,
-        Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Found(Some(_)) | Outcome::Page(_) => 0,
+        Outcome::Stored(_)
+        | Outcome::Modified(_)
+        | Outcome::Found(Some(_))
+        | Outcome::Page(_)
+        | Outcome::Copies(_) => 0,
         Outcome::Failed(error) => match error {
             OperationError::SystemCollection
             | OperationError::ValueTooLarge { .. }
@@ -459,7 +464,7 @@ fn publish_gossip(core: &Core, shared: &Shared, metrics: &Metrics) {
 mod tests {
     use super::*;
     use crate::engine;
-    use crate::model::{MemberId, Timestamp};
+    use crate::model::{KeyHash, MemberId, Timestamp};
     use crate::node::handle::status::State;
     use crate::node::handle::{Key, Operation};
     use crate::node::tests::{Plan, until};
@@ -468,13 +473,27 @@ mod tests {
 
     fn stored(superseded: bool) -> Outcome {
         let (timestamp, number) = (Timestamp { time: 1, member: MemberId(1) }, None);
-        Outcome::Stored(engine::operation::Stored { timestamp, copies: 1, superseded, number })
+        Outcome::Stored(engine::operation::Stored {
+            timestamp,
+            copies: 1,
+            superseded,
+            hash: KeyHash(0),
+            number,
+        })
     }
 
     #[test]
     fn what_is_counted_has_a_place_in_its_list() {
-        let names = [Asked::Get, Asked::Set, Asked::Delete, Asked::Increment, Asked::Scan, Asked::Modify]
-            .map(|asked| OPERATIONS[asked as usize]);
+        let names = [
+            Asked::Get,
+            Asked::Set,
+            Asked::Delete,
+            Asked::Increment,
+            Asked::Scan,
+            Asked::Modify,
+            Asked::Wait,
+        ]
+        .map(|asked| OPERATIONS[asked as usize]);
         assert_eq!(names, OPERATIONS);
         let outcomes = [
             stored(false),

@@ -9,7 +9,7 @@ use super::reclaim::{Reclaim, Reclaimed};
 use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
-use crate::model::{KeyRange, Timestamp, limits};
+use crate::model::{KeyHash, KeyRange, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 
 /// What a message is.
@@ -56,6 +56,11 @@ pub enum Request {
     Compare(Compare),
     /// A step of reclaiming tombstones.
     Reclaim(Reclaim),
+    /// Which of these writes the peer has durably.
+    Durable {
+        /// Hashes of keys, and stamps: the peer's record must have that one or a later one.
+        writes: Vec<(u64, Timestamp)>,
+    },
 }
 
 /// Where a page of a copy begins: first comes what is in the peer's memory, then what only its redb
@@ -89,6 +94,12 @@ pub struct WriteRequest {
 }
 
 impl WriteRequest {
+    /// The hash of its key.
+    #[must_use]
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(self.collection.as_bytes(), &self.key)
+    }
+
     /// Bytes of its names and its value.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -199,6 +210,11 @@ pub enum Reply {
     Compared(Compared),
     /// The answer to a step of reclaiming.
     Reclaimed(Reclaimed),
+    /// Which writes the peer has durably.
+    Durable {
+        /// One for each write that was asked for, in order.
+        has: Vec<bool>,
+    },
     /// It was not done.
     Failed(Failure),
 }

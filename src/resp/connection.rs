@@ -213,14 +213,16 @@ impl<L: Local> Connection<L> {
                     stamp.map_or(0, |stamp| stamp.time)
                 }
                 Outcome::Found(Some(record)) => record.view().timestamp().time,
-                Outcome::Found(None) | Outcome::Page(_) | Outcome::Failed(_) => 0,
+                Outcome::Found(None) | Outcome::Page(_) | Outcome::Copies(_) | Outcome::Failed(_) => 0,
             };
             self.client.seen = self.client.seen.max(time);
             if token == PROBE {
                 self.client.progress.probe = Probe::Answered(match outcome {
                     Outcome::Failed(error) => Err(error),
                     Outcome::Found(found) => Ok(found.is_some()),
-                    Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Page(_) => Ok(false),
+                    Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Page(_) | Outcome::Copies(_) => {
+                        Ok(false)
+                    }
                 });
             } else {
                 self.replies.settle(token, outcome);

@@ -224,7 +224,11 @@ impl Replies {
                 match outcome {
                     Outcome::Found(Some(_)) => gather.count += 1,
                     Outcome::Failed(error) => _ = gather.failed.get_or_insert(error),
-                    Outcome::Found(None) | Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Page(_) => {}
+                    Outcome::Found(None)
+                    | Outcome::Stored(_)
+                    | Outcome::Modified(_)
+                    | Outcome::Page(_)
+                    | Outcome::Copies(_) => {}
                 }
                 let waiting = match gather.reply {
                     GatherReply::Found => &mut self.reads_waiting,
@@ -336,11 +340,17 @@ fn held_bytes(place: &Place) -> usize {
 mod tests {
     use super::*;
     use crate::engine::operation::Stored;
-    use crate::model::{KeyRef, Timestamp};
+    use crate::model::{KeyHash, KeyRef, Timestamp};
     use proptest::prelude::*;
 
     fn stored(number: Option<i64>) -> Outcome {
-        Outcome::Stored(Stored { timestamp: Timestamp::ZERO, copies: 1, superseded: false, number })
+        Outcome::Stored(Stored {
+            timestamp: Timestamp::ZERO,
+            copies: 1,
+            superseded: false,
+            hash: KeyHash(0),
+            number,
+        })
     }
 
     fn take(replies: &mut Replies) -> String {

@@ -2,11 +2,11 @@
 //! order.
 
 use super::*;
-use crate::engine::operation::{Change, Modified, OperationError, Outcome, Read, Stored, Write};
+use crate::engine::operation::{Change, Modified, OperationError, Outcome, Read, Stored, Wait, Write};
 use crate::model::edit::{Edited, Modify, Returns, edit};
 use crate::model::merge::CounterError;
 use crate::model::token::{Grant, Role, Token, Tokens};
-use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
+use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::node::access::{Access, Publisher};
 use crate::node::local::{LocalInfo, Mailbox, RespCounts};
 use crate::security::{ClusterKeys, Keyring, Secret};
@@ -125,7 +125,7 @@ impl State {
             }
             Change::Modify(modify) => return self.modify(&name, write.key, modify, timestamp),
         }
-        Outcome::Stored(Stored { timestamp, copies: 2, superseded: false, number })
+        Outcome::Stored(Stored { timestamp, copies: 2, superseded: false, hash: KeyHash(0), number })
     }
 }
 
@@ -160,7 +160,7 @@ impl State {
             None => _ = self.records.remove(name),
         }
         let number = i64::try_from(length).ok();
-        let stored = Some(Stored { timestamp, copies: 2, superseded: false, number });
+        let stored = Some(Stored { timestamp, copies: 2, superseded: false, hash: KeyHash(0), number });
         let present = before.as_ref().map(|record| record.view().timestamp());
         let record = match modify.returns {
             Returns::Nothing => None,
@@ -196,6 +196,11 @@ impl Local for Fake {
         state.afters.push(write.after);
         let outcome = state.apply(write);
         state.pending.push((mailbox.clone(), token, Pending::Answer(outcome)));
+    }
+
+    fn wait(&self, mailbox: &Mailbox, token: u32, wait: Wait) {
+        let copies = Outcome::Copies(wait.copies.min(2));
+        self.0.borrow_mut().pending.push((mailbox.clone(), token, Pending::Answer(copies)));
     }
 
     fn read_clocks(&self) -> u64 {

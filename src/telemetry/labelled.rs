@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a client can ask; values of the label `op`.
-pub const OPERATIONS: [&str; 6] = ["get", "set", "delete", "increment", "scan", "modify"];
+pub const OPERATIONS: [&str; 7] = ["get", "set", "delete", "increment", "scan", "modify", "wait"];
 /// How it can end; values of the label `outcome`. Of what is `refused` or `unavailable` nothing was
 /// changed; the former is up to the client, the latter to the cluster.
 pub const OUTCOMES: [&str; 7] =

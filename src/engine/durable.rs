@@ -1,0 +1,295 @@
+//! Waiting until a client's writes have so many copies that an fsync has made durable, whatever level they
+//! were acknowledged at.
+//!
+//! A wait goes in rounds: each owner of a write that lacks copies is asked whether it has the key's record with
+//! that stamp or a later one, and answers once all that it had by then is fsynced. Rounds end when every
+//! write has enough owners, or the time is over; the answer is the fewest copies that any of the writes has. Only
+//! what is in memory counts, as what was written lately is.
+//!
+//! Writes are named by the hashes of their keys: nobody has to keep the keys of what a connection wrote.
+//! Of writes that a connection wrote too many of to name them all, the fewest copies that their answers told
+//! count: they are durable once every owner has fsynced what it had when it was asked.
+
+use super::Engine;
+use super::operation::{Completion, OperationError, Outcome, Wait};
+use super::requests::Purpose;
+use super::write::Origin;
+use crate::model::{KeyHash, MemberId, Timestamp};
+use crate::protocol::message::{Reply, Request};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// Microseconds between two rounds of a wait.
+const ROUND_US: u64 = 50_000;
+/// Waits at a time; further ones are refused.
+const MAX_WAITS: usize = 4_096;
+
+/// One write and who has it durably.
+#[derive(Debug)]
+struct Tracked {
+    hash: KeyHash,
+    stamp: Timestamp,
+    has: SmallVec<[MemberId; 4]>,
+}
+
+/// A client that waits.
+#[derive(Debug)]
+struct Waiting {
+    token: u64,
+    copies: u16,
+    writes: Vec<Tracked>,
+    /// What is known of writes that are not named.
+    least: Option<u16>,
+    /// Everybody answered in one round.
+    was_complete: bool,
+    deadline_us: u64,
+    /// The journal's end when the round began, until that is synced.
+    own_end: Option<u64>,
+    /// Peers that have not answered in this round, and whether one can't.
+    asked: usize,
+    failed: bool,
+    again_us: u64,
+}
+
+/// All clients that wait.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    waiting: BTreeMap<u64, Waiting>,
+    last: u64,
+}
+
+impl Waiting {
+    fn copies(&self) -> u16 {
+        let named = self.writes.iter().map(|write| super::pending::short(write.has.len())).min();
+        let least = self.least.map(|least| if self.was_complete { least } else { 0 });
+        named.into_iter().chain(least).min().unwrap_or(0)
+    }
+}
+
+impl Engine {
+    /// A client waits for copies of what it wrote. The answer comes under `token`, an [`Outcome::Copies`]
+    /// or [`Outcome::Failed`].
+    pub fn wait(&mut self, token: u64, wait: Wait) {
+        self.take_writes();
+        let Wait { writes, least, copies, timeout_ms } = wait;
+        if writes.is_empty() && least.is_none() {
+            let copies = u16::from(self.settings.replication_factor_in_force);
+            return self.show(Completion { token, outcome: Outcome::Copies(copies) });
+        }
+        if self.waits.waiting.len() >= MAX_WAITS {
+            return self.fail(Origin::Client(token), OperationError::Overloaded);
+        }
+        self.waits.last += 1;
+        let id = self.waits.last;
+        let track = |(hash, stamp)| Tracked { hash, stamp, has: SmallVec::new() };
+        let waiting = Waiting {
+            token,
+            copies,
+            writes: writes.into_iter().map(track).collect(),
+            least,
+            was_complete: false,
+            deadline_us: self.now.mono_us.saturating_add(1_000 * timeout_ms),
+            own_end: None,
+            asked: 0,
+            failed: false,
+            again_us: 0,
+        };
+        self.waits.waiting.insert(id, waiting);
+        self.begin_round(id);
+    }
+
+    fn begin_round(&mut self, id: u64) {
+        let Some(mut waiting) = self.waits.waiting.remove(&id) else { return };
+        let me = self.identity.member;
+        let mut questions: BTreeMap<MemberId, Vec<(u64, Timestamp)>> = BTreeMap::new();
+        if waiting.least.is_some() && !waiting.was_complete {
+            questions.extend(self.linked().map(|member| (member, Vec::new())));
+        }
+        for write in &waiting.writes {
+            for owner in &self.placement.set_of(write.hash, false).owners {
+                if !write.has.contains(&owner.member) {
+                    questions.entry(owner.member).or_default().push((write.hash.0, write.stamp));
+                }
+            }
+        }
+        questions.remove(&me);
+        waiting.own_end = Some(self.end());
+        waiting.again_us = self.now.mono_us + ROUND_US;
+        (waiting.asked, waiting.failed) = (questions.len(), false);
+        self.lanes.sync |= self.positions.synced < self.end();
+        self.waits.waiting.insert(id, waiting);
+        for (member, writes) in questions {
+            let request = Request::Durable { writes: writes.clone() };
+            if !self.ask(member, request, Purpose::Durable(id, member, writes)) {
+                self.durable_failed(id);
+            }
+        }
+        self.step_wait(id);
+    }
+
+    /// A peer asks what this member has.
+    pub(super) fn durable_for_peer(&mut self, origin: Origin, writes: &[(u64, Timestamp)]) {
+        let has = writes.iter().map(|(hash, stamp)| self.has_stamp(KeyHash(*hash), *stamp)).collect();
+        self.reply_synced(origin, Reply::Durable { has });
+    }
+
+    /// Whether this member surely has a key's record of that stamp or a later one.
+    fn has_stamp(&self, hash: KeyHash, stamp: Timestamp) -> bool {
+        let slot = self.records.table.find_hash(hash);
+        let record = slot.and_then(|slot| self.records.table.record(slot));
+        record.is_some_and(|record| record.timestamp() >= stamp)
+    }
+
+    /// A peer answered.
+    pub(super) fn durable_answered(
+        &mut self,
+        id: u64,
+        member: MemberId,
+        writes: &[(u64, Timestamp)],
+        has: &[bool],
+    ) {
+        let Some(waiting) = self.waits.waiting.get_mut(&id) else { return };
+        waiting.asked = waiting.asked.saturating_sub(1);
+        let found = writes.iter().zip(has).filter(|(_, has)| **has).map(|(write, _)| *write);
+        for (hash, stamp) in found {
+            let same = |write: &&mut Tracked| write.hash.0 == hash && write.stamp == stamp;
+            for write in waiting.writes.iter_mut().filter(same) {
+                if !write.has.contains(&member) {
+                    write.has.push(member);
+                }
+            }
+        }
+        self.step_wait(id);
+    }
+
+    /// A peer will not answer.
+    pub(super) fn durable_failed(&mut self, id: u64) {
+        if let Some(waiting) = self.waits.waiting.get_mut(&id) {
+            waiting.asked = waiting.asked.saturating_sub(1);
+            waiting.failed = true;
+            self.step_wait(id);
+        }
+    }
+
+    /// Goes on with all waits: the journal was synced, or time passed.
+    pub(super) fn step_waits(&mut self) {
+        if self.waits.waiting.is_empty() {
+            return;
+        }
+        let ids: Vec<u64> = self.waits.waiting.keys().copied().collect();
+        for id in ids {
+            self.step_wait(id);
+        }
+    }
+
+    fn step_wait(&mut self, id: u64) {
+        let me = self.identity.member;
+        let Some(mut waiting) = self.waits.waiting.remove(&id) else { return };
+        if waiting.own_end.is_some_and(|end| self.positions.synced >= end) {
+            waiting.own_end = None;
+            for write in &mut waiting.writes {
+                let owns = self.placement.set_of(write.hash, false).contains(me);
+                if owns && !write.has.contains(&me) && self.has_stamp(write.hash, write.stamp) {
+                    write.has.push(me);
+                }
+            }
+        }
+        let has_ended = waiting.asked == 0 && waiting.own_end.is_none();
+        waiting.was_complete |= has_ended && !waiting.failed;
+        let copies = waiting.copies();
+        let now = self.now.mono_us;
+        if copies >= waiting.copies && (copies > 0 || has_ended) || now >= waiting.deadline_us {
+            return self.show(Completion { token: waiting.token, outcome: Outcome::Copies(copies) });
+        }
+        let again = has_ended && now >= waiting.again_us;
+        self.waits.waiting.insert(id, waiting);
+        if again {
+            self.begin_round(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::operation::{Change, Stored, Write};
+    use crate::engine::remembered::tests::World;
+    use crate::model::KeyRef;
+    use crate::model::settings::Level;
+
+    /// The answer of the first member under a token.
+    fn answer(world: &mut World, token: u64) -> Option<Outcome> {
+        world.carry();
+        let completions = &mut world.members[0].engine.lanes.completions;
+        let at = completions.iter().position(|completion| completion.token == token)?;
+        Some(completions.swap_remove(at).outcome)
+    }
+
+    fn write(world: &mut World, name: &[u8]) -> Stored {
+        let key = KeyRef::new("c", name).unwrap();
+        let change = Change::Set { value: b"v", expiry_ms: None };
+        world.members[0].engine.write(7, Write { key, change, level: Some(Level::One), after: 0 });
+        match answer(world, 7) {
+            Some(Outcome::Stored(stored)) => stored,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wait(world: &mut World, writes: &[Stored], least: Option<u16>, copies: u16) {
+        let writes = writes.iter().map(|stored| (stored.hash, stored.timestamp)).collect();
+        world.members[0].engine.wait(8, Wait { writes, least, copies, timeout_ms: 1_000 });
+    }
+
+    fn copies(world: &mut World) -> Option<u16> {
+        match answer(world, 8) {
+            Some(Outcome::Copies(copies)) => Some(copies),
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_not_synced_does_not_count() {
+        let mut world = World::new();
+        world.syncs = false;
+        let first = write(&mut world, b"a");
+        wait(&mut world, &[first], None, 2);
+        assert_eq!(copies(&mut world), Some(2), "two owners sync");
+        wait(&mut world, &[first], None, 3);
+        assert_eq!(copies(&mut world), None, "the third one does not");
+        world.pass(1_100);
+        assert_eq!(copies(&mut world), Some(2), "the time is over");
+        wait(&mut world, &[first], None, 3);
+        world.syncs = true;
+        world.pass(200);
+        assert_eq!(copies(&mut world), Some(3));
+    }
+
+    #[test]
+    fn the_write_with_the_fewest_copies_counts() {
+        let mut world = World::new();
+        let first = write(&mut world, b"a");
+        world.syncs = false;
+        let second = write(&mut world, b"b");
+        wait(&mut world, &[first, second], None, 3);
+        world.pass(1_100);
+        assert_eq!(copies(&mut world), Some(2));
+        wait(&mut world, &[first], Some(1), 1);
+        assert_eq!(copies(&mut world), None, "an owner did not sync what it had when it was asked");
+        world.syncs = true;
+        world.pass(200);
+        assert_eq!(copies(&mut world), Some(1), "no more is known of writes that are not named");
+    }
+
+    #[test]
+    fn a_write_that_no_owner_has_has_no_copies_and_nothing_written_waits_for_nothing() {
+        let mut world = World::new();
+        let stored = write(&mut world, b"a");
+        let later = Timestamp { time: stored.timestamp.time + 1, ..stored.timestamp };
+        wait(&mut world, &[Stored { timestamp: later, ..stored }], None, 1);
+        world.pass(1_100);
+        assert_eq!(copies(&mut world), Some(0));
+        wait(&mut world, &[], None, 3);
+        assert_eq!(copies(&mut world), Some(3));
+    }
+}
