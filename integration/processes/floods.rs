@@ -4,7 +4,8 @@
 //! members that are measured and not the machine.
 
 use crate::members::{Group, Member, PATIENCE, Plan, until};
-use kith::client::WriteOptions;
+use crate::security::{Authority, encrypted, line};
+use kith::client::{Client, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use kith::node::handle::status::Link;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Where the attacker sits.
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -26,6 +28,8 @@ const HALF_OPEN: usize = 10_000;
 /// Tasks that open them, and the pause of each after every one.
 const KNOCKERS: usize = 20;
 const KNOCK_PAUSE: Duration = Duration::from_millis(10);
+/// The pause of who guesses tokens, at each port, after every one.
+const GUESS_PAUSE: Duration = Duration::from_millis(2);
 /// Clients that send a request byte by byte, at each of the clients' ports.
 const SLOW: usize = 300;
 /// Clients that ask for large values and read no answer.
@@ -61,11 +65,11 @@ async fn connect(address: SocketAddr) -> Option<TcpStream> {
 }
 
 /// Writes and reads of healthy clients; the time that 99 of 100 stay below.
-async fn p99(members: &[Member]) -> Duration {
+async fn p99(members: &[Member], client: impl Fn(&Member) -> Client) -> Duration {
     let ends = Instant::now() + MEASURED;
     let mut clients = JoinSet::new();
     for number in 0..HEALTHY {
-        let client = members[number % members.len()].client();
+        let client = client(&members[number % members.len()]);
         clients.spawn(async move {
             let (mut took, key) = (Vec::new(), format!("healthy/{number}"));
             while Instant::now() < ends {
@@ -185,7 +189,7 @@ async fn floods_and_slow_clients_cost_healthy_ones_little_and_are_bounded_and_me
     let knocked: Arc<AtomicUsize> = Arc::default();
     let (mut quiet, mut attacked, mut more_files, mut more_bytes) = (Vec::new(), Vec::new(), 0, 0);
     for round in 0..ROUNDS {
-        quiet.push(p99(&group.members).await);
+        quiet.push(p99(&group.members, Member::client).await);
         let (files, bytes) = (descriptors(&group[0]), resident_bytes(&group[0]));
         let attack = Attack::on(&group[0], &knocked);
         let goal = (round + 1) * HALF_OPEN / ROUNDS;
@@ -195,7 +199,7 @@ async fn floods_and_slow_clients_cost_healthy_ones_little_and_are_bounded_and_me
             if knocked > goal && refused > 5 { Ok(()) } else { Err(format!("{knocked} {refused}")) }
         })
         .await;
-        attacked.push(p99(&group.members).await);
+        attacked.push(p99(&group.members, Member::client).await);
         more_files = more_files.max(descriptors(&group[0]).saturating_sub(files));
         more_bytes = more_bytes.max(resident_bytes(&group[0]).saturating_sub(bytes));
         if round + 1 == ROUNDS {
@@ -225,6 +229,114 @@ async fn floods_and_slow_clients_cost_healthy_ones_little_and_are_bounded_and_me
     assert_eq!(peers.iter().filter(|peer| peer.link == Link::Up).count(), 3, "{peers:?}");
     let cluster = group[0].client().cluster().await.unwrap();
     assert_eq!(cluster.members.len(), 4, "{cluster:?}");
+    let lines = group[0].log().lines().count();
+    assert!(lines < 1_000, "the flood fills the log: {lines} lines");
+}
+
+/// Strangers at the clients' ports who speak TLS, or begin to, and have no token.
+fn strangers(member: &Member, authority: &Authority, tried: &Arc<AtomicUsize>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for port in [member.http, member.resp] {
+        for knocker in 0..KNOCKERS / 2 {
+            tasks.spawn(async move {
+                let mut open = VecDeque::new();
+                for number in 0.. {
+                    if open.len() >= 500 {
+                        open.pop_front();
+                    }
+                    if let Some(mut stream) = connect(port).await {
+                        // Nothing, the head of a ClientHello whose rest never comes, and what is none.
+                        let begun: &[u8] = [&b""[..], &[22, 3, 1, 2, 0, 1, 0], b"PING\r\nPING\r\nPING\r\n"]
+                            [(knocker + number) % 3];
+                        let _ = stream.write_all(begun).await;
+                        open.push_back(stream);
+                    }
+                    tokio::time::sleep(KNOCK_PAUSE).await;
+                }
+            });
+        }
+        // Handshakes that are given up when the certificate has come, which has cost a signature.
+        let connector = Authority::new().connector();
+        tasks.spawn(async move {
+            loop {
+                if let Some(stream) = connect(port).await {
+                    let name = ServerName::try_from("localhost").unwrap();
+                    assert!(connector.connect(name, stream).await.is_err());
+                }
+                tokio::time::sleep(KNOCK_PAUSE).await;
+            }
+        });
+    }
+    let client = authority.client(member, "kith_admin_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+    let guessed = Arc::clone(tried);
+    tasks.spawn(async move {
+        loop {
+            let refused = client.status().await.unwrap_err();
+            assert!(refused.to_string().contains("no token of this cluster"), "{refused}");
+            guessed.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(GUESS_PAUSE).await;
+        }
+    });
+    let (connector, resp, guessed) = (authority.connector(), member.resp, Arc::clone(tried));
+    tasks.spawn(async move {
+        let stream = TcpStream::connect(resp).await.unwrap();
+        let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+        loop {
+            let answer =
+                line(&mut stream, "AUTH kith_admin_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+                    .await;
+            assert!(answer.starts_with("-WRONGPASS"), "{answer}");
+            guessed.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(GUESS_PAUSE).await;
+        }
+    });
+    tasks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_tls_handshakes_and_of_wrong_tokens_cost_healthy_clients_little_and_are_bounded() {
+    let authority = Authority::new();
+    let group = encrypted(&authority).await;
+    let admin = authority.first_token(&group);
+    let healthy = |member: &Member| authority.client(member, &admin);
+    until("the second knows the token", PATIENCE, async || {
+        healthy(&group[1]).status().await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let (mut quiet, mut attacked, mut more_files, mut more_bytes) = (Vec::new(), Vec::new(), 0, 0);
+    let tried: Arc<AtomicUsize> = Arc::default();
+    for _ in 0..ROUNDS {
+        quiet.push(p99(&group.members, healthy).await);
+        let (files, bytes) = (descriptors(&group[0]), resident_bytes(&group[0]));
+        let before = tried.load(Ordering::Relaxed);
+        let attack = strangers(&group[0], &authority, &tried);
+        until("the attack is on its way", PATIENCE, async || {
+            let tried = tried.load(Ordering::Relaxed) - before;
+            if tried > 200 { Ok(()) } else { Err(format!("{tried} tokens")) }
+        })
+        .await;
+        attacked.push(p99(&group.members, healthy).await);
+        more_files = more_files.max(descriptors(&group[0]).saturating_sub(files));
+        more_bytes = more_bytes.max(resident_bytes(&group[0]).saturating_sub(bytes));
+        drop(attack);
+        until("what the flood took is given back", PATIENCE, async || {
+            let left = descriptors(&group[0]);
+            if left <= files + 20 { Ok(()) } else { Err(format!("{left} descriptors, {files} before")) }
+        })
+        .await;
+    }
+    quiet.sort_unstable();
+    attacked.sort_unstable();
+    let figures = format!(
+        "p99 {quiet:?}, attacked {attacked:?}; {more_files} more descriptors, {more_bytes} more bytes"
+    );
+    eprintln!("{figures}");
+    assert!(more_files <= 256 + 50 && more_bytes <= MORE_BYTES, "{figures}");
+    assert!(attacked[ROUNDS / 2] <= 2 * quiet[ROUNDS / 2].max(NOISE), "{figures}");
+    let metrics = authority.get(&group[0], &admin, "/metrics").await;
+    for name in ["kith_tls_handshakes_rejected_total", "kith_tls_handshakes_failed_total"] {
+        assert!(metrics.contains(name) && !metrics.contains(&format!("{name} 0\n")), "{metrics}");
+    }
     let lines = group[0].log().lines().count();
     assert!(lines < 1_000, "the flood fills the log: {lines} lines");
 }

@@ -52,7 +52,7 @@ fn is_refused<T: std::fmt::Debug>(answer: &Result<T, ClientError>, wanted: &str)
 }
 
 /// Sends a line of RESP and gives the first line of the answer.
-async fn line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, command: &str) -> String {
+pub async fn line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, command: &str) -> String {
     stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n") {
@@ -112,21 +112,25 @@ async fn a_token_made_on_one_member_opens_all_and_one_that_is_revoked_closes_all
     // A member that is away meanwhile learns of it, too.
     group[1].kill();
     open.remove(1);
-    let refused = complaint(&token_command(&group[0], &admin, &["revoke", "admin"]));
+    revoke_and_see(&mut group, &admin, &app, &mut open).await;
+}
+
+async fn revoke_and_see(group: &mut Group, admin: &str, app: &str, open: &mut [TcpStream]) {
+    let refused = complaint(&token_command(&group[0], admin, &["revoke", "admin"]));
     assert!(refused.contains("last token"), "{refused}");
-    assert!(complaint(&token_command(&group[0], &app, &["revoke", "admin"])).contains("admin"));
-    assert!(token_command(&group[0], &admin, &["revoke", "app"]).status.success());
+    assert!(complaint(&token_command(&group[0], app, &["revoke", "admin"])).contains("admin"));
+    assert!(token_command(&group[0], admin, &["revoke", "app"]).status.success());
     group.start();
     group[1].until_ready().await;
     until("it is closed everywhere", Duration::from_secs(10), async || {
-        for stream in &mut open {
+        for stream in open.iter_mut() {
             let answer = line(stream, "GET k").await;
             if answer != NOAUTH {
                 return Err(answer);
             }
         }
         for member in &group.members {
-            let answer = client(member, &app).get(DEFAULT, b"k", None).await;
+            let answer = client(member, app).get(DEFAULT, b"k", None).await;
             if !is_refused(&answer, "unauthenticated") {
                 return Err(format!("{}: {answer:?}", member.name));
             }
@@ -139,13 +143,13 @@ async fn a_token_made_on_one_member_opens_all_and_one_that_is_revoked_closes_all
         "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
     );
     for member in &group.members {
-        assert!(client(member, &admin).status().await.is_ok(), "{}", member.name);
-        for text in [&admin, &app] {
+        assert!(client(member, admin).status().await.is_ok(), "{}", member.name);
+        for text in [admin, app] {
             let secret = text.rsplit('_').next().unwrap();
             assert!(!member.log().contains(secret), "a token is in the log of {}", member.name);
         }
     }
-    let metrics = client(&group[0], &admin).status().await.unwrap();
+    let metrics = client(&group[0], admin).status().await.unwrap();
     assert!(metrics.warnings.is_empty(), "{:?}", metrics.warnings);
 }
 
@@ -238,12 +242,12 @@ async fn without_tokens_other_machines_are_served_only_if_the_file_says_so() {
 }
 
 /// An authority and what it has vouched for.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
@@ -260,7 +264,7 @@ impl Authority {
         self.issuer.pem()
     }
 
-    fn connector(&self) -> TlsConnector {
+    pub fn connector(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -269,7 +273,30 @@ impl Authority {
         TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
     }
 
-    fn client(&self, member: &Member, token: &str) -> Client {
+    /// A first token, an admin's, made by the command line over TLS.
+    pub fn first_token(&self, group: &Group) -> String {
+        let ca = group.directory.path().join("ca.pem");
+        fs::write(&ca, self.pem()).unwrap();
+        let config = group[0].config().display().to_string();
+        let mut command = Command::new(KITH);
+        command
+            .args(["token", "create", "admin", "--role", "admin", "--config", &config, "--ca-file"])
+            .arg(&ca);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// What a member answers at a path.
+    pub async fn get(&self, member: &Member, token: &str, path: &str) -> String {
+        kith::security::tls::use_ring();
+        let authority = reqwest::Certificate::from_pem(self.pem().as_bytes()).unwrap();
+        let http = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+        let asked = http.get(format!("https://{}{path}", member.http)).bearer_auth(token);
+        asked.send().await.unwrap().text().await.unwrap()
+    }
+
+    pub fn client(&self, member: &Member, token: &str) -> Client {
         let options = ClientOptions::default().token(token).authorities(self.pem());
         Client::with([format!("https://{}", member.http)], &options).unwrap()
     }
@@ -281,7 +308,7 @@ fn pair_in(directory: &Path) -> [PathBuf; 2] {
 }
 
 /// A cluster of two that speaks TLS with clients.
-async fn encrypted(authority: &Authority) -> Group {
+pub async fn encrypted(authority: &Authority) -> Group {
     let mut group = Group::empty().await;
     let files = pair_in(group.directory.path());
     let (certificate, key) = authority.vouch();
@@ -308,18 +335,7 @@ async fn encrypted(authority: &Authority) -> Group {
 async fn with_tls_both_ports_are_encrypted_and_new_certificates_are_taken_without_a_restart() {
     let authority = Authority::new();
     let group = encrypted(&authority).await;
-    let admin = {
-        let ca = group.directory.path().join("ca.pem");
-        fs::write(&ca, authority.pem()).unwrap();
-        let config = group[0].config().display().to_string();
-        let mut command = Command::new(KITH);
-        command
-            .args(["token", "create", "admin", "--role", "admin", "--config", &config, "--ca-file"])
-            .arg(&ca);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
+    let admin = authority.first_token(&group);
     let client = authority.client(&group[0], &admin);
     client.put(DEFAULT, b"k", Bytes::from(vec![b'v'; 300_000]), &WriteOptions::default()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
