@@ -18,7 +18,7 @@ use super::routes::Shared;
 use crate::model::token::Role;
 use crate::node::access::{Caller, Denied};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -84,34 +84,26 @@ pub(super) async fn admit(
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(response) => *response,
+        Err(failure) => {
+            let (head, body) = request.into_parts();
+            shared.bodies.refuse(&head.headers, body, failure).into_response()
+        }
     }
 }
 
-fn judge(
-    shared: &Shared,
-    arrival: &Arrival,
-    request: &Request,
-    need: &Need,
-) -> Result<Caller, Box<Response>> {
-    let shown = shown(request.headers()).map_err(|failure| Box::new(unauthenticated(failure)))?;
-    let caller = shared.access.admit(arrival.origin, shown).map_err(|denied| Box::new(refused(denied)))?;
+fn judge(shared: &Shared, arrival: &Arrival, request: &Request, need: &Need) -> Result<Caller, Failure> {
+    let shown = shown(request.headers())?;
+    let caller = shared.access.admit(arrival.origin, shown).map_err(refused)?;
     if caller == Caller::Anyone && arrival.origin.local {
-        refuse_pages(request.headers(), request.uri())
-            .map_err(|failure| Box::new(failure.into_response()))?;
+        refuse_pages(request.headers(), request.uri())?;
     }
     let checked = match need {
         Need::Open | Need::Known => Ok(()),
         Need::Role(role, collection) => check(&caller, *role, collection),
         Need::All(role) => check_all(&caller, *role),
     };
-    match checked {
-        Ok(()) => Ok(caller),
-        Err(failure) => {
-            shared.access.count_forbidden();
-            Err(Box::new(failure.into_response()))
-        }
-    }
+    checked.inspect_err(|_| shared.access.count_forbidden())?;
+    Ok(caller)
 }
 
 /// The token that a request shows.
@@ -125,19 +117,12 @@ fn shown(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     token.map(Some).ok_or_else(|| Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", message))
 }
 
-fn refused(denied: Denied) -> Response {
+fn refused(denied: Denied) -> Failure {
     let status = match denied {
         Denied::Starting => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::UNAUTHORIZED,
     };
-    let failure = Failure::new(status, denied.code(), denied.to_string());
-    if status == StatusCode::UNAUTHORIZED { unauthenticated(failure) } else { failure.into_response() }
-}
-
-fn unauthenticated(failure: Failure) -> Response {
-    let mut response = failure.into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
+    Failure::new(status, denied.code(), denied.to_string())
 }
 
 /// Refuses what takes `role` in a collection to who may not.
@@ -158,12 +143,12 @@ fn check_all(caller: &Caller, role: Role) -> Result<(), Failure> {
 }
 
 fn forbidden(caller: &Caller, needs: &str) -> Failure {
-    let name = caller.name().unwrap_or_default();
-    Failure::new(
-        StatusCode::FORBIDDEN,
-        "forbidden",
-        format!("this {needs}, which the token `{name}` has not"),
-    )
+    let who = match caller.name() {
+        Some(name) => format!("which the token `{name}` has not"),
+        None => "and this member has lost records and does not know its tokens yet; try again in a moment"
+            .to_owned(),
+    };
+    Failure::new(StatusCode::FORBIDDEN, "forbidden", format!("this {needs}, {who}"))
 }
 
 /// Refuses what another origin's page sent through a browser of this machine.
@@ -196,6 +181,7 @@ fn is_local_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderValue;
 
     #[test]
     fn a_route_that_nobody_thought_of_takes_an_admin() {

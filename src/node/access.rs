@@ -10,6 +10,9 @@
 //!   ([`crate::security::operator`]), so that a lost admin's token is no lost cluster. It is believed
 //!   on this machine or inside TLS only, where nobody reads along.
 //!
+//! A member that may have lost its tokens with other records is *unsure* until it serves: who comes from its
+//! own machine may look at its state, and only an operator may do more.
+//!
 //! Invariants: before the tokens are known nobody is let in; a token that is shown and wrong is refused
 //! also where none is needed; no text of a token is kept, logged or repeated.
 
@@ -85,6 +88,8 @@ impl Denied {
 pub enum Caller {
     /// No token is needed.
     Anyone,
+    /// Nobody knows whether a token is needed, and none is shown.
+    Observer,
     /// Who knows the cluster secret.
     Operator,
     /// Who has this token.
@@ -97,6 +102,7 @@ impl Caller {
     pub fn allows(&self, role: Role, collection: &str) -> bool {
         match self {
             Self::Anyone | Self::Operator => true,
+            Self::Observer => false,
             Self::Token(_, token) => token.allows(role, collection),
         }
     }
@@ -106,6 +112,7 @@ impl Caller {
     pub fn allows_everywhere(&self, role: Role) -> bool {
         match self {
             Self::Anyone | Self::Operator => true,
+            Self::Observer => false,
             Self::Token(_, token) => {
                 token.grants.iter().any(|grant| grant.role >= role && grant.collections.is_empty())
             }
@@ -117,6 +124,7 @@ impl Caller {
     pub fn is_admin_of_all(&self) -> bool {
         match self {
             Self::Anyone | Self::Operator => true,
+            Self::Observer => false,
             Self::Token(_, token) => token.is_admin_of_all(),
         }
     }
@@ -126,6 +134,7 @@ impl Caller {
     pub fn governs(&self, grants: &[Grant]) -> bool {
         match self {
             Self::Anyone | Self::Operator => true,
+            Self::Observer => false,
             Self::Token(_, token) => token.governs(grants),
         }
     }
@@ -134,7 +143,7 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Anyone | Self::Operator => None,
+            Self::Anyone | Self::Observer | Self::Operator => None,
             Self::Token(name, _) => Some(name),
         }
     }
@@ -183,18 +192,38 @@ impl DeniedCounts {
     }
 }
 
+/// What the fronts know of the tokens.
+#[derive(Debug, Clone)]
+enum Known {
+    /// Nothing yet.
+    Nothing,
+    /// There are none, and some may have been lost.
+    Unsure,
+    /// These hold.
+    Tokens(Arc<Tokens>),
+}
+
 /// Publishes the tokens in force to every [`Access`].
 #[derive(Debug)]
-pub struct Publisher(watch::Sender<Option<Arc<Tokens>>>);
+pub struct Publisher(watch::Sender<Known>);
 
 impl Publisher {
     /// These tokens hold from now on.
     pub fn publish(&self, tokens: &Arc<Tokens>) {
         self.0.send_if_modified(|known| {
-            let changed = !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, tokens));
+            let changed = !matches!(known, Known::Tokens(known) if Arc::ptr_eq(known, tokens));
             if changed {
-                *known = Some(Arc::clone(tokens));
+                *known = Known::Tokens(Arc::clone(tokens));
             }
+            changed
+        });
+    }
+
+    /// There are no tokens, and some may have been lost.
+    pub fn publish_unsure(&self) {
+        self.0.send_if_modified(|known| {
+            let changed = !matches!(known, Known::Unsure);
+            *known = Known::Unsure;
             changed
         });
     }
@@ -203,7 +232,7 @@ impl Publisher {
 /// Judges clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Access {
-    tokens: watch::Receiver<Option<Arc<Tokens>>>,
+    known: watch::Receiver<Known>,
     keyring: Arc<Keyring>,
     /// Whether clients of other machines are served while there are no tokens.
     anyone: bool,
@@ -214,14 +243,14 @@ impl Access {
     /// Access to a member with these keys, to which nobody is let before tokens were published.
     #[must_use]
     pub fn new(keyring: Keyring, anyone: bool) -> (Publisher, Self) {
-        let (sender, tokens) = watch::channel(None);
-        (Publisher(sender), Self { tokens, keyring: Arc::new(keyring), anyone, counts: Arc::default() })
+        let (sender, known) = watch::channel(Known::Nothing);
+        (Publisher(sender), Self { known, keyring: Arc::new(keyring), anyone, counts: Arc::default() })
     }
 
     /// Completes once the member knows its tokens, or has ended.
     pub async fn known(&self) {
         // An error means that the member has ended; then nobody is let in.
-        _ = self.tokens.clone().wait_for(Option::is_some).await;
+        _ = self.known.clone().wait_for(|known| !matches!(known, Known::Nothing)).await;
     }
 
     /// Lets a client in that shows `shown`, or says why not.
@@ -237,54 +266,56 @@ impl Access {
     }
 
     fn judge(&self, origin: Origin, shown: Option<&str>) -> Result<Caller, Denied> {
-        let Some(tokens) = self.tokens.borrow().as_ref().map(Arc::clone) else {
-            return Err(Denied::Starting);
-        };
-        match shown {
-            None => self.without_token(&tokens, origin),
-            Some(proof) if operator::is_proof(proof) => {
+        let known = self.known.borrow().clone();
+        match (shown, known) {
+            (_, Known::Nothing) => Err(Denied::Starting),
+            (None, known) => self.without_token(&known, origin),
+            (Some(proof), _) if operator::is_proof(proof) => {
                 let read_by_nobody = origin.local || origin.encrypted;
                 let proven = read_by_nobody && operator::verify(&self.keyring, proof, unix_seconds());
                 if proven { Ok(Caller::Operator) } else { Err(Denied::Wrong) }
             }
-            Some(text) => match tokens.authenticate(text) {
+            (Some(_), Known::Unsure) => Err(Denied::Starting),
+            (Some(text), Known::Tokens(tokens)) => match tokens.authenticate(text) {
                 Some((name, token)) => Ok(Caller::Token(name.to_owned(), Arc::clone(token))),
                 None => Err(Denied::Wrong),
             },
         }
     }
 
-    fn without_token(&self, tokens: &Tokens, origin: Origin) -> Result<Caller, Denied> {
-        if !tokens.is_empty() {
-            Err(Denied::Missing)
-        } else if self.anyone || origin.local {
-            Ok(Caller::Anyone)
-        } else {
-            Err(Denied::NoTokens)
+    fn without_token(&self, known: &Known, origin: Origin) -> Result<Caller, Denied> {
+        match known {
+            Known::Nothing => Err(Denied::Starting),
+            Known::Unsure if origin.local => Ok(Caller::Observer),
+            Known::Unsure => Err(Denied::Starting),
+            Known::Tokens(tokens) if !tokens.is_empty() => Err(Denied::Missing),
+            Known::Tokens(_) if self.anyone || origin.local => Ok(Caller::Anyone),
+            Known::Tokens(_) => Err(Denied::NoTokens),
         }
     }
 
-    /// Whether a token is needed now.
+    /// Whether a token is needed now, as far as is known.
     #[must_use]
     pub fn needs_token(&self) -> bool {
-        self.tokens.borrow().as_ref().is_none_or(|tokens| !tokens.is_empty())
+        !matches!(&*self.known.borrow(), Known::Tokens(tokens) if tokens.is_empty())
     }
 
     /// Whether the tokens have changed since [`Self::review`] was last called on this very value: a load,
     /// no lock.
     #[must_use]
     pub fn has_changed(&self) -> bool {
-        self.tokens.has_changed().unwrap_or(false)
+        self.known.has_changed().unwrap_or(false)
     }
 
     /// What a client that was let in before may still do: nothing if its token was revoked or replaced,
     /// or if it came without one and now needs one.
     pub fn review(&mut self, origin: Origin, caller: Option<Caller>) -> Option<Caller> {
-        let tokens = self.tokens.borrow_and_update().as_ref().map(Arc::clone)?;
+        let known = self.known.borrow_and_update().clone();
         match caller {
-            None | Some(Caller::Anyone) => self.without_token(&tokens, origin).ok(),
+            None | Some(Caller::Anyone | Caller::Observer) => self.without_token(&known, origin).ok(),
             Some(Caller::Operator) => Some(Caller::Operator),
             Some(Caller::Token(name, token)) => {
+                let Known::Tokens(tokens) = known else { return None };
                 let same = tokens.get(&name).is_some_and(|now| **now == *token);
                 same.then_some(Caller::Token(name, token))
             }

@@ -43,12 +43,13 @@ impl Shared {
         }
     }
 
-    /// Tells the fronts the tokens in force. A member that may have lost tokens with its roster says nothing
-    /// until it serves: nobody takes it for one that never had any.
+    /// Tells the fronts the tokens in force.
     pub(super) fn publish_tokens(&self, core: &Core) {
         let tokens = core.engine.tokens();
         let may_lack = core.engine.distrusts_roster() && *core.engine.mode() == Mode::Starting;
-        if !(tokens.is_empty() && may_lack) {
+        if tokens.is_empty() && may_lack {
+            self.guard.0.publish_unsure();
+        } else {
             self.guard.0.publish(tokens);
         }
     }

@@ -102,3 +102,21 @@ fn who_is_connected_loses_what_its_token_loses() {
     assert_eq!(access.review(elsewhere(true), None), None);
     assert_eq!(access.review(HERE, None), Some(Caller::Anyone));
 }
+
+#[test]
+fn who_may_have_lost_its_tokens_shows_its_state_and_nothing_else() {
+    let (publisher, mut access) = access(true);
+    publisher.publish_unsure();
+    let observer = access.admit(HERE, None).unwrap();
+    assert!(
+        !observer.allows(Role::Read, "default")
+            && !observer.is_admin_of_all()
+            && !observer.governs(&[Grant::everywhere(Role::Read)])
+    );
+    assert_eq!(access.admit(elsewhere(true), None), Err(Denied::Starting));
+    assert_eq!(access.admit(HERE, Some("kith_app_secret")), Err(Denied::Starting));
+    let proof = operator::prove(&KEYS, unix_seconds());
+    assert_eq!(access.admit(HERE, Some(&proof)), Ok(Caller::Operator));
+    publisher.publish(&Arc::default());
+    assert_eq!(access.review(HERE, Some(observer)), Some(Caller::Anyone));
+}
