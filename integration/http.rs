@@ -40,6 +40,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+#[path = "http/described.rs"]
+mod described;
 #[path = "http/malformed.rs"]
 mod malformed;
 #[path = "http/values.rs"]
@@ -85,7 +87,7 @@ impl FakeMember {
             | Operation::Delete { after, .. }
             | Operation::Increment { after, .. } => *after,
         };
-        self.time = self.time.max(after + 1);
+        self.time = self.time.max(after.saturating_add(1));
         let timestamp = Timestamp { time: self.time, member: MemberId(7) };
         let number = match operation {
             Operation::Put { value, ttl_ms, .. } => {
@@ -95,8 +97,11 @@ impl FakeMember {
             }
             Operation::Increment { delta, .. } => {
                 let before = self.records.get(&place).map_or(0, |record| record.view().total());
-                self.records.insert(place, Record::counter(key, timestamp, 1, None, before + delta, &[]));
-                Some(before + delta)
+                self.records.insert(
+                    place,
+                    Record::counter(key, timestamp, 1, None, before.saturating_add(*delta), &[]),
+                );
+                Some(before.saturating_add(*delta))
             }
             _ => {
                 self.records.remove(&place);
@@ -317,7 +322,15 @@ impl Served {
         for (name, value) in headers {
             head = format!("{head}\r\n{name}: {value}");
         }
-        self.raw(&format!("{head}\r\n\r\n{body}")).await
+        let answer = self.raw(&format!("{head}\r\n\r\n{body}")).await;
+        described::assert_described(&self.description().await, method, path, &answer);
+        answer
+    }
+
+    /// What the server says of itself to programs.
+    async fn description(&self) -> serde_json::Value {
+        let request = "GET /v1/openapi.json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        serde_json::from_str(described::body_of(&self.raw(request).await)).unwrap()
     }
 }
 

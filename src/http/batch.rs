@@ -12,6 +12,7 @@ use super::{MAX_BATCH_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_HTTP_BATCH_OPERATIONS};
 use crate::model::token::Role;
 use crate::node::access::Caller;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes};
+use crate::node::handle::read::Object;
 use crate::node::handle::{Answer, Handle, Operation, Stopped};
 use axum::body::Body;
 use axum::extract::State;
@@ -98,12 +99,12 @@ fn operations_in(
     };
     let mut operations = Vec::new();
     if text.trim_start().starts_with('[') {
-        let entries: Vec<Entry> =
+        let entries: Vec<Object<Entry>> =
             serde_json::from_str(text).map_err(|error| Failure::bad_document(error.to_string()))?;
         if entries.len() > MAX_HTTP_BATCH_OPERATIONS {
             return Err(too_many());
         }
-        for (index, entry) in entries.iter().enumerate() {
+        for (index, Object(entry)) in entries.iter().enumerate() {
             operations.push(operation(entry).map_err(|failure| failure.at(&format!("element {index}")))?);
         }
         return Ok(operations);

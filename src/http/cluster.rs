@@ -4,12 +4,14 @@
 //! what is answered in every state says so below.
 
 use super::failure::Failure;
+use super::names::name_in;
 use super::query::{Query, QueryError};
 use super::routes::Shared;
 use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
 use crate::model::key::DEFAULT;
 use crate::node::handle::Key;
 use crate::node::handle::convergence::{Convergence, Superseded};
+use crate::node::handle::read::Object;
 use crate::node::handle::status::{
     Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
     State as MemberState, Status,
@@ -123,9 +125,7 @@ pub(super) async fn remove(
     name: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Json<Removed>, Failure> {
-    let Path(name) = name.map_err(|_| {
-        Failure::new(StatusCode::BAD_REQUEST, "bad_parameter", "the member's name in the path is not UTF-8")
-    })?;
+    let name = name_in(name)?;
     let force = Query::parse(&uri, &["force"])?.flag("force")?.unwrap_or(false);
     Ok(Json(shared.handle.remove(name, force).await?))
 }
@@ -145,6 +145,7 @@ pub(super) async fn change_settings(
 
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes)
+        .map(|Object(document)| document)
         .map_err(|error| Failure::bad_document(format!("the body is not what it should be: {error}")))
 }
 

@@ -18,6 +18,7 @@ mod failure;
 mod kv;
 mod listing;
 mod names;
+mod openapi;
 mod query;
 mod ranges;
 mod routes;

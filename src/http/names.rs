@@ -5,6 +5,8 @@ use super::failure::Failure;
 use crate::model::Timestamp;
 use crate::model::limits::{MAX_COLLECTION_BYTES, MAX_KEY_BYTES};
 use crate::node::handle::Key;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +35,13 @@ pub(super) fn collection_in(names: &str) -> String {
 pub(super) fn key_in(uri: &Uri) -> Result<Key, Failure> {
     let (collection, key) = names_in(uri)?;
     Ok(Key::new(collection, key)?)
+}
+
+/// A member's or token's name in a path.
+pub(super) fn name_in(name: Result<Path<String>, PathRejection>) -> Result<String, Failure> {
+    let wrong =
+        |_| Failure::new(StatusCode::BAD_REQUEST, "bad_parameter", "the name in the path is not UTF-8");
+    name.map(|Path(name)| name).map_err(wrong)
 }
 
 /// What `kith-after` holds, 0 where it is not given.

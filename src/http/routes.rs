@@ -3,7 +3,9 @@
 use super::body::BodyRoom;
 use super::connection::Arrival;
 use super::failure::Failure;
-use super::{MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv, listing, tokens};
+use super::{
+    MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv, listing, openapi, tokens,
+};
 use crate::node::access::Access;
 use crate::node::handle::Handle;
 use crate::telemetry::Telemetry;
@@ -80,6 +82,7 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
         .route("/v1/settings", get(cluster::settings).patch(cluster::change_settings))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
+        .route("/v1/openapi.json", get(openapi::serve))
         .route("/health/live", get(cluster::live))
         .route("/health/ready", get(cluster::ready))
         .route("/metrics", get(cluster::metrics))
@@ -109,7 +112,7 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 17] = [
+    const EXACT: [&str; 18] = [
         "/",
         "/v1/batch",
         "/v1/status",
@@ -124,6 +127,7 @@ fn route_of(path: &str) -> &'static str {
         "/v1/cluster/leave",
         "/v1/settings",
         "/v1/tokens",
+        "/v1/openapi.json",
         "/health/live",
         "/health/ready",
         "/metrics",

@@ -5,12 +5,14 @@
 use super::MAX_CONTROL_BYTES;
 use super::cluster::json;
 use super::failure::Failure;
+use super::names::name_in;
 use super::query::Query;
 use super::routes::Shared;
 use crate::node::access::Caller;
 use crate::node::handle::ControlError;
 use crate::node::handle::tokens::{CreatedToken, TokenList, TokenRequest, TokenRow};
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -46,9 +48,10 @@ pub(super) async fn create(
 pub(super) async fn revoke(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Json<TokenRow>, Failure> {
+    let name = name_in(name)?;
     Query::parse(&uri, &[])?;
     Ok(Json(counted(&shared, shared.handle.revoke_token(name, caller).await)?))
 }

@@ -12,6 +12,7 @@
 use super::key::SYSTEM_PREFIX;
 use super::limits::{MAX_COLLECTION_BYTES, MAX_NAME_BYTES};
 use super::roster::is_name;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +30,7 @@ const TEXT_PREFIX: &str = "kith_";
 const HASH_LABEL: &str = "kith 2026 client token";
 
 /// What may be done; each includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Reading, listing, watching.
@@ -75,7 +76,7 @@ impl FromStr for Role {
 }
 
 /// A role in all collections whose names begin with the same characters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Grant {
     /// What may be done there.
     pub role: Role,

@@ -12,11 +12,14 @@
 //! What the answers mean is decided by the engine; how they look as JSON is in [`documents`] and
 //! [`status`].
 
+mod base64;
 pub mod convergence;
 pub mod documents;
 mod error;
+pub mod read;
 pub mod status;
 pub mod tokens;
+mod topology;
 
 use crate::model::edit::Modify;
 use crate::model::key::{KeyError, KeyRef};

@@ -7,14 +7,16 @@ use super::documents::text_or_base64;
 use super::status::{State, as_text};
 use crate::engine;
 use crate::model::MemberId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What one member knows of whether all hold the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Convergence {
     /// The member's id.
     #[serde(with = "as_text")]
+    #[schemars(with = "String")]
     pub id: MemberId,
     /// Its name.
     pub name: String,
@@ -60,10 +62,11 @@ pub struct Convergence {
 }
 
 /// What a member knows of convergence with another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerConvergence {
     /// The other one's id.
     #[serde(with = "as_text")]
+    #[schemars(with = "String")]
     pub id: MemberId,
     /// Its name.
     pub name: String,
@@ -87,7 +90,7 @@ pub struct PeerConvergence {
 }
 
 /// Writes that lost to concurrent ones.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Superseded {
     /// Fresh records that met newer ones at the asked member since it started. A write may be counted at
     /// each of its owners.
@@ -97,7 +100,7 @@ pub struct Superseded {
 }
 
 /// A write that lost.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SupersededWrite {
     /// The collection.
     pub collection: String,

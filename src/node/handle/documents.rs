@@ -7,19 +7,22 @@
 //!
 //! Everything here comes from outside at one of its ends: decoding gives typed errors.
 
+pub use super::base64::{decode_base64, encode_base64};
+use super::read::{Object, whole};
 use super::{Answer, Key, Modified, Operation, OperationError, Row, Stored, readable_bytes};
 use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
 use crate::model::key::{DEFAULT, KeyError};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The longest time to live, about a hundred years; longer ones are mistakes of units.
 pub const MAX_TTL_MS: u64 = 100 * 366 * 86_400_000;
 
 /// An answer that says why not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorDocument {
     /// The error's name for programs, in snake case.
     pub error: String,
@@ -90,11 +93,11 @@ pub fn parse_ttl(text: &str) -> Result<u64, TtlError> {
 }
 
 /// A time to live in JSON: a number of seconds, or text with a unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a time to live is a whole number of seconds, or text such as \"10m\"")]
 pub enum Ttl {
     /// Seconds.
-    Seconds(u64),
+    Seconds(#[serde(deserialize_with = "whole::required")] i64),
     /// A number with a unit.
     Text(String),
 }
@@ -119,7 +122,7 @@ impl Ttl {
 }
 
 /// What a line of a batch asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// Stores a value; taken when a line names no other, so a file of records is a batch.
@@ -134,7 +137,7 @@ pub enum Verb {
 }
 
 /// A record, or an operation on one: a line of a batch, of a listing, of an export.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// What to do with it; absent in listings and exports.
@@ -159,7 +162,7 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
     /// What an increment adds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole::optional")]
     pub delta: Option<i64>,
     /// What must hold for a put or a delete to be made: `absent`, `present`, or the timestamp of what is there.
     #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
@@ -175,7 +178,8 @@ impl Entry {
     /// # Errors
     /// [`DocumentError::Json`].
     pub fn parse(json: &str) -> Result<Self, DocumentError> {
-        serde_json::from_str(json).map_err(|error| DocumentError::Json(error.to_string()))
+        let read = serde_json::from_str(json);
+        read.map(|Object(entry)| entry).map_err(|error| DocumentError::Json(error.to_string()))
     }
 
     /// A record as a listing shows it at `wall_ms`. The collection is left to the caller.
@@ -321,7 +325,7 @@ fn ttl_left(expiry_ms: Option<u64>, wall_ms: u64) -> Option<Ttl> {
 }
 
 /// One page of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Listing {
     /// The collection.
     pub collection: String,
@@ -333,7 +337,7 @@ pub struct Listing {
 }
 
 /// How an operation ended, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// A change met its level.
@@ -351,7 +355,7 @@ pub enum Ending {
 }
 
 /// What an operation came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// How it ended.
     pub outcome: Ending,
@@ -440,7 +444,7 @@ impl Outcome {
 }
 
 /// The answer to a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcomes {
     /// One per operation, in their order.
     pub results: Vec<Outcome>,
@@ -467,50 +471,6 @@ fn bytes_of(
     }
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// Bytes as padded base64.
-#[must_use]
-pub fn encode_base64(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte));
-        let group = group << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let index = (group >> (18 - 6 * place)) as usize & 63;
-            let digit = ALPHABET.get(index).copied().unwrap_or(b'A');
-            out.push(if place > chunk.len() { '=' } else { char::from(digit) });
-        }
-    }
-    out
-}
-
-/// The bytes of padded base64 in its one canonical form; `None` when it is not that.
-#[must_use]
-pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let padding = text.len() - digits.len();
-    if !text.len().is_multiple_of(4) || padding > 2 {
-        return None;
-    }
-    let mut out = Vec::with_capacity(digits.len() * 3 / 4);
-    for chunk in digits.as_bytes().chunks(4) {
-        let mut group = 0u32;
-        for digit in chunk {
-            group = group << 6 | u32::try_from(ALPHABET.iter().position(|known| known == digit)?).ok()?;
-        }
-        let group = group << (6 * (4 - chunk.len()));
-        let [_, bytes @ ..] = group.to_be_bytes();
-        let (kept, cut) = bytes.split_at_checked(chunk.len() - 1)?;
-        // Bits that stand for nothing must be zero, else two texts would mean the same bytes.
-        if cut.iter().any(|byte| *byte != 0) {
-            return None;
-        }
-        out.extend_from_slice(kept);
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -518,18 +478,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #[test]
-        fn bytes_survive_base64(bytes in prop::collection::vec(any::<u8>(), 0..70)) {
-            prop_assert_eq!(decode_base64(&encode_base64(&bytes)), Some(bytes));
-        }
-
-        #[test]
-        fn base64_has_one_form(text in "[A-Za-z0-9+/=]{0,12}") {
-            if let Some(bytes) = decode_base64(&text) {
-                prop_assert_eq!(encode_base64(&bytes), text);
-            }
-        }
-
         #[test]
         fn what_a_listing_writes_a_batch_reads(key in prop::collection::vec(any::<u8>(), 1..20),
                                                value in prop::collection::vec(any::<u8>(), 0..20)) {
@@ -545,15 +493,6 @@ mod tests {
                 after: 0,
             };
             prop_assert_eq!(operation, expected);
-        }
-    }
-
-    #[test]
-    fn base64_follows_the_standard() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
-            assert_eq!(encode_base64(bytes.as_bytes()), text);
-            assert_eq!(decode_base64(text).unwrap(), bytes.as_bytes());
         }
     }
 

@@ -6,7 +6,11 @@
 //! fields that they don't know, and new fields get a default, so that versions can be mixed.
 
 use super::convergence::Convergence;
+pub use super::topology::{
+    Cluster, MemberRow, OwnerRow, Physical, PhysicalRow, Placement, PlacementRow, Roster, RosterRow, Standing,
+};
 use crate::model::MemberId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,7 +38,7 @@ pub(super) mod as_text {
 }
 
 /// How far a member is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Its start flow runs.
@@ -78,10 +82,11 @@ impl fmt::Display for State {
 }
 
 /// A member's answer to "how are you".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Its id, which follows from its public key.
     #[serde(with = "as_text")]
+    #[schemars(with = "String")]
     pub id: MemberId,
     /// Its name.
     pub name: String,
@@ -118,7 +123,7 @@ pub struct Status {
 }
 
 /// What changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
     /// A member joins.
@@ -143,7 +148,7 @@ impl fmt::Display for Change {
 }
 
 /// A change of the cluster that moves partitions to other owners.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transition {
     /// What changes.
     pub change: Change,
@@ -164,10 +169,11 @@ pub struct Transition {
 }
 
 /// What came of the removal of a member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Removed {
     /// The member's id.
     #[serde(with = "as_text")]
+    #[schemars(with = "String")]
     pub id: MemberId,
     /// The name that it had.
     pub name: String,
@@ -176,7 +182,7 @@ pub struct Removed {
 }
 
 /// Settings to be changed, all or none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SettingsRequest {
     /// Values by name, as they are written in `kith settings set NAME=VALUE`.
@@ -184,7 +190,7 @@ pub struct SettingsRequest {
 }
 
 /// Which cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterName {
     /// The UUID that was made when it was created.
     pub id: String,
@@ -193,7 +199,7 @@ pub struct ClusterName {
 }
 
 /// One step of a start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartStep {
     /// What is done.
     pub name: String,
@@ -204,7 +210,7 @@ pub struct StartStep {
 }
 
 /// How a step of a start ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepOutcome {
     /// It runs.
@@ -216,7 +222,7 @@ pub enum StepOutcome {
 }
 
 /// A member's clock beside the others'.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockStatus {
     /// How far its wall clock is ahead of the median of the live members' clocks, in milliseconds;
     /// negative when it is behind.
@@ -226,7 +232,7 @@ pub struct ClockStatus {
 }
 
 /// A member's storage.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StorageStatus {
     /// Bytes in its journals, which a start would replay.
     pub journal_bytes: u64,
@@ -248,7 +254,7 @@ pub struct StorageStatus {
 }
 
 /// A round of the scrub through all that a member has stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScrubStatus {
     /// When it ended, in milliseconds since the Unix epoch.
     pub ended_ms: u64,
@@ -259,7 +265,7 @@ pub struct ScrubStatus {
 }
 
 /// What a member keeps for others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HintStatus {
     /// Records.
     pub pending: u64,
@@ -268,7 +274,7 @@ pub struct HintStatus {
 }
 
 /// Whether two members are connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Link {
     /// An authenticated link carries frames.
@@ -278,10 +284,11 @@ pub enum Link {
 }
 
 /// What a member knows of another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerStatus {
     /// Its id.
     #[serde(with = "as_text")]
+    #[schemars(with = "String")]
     pub id: MemberId,
     /// Its name.
     pub name: String,
@@ -295,175 +302,8 @@ pub struct PeerStatus {
     pub last_refusal: Option<String>,
 }
 
-/// The members that gossip can see: the physical topology.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Physical {
-    /// Who looked.
-    #[serde(with = "as_text")]
-    pub seen_by: MemberId,
-    /// What it saw, itself included, by name.
-    pub members: Vec<PhysicalRow>,
-}
-
-/// One member that gossip can see.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PhysicalRow {
-    /// Its id.
-    #[serde(with = "as_text")]
-    pub id: MemberId,
-    /// Its name.
-    pub name: String,
-    /// Where it listens for peers.
-    pub address: String,
-    /// Which of its lives.
-    pub incarnation: u64,
-    /// Whether it is thought alive.
-    pub alive: bool,
-}
-
-/// A member's place in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// It brings up what it will own.
-    Joining,
-    /// It owns its share.
-    Active,
-    /// It hands over what it owns.
-    Leaving,
-    /// It left.
-    Left,
-    /// It was removed; its key is fenced for good.
-    Removed,
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Joining => "joining",
-            Self::Active => "active",
-            Self::Leaving => "leaving",
-            Self::Left => "left",
-            Self::Removed => "removed",
-        })
-    }
-}
-
-/// A cluster and its members.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cluster {
-    /// The UUID that was made when it was created.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Slices of the key space.
-    pub partitions: u32,
-    /// Copies of each record.
-    pub replication_factor: u32,
-    /// Equal on members that would place every record alike.
-    pub placement_digest: String,
-    /// The members of the roster, by name; who left or was removed is not among them.
-    pub members: Vec<MemberRow>,
-}
-
-/// One member of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberRow {
-    /// Its id.
-    #[serde(with = "as_text")]
-    pub id: MemberId,
-    /// Its name.
-    pub name: String,
-    /// Where it listens for peers.
-    pub address: String,
-    /// Where it serves HTTP, if that is known.
-    pub http_address: Option<String>,
-    /// Its zone; copies of a record go to distinct zones first.
-    pub zone: Option<String>,
-    /// Its place in the cluster.
-    pub standing: Standing,
-    /// What failure detection says; absent as long as nothing was heard of it.
-    pub alive: Option<bool>,
-    /// Which of its lives was heard of last.
-    pub incarnation: Option<u64>,
-    /// Partitions that it owns.
-    pub partitions: u32,
-    /// Whether it is the member that answers.
-    pub this_member: bool,
-}
-
-/// The replicated list of admitted members: the logical topology.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Roster {
-    /// Equal on members that hold the same roster.
-    pub digest: String,
-    /// Its entries, by name.
-    pub entries: Vec<RosterRow>,
-}
-
-/// One entry of the roster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RosterRow {
-    /// The member's id.
-    #[serde(with = "as_text")]
-    pub id: MemberId,
-    /// Its name.
-    pub name: String,
-    /// Its pinned public key, 64 hexadecimal digits.
-    pub public_key: String,
-    /// Where it listens for peers.
-    pub address: String,
-    /// Its zone.
-    pub zone: Option<String>,
-    /// Its place in the cluster.
-    pub standing: Standing,
-    /// The timestamp of the entry, as text: the later entry wins.
-    pub timestamp: String,
-}
-
-/// Who owns which partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placement {
-    /// Slices of the key space.
-    pub partitions: u32,
-    /// Equal on members that would place every record alike.
-    pub digest: String,
-    /// The partitions that were asked about, in order.
-    pub rows: Vec<PlacementRow>,
-}
-
-/// Who owns one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlacementRow {
-    /// Which partition.
-    pub partition: u32,
-    /// Name of the first live owner, if one lives.
-    pub home: Option<String>,
-    /// Its owners, in order of preference.
-    pub owners: Vec<OwnerRow>,
-}
-
-/// One owner of a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnerRow {
-    /// The owner's id.
-    #[serde(with = "as_text")]
-    pub id: MemberId,
-    /// Its name.
-    pub name: String,
-    /// Whether it belongs to the set that holds the partition now.
-    pub old: bool,
-    /// Whether it belongs to the set that is to hold it; equal to `old` when nothing is changing.
-    pub new: bool,
-    /// Whether it is thought alive.
-    pub alive: bool,
-    /// Whether it was compared with the other owners and may serve reads, as far as the answering
-    /// member knows.
-    pub complete: bool,
-}
-
 /// The cluster-wide settings in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Settings {
     /// Equal on members that have the same settings in force.
     pub digest: String,
@@ -472,7 +312,7 @@ pub struct Settings {
 }
 
 /// One cluster-wide setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SettingRow {
     /// Its name.
     pub name: String,
@@ -488,7 +328,7 @@ pub struct SettingRow {
 
 /// What a new cluster is to be. Whatever is left out comes from the member's own file, else from
 /// the defaults.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InitRequest {
     /// Slices of the key space: a power of two, fixed for the cluster's life.
@@ -500,7 +340,7 @@ pub struct InitRequest {
 }
 
 /// Where a cluster is that this member is to join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinRequest {
     /// `host:port` of the peer port of any of its members.

@@ -3,12 +3,13 @@
 use super::{ControlError, Handle, Request};
 use crate::model::token::Grant;
 use crate::node::access::Caller;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use tokio::sync::oneshot;
 
 /// A token that is to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
     /// Its name, unique in the cluster.
@@ -18,7 +19,7 @@ pub struct TokenRequest {
 }
 
 /// What everybody may know of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenRow {
     /// Its name.
     pub name: String,
@@ -29,14 +30,14 @@ pub struct TokenRow {
 }
 
 /// All tokens that who asks may know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenList {
     /// By name.
     pub tokens: Vec<TokenRow>,
 }
 
 /// A token's text. `Debug` doesn't show it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct TokenText(String);
 
@@ -61,7 +62,7 @@ impl fmt::Debug for TokenText {
 }
 
 /// A token that was made. Its text is told this once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedToken {
     /// What clients show.
     pub token: TokenText,
