@@ -380,6 +380,13 @@ impl Engine {
         (self.records.table.len(), self.records.table.bytes(), self.records.table.dirty())
     }
 
+    /// The collections of the records in memory, `most` of them, with the number of records of each, tombstones
+    /// included.
+    #[must_use]
+    pub fn collections(&self, most: usize) -> Vec<(String, u64)> {
+        self.records.table.collections(most)
+    }
+
     /// Records that this member holds, in memory and on the disk, tombstones and kith's own included.
     #[must_use]
     pub fn record_count(&self) -> u64 {

@@ -119,6 +119,12 @@ impl Order {
         (at, self.chunks.get(at).map_or(0, |chunk| chunk.locate(name, names)))
     }
 
+    /// How many keys are before `name`.
+    pub(super) fn rank<'a>(&self, name: Names<'_>, names: impl Fn(u32) -> Names<'a>) -> usize {
+        let (chunk, at) = self.place_of(&flat(name), &names);
+        self.chunks.iter().take(chunk).map(|chunk| chunk.ids.len()).sum::<usize>() + at
+    }
+
     /// The chunk that a name is in, or belongs to.
     fn chunk_of(&self, name: &[u8]) -> usize {
         self.chunks.partition_point(|chunk| *chunk.low <= *name).saturating_sub(1)
@@ -228,6 +234,7 @@ mod tests {
             let listed: Vec<u32> = order.iter_from(from, false, names).collect();
             prop_assert_eq!(&listed, &model.range(from..).map(|(_, id)| *id).collect::<Vec<_>>());
             let after: Vec<u32> = order.iter_from(from, true, names).collect();
+            prop_assert_eq!(order.rank(from, names), model.range(..from).count());
             let skip = usize::from(model.contains_key(&from));
             prop_assert_eq!(&after, &listed[skip..]);
             let (mut low, mut high) = (names(start).1.to_vec(), Some(names(end).1.to_vec()));

@@ -336,6 +336,23 @@ impl Table {
         self.order.range(collection, keys, |id| names_of(slots, id)).map(SlotId)
     }
 
+    /// The collections, `most` of them, and how many records each has in memory.
+    pub(super) fn collections(&self, most: usize) -> Vec<(String, u64)> {
+        let slots = &self.slots;
+        let names = |id| names_of(slots, id);
+        let (mut found, mut next, mut before) = (Vec::new(), Vec::new(), 0);
+        while found.len() < most {
+            let first = self.order.iter_from((&next, &[]), false, names).next();
+            let Some(collection) = first.map(|id| names(id).0) else { break };
+            // The least name that is above this one's keys and not above other collections' names.
+            next = [collection, &[1]].concat();
+            let rank = self.order.rank((&next, &[]), names);
+            found.push((String::from_utf8_lossy(collection).into_owned(), (rank - before) as u64));
+            before = rank;
+        }
+        found
+    }
+
     /// Records in memory.
     pub(super) const fn len(&self) -> usize {
         self.records

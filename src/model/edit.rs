@@ -91,6 +91,8 @@ pub enum ExpireWhen {
     Later,
     /// The new one is sooner; none counts as never.
     Sooner,
+    /// There is one, and the new one is sooner.
+    SomeSooner,
 }
 
 /// Which record an answer carries.
@@ -229,6 +231,7 @@ fn may_expire(present: Option<u64>, new: Option<u64>, when: ExpireWhen) -> bool 
         ExpireWhen::Some => present.is_some(),
         ExpireWhen::Later => new_or_never > present_or_never,
         ExpireWhen::Sooner => new_or_never < present_or_never,
+        ExpireWhen::SomeSooner => present.is_some_and(|present| new_or_never < present),
     }
 }
 

@@ -247,8 +247,10 @@ pub fn plain_number(value: RecordRef<'_>) -> Option<i64> {
     (number.to_string().as_bytes() == value.body()).then_some(number)
 }
 
+/// A number in the one form that it has: no plus, no leading zero, no space.
 fn parse_number(text: &[u8]) -> Result<i64, CounterError> {
-    let plain = text.first().is_some_and(|b| *b != b'+');
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = matches!(digits, [b'1'..=b'9', ..]) || text == b"0";
     let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<i64>().ok());
     number.filter(|_| plain).ok_or(CounterError::NotANumber)
 }

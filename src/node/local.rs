@@ -20,6 +20,9 @@ use crate::engine::operation::{Outcome, Read, Scan, Wait, Write};
 use crate::model::settings::Level;
 use crate::model::{KeyRef, RecordRef};
 
+/// Collections in [`LocalInfo`].
+const SHOWN_COLLECTIONS: usize = 1_000;
+
 /// A cheap handle on this member for tasks of its data thread.
 pub trait Local: Clone + 'static {
     /// Answers a read at once, if this member may answer it alone and has the record in memory.
@@ -42,6 +45,10 @@ pub trait Local: Clone + 'static {
     /// Waits for durable copies of writes. `mailbox` gets [`Outcome::Copies`] or [`Outcome::Failed`] under `token`,
     /// possibly before this returns.
     fn wait(&self, mailbox: &Mailbox, token: u32, wait: Wait);
+
+    /// Submits a scan. `mailbox` gets [`Outcome::Page`] or [`Outcome::Failed`] under `token`, possibly
+    /// before this returns.
+    fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan);
 
     /// Reads the clocks: what is expired is judged by this moment until they are read again. To be
     /// called once for a batch of operations. Returns milliseconds since the Unix epoch.
@@ -78,6 +85,14 @@ pub struct RespCounts {
     pub bytes_received: Cell<u64>,
     /// Bytes that were sent.
     pub bytes_sent: Cell<u64>,
+    /// Requests that were refused because they are too large; their connections were closed.
+    pub too_large: Cell<u64>,
+    /// Requests that were no RESP; their connections were closed.
+    pub malformed: Cell<u64>,
+    /// How often a connection's next command had to wait because too many before were not answered yet.
+    pub held_pipeline: Cell<u64>,
+    /// How often it had to wait because too many bytes of replies were not sent yet.
+    pub held_output: Cell<u64>,
 }
 
 /// An operation whose answer is timed.
@@ -108,6 +123,13 @@ pub struct LocalInfo {
     pub records: u64,
     /// Bytes of memory that the table of records takes.
     pub table_bytes: u64,
+    /// The collections of the records in memory, and how many records each has, tombstones included. Not
+    /// all of them if there are very many.
+    pub collections: Vec<(String, u64)>,
+    /// Reads that found a record, and those that found none, as far as this member could tell at once.
+    pub reads_found: u64,
+    /// See `reads_found`.
+    pub reads_missing: u64,
 }
 
 /// Where the answers to one task's operations arrive. Clones are the same mailbox.
@@ -250,16 +272,6 @@ pub struct LocalHandle {
     pub(super) shared: Rc<Shared>,
 }
 
-impl LocalHandle {
-    /// Submits a scan. `mailbox` gets an outcome under `token`.
-    pub(super) fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan) {
-        self.shared.with(|core| {
-            let token = core.token(mailbox, token, Asked::Scan);
-            core.engine.scan(token, scan);
-        });
-    }
-}
-
 impl Local for LocalHandle {
     fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
         let core = &mut *self.shared.core.borrow_mut();
@@ -300,6 +312,13 @@ impl Local for LocalHandle {
         });
     }
 
+    fn scan(&self, mailbox: &Mailbox, token: u32, scan: &Scan) {
+        self.shared.with(|core| {
+            let token = core.token(mailbox, token, Asked::Scan);
+            core.engine.scan(token, scan);
+        });
+    }
+
     fn read_clocks(&self) -> u64 {
         let now = self.shared.clock.now();
         self.shared.core.borrow_mut().engine.advance(now);
@@ -331,6 +350,9 @@ impl Local for LocalHandle {
             replication_factor: core.engine.settings().replication_factor,
             records: records as u64,
             table_bytes: table_bytes as u64,
+            collections: core.engine.collections(SHOWN_COLLECTIONS),
+            reads_found: core.counts.reads_at_once().0,
+            reads_missing: core.counts.reads_at_once().1,
         }
     }
 }

@@ -145,6 +145,11 @@ impl Counts {
         self.missing_at_once.set(self.missing_at_once.get() + 1);
     }
 
+    /// Reads that were answered at once: with a record, and without.
+    pub(super) fn reads_at_once(&self) -> (u64, u64) {
+        (self.found_at_once.get(), self.missing_at_once.get())
+    }
+
     /// A sync was asked for of everything up to a position.
     pub(super) fn sync_asked(&mut self, position: u64, now_us: u64) {
         self.sync_asked.get_or_insert((position, now_us));
@@ -315,6 +320,10 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
         errors: resp.errors.get(),
         bytes_received: resp.bytes_received.get(),
         bytes_sent: resp.bytes_sent.get(),
+        too_large: resp.too_large.get(),
+        malformed: resp.malformed.get(),
+        held_pipeline: resp.held_pipeline.get(),
+        held_output: resp.held_output.get(),
     });
 }
 

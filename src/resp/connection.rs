@@ -9,8 +9,7 @@
 //! unanswered, or waits for the disk, nothing more is executed, and while a complete command waits
 //! nothing more is read, so a client that does not read its replies stops being read.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,18 +19,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::Limits;
+use super::clients::{Addresses, Clients, Shown};
 use super::commands::auth::Session;
-use super::commands::{self, Context, Flow, PROBE, Probe, Progress};
+use super::commands::{self, Context, Flow, PROBE, Progress};
+use super::cursors::Cursors;
 use super::input::Input;
+use super::parse::ProtocolError;
 use super::replies::Replies;
-use super::reply;
 use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
-use crate::node::local::{Local, Mailbox, RespCounts};
+use crate::node::local::{Local, RespCounts};
 use crate::security::tls::ClientStream;
 
 /// Reads of one poll, before other tasks get their turn.
 const READS_PER_POLL: usize = 8;
+/// Bytes of buffers for large commands, of all connections together.
+const MAX_LARGE_INPUT_BYTES: usize = 512 << 20;
 /// How long, and for how many reads, a client that was told of its protocol error may go on sending
 /// before the connection is cut: closing at once would let the error be lost.
 const LINGER: Duration = Duration::from_millis(500);
@@ -41,10 +44,31 @@ const LINGER_READS: usize = 64;
 #[derive(Debug)]
 pub struct Shared {
     stopping: Cell<bool>,
-    mailboxes: RefCell<BTreeMap<i64, Mailbox>>,
-    last_id: Cell<i64>,
+    /// The open connections.
+    pub clients: Clients,
+    /// The places that SCAN went to.
+    pub cursors: Cursors,
     /// What the port has done, for metrics.
     pub counts: Rc<RespCounts>,
+    /// Commands and bytes when INFO last looked, and when that was.
+    pub rates: Cell<Rates>,
+    /// Connections at a time.
+    pub max_clients: usize,
+    /// Bytes of all buffers for commands beyond what each has anyway.
+    large_input: Cell<usize>,
+}
+
+/// What INFO remembers to tell how much was done since.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rates {
+    /// When INFO looked, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Commands until then.
+    pub commands: u64,
+    /// Bytes received until then.
+    pub received: u64,
+    /// Bytes sent until then.
+    pub sent: u64,
 }
 
 /// Adds to what the port has done.
@@ -54,31 +78,30 @@ pub fn count(counter: &Cell<u64>, more: u64) {
 
 impl Shared {
     /// Without connections.
-    pub fn new(counts: Rc<RespCounts>) -> Self {
-        Self { stopping: Cell::default(), mailboxes: RefCell::default(), last_id: Cell::default(), counts }
-    }
-
-    /// Open connections.
-    pub fn connections(&self) -> usize {
-        self.mailboxes.borrow().len()
+    pub fn new(counts: Rc<RespCounts>, limits: &Limits) -> Self {
+        Self {
+            stopping: Cell::default(),
+            clients: Clients::default(),
+            cursors: Cursors::default(),
+            counts,
+            rates: Cell::default(),
+            max_clients: limits.connections,
+            large_input: Cell::default(),
+        }
     }
 
     /// Makes every connection end once what it has read is answered.
     pub fn stop(&self) {
         self.stopping.set(true);
-        for mailbox in self.mailboxes.borrow().values() {
-            mailbox.wake();
-        }
+        self.clients.for_each(|shown| shown.mailbox.wake());
     }
 }
 
 /// What a connection knows of its client.
 #[derive(Debug)]
 pub struct Client {
-    /// The connection's number, never used twice.
-    pub id: i64,
-    /// The name that the client gave itself.
-    pub name: Vec<u8>,
+    /// What others are shown of it.
+    pub shown: Rc<Shown>,
     /// The collection that was selected.
     pub collection: String,
     /// Who it is and what it may do.
@@ -96,7 +119,6 @@ pub struct Connection<L> {
     stream: ClientStream,
     local: L,
     shared: Rc<Shared>,
-    mailbox: Mailbox,
     client: Client,
     input: Input,
     replies: Replies,
@@ -104,6 +126,8 @@ pub struct Connection<L> {
     ending: bool,
     /// It ends because the client does not speak RESP.
     broken: bool,
+    /// Whether the next command waits until replies have left.
+    is_held: bool,
 }
 
 /// Why [`Connection::execute`] came to an end.
@@ -118,20 +142,17 @@ enum Pause {
 impl<L: Local> Connection<L> {
     /// Registers a connection; it counts until it is dropped.
     pub fn new(
-        stream: ClientStream,
+        (stream, addresses): (ClientStream, Addresses),
         local: L,
         shared: Rc<Shared>,
         session: Session,
         limits: &Limits,
     ) -> Self {
-        let (mailbox, id) = (Mailbox::new(), shared.last_id.get() + 1);
-        shared.last_id.set(id);
-        shared.mailboxes.borrow_mut().insert(id, mailbox.clone());
+        let shown = shared.clients.register(addresses, local.read_clocks());
         count(&shared.counts.accepted, 1);
         count(&shared.counts.connections, 1);
         let client = Client {
-            id,
-            name: Vec::new(),
+            shown,
             collection: DEFAULT.to_owned(),
             session,
             seen: 0,
@@ -142,19 +163,19 @@ impl<L: Local> Connection<L> {
             stream,
             local,
             shared,
-            mailbox,
             client,
             input: Input::default(),
             replies: Replies::new(limits.output_bytes, limits.in_flight),
             ending: false,
             broken: false,
+            is_held: false,
         }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or the port closes.
     pub async fn run(mut self) {
         if let Some(denied) = self.client.session.turned_away() {
-            self.replies.refused(|out| reply::error(out, "DENIED", denied.to_string().as_bytes()));
+            self.replies.refused(|out| out.error("DENIED", denied.to_string().as_bytes()));
             (self.ending, self.broken) = (true, true);
         }
         let served = poll_fn(|task| self.poll(task)).await;
@@ -173,7 +194,7 @@ impl<L: Local> Connection<L> {
     }
 
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
-        self.mailbox.attend();
+        self.client.shown.mailbox.attend();
         self.client.session.refresh(&self.client.collection);
         let mut reads = 0;
         loop {
@@ -197,15 +218,22 @@ impl<L: Local> Connection<L> {
             if sent && pause == Pause::Held {
                 continue;
             }
-            if reads >= READS_PER_POLL || self.mailbox.sleep(task.waker()) {
+            self.show();
+            if reads >= READS_PER_POLL || self.client.shown.mailbox.sleep(task.waker()) {
                 return Poll::Pending;
             }
         }
     }
 
+    /// Shows the others how much is under way.
+    fn show(&self) {
+        self.client.shown.unexecuted.set(self.input.unexecuted());
+        self.client.shown.unsent.set(self.replies.output().len());
+    }
+
     /// Takes the answers that arrived.
     fn collect(&mut self) {
-        while let Some((token, outcome)) = self.mailbox.pop() {
+        while let Some((token, outcome)) = self.client.shown.mailbox.pop() {
             let time = match &outcome {
                 Outcome::Stored(stored) => stored.timestamp.time,
                 Outcome::Modified(Modified { stored, present, .. }) => {
@@ -217,13 +245,7 @@ impl<L: Local> Connection<L> {
             };
             self.client.seen = self.client.seen.max(time);
             if token == PROBE {
-                self.client.progress.probe = Probe::Answered(match outcome {
-                    Outcome::Failed(error) => Err(error),
-                    Outcome::Found(found) => Ok(found.is_some()),
-                    Outcome::Stored(_) | Outcome::Modified(_) | Outcome::Page(_) | Outcome::Copies(_) => {
-                        Ok(false)
-                    }
-                });
+                self.client.progress.answer(outcome);
             } else {
                 self.replies.settle(token, outcome);
             }
@@ -237,21 +259,20 @@ impl<L: Local> Connection<L> {
                 Ok(Some(arguments)) => arguments,
                 Ok(None) => return Pause::Input,
                 Err(error) => {
-                    self.replies.refused(|out| reply::protocol_error(out, error));
-                    (self.ending, self.broken) = (true, true);
+                    self.refuse(error);
                     break;
                 }
             };
             if self.replies.is_full() {
-                return Pause::Held;
+                return self.held();
             }
             if self.local.is_congested() {
-                self.local.wake_when_relieved(&self.mailbox);
+                self.local.wake_when_relieved(&self.client.shown.mailbox);
                 return Pause::Held;
             }
+            self.is_held = false;
             let mut context = Context {
                 local: &self.local,
-                mailbox: &self.mailbox,
                 shared: &self.shared,
                 client: &mut self.client,
                 replies: &mut self.replies,
@@ -269,11 +290,41 @@ impl<L: Local> Connection<L> {
         Pause::Input
     }
 
+    /// Counts why nothing more is executed, once for each time it begins.
+    fn held(&mut self) -> Pause {
+        let counts = &self.shared.counts;
+        if !std::mem::replace(&mut self.is_held, true) {
+            count(if self.replies.is_deep() { &counts.held_pipeline } else { &counts.held_output }, 1);
+        }
+        Pause::Held
+    }
+
+    /// Tells the client what is wrong with its bytes. Nothing after them can be understood.
+    fn refuse(&mut self, error: ProtocolError) {
+        let counts = &self.shared.counts;
+        count(if error.is_of_size() { &counts.too_large } else { &counts.malformed }, 1);
+        self.replies.refused(|out| out.protocol_error(error));
+        (self.ending, self.broken) = (true, true);
+    }
+
+    /// Makes sure that all connections together keep within their bound when this one's buffer grows.
+    fn may_grow(&mut self) -> bool {
+        let (more, large) = (self.input.growth(), &self.shared.large_input);
+        large.get() + more <= MAX_LARGE_INPUT_BYTES || more == 0
+    }
+
     /// Reads once. Ready if something happened: bytes came, or the client's end was seen.
     fn read(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        if !self.may_grow() {
+            self.refuse(ProtocolError::NoRoom);
+            return Poll::Ready(Ok(()));
+        }
+        let before = self.input.large_bytes();
         let mut room = ReadBuf::new(self.input.room());
         let polled = Pin::new(&mut self.stream).poll_read(task, &mut room);
         let bytes = room.filled().len();
+        let large = &self.shared.large_input;
+        large.set((large.get() + self.input.large_bytes()).saturating_sub(before));
         if let Poll::Ready(Ok(())) = polled {
             self.input.filled(bytes);
             count(&self.shared.counts.bytes_received, bytes as u64);
@@ -309,9 +360,11 @@ impl<L: Local> Connection<L> {
 
 impl<L> Drop for Connection<L> {
     fn drop(&mut self) {
-        let Shared { mailboxes, counts, .. } = &*self.shared;
-        mailboxes.borrow_mut().remove(&self.client.id);
+        let Shared { clients, counts, .. } = &*self.shared;
+        clients.remove(self.client.shown.id);
+        let large = &self.shared.large_input;
+        large.set(large.get().saturating_sub(self.input.large_bytes()));
         counts.connections.set(counts.connections.get().saturating_sub(1));
-        self.mailbox.close();
+        self.client.shown.mailbox.close();
     }
 }

@@ -59,6 +59,22 @@ impl Input {
         self.data.get_mut(self.end..).unwrap_or_default()
     }
 
+    /// How many bytes [`Input::room`] will add to the buffer beyond its usual size.
+    pub const fn growth(&self) -> usize {
+        let stays = self.start == self.end || self.start > 0 || self.end < self.data.len();
+        if stays { 0 } else { self.data.len() }
+    }
+
+    /// Bytes of the buffer beyond its usual size.
+    pub const fn large_bytes(&self) -> usize {
+        self.data.len().saturating_sub(USUAL_BYTES)
+    }
+
+    /// Bytes that were not executed.
+    pub const fn unexecuted(&self) -> usize {
+        self.end - self.start
+    }
+
     /// `bytes` of the room were filled.
     pub const fn filled(&mut self, bytes: usize) {
         self.end += bytes;
@@ -72,7 +88,9 @@ mod tests {
     fn feed(input: &mut Input, mut bytes: &[u8]) -> usize {
         let mut commands = 0;
         while !bytes.is_empty() {
+            let (before, growth) = (input.data.len(), input.growth());
             let room = input.room();
+            assert!(before == 0 || room.len() >= growth);
             let taken = room.len().min(bytes.len()).min(7_000);
             room[..taken].copy_from_slice(&bytes[..taken]);
             input.filled(taken);
@@ -92,6 +110,7 @@ mod tests {
         large.resize(large.len() + 100_000, b'x');
         assert_eq!(feed(&mut input, &large), 1);
         assert!(input.data.len() > 100_000);
+        assert_eq!(input.large_bytes(), input.data.len() - USUAL_BYTES);
         assert_eq!(feed(&mut input, b"\r\nPING\r\n"), 2);
         assert_eq!(input.room().len(), USUAL_BYTES);
     }

@@ -8,10 +8,14 @@
 //! Left to others: what an operation means (the engine), and who may connect (the node's choice of
 //! address).
 
+mod clients;
 mod commands;
 mod connection;
+mod cursors;
+mod glob;
 mod input;
 mod parse;
+mod process;
 mod replies;
 mod reply;
 #[cfg(test)]
@@ -65,7 +69,7 @@ pub async fn serve<L: Local>(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Rc::new(Shared::new(local.resp_counts()));
+    let shared = Rc::new(Shared::new(local.resp_counts(), &limits));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -82,11 +86,12 @@ pub async fn serve<L: Local>(
                 }
                 Ok((stream, address)) => {
                     prepare(&stream);
+                    let here = stream.local_addr().unwrap_or(address);
                     // What finds no place for its handshake is counted there.
                     let Ok((stream, origin)) = guard.receive(stream, address.ip()) else { continue };
                     let session = Session::new(guard.access.clone(), origin, DEFAULT);
-                    let connection =
-                        Connection::new(stream, local.clone(), Rc::clone(&shared), session, &limits);
+                    let (stream, shared) = ((stream, (address, here)), Rc::clone(&shared));
+                    let connection = Connection::new(stream, local.clone(), shared, session, &limits);
                     connections.spawn_local(connection.run());
                 }
                 Err(error) => {

@@ -34,24 +34,51 @@ pub enum ProtocolError {
     /// A line that starts with `*` and does not end.
     #[error("too big mbulk count string")]
     LongCount,
-    /// The number of arguments is no number or above [`MAX_ARGUMENTS`].
+    /// The number of arguments is no number.
     #[error("invalid multibulk length")]
     Count,
+    /// The number of arguments is above [`MAX_ARGUMENTS`].
+    #[error("invalid multibulk length")]
+    TooMany,
     /// An argument does not start with `$`.
     #[error("expected '$', got '{}'", char::from(*.0))]
     NotBulk(u8),
     /// A line that starts with `$` and does not end.
     #[error("too big bulk count string")]
     LongLength,
-    /// An argument's length is no number or above [`MAX_ARGUMENT_BYTES`].
+    /// An argument's length is no number.
     #[error("invalid bulk length")]
     Length,
+    /// An argument's length is above [`MAX_ARGUMENT_BYTES`].
+    #[error("invalid bulk length")]
+    TooLong,
     /// An argument is not followed by a line's end.
     #[error("an argument does not end where its length says")]
     Unterminated,
     /// A command of more than [`MAX_COMMAND_BYTES`].
     #[error("a command has at most {MAX_COMMAND_BYTES} bytes")]
     LargeCommand,
+    /// Large commands of all connections together take too much memory.
+    #[error("too many large requests at once, try again shortly")]
+    NoRoom,
+}
+
+impl ProtocolError {
+    /// Whether a bound was exceeded, rather than a rule broken.
+    pub const fn is_of_size(self) -> bool {
+        match self {
+            Self::LongInline
+            | Self::LongCount
+            | Self::TooMany
+            | Self::LongLength
+            | Self::TooLong
+            | Self::LargeCommand
+            | Self::NoRoom => true,
+            Self::UnbalancedQuotes | Self::Count | Self::NotBulk(_) | Self::Length | Self::Unterminated => {
+                false
+            }
+        }
+    }
 }
 
 /// Where an argument lies, counted from the command's first byte.
@@ -148,7 +175,7 @@ impl Parser {
         let count = digits.and_then(number).ok_or(ProtocolError::Count)?;
         let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
         if count > MAX_ARGUMENTS {
-            return Err(ProtocolError::Count);
+            return Err(ProtocolError::TooMany);
         }
         self.missing = Some(count);
         Ok(Some(count))
@@ -185,7 +212,7 @@ impl Parser {
         let length = digits.and_then(number).ok_or(ProtocolError::Length)?;
         let length = usize::try_from(length).map_err(|_| ProtocolError::Length)?;
         if length > MAX_ARGUMENT_BYTES {
-            return Err(ProtocolError::Length);
+            return Err(ProtocolError::TooLong);
         }
         if self.position + length > MAX_COMMAND_BYTES {
             return Err(ProtocolError::LargeCommand);
@@ -394,7 +421,7 @@ mod tests {
     fn malformed_requests_are_told_apart() {
         let error = |input: &[u8]| parse_all([input]).1;
         assert_eq!(error(b"*x\r\n"), Some(ProtocolError::Count));
-        assert_eq!(error(b"*65537\r\n"), Some(ProtocolError::Count));
+        assert_eq!(error(b"*65537\r\n"), Some(ProtocolError::TooMany));
         assert_eq!(error(b"*65536\r\n"), None);
         assert_eq!(error(b"*1\n"), Some(ProtocolError::Count));
         assert_eq!(error(b"*1\r\n+"), Some(ProtocolError::NotBulk(b'+')));
@@ -413,7 +440,7 @@ mod tests {
     fn an_oversize_argument_is_refused_when_it_is_announced() {
         let announce = |bytes: usize| format!("*2\r\n$3\r\nGET\r\n${bytes}\r\n").into_bytes();
         assert_eq!(parse_all([&announce(MAX_ARGUMENT_BYTES)[..]]).1, None);
-        assert_eq!(parse_all([&announce(MAX_ARGUMENT_BYTES + 1)[..]]).1, Some(ProtocolError::Length));
+        assert_eq!(parse_all([&announce(MAX_ARGUMENT_BYTES + 1)[..]]).1, Some(ProtocolError::TooLong));
     }
 
     #[test]

@@ -4,17 +4,23 @@
 //! waits for its operation: then it is staged behind it. An answer that arrives fills its place, and
 //! everything up to the next gap moves out, to be sent with one write.
 //!
+//! A change that looks at its key may be carried out by another member, so a read of the key that this member
+//! could answer at once has to wait for it. Keys are cast into a few lots, and each lot counts the places that wait
+//! for such changes: a read waits while its key's lot has any.
+//!
 //! Invariants: replies leave in the order in which they were begun; a token names one place until
 //! its reply has left; nothing is allocated per reply once the queues have grown to their use.
 
 use std::collections::VecDeque;
 
-use super::reply;
-use crate::engine::operation::{OperationError, Outcome};
+use super::reply::{DIGITS, Encoder, Protocol, readable};
+use crate::engine::operation::{Modified, OperationError, Outcome};
 use crate::model::{Record, RecordRef};
 
 /// Tokens wrap around below this; the values from it on never name a place.
 pub const TOKENS: u32 = 1 << 31;
+/// Lots into which keys are cast, to tell whether one is among those that are looked at.
+const LOTS: usize = 64;
 /// What a buffer keeps of its memory once it is empty.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -23,23 +29,109 @@ const KEPT_BYTES: usize = 64 << 10;
 pub enum ReadReply {
     /// The value's bytes, or nil.
     Value,
-    /// The milliseconds until the expiry; -1 without expiry, -2 without record.
-    Milliseconds,
-    /// The same in seconds, rounded.
+    /// Their number; 0 without record.
+    Length,
+    /// Those from one to another, both counted from the end if they are below zero.
+    Range(i64, i64),
+    /// What clients call a record's type.
+    Type,
+    /// When the record expires; -1 without expiry, -2 without record.
+    Expiry(Since, Unit),
+}
+
+/// From when on a time is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// The command.
+    Now,
+    /// The Unix epoch.
+    Epoch,
+}
+
+/// What a time is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Rounded where it is shown.
     Seconds,
+    /// As it is kept.
+    Milliseconds,
 }
 
 impl ReadReply {
     /// Encodes the reply for what was found.
-    pub fn encode(self, out: &mut Vec<u8>, found: Option<RecordRef<'_>>, wall_ms: u64) {
-        if self == Self::Value {
-            return reply::record(out, found);
+    pub fn encode(self, out: &mut Encoder<'_>, found: Option<RecordRef<'_>>, wall_ms: u64) {
+        let mut digits = [0; DIGITS];
+        let bytes = |digits| found.and_then(|record| readable(record, digits)).unwrap_or_default();
+        match self {
+            Self::Value => out.record(found),
+            Self::Length => out.integer(i64::try_from(bytes(&mut digits).len()).unwrap_or(i64::MAX)),
+            Self::Range(first, last) => out.bulk(part(bytes(&mut digits), first, last)),
+            Self::Type => out.simple(if found.is_some() { "string" } else { "none" }),
+            Self::Expiry(since, unit) => out.integer(match found.map(RecordRef::expiry_ms) {
+                None => -2,
+                Some(None) => -1,
+                Some(Some(expiry_ms)) => shown(expiry_ms, wall_ms, since, unit),
+            }),
         }
-        let Some(record) = found else { return reply::integer(out, -2) };
-        let Some(expiry) = record.expiry_ms() else { return reply::integer(out, -1) };
-        let left = i64::try_from(expiry.saturating_sub(wall_ms)).unwrap_or(i64::MAX);
-        let in_unit = if self == Self::Seconds { left.saturating_add(500) / 1_000 } else { left };
-        reply::integer(out, in_unit);
+    }
+}
+
+/// The bytes from `first` to `last`; those that are not there are left out.
+fn part(bytes: &[u8], first: i64, last: i64) -> &[u8] {
+    let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+    if first < 0 && last < 0 && first > last {
+        return &[];
+    }
+    let place = |at: i64| if at < 0 { at.saturating_add(length).max(0) } else { at };
+    let (first, end) = (place(first), place(last).saturating_add(1).min(length));
+    let range = usize::try_from(first).ok().zip(usize::try_from(end).ok());
+    range.and_then(|(first, end)| bytes.get(first..end)).unwrap_or_default()
+}
+
+/// An expiry as clients are told it.
+fn shown(expiry_ms: u64, wall_ms: u64, since: Since, unit: Unit) -> i64 {
+    let from = match since {
+        Since::Now => wall_ms,
+        Since::Epoch => 0,
+    };
+    let time_ms = expiry_ms.saturating_sub(from);
+    let shown = match unit {
+        Unit::Seconds => time_ms.saturating_add(500) / 1_000,
+        Unit::Milliseconds => time_ms,
+    };
+    i64::try_from(shown).unwrap_or(i64::MAX)
+}
+
+/// What a write is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteReply {
+    /// The number after an increment; OK without. A write that met a newer record is answered so too: for
+    /// its client it was stored, and the other write came after it.
+    Plain,
+    /// OK, whether or not there was anything to change.
+    Ok,
+    /// OK if something was changed, else nil.
+    OkOrNil,
+    /// 1 if something was changed, else 0.
+    Flag,
+    /// The value's length after it was changed.
+    Length,
+    /// The record that came back: a value's bytes, or nil.
+    Record,
+}
+
+impl WriteReply {
+    fn encode(self, out: &mut Encoder<'_>, modified: &Modified) {
+        match (self, modified.stored) {
+            (Self::Plain | Self::Ok, _) | (Self::OkOrNil, Some(_)) => out.ok(),
+            (Self::OkOrNil, None) => out.nil(),
+            (Self::Flag, stored) => out.integer(i64::from(stored.is_some())),
+            (Self::Length, stored) => out.integer(stored.and_then(|s| s.number).unwrap_or_default()),
+            (Self::Record, _) => match &modified.record {
+                Some(record) => out.record(Some(record.view())),
+                None => out.nil(),
+            },
+        }
     }
 }
 
@@ -50,13 +142,15 @@ pub enum GatherReply {
     Ok,
     /// How many records the reads found.
     Found,
-    /// What was counted by [`Replies::count`], once all writes are stored.
+    /// How many of the changes found something to change.
     Counted,
 }
 
 #[derive(Debug)]
 struct Gather {
     reply: GatherReply,
+    /// The lots of the keys that are looked at elsewhere.
+    lots: u64,
     waiting: usize,
     /// Whether operations may still be added.
     open: bool,
@@ -64,23 +158,31 @@ struct Gather {
     failed: Option<OperationError>,
 }
 
+impl Gather {
+    /// The lots to be given back, once all is answered.
+    fn settled_lots(&mut self) -> u64 {
+        if self.open || self.waiting > 0 { 0 } else { std::mem::take(&mut self.lots) }
+    }
+}
+
 #[derive(Debug)]
 enum Place {
     /// As many bytes of `staged`.
     Staged(usize),
     Reading(ReadReply),
-    Writing,
+    /// With the lot of the key, if it is looked at elsewhere.
+    Writing(WriteReply, u64),
     Gather(Gather),
     Found(ReadReply, Option<Record>),
-    /// The number after an increment; OK without. A write that met a newer record is answered so too: for
-    /// its client it was stored, and the other write came after it.
     Stored(Option<i64>),
+    Modified(WriteReply, Modified),
     Failed(OperationError),
 }
 
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Replies {
+    protocol: Protocol,
     out: Vec<u8>,
     sent: usize,
     staged: Vec<u8>,
@@ -91,6 +193,8 @@ pub struct Replies {
     first: u32,
     reads_waiting: usize,
     writes_waiting: usize,
+    /// Places that wait for changes that look, for each lot of keys.
+    looking: [u16; LOTS],
     /// Bytes of records in places.
     held: usize,
     max_bytes: usize,
@@ -103,6 +207,7 @@ impl Replies {
     /// Nothing to send; [`Replies::is_full`] compares with these bounds.
     pub const fn new(max_bytes: usize, max_waiting: usize) -> Self {
         Self {
+            protocol: Protocol::Resp2,
             out: Vec::new(),
             sent: 0,
             staged: Vec::new(),
@@ -111,6 +216,7 @@ impl Replies {
             first: 0,
             reads_waiting: 0,
             writes_waiting: 0,
+            looking: [0; LOTS],
             held: 0,
             max_bytes,
             max_waiting,
@@ -121,8 +227,28 @@ impl Replies {
     /// Whether no further operation should begin until replies have left.
     pub fn is_full(&self) -> bool {
         let bytes = self.out.len() - self.sent + self.staged.len() - self.unstaged + self.held;
+        bytes >= self.max_bytes || self.is_deep()
+    }
+
+    /// Whether that is because too many wait for their answers.
+    pub fn is_deep(&self) -> bool {
         let waiting = self.reads_waiting + self.writes_waiting;
-        bytes >= self.max_bytes || waiting >= self.max_waiting || self.places.len() >= 2 * self.max_waiting
+        waiting >= self.max_waiting || self.places.len() >= 2 * self.max_waiting
+    }
+
+    /// How replies from now on are encoded. Only while none waits.
+    pub const fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// How replies are encoded.
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether commands before wait for their replies.
+    pub fn awaits_any(&self) -> bool {
+        !self.places.is_empty()
     }
 
     /// Whether everything was answered and sent.
@@ -141,12 +267,12 @@ impl Replies {
     }
 
     /// Adds a reply that is known.
-    pub fn ready(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn ready(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) {
         if self.places.is_empty() {
-            return encode(&mut self.out);
+            return encode(&mut Encoder::new(&mut self.out, self.protocol));
         }
         let before = self.staged.len();
-        encode(&mut self.staged);
+        encode(&mut Encoder::new(&mut self.staged, self.protocol));
         let added = self.staged.len() - before;
         match self.places.back_mut() {
             Some(Place::Staged(bytes)) => *bytes += added,
@@ -155,7 +281,7 @@ impl Replies {
     }
 
     /// Adds a reply that is known and an error.
-    pub fn refused(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn refused(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) {
         self.errors += 1;
         self.ready(encode);
     }
@@ -172,15 +298,41 @@ impl Replies {
     }
 
     /// Adds the reply of a write that is submitted now under the token returned.
-    pub fn write(&mut self) -> u32 {
+    pub fn write(&mut self, reply: WriteReply) -> u32 {
         self.writes_waiting += 1;
-        self.add(Place::Writing)
+        self.add(Place::Writing(reply, 0))
+    }
+
+    /// Adds the reply of a change that looks at a key, and is submitted now under the token returned.
+    pub fn look(&mut self, reply: WriteReply, key: &[u8]) -> u32 {
+        self.writes_waiting += 1;
+        let lots = 1 << lot(key);
+        self.begin_looking(lots);
+        self.add(Place::Writing(reply, lots))
+    }
+
+    /// Whether a key may be among those that are looked at. Its home may be another member, so what this one
+    /// has of it may be older than what its client has sent.
+    pub fn is_looked_at(&self, key: &[u8]) -> bool {
+        self.writes_waiting > 0 && self.looking.get(lot(key)).is_some_and(|places| *places > 0)
+    }
+
+    fn begin_looking(&mut self, lots: u64) {
+        for (_, places) in self.looking.iter_mut().enumerate().filter(|(at, _)| lots >> at & 1 == 1) {
+            *places = places.saturating_add(1);
+        }
+    }
+
+    fn end_looking(&mut self, lots: u64) {
+        for (_, places) in self.looking.iter_mut().enumerate().filter(|(at, _)| lots >> at & 1 == 1) {
+            *places = places.saturating_sub(1);
+        }
     }
 
     /// Adds the one reply of several operations that will be submitted under the token returned:
     /// each is announced by [`Replies::expect`], and [`Replies::close`] says that no more come.
     pub fn gather(&mut self, reply: GatherReply) -> u32 {
-        self.add(Place::Gather(Gather { reply, waiting: 0, open: true, count: 0, failed: None }))
+        self.add(Place::Gather(Gather { reply, lots: 0, waiting: 0, open: true, count: 0, failed: None }))
     }
 
     /// Announces one more operation of a gathered reply.
@@ -201,6 +353,18 @@ impl Replies {
         }
     }
 
+    /// Announces one more change of a gathered reply that looks at a key.
+    pub fn expect_look(&mut self, token: u32, key: &[u8]) {
+        self.expect(token);
+        let lots = 1 << lot(key);
+        if let Some(Place::Gather(gather)) = self.place(token)
+            && gather.lots & lots == 0
+        {
+            gather.lots |= lots;
+            self.begin_looking(lots);
+        }
+    }
+
     /// Makes a gathered reply an error; the first one counts.
     pub fn fail(&mut self, token: u32, error: OperationError) {
         if let Some(Place::Gather(gather)) = self.place(token) {
@@ -212,6 +376,8 @@ impl Replies {
     pub fn close(&mut self, token: u32) {
         if let Some(Place::Gather(gather)) = self.place(token) {
             gather.open = false;
+            let lots = gather.settled_lots();
+            self.end_looking(lots);
         }
     }
 
@@ -222,33 +388,46 @@ impl Replies {
             (Place::Gather(gather), outcome) => {
                 gather.waiting = gather.waiting.saturating_sub(1);
                 match outcome {
-                    Outcome::Found(Some(_)) => gather.count += 1,
+                    Outcome::Found(Some(_)) | Outcome::Modified(Modified { stored: Some(_), .. }) => {
+                        gather.count += 1;
+                    }
                     Outcome::Failed(error) => _ = gather.failed.get_or_insert(error),
-                    Outcome::Found(None)
-                    | Outcome::Stored(_)
-                    | Outcome::Modified(_)
-                    | Outcome::Page(_)
-                    | Outcome::Copies(_) => {}
+                    Outcome::Found(None) | Outcome::Modified(_) | Outcome::Stored(_) | Outcome::Page(_) | Outcome::Copies(_) => {}
                 }
-                let waiting = match gather.reply {
+                let (reply, lots) = (gather.reply, gather.settled_lots());
+                let waiting = match reply {
                     GatherReply::Found => &mut self.reads_waiting,
                     GatherReply::Ok | GatherReply::Counted => &mut self.writes_waiting,
                 };
                 *waiting = waiting.saturating_sub(1);
-                return;
+                return self.end_looking(lots);
             }
             (Place::Reading(reply), Outcome::Found(record)) => Place::Found(*reply, record),
-            (Place::Reading(_) | Place::Writing, Outcome::Failed(error)) => Place::Failed(error),
-            (Place::Writing, Outcome::Stored(stored)) => Place::Stored(stored.number),
+            (Place::Reading(_) | Place::Writing(..), Outcome::Failed(error)) => Place::Failed(error),
+            (Place::Writing(WriteReply::Plain, _), Outcome::Stored(stored)) => Place::Stored(stored.number),
+            (Place::Writing(reply, _), Outcome::Modified(modified)) => Place::Modified(*reply, modified),
             // An answer of another kind than the question tells nothing.
-            (Place::Reading(_) | Place::Writing, _) => Place::Failed(OperationError::Unknown { copies: 0 }),
+            (Place::Reading(_) | Place::Writing(..), _) => {
+                Place::Failed(OperationError::Unknown { copies: 0 })
+            }
             // Answered before.
-            (Place::Staged(_) | Place::Found(..) | Place::Stored(_) | Place::Failed(_), _) => return,
+            (
+                Place::Staged(_)
+                | Place::Found(..)
+                | Place::Stored(_)
+                | Place::Modified(..)
+                | Place::Failed(_),
+                _,
+            ) => return,
         };
         let held = held_bytes(&filled);
-        let was_read = matches!(std::mem::replace(place, filled), Place::Reading(_));
-        let waiting = if was_read { &mut self.reads_waiting } else { &mut self.writes_waiting };
-        *waiting = waiting.saturating_sub(1);
+        match std::mem::replace(place, filled) {
+            Place::Writing(_, lots) => {
+                self.writes_waiting = self.writes_waiting.saturating_sub(1);
+                self.end_looking(lots);
+            }
+            _ => self.reads_waiting = self.reads_waiting.saturating_sub(1),
+        }
         self.held += held;
     }
 
@@ -256,34 +435,34 @@ impl Replies {
     pub fn advance(&mut self, wall_ms: u64) {
         while let Some(place) = self.places.pop_front() {
             self.held = self.held.saturating_sub(held_bytes(&place));
+            let mut out = Encoder::new(&mut self.out, self.protocol);
             match place {
                 Place::Staged(bytes) => {
                     let end = self.unstaged + bytes;
-                    self.out.extend_from_slice(self.staged.get(self.unstaged..end).unwrap_or_default());
+                    out.encoded(self.staged.get(self.unstaged..end).unwrap_or_default());
                     self.unstaged = end;
                 }
                 Place::Found(reply, record) => {
-                    reply.encode(&mut self.out, record.as_ref().map(Record::view), wall_ms);
+                    reply.encode(&mut out, record.as_ref().map(Record::view), wall_ms);
                 }
-                Place::Stored(None) => reply::ok(&mut self.out),
-                Place::Stored(Some(number)) => reply::integer(&mut self.out, number),
+                Place::Stored(None) => out.ok(),
+                Place::Stored(Some(number)) => out.integer(number),
+                Place::Modified(reply, modified) => reply.encode(&mut out, &modified),
                 Place::Failed(error) => {
                     self.errors += 1;
-                    reply::operation_error(&mut self.out, &error);
+                    out.operation_error(&error);
                 }
-                Place::Gather(Gather { waiting: 0, open: false, failed, count, reply }) => {
+                Place::Gather(Gather { waiting: 0, open: false, failed, count, reply, lots: _ }) => {
                     match (failed, reply) {
                         (Some(error), _) => {
                             self.errors += 1;
-                            reply::operation_error(&mut self.out, &error);
+                            out.operation_error(&error);
                         }
-                        (None, GatherReply::Ok) => reply::ok(&mut self.out),
-                        (None, GatherReply::Found | GatherReply::Counted) => {
-                            reply::integer(&mut self.out, count);
-                        }
+                        (None, GatherReply::Ok) => out.ok(),
+                        (None, GatherReply::Found | GatherReply::Counted) => out.integer(count),
                     }
                 }
-                waiting @ (Place::Reading(_) | Place::Writing | Place::Gather(_)) => {
+                waiting @ (Place::Reading(_) | Place::Writing(..) | Place::Gather(_)) => {
                     self.places.push_front(waiting);
                     return forget(&mut self.staged, &mut self.unstaged);
                 }
@@ -316,6 +495,13 @@ impl Replies {
     }
 }
 
+/// The lot of a key: one of [`LOTS`]. What differs in keys is mostly at their ends.
+fn lot(key: &[u8]) -> usize {
+    let tail = key.iter().rev().take(16);
+    let mixed = tail.fold(0u32, |mixed, byte| (mixed ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    (mixed.wrapping_mul(0x9E37_79B9) >> 26) as usize % LOTS
+}
+
 /// Drops the first `used` bytes once they are all, or the greater part of many.
 fn forget(buffer: &mut Vec<u8>, used: &mut usize) {
     if *used >= buffer.len() {
@@ -331,7 +517,9 @@ fn forget(buffer: &mut Vec<u8>, used: &mut usize) {
 
 fn held_bytes(place: &Place) -> usize {
     match place {
-        Place::Found(_, Some(record)) => record.view().bytes().len(),
+        Place::Found(_, Some(record)) | Place::Modified(_, Modified { record: Some(record), .. }) => {
+            record.view().bytes().len()
+        }
         _ => 0,
     }
 }
@@ -363,9 +551,9 @@ mod tests {
     #[test]
     fn a_known_reply_waits_behind_an_unknown_one() {
         let mut replies = Replies::new(1 << 20, 16);
-        replies.ready(reply::ok);
-        let token = replies.write();
-        replies.ready(|out| reply::integer(out, 5));
+        replies.ready(|out| out.ok());
+        let token = replies.write(WriteReply::Plain);
+        replies.ready(|out| out.integer(5));
         assert_eq!(take(&mut replies), "+OK\r\n");
         assert!(replies.awaits_writes());
         replies.settle(token, stored(Some(4)));
@@ -406,10 +594,30 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_looked_at_until_the_last_change_of_it_is_answered() {
+        let mut replies = Replies::new(1 << 20, 16);
+        let modified = || Outcome::Modified(Modified { stored: None, present: None, record: None });
+        let first = replies.look(WriteReply::Flag, b"k");
+        let gathered = replies.gather(GatherReply::Counted);
+        replies.expect_look(gathered, b"k");
+        replies.expect_look(gathered, b"k");
+        replies.write(WriteReply::Plain);
+        assert!(replies.is_looked_at(b"k") && !replies.is_looked_at(b"l"));
+        replies.settle(gathered, modified());
+        replies.settle(first, modified());
+        replies.settle(gathered, modified());
+        assert!(replies.is_looked_at(b"k"), "more may follow");
+        replies.close(gathered);
+        assert!(!replies.is_looked_at(b"k") && replies.awaits_writes());
+        assert_eq!(take(&mut replies), ":0\r\n:0\r\n");
+        assert_eq!(replies.looking, [0; LOTS]);
+    }
+
+    #[test]
     fn tokens_wrap_around() {
         let mut replies = Replies::new(1 << 20, 16);
         replies.first = TOKENS - 1;
-        let (last, zero) = (replies.write(), replies.write());
+        let (last, zero) = (replies.write(WriteReply::Plain), replies.write(WriteReply::Plain));
         assert_eq!((last, zero), (TOKENS - 1, 0));
         replies.settle(zero, stored(Some(2)));
         replies.settle(TOKENS, stored(Some(9)));
@@ -428,9 +636,9 @@ mod tests {
             for (number, known) in (0i64..).zip(kinds) {
                 expected.push_str(&format!(":{number}\r\n"));
                 if known {
-                    replies.ready(|out| reply::integer(out, number));
+                    replies.ready(|out| out.integer(number));
                 } else {
-                    waiting.push((replies.write(), number));
+                    waiting.push((replies.write(WriteReply::Plain), number));
                 }
             }
             for index in order {

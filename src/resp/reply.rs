@@ -14,70 +14,156 @@
 
 use super::parse::ProtocolError;
 use crate::engine::operation::OperationError;
+use crate::model::edit::EditError;
 use crate::model::{Kind, RecordRef};
 
-/// `+OK`.
-pub fn ok(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"+OK\r\n");
+/// Bytes that hold every `i64` with its sign.
+pub const DIGITS: usize = 20;
+
+/// Which form replies have. A connection begins with the older one and asks for the newer one with HELLO.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// What Redis has always spoken.
+    #[default]
+    Resp2,
+    /// With types for maps, sets, nothing, text and what was not asked for.
+    Resp3,
 }
 
-/// The absence of a value.
-pub fn nil(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"$-1\r\n");
+/// Appends replies to bytes that will be sent, in the protocol of their connection.
+#[derive(Debug)]
+pub struct Encoder<'a> {
+    out: &'a mut Vec<u8>,
+    protocol: Protocol,
 }
 
-/// A number.
-pub fn integer(out: &mut Vec<u8>, number: i64) {
-    out.push(b':');
-    decimal(out, number);
-    out.extend_from_slice(b"\r\n");
-}
+impl<'a> Encoder<'a> {
+    /// Appends to `out`.
+    pub const fn new(out: &'a mut Vec<u8>, protocol: Protocol) -> Self {
+        Self { out, protocol }
+    }
 
-/// A string of bytes.
-pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.push(b'$');
-    decimal(out, i64::try_from(bytes.len()).unwrap_or(i64::MAX));
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(b"\r\n");
-}
+    /// `+OK`.
+    pub fn ok(&mut self) {
+        self.out.extend_from_slice(b"+OK\r\n");
+    }
 
-/// The head of an array; its elements follow.
-pub fn array(out: &mut Vec<u8>, elements: usize) {
-    out.push(b'*');
-    decimal(out, i64::try_from(elements).unwrap_or(i64::MAX));
-    out.extend_from_slice(b"\r\n");
-}
+    /// A word of kith's own.
+    pub fn simple(&mut self, word: &str) {
+        self.out.push(b'+');
+        self.line(word.as_bytes());
+    }
 
-/// What a reader gets of a record: a value's bytes, a counter's number, nothing of other kinds.
-pub fn record(out: &mut Vec<u8>, found: Option<RecordRef<'_>>) {
-    match found {
-        Some(record) if record.kind() == Kind::Value => bulk(out, record.body()),
-        Some(record) if record.kind() == Kind::Counter => {
-            let mut digits = [0; 20];
-            bulk(out, format_decimal(&mut digits, record.total()));
+    /// The absence of a value.
+    pub fn nil(&mut self) {
+        match self.protocol {
+            Protocol::Resp2 => self.out.extend_from_slice(b"$-1\r\n"),
+            Protocol::Resp3 => self.out.extend_from_slice(b"_\r\n"),
         }
-        Some(_) | None => nil(out),
+    }
+
+    /// A number.
+    pub fn integer(&mut self, number: i64) {
+        self.head(b':', number);
+    }
+
+    /// A string of bytes.
+    pub fn bulk(&mut self, bytes: &[u8]) {
+        self.counted(b'$', bytes.len());
+        self.line(bytes);
+    }
+
+    /// Text for people.
+    pub fn text(&mut self, text: &str) {
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(text.as_bytes()),
+            Protocol::Resp3 => {
+                self.counted(b'=', "txt:".len() + text.len());
+                self.out.extend_from_slice(b"txt:");
+                self.line(text.as_bytes());
+            }
+        }
+    }
+
+    /// The head of an array; its elements follow.
+    pub fn array(&mut self, elements: usize) {
+        self.counted(b'*', elements);
+    }
+
+    /// The head of a set; its elements follow.
+    pub fn set(&mut self, elements: usize) {
+        self.counted(if self.protocol == Protocol::Resp3 { b'~' } else { b'*' }, elements);
+    }
+
+    /// The head of a map; names and values follow in turn.
+    pub fn map(&mut self, pairs: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.counted(b'*', 2 * pairs),
+            Protocol::Resp3 => self.counted(b'%', pairs),
+        }
+    }
+
+    /// Replies that were encoded before, in the same protocol.
+    pub fn encoded(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// What a reader gets of a record: a value's bytes, a counter's number, nothing of other kinds.
+    pub fn record(&mut self, found: Option<RecordRef<'_>>) {
+        let mut digits = [0; DIGITS];
+        match found.and_then(|record| readable(record, &mut digits)) {
+            Some(bytes) => self.bulk(bytes),
+            None => self.nil(),
+        }
+    }
+
+    /// An error: its first word, then what happened. Line ends in `message` become spaces.
+    pub fn error(&mut self, word: &str, message: &[u8]) {
+        self.out.push(b'-');
+        self.out.extend_from_slice(word.as_bytes());
+        self.out.push(b' ');
+        self.out.extend(message.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// An error that a member gave for an operation.
+    pub fn operation_error(&mut self, refused: &OperationError) {
+        match refused {
+            OperationError::Edit(EditError::TooLarge(_)) => {
+                self.error("ERR", b"string exceeds maximum allowed size (proto-max-bulk-len)");
+            }
+            _ => self.error(first_word(refused), refused.to_string().as_bytes()),
+        }
+    }
+
+    /// The last reply of a client that does not speak RESP.
+    pub fn protocol_error(&mut self, broken: ProtocolError) {
+        self.error("ERR", format!("Protocol error: {broken}").as_bytes());
+    }
+
+    fn counted(&mut self, kind: u8, count: usize) {
+        self.head(kind, i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    fn head(&mut self, kind: u8, number: i64) {
+        let mut digits = [0; DIGITS];
+        self.out.push(kind);
+        self.line(format_decimal(&mut digits, number));
+    }
+
+    fn line(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+        self.out.extend_from_slice(b"\r\n");
     }
 }
 
-/// An error: its first word, then what happened. Line ends in `message` become spaces.
-pub fn error(out: &mut Vec<u8>, word: &str, message: &[u8]) {
-    out.push(b'-');
-    out.extend_from_slice(word.as_bytes());
-    out.push(b' ');
-    out.extend(message.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
-    out.extend_from_slice(b"\r\n");
-}
-
-/// An error that a member gave for an operation.
-pub fn operation_error(out: &mut Vec<u8>, refused: &OperationError) {
-    error(out, first_word(refused), refused.to_string().as_bytes());
-}
-
-/// The last reply of a client that does not speak RESP.
-pub fn protocol_error(out: &mut Vec<u8>, broken: ProtocolError) {
-    error(out, "ERR", format!("Protocol error: {broken}").as_bytes());
+/// What a reader gets of a record; a counter's number is written into `digits`.
+pub fn readable<'a>(record: RecordRef<'a>, digits: &'a mut [u8; DIGITS]) -> Option<&'a [u8]> {
+    match record.kind() {
+        Kind::Value => Some(record.body()),
+        Kind::Counter => Some(format_decimal(digits, record.total())),
+        Kind::Tombstone | Kind::ExpiredValue | Kind::ExpiredCounter => None,
+    }
 }
 
 /// The table at the head of this file.
@@ -96,13 +182,7 @@ const fn first_word(error: &OperationError) -> &'static str {
     }
 }
 
-fn decimal(out: &mut Vec<u8>, number: i64) {
-    let mut digits = [0; 20];
-    out.extend_from_slice(format_decimal(&mut digits, number));
-}
-
-/// 20 bytes hold every `i64` with its sign.
-fn format_decimal(room: &mut [u8; 20], number: i64) -> &[u8] {
+fn format_decimal(room: &mut [u8; DIGITS], number: i64) -> &[u8] {
     let (mut rest, mut start) = (number.unsigned_abs(), room.len());
     loop {
         start = start.saturating_sub(1);
@@ -132,16 +212,20 @@ mod tests {
     use crate::model::settings::Level;
     use crate::model::{KeyRef, MemberId, Record, Timestamp};
 
-    fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> String {
+    fn encoded_in(protocol: Protocol, encode: impl FnOnce(&mut Encoder<'_>)) -> String {
         let mut out = Vec::new();
-        encode(&mut out);
+        encode(&mut Encoder::new(&mut out, protocol));
         String::from_utf8(out).unwrap()
+    }
+
+    fn encoded(encode: impl FnOnce(&mut Encoder<'_>)) -> String {
+        encoded_in(Protocol::Resp2, encode)
     }
 
     #[test]
     fn numbers_are_written_as_rust_writes_them() {
         for number in [0, 7, -7, 10, 99, 100, i64::MAX, i64::MIN] {
-            assert_eq!(encoded(|out| integer(out, number)), format!(":{number}\r\n"));
+            assert_eq!(encoded(|out| out.integer(number)), format!(":{number}\r\n"));
         }
     }
 
@@ -150,10 +234,10 @@ mod tests {
         let key = KeyRef::new("default", b"k").unwrap();
         let pair = Pair { member: MemberId(1), incarnation: 1, plus: 5, minus: 40 };
         let counter = Record::counter(key, Timestamp::ZERO, 1, None, 10, &[pair]);
-        assert_eq!(encoded(|out| record(out, Some(counter.view()))), "$3\r\n-25\r\n");
+        assert_eq!(encoded(|out| out.record(Some(counter.view()))), "$3\r\n-25\r\n");
         let tombstone = Record::tombstone(key, Timestamp::ZERO);
-        assert_eq!(encoded(|out| record(out, Some(tombstone.view()))), "$-1\r\n");
-        assert_eq!(encoded(|out| record(out, None)), "$-1\r\n");
+        assert_eq!(encoded(|out| out.record(Some(tombstone.view()))), "$-1\r\n");
+        assert_eq!(encoded(|out| out.record(None)), "$-1\r\n");
     }
 
     #[test]
@@ -175,9 +259,21 @@ mod tests {
             (CounterError::NotANumber.into(), "-ERR value is not an integer or out of range\r\n"),
         ];
         for (refused, start) in cases {
-            let text = encoded(|out| operation_error(out, &refused));
+            let text = encoded(|out| out.operation_error(&refused));
             assert!(text.starts_with(start) && text.ends_with("\r\n"), "{text}");
             assert_eq!(text.lines().count(), 1, "{text}");
         }
+    }
+
+    #[test]
+    fn what_resp3_has_types_for_is_told_apart_there_only() {
+        let everything = |out: &mut Encoder<'_>| {
+            out.map(1);
+            out.set(0);
+            out.text("a");
+            out.nil();
+        };
+        assert_eq!(encoded_in(Protocol::Resp2, everything), "*2\r\n*0\r\n$1\r\na\r\n$-1\r\n");
+        assert_eq!(encoded_in(Protocol::Resp3, everything), "%1\r\n~0\r\n=5\r\ntxt:a\r\n_\r\n");
     }
 }

@@ -227,6 +227,10 @@ parts! {
         counter errors = "kith_resp_errors_total", "Errors among the replies to RESP commands.";
         counter bytes_received = "kith_resp_bytes_received_total", "Bytes received over RESP.";
         counter bytes_sent = "kith_resp_bytes_sent_total", "Bytes sent over RESP.";
+        counter too_large = "kith_resp_requests_too_large_total", "RESP requests refused for their size.";
+        counter malformed = "kith_resp_requests_malformed_total", "Requests that were no RESP.";
+        counter held_pipeline = "kith_resp_held_pipeline_total", "Times that a RESP connection waited because too many of its commands were unanswered.";
+        counter held_output = "kith_resp_held_output_total", "Times that a RESP connection waited because its client did not read its replies.";
     }
 
     /// TLS with clients.

@@ -11,7 +11,6 @@ use crate::model::token::Role;
 use crate::node::access::{Access, Caller, Denied, Origin};
 use crate::node::local::Local;
 use crate::resp::parse::Arguments;
-use crate::resp::reply;
 
 /// The user that every token answers to.
 const DEFAULT_USER: &[u8] = b"default";
@@ -63,6 +62,17 @@ impl Session {
         };
     }
 
+    /// Forgets what the client showed, as if it had just come.
+    pub fn reset(&mut self, collection: &str) {
+        self.caller = None;
+        self.review(collection);
+    }
+
+    /// Whether a collection that is not selected may be written.
+    pub fn may_write(&self, collection: &str) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.allows(Role::Write, collection))
+    }
+
     /// Takes in changes of the tokens since the last call. To be called once a turn.
     #[inline]
     pub fn refresh(&mut self, collection: &str) {
@@ -110,7 +120,7 @@ pub fn auth<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
         );
     }
     match log_in(context, user, token) {
-        Ok(()) => context.answer(reply::ok),
+        Ok(()) => context.answer_ok(),
         Err(refused) => refused,
     }
 }

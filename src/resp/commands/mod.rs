@@ -9,23 +9,37 @@
 //! Errors are Redis's, word for word where Redis has them.
 
 pub mod auth;
+mod client;
+mod edits;
+mod info;
+mod introspection;
 mod keys;
+mod listing;
+mod moves;
 mod server;
 mod strings;
+mod table;
 
 use super::connection::{Client, Shared};
-use super::parse::Arguments;
-use super::replies::{GatherReply, ReadReply, Replies, TOKENS};
-use super::reply;
-use crate::engine::operation::{Change, OperationError, Read, Write};
-use crate::model::{KeyRef, RecordRef};
-use crate::node::local::{Local, Mailbox};
-use auth::Need;
+use super::parse::{Arguments, number};
+use super::replies::{GatherReply, ReadReply, Replies, TOKENS, WriteReply};
+use super::reply::Encoder;
+use crate::engine::operation::{Change, Outcome, Read, Write};
+use crate::model::edit::Modify;
+use crate::model::key::DEFAULT;
+use crate::model::{KeyRef, Record, RecordRef};
+use crate::node::local::Local;
+use listing::Listing;
+use table::{Run, Spec};
 
-/// The token of a read that belongs to no reply: a command looks before it writes.
+/// The token of an operation that belongs to no reply: a command looks before it goes on.
 pub const PROBE: u32 = TOKENS;
+/// Databases that SELECT knows.
+pub const DATABASES: u32 = 1 << 16;
 /// Bytes of a client's words that an error repeats.
 const QUOTED_BYTES: usize = 128;
+/// What Redis says of a number that is none.
+const NOT_AN_INTEGER: &str = "value is not an integer or out of range";
 
 /// Whether a command came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,28 +57,37 @@ pub struct Progress {
     next: usize,
     /// Its gathered reply, if it has one.
     token: u32,
-    /// What it looked for before it writes.
-    pub probe: Probe,
+    /// What it asked under [`PROBE`].
+    asked: Asked,
+    /// What a command that goes through all keys has found.
+    listing: Listing,
+    /// What RENAME or COPY has read.
+    moved: Option<Record>,
 }
 
-/// A look before a write.
+impl Progress {
+    /// What was asked under [`PROBE`] is answered.
+    pub fn answer(&mut self, outcome: Outcome) {
+        self.asked = Asked::Answered(outcome);
+    }
+}
+
+/// A question that a command must know the answer of before it goes on.
 #[derive(Debug, Default)]
-pub enum Probe {
+enum Asked {
     /// Nothing is asked.
     #[default]
-    Idle,
+    Nothing,
     /// The answer is still to come.
-    Asked,
-    /// Whether there is a record.
-    Answered(Result<bool, OperationError>),
+    Waiting,
+    /// The answer.
+    Answered(Outcome),
 }
 
 /// All that a command works with.
 pub struct Context<'a, L> {
     /// This member.
     pub local: &'a L,
-    /// Where answers arrive.
-    pub mailbox: &'a Mailbox,
     /// What all connections share.
     pub shared: &'a Shared,
     /// What the connection knows of its client.
@@ -75,104 +98,95 @@ pub struct Context<'a, L> {
     pub wall_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Name {
-    Auth,
-    Client,
-    Command,
-    Config,
-    Decr,
-    DecrBy,
-    Del,
-    Echo,
-    Exists,
-    Get,
-    Hello,
-    Incr,
-    IncrBy,
-    Info,
-    MGet,
-    MSet,
-    PTtl,
-    Ping,
-    Quit,
-    Select,
-    Set,
-    Ttl,
-}
-
-/// Name, arguments with the name (below zero: at least as many), what it is, what it takes. The most frequent come
-/// first.
-const COMMANDS: [(&str, isize, Name, Need); 23] = [
-    ("get", 2, Name::Get, Need::Read),
-    ("set", -3, Name::Set, Need::Write),
-    ("mget", -2, Name::MGet, Need::Read),
-    ("mset", -3, Name::MSet, Need::Write),
-    ("del", -2, Name::Del, Need::Write),
-    ("unlink", -2, Name::Del, Need::Write),
-    ("exists", -2, Name::Exists, Need::Read),
-    ("incr", 2, Name::Incr, Need::Write),
-    ("decr", 2, Name::Decr, Need::Write),
-    ("incrby", 3, Name::IncrBy, Need::Write),
-    ("decrby", 3, Name::DecrBy, Need::Write),
-    ("ttl", 2, Name::Ttl, Need::Read),
-    ("pttl", 2, Name::PTtl, Need::Read),
-    ("ping", -1, Name::Ping, Need::Known),
-    ("echo", 2, Name::Echo, Need::Known),
-    ("select", 2, Name::Select, Need::Known),
-    ("auth", -2, Name::Auth, Need::Nothing),
-    ("hello", -1, Name::Hello, Need::Nothing),
-    ("client", -2, Name::Client, Need::Known),
-    ("command", -1, Name::Command, Need::Known),
-    ("config", -2, Name::Config, Need::Known),
-    ("info", -1, Name::Info, Need::Known),
-    ("quit", -1, Name::Quit, Need::Nothing),
-];
-
 /// Carries out one command.
 pub fn execute<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
-    let word = arguments.get(0);
-    let Some((text, arity, name, need)) = COMMANDS.iter().find(|c| word.eq_ignore_ascii_case(c.0.as_bytes()))
-    else {
+    let Some(mut spec) = table::find(arguments.get(0)) else {
+        if is_of_http(arguments.get(0)) {
+            context.client.quits = true;
+            return Flow::Done;
+        }
         return context.unknown_command(arguments);
     };
-    let enough = arguments.len() >= arity.unsigned_abs();
-    if !enough || (*arity > 0 && arguments.len() > arity.unsigned_abs()) {
-        return context.wrong_arity(text);
+    if spec.run == Run::Container && arguments.len() > 1 {
+        match spec.subcommand(arguments.get(1)) {
+            Some(subcommand) => spec = subcommand,
+            None => return context.unknown_subcommand(spec.name, arguments.get(1)),
+        }
     }
-    if !context.client.session.may(*need) {
-        return auth::refuse(context, text, *need);
+    if !spec.takes(arguments.len()) {
+        return context.wrong_arity(spec.name);
     }
-    match name {
-        Name::Auth => auth::auth(context, arguments),
-        Name::Get => context.read(arguments.get(1), ReadReply::Value),
-        Name::Set => strings::set(context, arguments),
-        Name::MGet => strings::mget(context, arguments),
-        Name::MSet => strings::mset(context, arguments),
-        Name::Incr => strings::increment(context, arguments, false),
-        Name::Decr => strings::increment(context, arguments, true),
-        Name::IncrBy => strings::increment(context, arguments, false),
-        Name::DecrBy => strings::increment(context, arguments, true),
-        Name::Del => keys::del(context, arguments),
-        Name::Exists => keys::exists(context, arguments),
-        Name::Ttl => context.read(arguments.get(1), ReadReply::Seconds),
-        Name::PTtl => context.read(arguments.get(1), ReadReply::Milliseconds),
-        Name::Ping => server::ping(context, arguments),
-        Name::Echo => context.answer(|out| reply::bulk(out, arguments.get(1))),
-        Name::Select => server::select(context, arguments),
-        Name::Hello => server::hello(context, arguments),
-        Name::Client => server::client(context, arguments),
-        Name::Command => server::command(context, arguments),
-        Name::Config => server::config(context, arguments),
-        Name::Info => server::info(context, arguments),
-        Name::Quit => server::quit(context),
+    let need = spec.need();
+    if !context.client.session.may(need) {
+        return auth::refuse(context, spec.name, need);
+    }
+    context.client.shown.last.set(spec.name);
+    context.client.shown.last_ms.set(context.wall_ms);
+    carry_out(context, spec, arguments)
+}
+
+fn carry_out<L: Local>(context: &mut Context<'_, L>, spec: &'static Spec, arguments: Arguments<'_>) -> Flow {
+    match spec.run {
+        Run::Read(reply) => context.read(arguments.get(1), reply),
+        Run::Set => strings::set(context, arguments),
+        Run::SetEx(unit) => strings::set_expiring(context, arguments, spec, unit),
+        Run::SetNx => edits::set_absent(context, arguments),
+        Run::GetSet => edits::get_set(context, arguments),
+        Run::GetDel => edits::get_delete(context, arguments),
+        Run::GetEx => edits::get_expire(context, arguments),
+        Run::Append => edits::append(context, arguments),
+        Run::SetRange => edits::set_range(context, arguments),
+        Run::AddFloat => edits::add_float(context, arguments),
+        Run::Expire(since, unit) => edits::expire(context, arguments, spec, since, unit),
+        Run::Persist => edits::persist(context, arguments),
+        Run::Rename => moves::rename(context, arguments),
+        Run::Copy => moves::copy(context, arguments),
+        Run::GetRange => strings::get_range(context, arguments),
+        Run::MGet => strings::mget(context, arguments),
+        Run::MSet => strings::mset(context, arguments),
+        Run::Count { down } => strings::increment(context, arguments, down),
+        Run::Del => keys::del(context, arguments),
+        Run::Exists => keys::exists(context, arguments),
+        Run::Scan => listing::scan(context, arguments),
+        Run::Keys => listing::keys(context, arguments),
+        Run::DbSize => listing::size(context),
+        Run::RandomKey => listing::random_key(context),
+        Run::FlushDb => listing::flush(context, arguments),
+        Run::Ping => server::ping(context, arguments),
+        Run::Echo => context.answer(|out| out.bulk(arguments.get(1))),
+        Run::Time => server::time(context),
+        Run::Select => server::select(context, arguments),
+        Run::ConfigGet => server::config_get(context, arguments),
+        Run::Info => info::info(context, arguments),
+        Run::Auth => auth::auth(context, arguments),
+        Run::Hello => client::hello(context, arguments),
+        Run::Reset => client::reset(context),
+        Run::Quit => client::quit(context),
+        Run::ClientId => client::id(context),
+        Run::ClientGetName => client::get_name(context),
+        Run::ClientSetName => client::set_name(context, arguments),
+        Run::ClientSetInfo => client::set_info(context, arguments),
+        Run::ClientSwitch => client::switch(context, arguments),
+        Run::ClientInfo => client::info(context),
+        Run::ClientList => client::list(context, arguments),
+        // COMMAND alone; the other ones take a subcommand.
+        Run::Container => introspection::all(context),
+        Run::CommandCount => introspection::count(context),
+        Run::CommandDocs => introspection::docs(context, arguments),
+        Run::CommandInfo => introspection::info(context, arguments),
+        Run::CommandList => introspection::list(context, arguments),
+        Run::Help => introspection::help(context, spec),
     }
 }
 
 impl<L: Local> Context<'_, L> {
-    fn answer(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Flow {
+    fn answer(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) -> Flow {
         self.replies.ready(encode);
         Flow::Done
+    }
+
+    fn answer_ok(&mut self) -> Flow {
+        self.answer(|out| out.ok())
     }
 
     fn error(&mut self, message: &str) -> Flow {
@@ -180,7 +194,7 @@ impl<L: Local> Context<'_, L> {
     }
 
     fn refuse(&mut self, word: &str, message: &[u8]) -> Flow {
-        self.replies.refused(|out| reply::error(out, word, message));
+        self.replies.refused(|out| out.error(word, message));
         Flow::Done
     }
 
@@ -191,7 +205,7 @@ impl<L: Local> Context<'_, L> {
         }
         let congested = self.local.is_congested();
         if congested {
-            self.local.wake_when_relieved(self.mailbox);
+            self.local.wake_when_relieved(&self.client.shown.mailbox);
         }
         congested
     }
@@ -222,14 +236,17 @@ impl<L: Local> Context<'_, L> {
         let mut message = b"unknown subcommand '".to_vec();
         message.extend(quotable(subcommand).take(QUOTED_BYTES));
         message.extend_from_slice(b"'. Try ");
-        message.extend_from_slice(command.as_bytes());
+        message.extend(command.bytes().map(|byte| byte.to_ascii_uppercase()));
         message.extend_from_slice(b" HELP.");
         self.refuse("ERR", &message)
     }
 
     /// Answers one read: at once if this member can, else when the answer is there.
     fn read(&mut self, key: &[u8], reply: ReadReply) -> Flow {
-        let Client { collection, seen, .. } = &mut *self.client;
+        if self.replies.is_looked_at(key) {
+            return Flow::Held;
+        }
+        let Client { collection, seen, shown, .. } = &mut *self.client;
         let key = match KeyRef::new(collection, key) {
             Ok(key) => key,
             Err(error) => return self.error(&error.to_string()),
@@ -244,33 +261,85 @@ impl<L: Local> Context<'_, L> {
                 return Flow::Held;
             }
             let token = self.replies.read(reply);
-            self.local.read(self.mailbox, token, Read { key, level: None });
+            self.local.read(&shown.mailbox, token, Read { key, level: None });
         }
         Flow::Done
     }
 
+    /// Asks something that the command must know before it goes on: `None` until the answer is there. What was
+    /// sent before is answered first, so that neither overtakes the other.
+    fn ask(&mut self, submit: impl FnOnce(&L, &Client)) -> Option<Outcome> {
+        match std::mem::take(&mut self.client.progress.asked) {
+            Asked::Answered(outcome) => return Some(outcome),
+            Asked::Nothing if self.replies.awaits_writes() || self.replies.awaits_reads() => {}
+            Asked::Nothing => {
+                self.client.progress.asked = Asked::Waiting;
+                submit(self.local, self.client);
+            }
+            Asked::Waiting => self.client.progress.asked = Asked::Waiting,
+        }
+        None
+    }
+
+    /// A number among the arguments, or Redis's error.
+    fn integer(&mut self, text: &[u8]) -> Result<i64, Flow> {
+        number(text).ok_or_else(|| self.error(NOT_AN_INTEGER))
+    }
+
+    /// The number of a database, or Redis's error.
+    fn database(&mut self, text: &[u8]) -> Result<u16, Flow> {
+        let index = self.integer(text)?;
+        if i32::try_from(index).is_err() {
+            let (least, most) = (i32::MIN, i32::MAX);
+            let message = format!("value is out of range, value must between {least} and {most}");
+            return Err(self.error(&message));
+        }
+        u16::try_from(index).map_err(|_| self.error("DB index is out of range"))
+    }
+
     /// Submits one write whose answer becomes the reply.
     fn write(&mut self, key: &[u8], change: Change<'_>) -> Flow {
+        self.submit(key, change, WriteReply::Plain)
+    }
+
+    fn submit(&mut self, key: &[u8], change: Change<'_>, reply: WriteReply) -> Flow {
         if self.replies.awaits_reads() {
             return Flow::Held;
         }
         let after = self.client.seen;
         match KeyRef::new(&self.client.collection, key) {
             Ok(key) => {
-                let token = self.replies.write();
-                self.local.write(self.mailbox, token, Write { key, change, level: None, after });
+                let token = match change {
+                    Change::Modify(_) => self.replies.look(reply, key.key()),
+                    Change::Set { .. } | Change::Delete | Change::Increment { .. } => {
+                        self.replies.write(reply)
+                    }
+                };
+                self.local.write(
+                    &self.client.shown.mailbox,
+                    token,
+                    Write { key, change, level: None, after },
+                );
                 Flow::Done
             }
             Err(error) => self.error(&error.to_string()),
         }
     }
 
+    /// Submits one change that looks first, and whose answer becomes the reply.
+    fn modify(&mut self, key: &[u8], modify: &Modify, reply: WriteReply) -> Flow {
+        self.submit(key, Change::Modify(modify), reply)
+    }
+
     /// Submits one of several writes that share a reply. Its key was checked before.
     fn write_one_of(&mut self, token: u32, key: &[u8], change: Change<'_>) {
         if let Ok(key) = KeyRef::new(&self.client.collection, key) {
-            self.replies.expect(token);
+            match change {
+                Change::Modify(_) => self.replies.expect_look(token, key.key()),
+                Change::Set { .. } | Change::Delete | Change::Increment { .. } => self.replies.expect(token),
+            }
             let after = self.client.seen;
-            self.local.write(self.mailbox, token, Write { key, change, level: None, after });
+            self.local.write(&self.client.shown.mailbox, token, Write { key, change, level: None, after });
         }
     }
 
@@ -300,6 +369,16 @@ impl<L: Local> Context<'_, L> {
         self.replies.close(token);
         Flow::Done
     }
+}
+
+/// Whether the client is a browser that was led here: what stands in its request must not be carried out.
+fn is_of_http(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"POST") || word.eq_ignore_ascii_case(b"HOST:")
+}
+
+/// The collection that a database is.
+fn collection_of(database: u16) -> String {
+    if database == 0 { DEFAULT.to_owned() } else { database.to_string() }
 }
 
 /// The session's next write will follow what it has seen.

@@ -1,0 +1,134 @@
+//! The open connections of a port, and what each shows of itself to all of them: CLIENT LIST.
+//!
+//! A connection counts as long as it is registered. What it shows is a handful of cells that it sets while it
+//! works, so that nobody asks a connection anything.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::reply::Protocol;
+use crate::node::local::Mailbox;
+
+/// Bytes of what a client tells of itself: its name, its library's name, its library's version.
+pub const MAX_TOLD_BYTES: usize = 256;
+
+/// The client's address and the member's, of one connection.
+pub type Addresses = (SocketAddr, SocketAddr);
+
+/// What a connection shows.
+#[derive(Debug)]
+pub struct Shown {
+    /// The connection's number, never used twice.
+    pub id: i64,
+    /// Where it is from and where it came.
+    pub addresses: Addresses,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// Where its answers arrive.
+    pub mailbox: Mailbox,
+    /// The name that the client gave itself.
+    pub name: RefCell<Vec<u8>>,
+    /// The client's library and its version.
+    pub library: RefCell<[Vec<u8>; 2]>,
+    /// The number of the collection that is selected.
+    pub database: Cell<u16>,
+    /// What is spoken.
+    pub protocol: Cell<Protocol>,
+    /// When the last command began, in milliseconds since the Unix epoch.
+    pub last_ms: Cell<u64>,
+    /// The last command's name; empty before the first one.
+    pub last: Cell<&'static str>,
+    /// Bytes that were received and not executed, and replies' bytes that were not sent.
+    pub unexecuted: Cell<usize>,
+    /// See `unexecuted`.
+    pub unsent: Cell<usize>,
+}
+
+impl Shown {
+    /// A connection that did nothing yet.
+    pub fn new(id: i64, addresses: Addresses, since_ms: u64) -> Self {
+        Self {
+            id,
+            addresses,
+            since_ms,
+            mailbox: Mailbox::new(),
+            name: RefCell::default(),
+            library: RefCell::default(),
+            database: Cell::new(0),
+            protocol: Cell::default(),
+            last_ms: Cell::new(since_ms),
+            last: Cell::new(""),
+            unexecuted: Cell::new(0),
+            unsent: Cell::new(0),
+        }
+    }
+
+    /// Appends the line that CLIENT LIST and CLIENT INFO have for it.
+    pub fn line(&self, out: &mut String, wall_ms: u64) {
+        let seconds = |since_ms: u64| wall_ms.saturating_sub(since_ms) / 1_000;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (name, library) = (self.name.borrow(), self.library.borrow());
+        let [library, library_version] = &*library;
+        let (unexecuted, unsent) = (self.unexecuted.get(), self.unsent.get());
+        let last = if self.last.get().is_empty() { "NULL" } else { self.last.get() };
+        let version = match self.protocol.get() {
+            Protocol::Resp2 => 2,
+            Protocol::Resp3 => 3,
+        };
+        // Writing to a string can't fail.
+        _ = writeln!(
+            out,
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags=N db={} sub=0 psub=0 ssub=0 multi=-1 \
+             qbuf={unexecuted} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={unsent} oll=0 omem={unsent} \
+             tot-mem={} events=r cmd={last} user=default redir=-1 resp={version} lib-name={} lib-ver={}",
+            self.id,
+            self.addresses.0,
+            self.addresses.1,
+            text(&name),
+            seconds(self.since_ms),
+            seconds(self.last_ms.get()),
+            self.database.get(),
+            unexecuted + unsent,
+            text(library),
+            text(library_version),
+        );
+    }
+}
+
+/// The open connections of a port.
+#[derive(Debug, Default)]
+pub struct Clients {
+    open: RefCell<BTreeMap<i64, Rc<Shown>>>,
+    last_id: Cell<i64>,
+}
+
+impl Clients {
+    /// Registers a connection.
+    pub fn register(&self, addresses: Addresses, wall_ms: u64) -> Rc<Shown> {
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        let shown = Rc::new(Shown::new(id, addresses, wall_ms));
+        self.open.borrow_mut().insert(id, Rc::clone(&shown));
+        shown
+    }
+
+    /// Forgets a connection.
+    pub fn remove(&self, id: i64) {
+        self.open.borrow_mut().remove(&id);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Calls `look` with each, the oldest first.
+    pub fn for_each(&self, mut look: impl FnMut(&Shown)) {
+        for shown in self.open.borrow().values() {
+            look(shown);
+        }
+    }
+}
