@@ -22,6 +22,7 @@ mod convergence;
 mod copying;
 mod counters;
 mod durable;
+mod followers;
 mod foreign;
 mod handoff;
 mod hints;

@@ -6,6 +6,7 @@
 
 use super::anti_entropy::Compared;
 use super::clocks::Reading;
+use super::followers::Followers;
 use super::remembered::Ends;
 use crate::engine::Positions;
 use crate::model::limits::{MAX_FRAME_BYTES, MAX_RECORD_BYTES};
@@ -192,6 +193,7 @@ pub(super) struct Link {
     pub(super) id: u64,
     records: Chunks,
     messages: Chunks,
+    followers: Followers,
     /// Room to encode a message in.
     message: Vec<u8>,
     next: u64,
@@ -221,6 +223,7 @@ impl Link {
             id,
             records: Chunks::default(),
             messages: Chunks::default(),
+            followers: Followers::default(),
             message: Vec::new(),
             next: 1,
             sent: 0,
@@ -304,7 +307,9 @@ impl Link {
         bytes.clear();
         let encoded = message::encode(&mut bytes, message);
         let fits = bytes.len() <= FRAME_ROOM;
-        if encoded.is_ok() && fits {
+        if encoded.is_ok() && fits && Followers::is_for(message) {
+            self.followers.push(self.queued(), &bytes);
+        } else if encoded.is_ok() && fits {
             let chunk = self.messages.open(bytes.len(), MAX_MESSAGES.try_into().unwrap_or(u32::MAX));
             chunk.bytes.extend_from_slice(&bytes);
             chunk.count += 1;
@@ -318,7 +323,7 @@ impl Link {
 
     /// Whether so many messages wait that the peer seems not to read.
     pub(super) const fn is_overfull(&self) -> bool {
-        self.messages.bytes > MAX_MESSAGE_BYTES
+        self.messages.bytes + self.followers.bytes() > MAX_MESSAGE_BYTES
     }
 
     /// Bytes of records that wait to be sent.
@@ -435,7 +440,9 @@ impl Link {
             Sync::Interval => written > self.told_written || fsynced > self.told_fsynced,
         };
         let records = !hold && self.frames.len() < MAX_UNCONFIRMED_FRAMES && !self.records.queue.is_empty();
-        let messages = !hold && !self.messages.queue.is_empty();
+        let leaving = if records { self.records.queue.front().map_or(0, |chunk| chunk.count) } else { 0 };
+        let messages = !hold
+            && (!self.messages.queue.is_empty() || self.followers.is_due(self.sent + u64::from(leaving)));
         if !(news || records || messages || count > 0) {
             return None;
         }
@@ -443,12 +450,17 @@ impl Link {
         (self.told_written, self.told_fsynced) = (written, fsynced);
         let records = if records { self.records.take(FRAME_ROOM) } else { None }.unwrap_or_default();
         let room = FRAME_ROOM - records.bytes.len();
-        let messages = if messages { self.messages.take(room) } else { None }.unwrap_or_default();
+        let taken = if messages { self.messages.take(room) } else { None };
         let first = self.sent + 1;
         if records.count > 0 {
             self.sent += u64::from(records.count);
             self.frames.push_back(self.sent);
         }
+        let mut messages_taken = taken.unwrap_or_default();
+        if messages {
+            self.followers.take(self.sent, room, &mut messages_taken);
+        }
+        let messages = messages_taken;
         Some(Parts { written, fsynced, exceptions, first, records, messages })
     }
 
@@ -487,8 +499,9 @@ pub(super) struct Parts {
 mod tests {
     use super::*;
     use crate::model::limits::MAX_VALUE_BYTES;
+    use crate::model::settings::Level;
     use crate::model::{KeyRef, Record, Timestamp};
-    use crate::protocol::message::Reply;
+    use crate::protocol::message::{Reply, Request, WireChange, WriteRequest};
 
     fn push(link: &mut Link, key: &[u8], bytes: usize) {
         let key = KeyRef::new("c", key).unwrap();
@@ -512,6 +525,35 @@ mod tests {
             link.recycle(parts);
         }
         assert_eq!(counts, [(1, 1), (1, 0), (0, 1), (0, 1)]);
+    }
+
+    #[test]
+    fn a_write_that_is_asked_of_a_peer_does_not_overtake_records_and_other_messages_do() {
+        let mut link = Link::new(1, 0);
+        let frame = |link: &mut Link| {
+            let parts = link.due(Positions::default(), Sync::Always, false);
+            parts.map(|parts| (parts.records.count, parts.messages.count))
+        };
+        let request = WriteRequest {
+            collection: "c".to_owned(),
+            key: b"a".to_vec(),
+            change: WireChange::Delete,
+            level: Level::One,
+            after: 0,
+        };
+        for _ in 0..2 {
+            push(&mut link, b"a", 1);
+            assert_eq!(frame(&mut link), Some((1, 0)));
+        }
+        push(&mut link, b"a", 1);
+        link.push_message(&Message::Request(1, Request::Write(request.clone()))).unwrap();
+        assert_eq!(frame(&mut link), None, "two frames are unconfirmed");
+        link.push_message(&Message::Reply(1, Reply::Record(None))).unwrap();
+        assert_eq!(frame(&mut link), Some((0, 1)));
+        link.confirm((1, 1), Sync::Always, |_| ()).unwrap();
+        assert_eq!(frame(&mut link), Some((1, 1)));
+        link.push_message(&Message::Request(2, Request::Write(request))).unwrap();
+        assert_eq!(frame(&mut link), Some((0, 1)), "nothing was queued before it that did not leave");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! everything up to the next gap moves out, to be sent with one write.
 //!
 //! A change that looks at its key may be carried out by another member, so a read of the key that this member
-//! could answer at once has to wait for it. Keys are cast into a few lots, and each lot counts the places that wait
-//! for such changes: a read waits while its key's lot has any.
+//! could answer at once has to wait for it, and so has a write that this member could stamp itself. Keys are cast
+//! into a few lots, and each lot counts the places that wait for such changes: both wait while their key's lot has
+//! any.
 //!
 //! Invariants: replies leave in the order in which they were begun; a token names one place until
 //! its reply has left; nothing is allocated per reply once the queues have grown to their use.

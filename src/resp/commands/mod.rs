@@ -303,7 +303,7 @@ impl<L: Local> Context<'_, L> {
     }
 
     fn submit(&mut self, key: &[u8], change: Change<'_>, reply: WriteReply) -> Flow {
-        if self.replies.awaits_reads() {
+        if self.replies.awaits_reads() || self.would_overtake(key, change) {
             return Flow::Held;
         }
         let after = self.client.seen;
@@ -324,6 +324,12 @@ impl<L: Local> Context<'_, L> {
             }
             Err(error) => self.error(&error.to_string()),
         }
+    }
+
+    /// Whether a write that this member may stamp itself follows one that is still at its key's home: it would
+    /// be stamped by a clock that knows nothing of that one, and could lose to it.
+    fn would_overtake(&self, key: &[u8], change: Change<'_>) -> bool {
+        !matches!(change, Change::Modify(_)) && self.replies.is_looked_at(key)
     }
 
     /// Submits one change that looks first, and whose answer becomes the reply.

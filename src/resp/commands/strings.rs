@@ -170,10 +170,10 @@ pub fn mset<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     }
     let token = context.gather(GatherReply::Ok, 1);
     while context.client.progress.next < arguments.len() {
-        if context.must_wait() {
+        let at = context.client.progress.next;
+        if context.must_wait() || context.replies.is_looked_at(arguments.get(at)) {
             return Flow::Held;
         }
-        let at = context.client.progress.next;
         let change = Change::Set { value: arguments.get(at + 1), expiry_ms: None };
         context.write_one_of(token, arguments.get(at), change);
         context.client.progress.next += 2;
