@@ -33,8 +33,6 @@ use crate::security::tls::ClientStream;
 
 /// Reads of one poll, before other tasks get their turn.
 const READS_PER_POLL: usize = 8;
-/// Bytes of buffers for large commands, of all connections together.
-const MAX_LARGE_INPUT_BYTES: usize = 512 << 20;
 /// How long, and for how many reads, a client that was told of its protocol error may go on sending
 /// before the connection is cut: closing at once would let the error be lost.
 const LINGER: Duration = Duration::from_millis(500);
@@ -56,6 +54,7 @@ pub struct Shared {
     pub max_clients: usize,
     /// Bytes of all buffers for commands beyond what each has anyway.
     large_input: Cell<usize>,
+    max_large_input: usize,
 }
 
 /// What INFO remembers to tell how much was done since.
@@ -87,6 +86,7 @@ impl Shared {
             rates: Cell::default(),
             max_clients: limits.connections,
             large_input: Cell::default(),
+            max_large_input: limits.large_input_bytes,
         }
     }
 
@@ -307,10 +307,10 @@ impl<L: Local> Connection<L> {
         (self.ending, self.broken) = (true, true);
     }
 
-    /// Makes sure that all connections together keep within their bound when this one's buffer grows.
-    fn may_grow(&mut self) -> bool {
-        let (more, large) = (self.input.growth(), &self.shared.large_input);
-        large.get() + more <= MAX_LARGE_INPUT_BYTES || more == 0
+    /// Whether all connections together keep within their bound when this one's buffer grows.
+    fn may_grow(&self) -> bool {
+        let more = self.input.growth();
+        more == 0 || self.shared.large_input.get() + more <= self.shared.max_large_input
     }
 
     /// Reads once. Ready if something happened: bytes came, or the client's end was seen.

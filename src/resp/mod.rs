@@ -48,13 +48,22 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Operations of one connection that wait for their answer.
     pub in_flight: usize,
+    /// Bytes of the buffers into which large commands are read, of all connections together. A command for
+    /// which there is no room is refused, and its connection closed.
+    pub large_input_bytes: usize,
     /// How long [`serve`] waits for replies when it ends.
     pub drain: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 10_000, output_bytes: 1 << 20, in_flight: 1_024, drain: Duration::from_secs(5) }
+        Self {
+            connections: 10_000,
+            output_bytes: 1 << 20,
+            in_flight: 1_024,
+            large_input_bytes: 512 << 20,
+            drain: Duration::from_secs(5),
+        }
     }
 }
 

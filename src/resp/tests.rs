@@ -405,6 +405,136 @@ fn info_has_the_sections_that_were_asked_for() {
     });
 }
 
+/// What another protocol changes, and only for commands behind the one that asked for it.
+const PROTOCOLS: &[(&str, &str)] = &[
+    ("GET none", "$-1\r\n"),
+    ("CONFIG GET save", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"),
+    (
+        "HELLO 3 SETNAME me",
+        "%7\r\n$6\r\nserver\r\n$4\r\nkith\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1\r\n\
+         $4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n",
+    ),
+    ("GET none", "_\r\n"),
+    ("MGET none none", "*2\r\n_\r\n_\r\n"),
+    ("SET k v XX", "_\r\n"),
+    ("CONFIG GET save", "%1\r\n$4\r\nsave\r\n$0\r\n\r\n"),
+    ("INFO nothing", "=4\r\ntxt:\r\n"),
+    ("SELECT 5", "+OK\r\n"),
+    ("CLIENT GETNAME", "$2\r\nme\r\n"),
+    ("RESET", "+RESET\r\n"),
+    ("CLIENT GETNAME", "$-1\r\n"),
+    ("SET k v", "+OK\r\n"),
+    ("SELECT 0", "+OK\r\n"),
+    ("GET k", "$1\r\nv\r\n"),
+];
+
+#[test]
+fn each_reply_is_in_the_protocol_in_which_its_command_was_sent() {
+    run(async {
+        for place in [Place::Here, Place::Elsewhere] {
+            let port = Port::open(place, 9, Limits::default()).await;
+            let input: String = PROTOCOLS.iter().map(|(command, _)| format!("{command}\r\n")).collect();
+            let expected: String = PROTOCOLS.iter().map(|(_, reply)| *reply).collect();
+            assert_eq!(port.exchange(input.as_bytes()).await, expected);
+        }
+    });
+}
+
+#[test]
+fn a_scan_goes_on_over_another_connection_and_finds_each_key_once() {
+    run(async {
+        let port = Port::open(Place::Here, 3, Limits::default()).await;
+        let pairs: String = (0..95).map(|n| format!(" k{n:02} {n} other{n} {n}")).collect();
+        port.exchange(format!("MSET{pairs}\r\n").as_bytes()).await;
+        let (mut cursor, mut keys) = ("0".to_owned(), Vec::new());
+        loop {
+            let page = port.exchange(format!("SCAN {cursor} MATCH k* COUNT 10\r\n").as_bytes()).await;
+            let mut lines = page.lines().filter(|line| !line.starts_with(['*', '$'])).map(str::to_owned);
+            cursor = lines.next().unwrap();
+            let before = keys.len();
+            keys.extend(lines);
+            assert!(keys.len() - before <= 10);
+            if cursor == "0" {
+                break;
+            }
+        }
+        assert_eq!(keys, (0..95).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
+        let unknown = "-ERR invalid cursor\r\n";
+        assert_eq!(port.exchange(b"SCAN 77\r\nSCAN x\r\nSCAN -1\r\n").await, unknown.repeat(3));
+    });
+}
+
+#[test]
+fn keys_answers_no_more_than_a_value_may_have() {
+    run(async {
+        let port = Port::open(Place::Here, 3, Limits::default()).await;
+        let long = "x".repeat(4_000);
+        for n in 0..2_100 {
+            let key = format!("{n:04}{long}");
+            let record =
+                Record::value(KeyRef::new("default", key.as_bytes()).unwrap(), Timestamp::ZERO, None, b"");
+            port.fake.0.borrow_mut().records.insert(("default".to_owned(), key.into_bytes()), record);
+        }
+        let reply = port.exchange(b"KEYS *\r\nDBSIZE\r\nKEYS 000?x*\r\n").await;
+        let refused =
+            "-ERR too many keys match; use SCAN, which lists them some at a time\r\n:2100\r\n*10\r\n";
+        assert!(reply.starts_with(refused), "{}", &reply[..100]);
+        let flushed = port.exchange(b"FLUSHDB\r\nDBSIZE\r\nRANDOMKEY\r\n").await;
+        assert_eq!(flushed, "+OK\r\n:0\r\n$-1\r\n");
+    });
+}
+
+#[test]
+fn commands_that_list_tell_why_they_can_not() {
+    run(async {
+        let port = Port::open(Place::Here, 3, Limits::default()).await;
+        port.fake.0.borrow_mut().refusal = Some(OperationError::Unreachable);
+        let reply = port.exchange(b"SCAN 0\r\nKEYS *\r\nDBSIZE\r\nRANDOMKEY\r\nFLUSHDB\r\nPING\r\n").await;
+        let words: Vec<&str> = reply.lines().filter_map(|line| line.split(' ').next()).collect();
+        let down = "-CLUSTERDOWN";
+        assert_eq!(words, [down, down, down, down, down, "+PONG"]);
+    });
+}
+
+#[test]
+fn a_copy_needs_the_right_to_write_where_it_goes() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.exchange(b"SELECT 1\r\nSET k v\r\n").await;
+        port.tokens.publish(&tokens(&[("app", Role::Write, "1")]));
+        let reply =
+            port.exchange(b"AUTH kith_app_app\r\nSELECT 1\r\nCOPY k l DB 2\r\nCOPY k l DB 12\r\n").await;
+        let forbidden =
+            "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n";
+        assert_eq!(reply, format!("+OK\r\n+OK\r\n{forbidden}:1\r\n"));
+    });
+}
+
+#[test]
+fn large_commands_of_all_connections_together_are_bounded() {
+    run(async {
+        let limits = Limits { large_input_bytes: 80_000, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let large = |bytes: usize| {
+            let value = "x".repeat(bytes);
+            format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n{value}")
+        };
+        let mut first = port.connect().await;
+        first.write_all(large(60_000).as_bytes()).await.unwrap();
+        until(|| port.fake.0.borrow().counts.bytes_received.get() >= 60_000).await;
+        let mut second = port.connect().await;
+        _ = second.write_all(large(60_000).as_bytes()).await;
+        let refused = "-ERR Protocol error: too many large requests at once, try again shortly\r\n";
+        assert_eq!(rest(&mut second).await, refused);
+        assert_eq!(port.fake.0.borrow().counts.too_large.get(), 1);
+        first.write_all(b"\r\n").await.unwrap();
+        expect(&mut first, "+OK\r\n").await;
+        drop(first);
+        until(|| port.fake.0.borrow().counts.connections.get() == 0).await;
+        assert_eq!(port.exchange(format!("{}\r\n", large(60_000)).as_bytes()).await, "+OK\r\n");
+    });
+}
+
 #[test]
 fn an_unknown_command_is_quoted_only_in_part() {
     run(async {
@@ -700,6 +830,59 @@ fn model(store: &mut BTreeMap<u8, i64>, (kind, key, value): (u8, u8, i16)) -> (S
             let count = [key, other].iter().filter(|key| store.contains_key(key)).count();
             (format!("EXISTS {key} {other}"), format!(":{count}\r\n"))
         }
+        _ => looking_model(store, (kind, key, value)),
+    }
+}
+
+/// The same for commands that look before they change, or at all keys.
+fn looking_model(store: &mut BTreeMap<u8, i64>, (kind, key, value): (u8, u8, i64)) -> (String, String) {
+    let found = |store: &BTreeMap<u8, i64>, key: u8| {
+        store.get(&key).map_or("$-1\r\n".to_owned(), |v| format!("${}\r\n{v}\r\n", v.to_string().len()))
+    };
+    let other = key ^ 1;
+    match kind {
+        7 => {
+            let reply = format!(":{}\r\n", i64::from(!store.contains_key(&key)));
+            store.entry(key).or_insert(value);
+            (format!("SETNX {key} {value}"), reply)
+        }
+        8 => {
+            let before = found(store, key);
+            store.remove(&key);
+            (format!("GETDEL {key}"), before)
+        }
+        9 => {
+            let before = found(store, key);
+            if store.contains_key(&key) {
+                store.insert(key, value);
+            }
+            (format!("SET {key} {value} XX GET"), before)
+        }
+        10 => {
+            let length = store.get(&key).map_or(0, |value| value.to_string().len());
+            (format!("STRLEN {key}"), format!(":{length}\r\n"))
+        }
+        11 => {
+            let Some(moved) = store.remove(&key) else {
+                return (format!("RENAME {key} {other}"), "-ERR no such key\r\n".to_owned());
+            };
+            store.insert(other, moved);
+            (format!("RENAME {key} {other}"), "+OK\r\n".to_owned())
+        }
+        12 => {
+            let copied = store.get(&key).copied().filter(|_| !store.contains_key(&other));
+            store.extend(copied.map(|value| (other, value)));
+            (format!("COPY {key} {other}"), format!(":{}\r\n", i64::from(copied.is_some())))
+        }
+        13 => ("DBSIZE".to_owned(), format!(":{}\r\n", store.len())),
+        14 => {
+            let keys: String = store.keys().map(|key| format!("$1\r\n{key}\r\n")).collect();
+            ("SCAN 0 COUNT 10".to_owned(), format!("*2\r\n$1\r\n0\r\n*{}\r\n{keys}", store.len()))
+        }
+        15 if value % 4 == 0 => {
+            store.clear();
+            ("FLUSHDB".to_owned(), "+OK\r\n".to_owned())
+        }
         _ => (format!("ECHO {value}"), format!("${}\r\n{value}\r\n", value.to_string().len())),
     }
 }
@@ -709,7 +892,7 @@ proptest! {
 
     #[test]
     fn a_pipeline_is_answered_as_if_its_commands_came_one_by_one(
-        commands in proptest::collection::vec((0u8..8, 0u8..4, any::<i16>()), 1..80),
+        commands in proptest::collection::vec((0u8..17, 0u8..4, any::<i16>()), 1..80),
         elsewhere: bool,
         random: u64,
         piece in 1usize..400,
