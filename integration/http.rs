@@ -65,6 +65,8 @@ impl FakeMember {
                     let _ = reply.send(answers);
                 }
                 Request::Scan { scan, reply } => drop(reply.send(Ok(self.page(&scan)))),
+                // What it watches is shown with real members.
+                Request::Watch(_) => {}
                 Request::Control(control) => self.control(control),
             }
         }

@@ -178,7 +178,7 @@ impl Engine {
     pub(super) fn plan_copying(&mut self) {
         let me = self.identity.member;
         let mut before = std::mem::take(&mut self.copying.partitions);
-        let mut changed = false;
+        let mut lost = Vec::new();
         for partition in 0..self.complete.len() {
             let Ok(number) = u16::try_from(partition) else { continue };
             let set = self.placement.set(number);
@@ -190,7 +190,7 @@ impl Engine {
             let transition = self.placement.transition();
             let holds = |known: &(Vec<MemberId>, u64)| known.0 == old && known.1 == transition;
             if !set.contains(me) || joins && !self.copying.completed.get(&number).is_some_and(holds) {
-                changed |= std::mem::take(complete);
+                lost.extend(std::mem::take(complete).then_some(number));
             }
             if set.contains(me) && !*complete {
                 let all = set.owners.iter().map(|owner| owner.member);
@@ -206,8 +206,11 @@ impl Engine {
                 self.copying.partitions.insert(number, copying);
             }
         }
-        if changed {
+        if !lost.is_empty() {
             self.note_complete();
+        }
+        for partition in lost {
+            self.unvouch(partition);
         }
     }
 

@@ -36,6 +36,7 @@ impl Engine {
         self.take_step();
         self.continue_scrub();
         self.continue_mending();
+        self.tick_watches();
         self.sweep();
     }
 

@@ -159,6 +159,7 @@ impl Engine {
         self.rebase_hints(&before);
         self.rebase_writes();
         self.rebase_gathers();
+        self.rebase_feeds();
         self.plan_copying();
         self.compare_anew();
         self.tell_complete(None);
@@ -229,6 +230,7 @@ impl Engine {
     pub(super) fn lose_partition(&mut self, partition: u16) {
         // What is being copied anyway needn't begin anew.
         if self.complete.get_mut(usize::from(partition)).is_some_and(std::mem::take) {
+            self.unvouch(partition);
             self.plan_copying();
             self.note_complete();
             self.tell_complete(None);
@@ -239,6 +241,9 @@ impl Engine {
     pub(super) fn lose_everything(&mut self) {
         let alone = self.roster.len() <= 1;
         self.complete.fill(alone);
+        for partition in 0..self.complete.len() {
+            self.unvouch(u16::try_from(partition).unwrap_or(u16::MAX));
+        }
         self.plan_copying();
         self.note_complete();
         self.tell_complete(None);

@@ -51,6 +51,7 @@ mod scan;
 mod scrub;
 mod settling;
 mod table;
+pub mod watch;
 mod write;
 
 pub use checkpoint::{Batch, CheckpointStep, Replaced};
@@ -257,6 +258,7 @@ pub struct Engine {
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
     inbox: inbox::Inbox,
+    watches: watch::Watches,
     expiry_hand: u32,
     taken: u64,
     positions: Positions,
@@ -325,6 +327,7 @@ impl Engine {
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
             inbox: inbox::Inbox::default(),
+            watches: watch::Watches::default(),
             expiry_hand: 0,
             taken: 0,
             positions: Positions::default(),
@@ -347,6 +350,7 @@ impl Engine {
         self.refresh_tokens();
         self.step_checkpoint();
         self.step_comparing();
+        self.tell_changes();
         self.settle_writes();
     }
 
@@ -426,6 +430,7 @@ impl Engine {
     pub fn set_mode(&mut self, mode: Mode) {
         self.take_writes();
         self.mode = mode;
+        self.end_feeds();
     }
 
     /// Whether clients are served.

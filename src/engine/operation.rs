@@ -294,6 +294,11 @@ pub enum OperationError {
         /// Copies that were confirmed.
         copies: u16,
     },
+    /// Nothing is watched: there are too many watches already.
+    #[error(
+        "this member has as many watches as it takes; ask another member, or watch longer prefixes by fewer watches"
+    )]
+    TooManyWatches,
     /// Nothing was read: no owner answered in time.
     #[error("no owner answered in time; try again")]
     Unreachable,
@@ -323,6 +328,7 @@ impl OperationError {
             Self::NoRoomForHint => "no_room_for_hint",
             Self::NotEnoughOwners { .. } => "not_enough_owners",
             Self::Unknown { .. } => "unknown",
+            Self::TooManyWatches => "too_many_watches",
             Self::Unreachable => "unreachable",
         }
     }

@@ -326,6 +326,11 @@ impl Link {
         self.messages.bytes + self.followers.bytes() > MAX_MESSAGE_BYTES
     }
 
+    /// Bytes of messages that wait to be sent.
+    pub(super) const fn waiting_message_bytes(&self) -> usize {
+        self.messages.bytes
+    }
+
     /// Bytes of records that wait to be sent.
     pub(super) const fn waiting_bytes(&self) -> usize {
         self.records.bytes

@@ -13,6 +13,7 @@ mod void;
 
 use super::mending::LeafSet;
 use super::table::{DIRTY, FOUND, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
+use super::watch::Noted;
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::model::merge::{Merged, joins, merge};
@@ -71,6 +72,8 @@ pub(super) struct Records {
     pub(super) wrong: usize,
     /// How many wrong leaves were made right.
     pub(super) mended: u64,
+    /// What changes while anybody watches.
+    pub(super) noted: Noted,
     partition_bits: u8,
     hand: u32,
 }
@@ -96,6 +99,7 @@ impl Records {
             lost: BTreeSet::new(),
             wrong: 0,
             mended: 0,
+            noted: Noted::default(),
             partition_bits,
             hand: 0,
         }
@@ -212,6 +216,10 @@ impl Records {
                 let id = self.table.insert(hash, Record::copy_of(incoming), DIRTY | flags | system);
                 if !unresolved {
                     self.trees.toggle(hash, is_system, incoming.element());
+                    // Nobody sees that nothing is deleted.
+                    if self.noted.is_active() && (incoming.kind().is_live() || flags == SHADOW) {
+                        self.noted.note(id, incoming.kind());
+                    }
                 }
                 (id, Applied::Stored, unresolved)
             }
@@ -242,6 +250,13 @@ impl Records {
 
     /// Puts `record` in a slot whose element was `before`.
     fn overwrite(&mut self, id: SlotId, before: u128, record: RecordRef<'_>) {
+        let is_seen = self.noted.is_active()
+            && !self.table.has(id, UNRESOLVED)
+            && (record.kind().is_live()
+                || self.table.record(id).is_some_and(|before| before.kind().is_live()));
+        if is_seen {
+            self.noted.note(id, record.kind());
+        }
         self.table.replace(id, record);
         if !self.table.has(id, UNRESOLVED) {
             let (hash, is_system) = (self.table.hash(id), self.table.has(id, SYSTEM));
@@ -280,6 +295,7 @@ impl Records {
                     }
                 }
                 self.table.clear_flags(id, UNRESOLVED);
+                self.note_resolved(id);
                 let element = self.tree_element(id);
                 self.trees.toggle(hash, false, element ^ loaded.map_or(0, RecordRef::element));
                 self.mend(hash);
@@ -295,11 +311,21 @@ impl Records {
         }
     }
 
+    /// Readers see what is in a slot from now on.
+    fn note_resolved(&mut self, id: SlotId) {
+        if self.noted.is_active()
+            && let Some(record) = self.table.record(id)
+        {
+            self.noted.note(id, record.kind());
+        }
+    }
+
     /// Redb's record of a key is damaged: what the table has is all there is.
     pub(super) fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
         match self.table.find_any(key, hash) {
             Some(id) if self.table.has(id, UNRESOLVED) => {
                 self.table.clear_flags(id, UNRESOLVED);
+                self.note_resolved(id);
                 let element = self.tree_element(id);
                 self.trees.toggle(hash, false, element);
                 self.forget_damaged(hash);
@@ -453,6 +479,9 @@ impl Records {
             if self.evicted_of(hash).is_mending {
                 continue;
             }
+            if self.noted.is_active() {
+                self.noted.note_evicted(record, hash);
+            }
             self.note_evicted(hash, time);
             self.table.remove(id);
             evicted += 1;
@@ -463,6 +492,17 @@ impl Records {
     fn advance(&self, slots: usize) -> u32 {
         let length = self.table.slots().max(1);
         u32::try_from((self.hand as usize + slots) % length).unwrap_or(0)
+    }
+
+    /// Turns the record in a slot into a tombstone, if its time is over; says whether it was.
+    pub(super) fn expire_slot(&mut self, id: SlotId, wall_ms: u64) -> bool {
+        let due = |record: &RecordRef<'_>| record.expiry_ms().is_some_and(|expiry| expiry <= wall_ms);
+        let live = self.table.record(id).filter(|record| record.kind().is_live()).filter(due);
+        let gone = live.and_then(|live| Some((live.element(), Record::expired(live)?)));
+        if let Some((before, gone)) = &gone {
+            self.overwrite(id, *before, gone.view());
+        }
+        gone.is_some()
     }
 
     /// Turns records past their expiry into tombstones, looking at no more than `slots` slots
@@ -478,10 +518,7 @@ impl Records {
             }
         }
         for id in &ids {
-            let gone = self.table.record(*id).and_then(|live| Some((live.element(), Record::expired(live)?)));
-            if let Some((before, gone)) = gone {
-                self.overwrite(*id, before, gone.view());
-            }
+            self.expire_slot(*id, wall_ms);
         }
         let length = self.table.slots().max(1);
         (u32::try_from((start as usize + slots) % length).unwrap_or(0), ids.len(), dead)

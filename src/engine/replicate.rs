@@ -106,6 +106,7 @@ impl Engine {
         self.hints.rewind(member);
         self.writes_lost(member);
         self.requests_lost(member);
+        self.watcher_lost(member);
     }
 
     fn hint_by_hash(&mut self, member: MemberId, hash: KeyHash) {
@@ -162,6 +163,12 @@ impl Engine {
                     }
                     self.catch_up();
                 }
+                Message::Notice(Notice::Changed { watch, records }) => {
+                    self.peer_changed(member, watch, records)
+                }
+                Message::Notice(Notice::Named { watch, changes }) => self.peer_named(member, watch, changes),
+                Message::Notice(Notice::WatchEnded { watch }) => self.watch_ended(member, watch),
+                Message::Notice(Notice::Unwatch { watch }) => self.unwatch(member, watch),
                 Message::Notice(Notice::Remembered { lives }) => self.reminded(member, &lives),
                 Message::Notice(Notice::System { digest }) => {
                     if digest != self.system_digest() {

@@ -43,6 +43,10 @@ pub(super) enum Purpose {
     Reclaim(reclaim::Ticket, MemberId),
     /// What a member has durably, for a wait.
     Durable(u64, MemberId, Vec<(u64, Timestamp)>),
+    /// Changes are to be told, under that name.
+    Watch(u64),
+    /// A page of a feed's listing.
+    FeedPage(u64),
 }
 
 #[derive(Debug)]
@@ -213,6 +217,7 @@ impl Engine {
             Request::Compare(question) => self.compare_for_peer(origin, question, same_placement),
             Request::Reclaim(question) => self.reclaim_for_peer(origin, &question, same_placement),
             Request::Durable { writes } => self.durable_for_peer(origin, &writes),
+            Request::Watch(request) => self.watch_for_peer(origin, request, same_placement),
         }
     }
 
@@ -263,6 +268,12 @@ impl Engine {
                 self.durable_answered(wait, member, &writes, &has);
             }
             (Purpose::Durable(wait, ..), _) => self.durable_failed(wait),
+            (Purpose::Watch(_), Reply::Watching) => {}
+            (Purpose::Watch(watch), _) => self.watch_ended(member, watch),
+            (Purpose::FeedPage(token), Reply::Page { records, resume }) => {
+                self.feed_page_came(token, records, resume);
+            }
+            (Purpose::FeedPage(token), _) => self.feed_page_failed(token),
         }
     }
 
@@ -309,6 +320,7 @@ impl Engine {
         for id in lost {
             self.give_up(id);
         }
+        self.source_lost(member);
     }
 
     /// Gives up what passed its deadline, and tries again what waits for that.
@@ -353,6 +365,8 @@ impl Engine {
             Purpose::Compare(ticket) => self.compare_failed(ticket),
             Purpose::Reclaim(ticket, member) => self.reclaim_failed(ticket, member),
             Purpose::Durable(wait, ..) => self.durable_failed(wait),
+            Purpose::Watch(watch) => self.watch_ended(sent.member, watch),
+            Purpose::FeedPage(token) => self.feed_page_failed(token),
         }
     }
 
@@ -384,6 +398,7 @@ pub(super) fn failure_of(error: OperationError) -> Failure {
         | OperationError::Stopping
         | OperationError::Gone(_)
         | OperationError::SystemCollection
+        | OperationError::TooManyWatches
         | OperationError::Unreachable => Failure::NotReady,
     }
 }

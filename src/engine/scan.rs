@@ -47,6 +47,17 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Canonical bytes of its whole rows, one after the other, and where it was cut off.
+    fn into_bytes(self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let mut records = Vec::with_capacity(self.rows.iter().map(Row::bytes).sum());
+        for row in &self.rows {
+            if let Row::Whole(record) = row {
+                records.extend_from_slice(record.view().bytes());
+            }
+        }
+        (records, self.resume)
+    }
+
     /// A part of these rows, cut off at its bounds.
     fn within(mut rows: Vec<Row>, resume: Option<Vec<u8>>, limit: usize) -> Self {
         let mut bytes = 0;
@@ -89,6 +100,8 @@ struct Known {
 enum RangeFor {
     Own(u64, ScanRequest),
     Peer(Origin, ScanRequest),
+    /// A page of a feed's listing.
+    Feed(u64, ScanRequest),
 }
 
 /// Ranges that are being loaded.
@@ -115,7 +128,7 @@ impl Engine {
             return self.fail(Origin::Client(token), error);
         }
         let limit = scan.limit.clamp(1, MAX_SCAN_LIMIT);
-        let plan = self.plan_scan(scan);
+        let plan = self.plan_parts(&scan.collection, scan.held);
         let Some(plan) = plan else {
             return self.fail(Origin::Client(token), OperationError::Unreachable);
         };
@@ -155,13 +168,13 @@ impl Engine {
 
     /// Which member is asked for which partitions; `None` when no complete owner of one can be
     /// reached.
-    fn plan_scan(&self, scan: &Scan) -> Option<BTreeMap<MemberId, Vec<u8>>> {
+    pub(super) fn plan_parts(&self, collection: &str, held: bool) -> Option<BTreeMap<MemberId, Vec<u8>>> {
         let (me, digest) = (self.identity.member, self.placement.digest());
         let count = self.placement.partitions();
-        let all_mine = scan.collection.starts_with(crate::model::key::SYSTEM_PREFIX);
+        let all_mine = collection.starts_with(crate::model::key::SYSTEM_PREFIX);
         let mut plan: BTreeMap<MemberId, Vec<u8>> = BTreeMap::new();
         for partition in (0..count).filter_map(|partition| u16::try_from(partition).ok()) {
-            let mine = all_mine || scan.held || self.is_complete_at(me, partition);
+            let mine = all_mine || held || self.is_complete_at(me, partition);
             let is_complete = |member: &MemberId| {
                 self.peer(*member)
                     .is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
@@ -188,6 +201,11 @@ impl Engine {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         self.scan_own(RangeFor::Peer(origin, scan.clone()));
+    }
+
+    /// This member's own page of a feed's listing.
+    pub(super) fn scan_own_for_feed(&mut self, token: u64, request: ScanRequest) {
+        self.scan_own(RangeFor::Feed(token, request));
     }
 
     /// Makes the own part, after asking redb if something may be there only.
@@ -222,28 +240,29 @@ impl Engine {
         match self.ranges.waiting.remove(&id) {
             Some(RangeFor::Own(scan, _)) => self.scan_failed(scan),
             Some(RangeFor::Peer(origin, _)) => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            Some(RangeFor::Feed(token, _)) => self.feed_page_failed(token),
             None => {}
         }
     }
 
     fn finish_own(&mut self, range: RangeFor, stored: Vec<Row>, stored_resume: Option<Vec<u8>>) {
         let part = self.own_part(range.request(), stored, stored_resume);
+        self.note_listed(&range.request().collection, &part.rows);
         match range {
             RangeFor::Own(id, _) => self.add_part(id, part),
-            RangeFor::Peer(origin, request) => {
+            RangeFor::Peer(origin, request) if request.keys_only => {
                 let Part { rows, resume } = part;
-                if request.keys_only {
-                    let key = |row| if let Row::Key(key) = row { Some(key) } else { None };
-                    let keys = rows.into_iter().filter_map(key).collect();
-                    return self.reply(origin, Reply::Keys { keys, resume });
-                }
-                let mut records = Vec::with_capacity(rows.iter().map(Row::bytes).sum());
-                for row in &rows {
-                    if let Row::Whole(record) = row {
-                        records.extend_from_slice(record.view().bytes());
-                    }
-                }
+                let key = |row| if let Row::Key(key) = row { Some(key) } else { None };
+                let keys = rows.into_iter().filter_map(key).collect();
+                self.reply(origin, Reply::Keys { keys, resume });
+            }
+            RangeFor::Peer(origin, _) => {
+                let (records, resume) = part.into_bytes();
                 self.reply(origin, Reply::Page { records, resume });
+            }
+            RangeFor::Feed(token, _) => {
+                let (records, resume) = part.into_bytes();
+                self.feed_page_came(token, records, resume);
             }
         }
     }
@@ -380,7 +399,7 @@ impl Engine {
 impl RangeFor {
     const fn request(&self) -> &ScanRequest {
         match self {
-            Self::Own(_, request) | Self::Peer(_, request) => request,
+            Self::Own(_, request) | Self::Peer(_, request) | Self::Feed(_, request) => request,
         }
     }
 }
@@ -396,7 +415,8 @@ impl Range {
     }
 }
 
-fn has_bit(bits: &[u8], at: u16) -> bool {
+/// Whether a partition is in a set.
+pub(super) fn has_bit(bits: &[u8], at: u16) -> bool {
     bits.get(usize::from(at / 8)).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
 }
 

@@ -112,12 +112,28 @@ impl Turns {
         self.0.1.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A request whose answer goes on: until what this gives is dropped, it is being worked on.
+    pub(super) fn hold(&self) -> Held {
+        self.begin();
+        Held(self.clone())
+    }
+
     fn answered(&self) -> u64 {
         self.0.1.load(Ordering::Relaxed)
     }
 
     fn is_working(&self) -> bool {
         self.0.0.load(Ordering::Relaxed) != self.answered()
+    }
+}
+
+/// An answer that goes on.
+#[derive(Debug)]
+pub(super) struct Held(Turns);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

@@ -60,9 +60,12 @@ impl From<OperationError> for Failure {
             E::SystemCollection => StatusCode::FORBIDDEN,
             E::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
-            E::Starting | E::Stopping | E::Overloaded | E::NoRoomForHint | E::NotEnoughOwners { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            E::Starting
+            | E::Stopping
+            | E::Overloaded
+            | E::NoRoomForHint
+            | E::TooManyWatches
+            | E::NotEnoughOwners { .. } => StatusCode::SERVICE_UNAVAILABLE,
             E::Unknown { .. } | E::Unreachable => StatusCode::GATEWAY_TIMEOUT,
         };
         Self::new(status, error.code(), error.to_string())

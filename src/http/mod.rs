@@ -23,6 +23,7 @@ mod query;
 mod ranges;
 mod routes;
 mod tokens;
+mod watch;
 
 use crate::node::access::Guard;
 use crate::node::handle::Handle;
@@ -71,6 +72,7 @@ pub async fn serve(
     telemetry: Telemetry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let watched = handle.clone();
     let router = routes::router(handle, guard.access.clone(), telemetry.clone());
     let listener = connection::BoundedListener::new(listener, connections, guard, telemetry);
     let service = router.into_make_service_with_connect_info::<connection::Arrival>();
@@ -78,6 +80,7 @@ pub async fn serve(
     let stops = Arc::clone(&stopping);
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         shutdown.await;
+        watched.end_watches();
         stops.notify_one();
     });
     let deadline = async {

@@ -4,7 +4,7 @@ use super::body::BodyRoom;
 use super::connection::Arrival;
 use super::failure::Failure;
 use super::{
-    MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv, listing, openapi, tokens,
+    MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv, listing, openapi, tokens, watch,
 };
 use crate::node::access::Access;
 use crate::node::handle::Handle;
@@ -37,6 +37,8 @@ GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-enco
 GET   /v1/kv/{collection}                     ?prefix= &start= &end= &reverse=true &limit= &values=false
                       &after=NEXT: the page behind the one that said so
                       &held=true: only what this member itself holds, also when it left or was removed
+GET   /v1/watch/{collection}                  ?prefix= &cursor= &values=true|false   server-sent events: reset, put,
+                      delete, synced; the `id` of the last one is a cursor (or header  last-event-id)
 POST  /v1/batch                               lines or an array of {\"op\", \"collection\", \"key\", \"value\", \"ttl\"}
 GET   /v1/status                              this member
 GET   /v1/cluster                             the cluster and its members
@@ -67,6 +69,7 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
         .route("/", get(async || INDEX))
         .route("/v1/kv/{collection}", get(listing::list))
         .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).post(kv::increment).delete(kv::delete))
+        .route("/v1/watch/{collection}", get(watch::watch))
         .route("/v1/batch", post(batch::batch))
         .route("/v1/status", get(cluster::status))
         .route("/v1/cluster", get(cluster::cluster))
@@ -136,6 +139,7 @@ fn route_of(path: &str) -> &'static str {
         Some(names) if names.contains('/') => "/v1/kv/{collection}/{key}",
         Some(_) => "/v1/kv/{collection}",
         None if path.starts_with("/v1/tokens/") => "/v1/tokens/{name}",
+        None if path.starts_with("/v1/watch/") => "/v1/watch/{collection}",
         None if path.starts_with("/v1/cluster/members/") => "/v1/cluster/members/{name}",
         None => EXACT.into_iter().find(|exact| *exact == path).unwrap_or("other"),
     }

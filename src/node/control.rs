@@ -13,7 +13,7 @@ use super::handle::{
 };
 use super::local::{Local, LocalHandle, Mailbox, relieved};
 use super::view::View;
-use super::{changes, convergence, departure, membership, tokens};
+use super::{changes, convergence, departure, membership, tokens, watch};
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::gossip;
@@ -61,6 +61,7 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
                     _ = reply.send(page);
                 });
             }
+            Request::Watch(request) => watch::answer(&shared, request),
             Request::Control(control) => answer_control(&shared, control),
         }
     }

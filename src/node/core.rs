@@ -62,6 +62,7 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<MemberId, Outgoing>,
     pub(super) cluster: Option<ClusterFacts>,
     pub(super) counts: Counts,
+    pub(super) watching: super::watch::Outlet,
     /// What was damaged or lost on the disk since the start, for people.
     pub(super) problems: Vec<String>,
     /// Damage that was told, to tell the next.
@@ -113,6 +114,7 @@ impl Core {
             links: BTreeMap::new(),
             cluster,
             counts: Counts::default(),
+            watching: super::watch::Outlet::default(),
             problems: Vec::new(),
             told_damaged: 0,
             told_lost_syncs: 0,
@@ -218,6 +220,7 @@ impl Core {
         self.carry_out_storage();
         self.send_frames();
         self.deliver(now.mono_us);
+        self.hand_on_changes();
         self.wake_waiting();
         Ok(self.engine.wants_turn())
     }

@@ -21,6 +21,7 @@ pub mod status;
 pub mod tokens;
 mod topology;
 
+use super::watch::{Hub, WatchRequest};
 use crate::model::edit::Modify;
 use crate::model::key::{KeyError, KeyRef};
 use crate::model::settings::Level;
@@ -29,9 +30,12 @@ use bytes::Bytes;
 use convergence::{Convergence, Superseded};
 use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
+pub use super::watch::{Cursor, CursorError, Watch};
 pub use crate::engine::operation::{KeyRow, Modified, OperationError, Page, Row, Scan, Stored};
+pub use crate::engine::watch::Interest;
 pub use error::ControlError;
 
 /// Requests that may wait for the data thread before callers have to.
@@ -151,6 +155,8 @@ pub enum Request {
         /// Where the page goes.
         reply: oneshot::Sender<Result<Page, OperationError>>,
     },
+    /// What watches need of the engine.
+    Watch(WatchRequest),
     /// Anything about the member and its cluster rather than about keys.
     Control(Control),
 }
@@ -240,6 +246,7 @@ impl From<Stopped> for ControlError {
 #[derive(Debug, Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    hub: Arc<Hub>,
 }
 
 impl Handle {
@@ -247,7 +254,8 @@ impl Handle {
     #[must_use]
     pub fn channel() -> (Self, Requests) {
         let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
-        (Self { requests }, receiver)
+        let hub = Arc::new(Hub::new(requests.downgrade(), rand::random()));
+        (Self { requests, hub }, receiver)
     }
 
     /// Whether the member has ended: nothing that is asked will be answered.
@@ -353,6 +361,29 @@ impl Handle {
     /// [`OperationError`]; [`OperationError::Stopping`] when the member ended.
     pub async fn scan(&self, scan: Scan) -> Result<Page, OperationError> {
         self.ask(|reply| Request::Scan { scan, reply }).await.unwrap_or(Err(OperationError::Stopping))
+    }
+
+    /// Opens a watch of a collection's keys that begin with a prefix: from a cursor if it is one that this member
+    /// still remembers, else from the current state.
+    ///
+    /// # Errors
+    /// [`OperationError`] when this member serves nobody or has too many watches.
+    pub async fn watch(
+        &self,
+        interest: Interest,
+        with_values: bool,
+        cursor: Option<Cursor>,
+    ) -> Result<Watch, OperationError> {
+        self.hub.watch(interest, with_values, cursor).await
+    }
+
+    /// Ends all watches: each is told that the member stops.
+    pub fn end_watches(&self) {
+        self.hub.close();
+    }
+
+    pub(super) const fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// How the member is.

@@ -16,7 +16,8 @@ use std::task::{Poll, Waker};
 use super::core::Shared;
 use super::publish::Asked;
 use crate::engine;
-use crate::engine::operation::{Outcome, Read, Scan, Wait, Write};
+use crate::engine::operation::{OperationError, Outcome, Read, Scan, Wait, Write};
+pub use crate::engine::watch::{ChangeKind, Interest, Kinds, NamedChange};
 use crate::model::settings::Level;
 use crate::model::{KeyRef, RecordRef};
 
@@ -64,6 +65,21 @@ pub trait Local: Clone + 'static {
     /// [`Local::is_congested`] said yes, each time before the owner goes to sleep.
     fn wake_when_relieved(&self, mailbox: &Mailbox);
 
+    /// From now on `mailbox` gets changes of these kinds that match, of all members, without values: no earlier ones,
+    /// and none again. Ends with [`Local::unsubscribe`] or with the mailbox.
+    ///
+    /// # Errors
+    /// [`OperationError`] when this member serves nobody, or watches too much.
+    fn subscribe(
+        &self,
+        mailbox: &Mailbox,
+        interest: &Interest,
+        kinds: Kinds,
+    ) -> Result<Subscription, OperationError>;
+
+    /// Ends a subscription; what was pushed before may still be taken.
+    fn unsubscribe(&self, subscription: Subscription);
+
     /// Where the RESP port counts what it does.
     fn resp_counts(&self) -> Rc<RespCounts>;
 }
@@ -94,6 +110,16 @@ pub struct RespCounts {
     /// How often it had to wait because too many bytes of replies were not sent yet.
     pub held_output: Cell<u64>,
 }
+
+/// Names a subscription of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subscription(pub u64);
+
+/// Changes, and the subscription that they are for.
+pub type Changes = (Subscription, Rc<[NamedChange]>);
+
+/// Changes that wait to be taken from one mailbox; further ones are dropped and counted.
+const MAX_CHANGES: usize = 65_536;
 
 /// An operation whose answer is timed.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +165,10 @@ pub struct Mailbox(Rc<Slot>);
 #[derive(Default)]
 struct Slot {
     answers: RefCell<VecDeque<(u32, Outcome)>>,
+    changes: RefCell<VecDeque<Changes>>,
+    /// How many changes wait, and how many were dropped.
+    waiting_changes: Cell<usize>,
+    missed_changes: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     asleep: Cell<bool>,
     closed: Cell<bool>,
@@ -198,6 +228,37 @@ impl Mailbox {
         self.wake();
     }
 
+    /// Delivers changes and wakes the owner; says whether there still is one. Dropped, and counted, if too many wait.
+    pub fn push_changes(&self, subscription: Subscription, changes: &Rc<[NamedChange]>) -> bool {
+        let slot = &*self.0;
+        let waiting = slot.waiting_changes.get() + changes.len();
+        if slot.closed.get() {
+            return false;
+        }
+        if waiting > MAX_CHANGES {
+            slot.missed_changes.set(slot.missed_changes.get() + changes.len() as u64);
+            return true;
+        }
+        slot.waiting_changes.set(waiting);
+        slot.changes.borrow_mut().push_back((subscription, Rc::clone(changes)));
+        self.wake();
+        true
+    }
+
+    /// The oldest changes that were not taken yet.
+    #[must_use]
+    pub fn pop_changes(&self) -> Option<Changes> {
+        let changes = self.0.changes.borrow_mut().pop_front()?;
+        self.0.waiting_changes.set(self.0.waiting_changes.get().saturating_sub(changes.1.len()));
+        Some(changes)
+    }
+
+    /// Changes that were dropped because too many waited to be taken.
+    #[must_use]
+    pub fn missed_changes(&self) -> u64 {
+        self.0.missed_changes.get()
+    }
+
     /// Wakes the owner if it sleeps; an owner that runs looks into the mailbox before it sleeps.
     pub fn wake(&self) {
         if self.0.asleep.replace(false)
@@ -219,10 +280,10 @@ impl Mailbox {
     }
 
     /// Called by the owner before it goes to sleep: the next [`Mailbox::push`] or
-    /// [`Mailbox::wake`] wakes it. Returns false, and arms nothing, if answers are waiting.
+    /// [`Mailbox::wake`] wakes it. Returns false, and arms nothing, if answers or changes are waiting.
     #[must_use]
     pub fn sleep(&self, waker: &Waker) -> bool {
-        if !self.0.answers.borrow().is_empty() {
+        if !self.0.answers.borrow().is_empty() || !self.0.changes.borrow().is_empty() {
             return false;
         }
         let mut stored = self.0.waker.borrow_mut();
@@ -237,6 +298,7 @@ impl Mailbox {
     pub fn close(&self) {
         self.0.closed.set(true);
         self.0.answers.borrow_mut().clear();
+        self.0.changes.borrow_mut().clear();
         self.0.waker.borrow_mut().take();
     }
 }
@@ -331,6 +393,19 @@ impl Local for LocalHandle {
 
     fn wake_when_relieved(&self, mailbox: &Mailbox) {
         self.shared.core.borrow_mut().wake_when_relieved(mailbox);
+    }
+
+    fn subscribe(
+        &self,
+        mailbox: &Mailbox,
+        interest: &Interest,
+        kinds: Kinds,
+    ) -> Result<Subscription, OperationError> {
+        self.shared.with(|core| core.subscribe(mailbox, interest, kinds))
+    }
+
+    fn unsubscribe(&self, subscription: Subscription) {
+        self.shared.with(|core| core.unsubscribe(subscription));
     }
 
     fn resp_counts(&self) -> Rc<RespCounts> {

@@ -28,6 +28,7 @@ mod state;
 mod tokens;
 mod turns;
 mod view;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -311,6 +311,7 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
         expires_seconds: gauge(tls.expires_s),
         stale: f64::from(u8::from(tls.problem.is_some())),
     });
+    core.watching.publish(&core.engine, metrics);
     let resp = &shared.resp;
     metrics.resp.publish(&RespTotals {
         connections: gauge(resp.connections.get()),
@@ -328,7 +329,7 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
-const fn gauge(number: u64) -> f64 {
+pub(super) const fn gauge(number: u64) -> f64 {
     number as f64
 }
 

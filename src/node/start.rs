@@ -14,6 +14,7 @@ use super::handle::Handle;
 use super::local::LocalHandle;
 use super::publish;
 use super::view::View;
+use super::watch as watching;
 use super::{NodeError, membership, outdated, state};
 use crate::config::MemberConfig;
 use crate::engine::{self, Bounds, Engine, Mode};
@@ -284,6 +285,7 @@ async fn serve(
     let guard = Guard { access, tls: open_tls(&config, &services)? };
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
+    let hub = Arc::clone(handle.hub());
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
     let (stop_fronts, shutdown) = watch::channel(false);
     let (wires, links) = gossip::wires();
@@ -312,10 +314,13 @@ async fn serve(
 
     view.begin_step("security");
     let credentials = credentials(&config, opened.identity, keyring);
+    let (outlet, batches) = hub.channel();
+    services.spawn(watching::run(Arc::clone(&hub), batches));
     let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;
     let facts = opened.cluster.as_ref().map(|(facts, _)| facts.clone());
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());
     core.problems = opened.problems;
+    core.watching.connect(outlet);
     let shared =
         Rc::new(Shared::new(core, clock, config, credentials, (publisher, guard.clone()), disk, view));
     shared.publish_tokens(&shared.core.borrow());

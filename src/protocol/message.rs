@@ -6,6 +6,7 @@
 use super::ProtocolError;
 use super::compare::{Compare, Compared};
 use super::reclaim::{Reclaim, Reclaimed};
+use super::watch::{NamedChange, WatchRequest};
 use crate::model::edit::{EditError, Modify};
 use crate::model::merge::CounterError;
 use crate::model::settings::Level;
@@ -61,6 +62,8 @@ pub enum Request {
         /// Hashes of keys, and stamps: the peer's record must have that one or a later one.
         writes: Vec<(u64, Timestamp)>,
     },
+    /// Tell what changes, until the link ends or either side says so.
+    Watch(WatchRequest),
 }
 
 /// Where a page of a copy begins: first comes what is in the peer's memory, then what only its redb
@@ -217,6 +220,8 @@ pub enum Reply {
     },
     /// It was not done.
     Failed(Failure),
+    /// Changes are told from now on.
+    Watching,
 }
 
 /// Why a request was not done.
@@ -268,6 +273,30 @@ pub enum Notice {
     Remembered {
         /// Incarnations, each with a position in bytes of that life.
         lives: Vec<(u64, u64)>,
+    },
+    /// Keys changed that the receiver watches.
+    Changed {
+        /// The receiver's name for its watch.
+        watch: u64,
+        /// Canonical bytes of their latest records, one after the other.
+        records: Vec<u8>,
+    },
+    /// Likewise, without values.
+    Named {
+        /// The receiver's name for its watch.
+        watch: u64,
+        /// One after the other.
+        changes: Vec<NamedChange>,
+    },
+    /// Nothing more is told of a watch of the receiver's: it must look for another source.
+    WatchEnded {
+        /// The receiver's name for it.
+        watch: u64,
+    },
+    /// Nothing more need be told of a watch of the sender's.
+    Unwatch {
+        /// The sender's name for it.
+        watch: u64,
     },
 }
 

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod introduction;
 pub mod message;
 pub mod reclaim;
+pub mod watch;
 
 /// The versions of this protocol that this build speaks. Two members speak the highest that both
 /// know; without one in common they refuse each other.

@@ -393,7 +393,11 @@ impl Replies {
                         gather.count += 1;
                     }
                     Outcome::Failed(error) => _ = gather.failed.get_or_insert(error),
-                    Outcome::Found(None) | Outcome::Modified(_) | Outcome::Stored(_) | Outcome::Page(_) | Outcome::Copies(_) => {}
+                    Outcome::Found(None)
+                    | Outcome::Modified(_)
+                    | Outcome::Stored(_)
+                    | Outcome::Page(_)
+                    | Outcome::Copies(_) => {}
                 }
                 let (reply, lots) = (gather.reply, gather.settled_lots());
                 let waiting = match reply {

@@ -178,7 +178,10 @@ const fn first_word(error: &OperationError) -> &'static str {
         OperationError::Overloaded | OperationError::NoRoomForHint | OperationError::Storage(_) => "OOM",
         OperationError::Unknown { .. } => "UNKNOWN",
         OperationError::SystemCollection => "NOPERM",
-        OperationError::ValueTooLarge { .. } | OperationError::Counter(_) | OperationError::Edit(_) => "ERR",
+        OperationError::ValueTooLarge { .. }
+        | OperationError::Counter(_)
+        | OperationError::Edit(_)
+        | OperationError::TooManyWatches => "ERR",
     }
 }
 

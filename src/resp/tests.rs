@@ -10,7 +10,7 @@ use crate::model::merge::CounterError;
 use crate::model::token::{Grant, Role, Token, Tokens};
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::node::access::{Access, Publisher};
-use crate::node::local::{LocalInfo, Mailbox, RespCounts};
+use crate::node::local::{Interest, Kinds, LocalInfo, Mailbox, RespCounts, Subscription};
 use crate::security::{ClusterKeys, Keyring, Secret};
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -241,6 +241,12 @@ impl Local for Fake {
     fn wake_when_relieved(&self, mailbox: &Mailbox) {
         self.0.borrow_mut().waiting.push(mailbox.clone());
     }
+
+    fn subscribe(&self, _: &Mailbox, _: &Interest, _: Kinds) -> Result<Subscription, OperationError> {
+        Err(OperationError::TooManyWatches)
+    }
+
+    fn unsubscribe(&self, _: Subscription) {}
 
     fn resp_counts(&self) -> Rc<RespCounts> {
         Rc::clone(&self.0.borrow().counts)

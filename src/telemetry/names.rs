@@ -243,6 +243,19 @@ parts! {
         gauge stale = "kith_tls_certificate_stale", "1 while newer files of certificate and key can't be served.";
     }
 
+    /// Watches.
+    Watch, WatchTotals {
+        gauge watches = "kith_watches", "Open watches over HTTP.";
+        gauge subscriptions = "kith_watch_subscriptions", "Subscriptions to changes over RESP.";
+        gauge feeds = "kith_watch_feeds", "Distinct collections and prefixes that are watched for clients.";
+        gauge told = "kith_watch_told", "Watches that this member tells changes to, those of other members included.";
+        gauge ring_bytes = "kith_watch_remembered_bytes", "Bytes of changes that are remembered for watches.";
+        counter events = "kith_watch_events_total", "Puts and deletes that were given to watches.";
+        counter resets = "kith_watch_resets_total", "Times that a watch began with the current state.";
+        counter behind = "kith_watch_behind_total", "Those of them because it was read too slowly.";
+        counter rejected = "kith_watch_rejected_total", "Watches that were refused at the bound.";
+    }
+
     /// The roster as this member has it.
     Roster, RosterTotals {
         gauge active = "kith_roster_active_members", "Members that are active.";

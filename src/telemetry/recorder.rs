@@ -87,6 +87,8 @@ pub struct Metrics {
     pub tls: names::Tls,
     /// HTTP connections refused at the bound.
     pub http_rejected: Counter,
+    /// Watches.
+    pub watch: names::Watch,
     /// The roster.
     pub roster: names::Roster,
     /// HTTP requests.
@@ -118,6 +120,7 @@ impl Metrics {
             resp: names::Resp::register(registry),
             tls: names::Tls::register(registry),
             http_rejected: registry.counter(names::HTTP_REJECTED.name, names::HTTP_REJECTED.help),
+            watch: names::Watch::register(registry),
             roster: names::Roster::register(registry),
             http: HttpRequests::new(registry),
             operations: Labelled::register(

@@ -1,0 +1,445 @@
+//! The hub: feeds with their rings, and who reads them, on the services' runtime.
+
+use super::WatchRequest;
+use super::event::Cursor;
+use super::reader::Watch;
+use super::ring::Ring;
+use crate::engine::operation::OperationError;
+use crate::engine::watch::{FeedPage, Gap, Interest, Output};
+use crate::model::RecordRef;
+use crate::node::handle::Request;
+use crate::node::publish::gauge;
+use crate::telemetry::names::WatchTotals;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+
+/// Watches of one member at a time.
+const MAX_WATCHES: usize = 10_000;
+/// Bytes of one ring.
+const MAX_RING_BYTES: usize = 8 << 20;
+/// Bytes of all rings together.
+const MAX_RINGS_BYTES: usize = 128 << 20;
+/// Pages that are asked for or being read at a time; more wait.
+const MAX_PAGES: usize = 16;
+/// How long a page may be read; then it is dropped and asked for again.
+const PAGE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a feed that nobody watches is kept, for who comes again with a cursor.
+const LINGER: Duration = Duration::from_secs(60);
+/// How often what is left behind is looked for.
+const UPKEEP: Duration = Duration::from_secs(1);
+/// Messages of the data thread that may wait, and their bytes.
+const QUEUED_BATCHES: usize = 1_024;
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// What giving a piece of text costs, about: the part that each has, and so many bytes in a microsecond.
+const PIECE_COST: Duration = Duration::from_micros(30);
+const BYTES_IN_MICROSECOND: u64 = 1_000;
+/// All watches together take the time of one processor's `1 / SHARE`.
+const SHARE: u32 = 5;
+
+/// What the data thread hands on at the end of a turn.
+#[derive(Debug)]
+pub(in crate::node) struct Batch {
+    outputs: Vec<Output>,
+    bytes: usize,
+}
+
+/// The hub's end of the channel.
+pub(in crate::node) type Batches = mpsc::Receiver<Batch>;
+
+/// The data thread's end.
+#[derive(Debug)]
+pub(in crate::node) struct Inlet {
+    batches: mpsc::Sender<Batch>,
+    hub: Arc<Hub>,
+}
+
+impl Inlet {
+    /// Hands outputs on, or gives them back if there is no room.
+    pub(super) fn send(&self, outputs: Vec<Output>) -> Result<(), Vec<Output>> {
+        let bytes = outputs.iter().map(Output::bytes).sum();
+        if self.hub.queued.load(Ordering::Relaxed) > MAX_QUEUED_BYTES {
+            return Err(outputs);
+        }
+        self.hub.queued.fetch_add(bytes, Ordering::Relaxed);
+        self.batches.try_send(Batch { outputs, bytes }).map_err(|refused| {
+            self.hub.queued.fetch_sub(bytes, Ordering::Relaxed);
+            refused.into_inner().outputs
+        })
+    }
+
+    /// Numbers for metrics.
+    pub(super) fn totals(&self) -> WatchTotals {
+        self.hub.totals()
+    }
+}
+
+/// What a hub has done since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) events: AtomicU64,
+    pub(super) resets: AtomicU64,
+    pub(super) behind: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A feed as the hub has it.
+#[derive(Debug)]
+pub(super) struct Feed {
+    interest: Interest,
+    pub(super) ring: Ring,
+    /// Names the ring's contents since the last gap.
+    pub(super) stretch: u64,
+    /// The engine's epoch and how many sources it has, while it is begun.
+    pub(super) begun: Option<(u64, usize)>,
+    /// Why the last stretch ended.
+    pub(super) reason: &'static str,
+    pub(super) ended: Option<OperationError>,
+    pub(super) news: Arc<Notify>,
+    watches: usize,
+    idle_since: Option<Instant>,
+}
+
+/// A page that was asked for.
+#[derive(Debug)]
+pub(super) struct PageSlot {
+    feed: u64,
+    pub(super) news: Arc<Notify>,
+    pub(super) page: PageState,
+    since: Instant,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Where a page is.
+#[derive(Debug)]
+pub(super) enum PageState {
+    /// On its way.
+    Awaited,
+    /// The source did not answer.
+    Failed,
+    /// It came when the ring's next place was this.
+    Came(u64, FeedPage),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) feeds: HashMap<u64, Feed>,
+    by_interest: HashMap<Interest, u64>,
+    pub(super) pages: BTreeMap<u64, PageSlot>,
+    /// Names for feeds, stretches and pages.
+    last: u64,
+    watches: usize,
+    pub(super) is_closed: bool,
+    /// When all that was given so far is paid for.
+    paid_until: Option<Instant>,
+}
+
+impl State {
+    fn next_name(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Accounts for a piece of text; gives the time before which its reader gets no other one.
+    pub(super) fn charge(&mut self, bytes: usize) -> Instant {
+        let now = Instant::now();
+        let cost = PIECE_COST + Duration::from_micros(bytes as u64 / BYTES_IN_MICROSECOND);
+        let paid_until = self.paid_until.map_or(now, |until| until.max(now)) + cost * SHARE;
+        self.paid_until = Some(paid_until);
+        paid_until
+    }
+}
+
+/// Where watches come from.
+#[derive(Debug)]
+pub(in crate::node) struct Hub {
+    requests: mpsc::WeakSender<Request>,
+    life: u64,
+    state: Mutex<State>,
+    pub(super) room_for_pages: Arc<Semaphore>,
+    pub(super) counts: Counts,
+    /// Bytes of the data thread's messages that wait.
+    queued: AtomicUsize,
+}
+
+impl Hub {
+    pub(in crate::node) fn new(requests: mpsc::WeakSender<Request>, life: u64) -> Self {
+        Self {
+            requests,
+            life,
+            state: Mutex::default(),
+            room_for_pages: Arc::new(Semaphore::new(MAX_PAGES)),
+            counts: Counts::default(),
+            queued: AtomicUsize::new(0),
+        }
+    }
+
+    /// Both ends of the data thread's channel to this hub.
+    pub(in crate::node) fn channel(self: &Arc<Self>) -> (Inlet, Batches) {
+        let (batches, receiver) = mpsc::channel(QUEUED_BATCHES);
+        (Inlet { batches, hub: Arc::clone(self) }, receiver)
+    }
+
+    /// No await can happen while it is held. A panic under it leaves nothing half done that a later one would trip over.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn cursor(&self, stretch: u64, place: u64) -> Cursor {
+        Cursor { life: self.life, stretch, place }
+    }
+
+    pub(super) async fn ask(&self, request: WatchRequest) -> bool {
+        match self.requests.upgrade() {
+            Some(requests) => requests.send(Request::Watch(request)).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Opens a watch.
+    pub(in crate::node) async fn watch(
+        self: &Arc<Self>,
+        interest: Interest,
+        with_values: bool,
+        cursor: Option<Cursor>,
+    ) -> Result<Watch, OperationError> {
+        let (watch, is_new) = self.enter(&interest, with_values, cursor)?;
+        if is_new {
+            let (reply, begun) = tokio::sync::oneshot::channel();
+            let feed = watch.feed();
+            self.ask(WatchRequest::Begin { feed, interest, reply }).await;
+            let begun = begun.await.unwrap_or(Err(OperationError::Stopping));
+            if let Err(error) = begun {
+                self.end_feed(feed, &error);
+                return Err(error);
+            }
+        }
+        Ok(watch)
+    }
+
+    /// Enters a watch; says whether its feed must be begun.
+    fn enter(
+        self: &Arc<Self>,
+        interest: &Interest,
+        with_values: bool,
+        cursor: Option<Cursor>,
+    ) -> Result<(Watch, bool), OperationError> {
+        let mut state = self.state();
+        if state.is_closed {
+            return Err(OperationError::Stopping);
+        }
+        if state.watches >= MAX_WATCHES {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(OperationError::TooManyWatches);
+        }
+        let known = state.by_interest.get(interest).copied();
+        let name = known.unwrap_or_else(|| {
+            let (name, stretch) = (state.next_name(), state.next_name());
+            state.by_interest.insert(interest.clone(), name);
+            state.feeds.insert(name, Feed::new(interest.clone(), stretch));
+            name
+        });
+        state.watches += 1;
+        let Some(feed) = state.feeds.get_mut(&name) else { return Err(OperationError::Stopping) };
+        feed.watches += 1;
+        feed.idle_since = None;
+        let is_same = |cursor: &Cursor| (cursor.life, cursor.stretch) == (self.life, feed.stretch);
+        let place = cursor.filter(is_same).filter(|cursor| cursor.place > 0).map(|cursor| cursor.place + 1);
+        let place = place.filter(|place| feed.begun.is_some() && feed.ring.reaches(*place));
+        let reason = if cursor.is_some() { "cursor" } else { "begin" };
+        let news = Arc::clone(&feed.news);
+        let resumed = place.zip(feed.begun).map(|(place, (epoch, _))| (place, epoch));
+        drop(state);
+        Ok((Watch::new(Arc::clone(self), name, news, with_values, reason, resumed), known.is_none()))
+    }
+
+    /// A watch is over.
+    pub(super) fn leave(&self, name: u64, page: Option<u64>) {
+        let mut state = self.state();
+        state.watches = state.watches.saturating_sub(1);
+        if let Some(token) = page {
+            state.pages.remove(&token);
+        }
+        if let Some(feed) = state.feeds.get_mut(&name) {
+            feed.watches = feed.watches.saturating_sub(1);
+            feed.idle_since = (feed.watches == 0).then(Instant::now);
+        }
+    }
+
+    /// Makes room for a page that is asked for, and names it.
+    pub(super) fn expect_page(&self, feed: u64, news: &Arc<Notify>, room: OwnedSemaphorePermit) -> u64 {
+        let mut state = self.state();
+        let token = state.next_name();
+        let (news, since) = (Arc::clone(news), Instant::now());
+        state.pages.insert(token, PageSlot { feed, news, page: PageState::Awaited, since, _room: room });
+        token
+    }
+
+    /// Ends all watches: the member stops.
+    pub(in crate::node) fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        for feed in state.feeds.values() {
+            feed.news.notify_waiters();
+        }
+        for slot in state.pages.values() {
+            slot.news.notify_waiters();
+        }
+    }
+
+    /// A feed is over for a reason: who watches it is told, who comes begins another one.
+    fn end_feed(&self, name: u64, error: &OperationError) {
+        let mut state = self.state();
+        let State { feeds, by_interest, .. } = &mut *state;
+        if let Some(feed) = feeds.get_mut(&name) {
+            feed.ended = Some(error.clone());
+            feed.begun = None;
+            feed.news.notify_waiters();
+            if by_interest.get(&feed.interest) == Some(&name) {
+                by_interest.remove(&feed.interest);
+            }
+        }
+    }
+
+    fn take(&self, batch: Batch) {
+        self.queued.fetch_sub(batch.bytes, Ordering::Relaxed);
+        let mut ended = Vec::new();
+        let mut state = self.state();
+        let room = (MAX_RINGS_BYTES / state.feeds.len().max(1)).min(MAX_RING_BYTES);
+        for output in batch.outputs {
+            match output {
+                Output::Begun { feed, epoch, sources } => state.begin(feed, epoch, sources),
+                Output::Changed { feed, records } => state.change(feed, &records, room),
+                Output::Page { token, page } => state.bring(token, page),
+                Output::Gap { feed, reason } => state.gap(feed, reason),
+                Output::Ended { feed, error } => ended.push((feed, error)),
+                // No feed of the hub has that form.
+                Output::Named { .. } => {}
+            }
+        }
+        drop(state);
+        for (feed, error) in ended {
+            self.end_feed(feed, &error);
+        }
+    }
+
+    /// Drops pages that nobody reads and feeds that nobody watches; gives those that the engine must end.
+    fn clear_up(&self) -> Vec<u64> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let is_stale =
+            |slot: &PageSlot| matches!(slot.page, PageState::Came(..)) && now >= slot.since + PAGE_PATIENCE;
+        state.pages.retain(|_, slot| !is_stale(slot));
+        let is_left = |feed: &Feed| {
+            let linger = if feed.ended.is_some() { Duration::ZERO } else { LINGER };
+            feed.idle_since.is_some_and(|since| now >= since + linger)
+        };
+        let State { feeds, by_interest, .. } = &mut *state;
+        let mut left = Vec::new();
+        for (name, feed) in feeds.extract_if(|_, feed| is_left(feed)) {
+            if by_interest.get(&feed.interest) == Some(&name) {
+                by_interest.remove(&feed.interest);
+            }
+            left.push(name);
+        }
+        left
+    }
+
+    /// Numbers for metrics.
+    fn totals(&self) -> WatchTotals {
+        let state = self.state();
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        WatchTotals {
+            watches: gauge(state.watches as u64),
+            ring_bytes: gauge(state.feeds.values().map(|feed| feed.ring.bytes() as u64).sum()),
+            events: of(&self.counts.events),
+            resets: of(&self.counts.resets),
+            behind: of(&self.counts.behind),
+            rejected: of(&self.counts.refused),
+            ..WatchTotals::default()
+        }
+    }
+}
+
+impl Feed {
+    fn new(interest: Interest, stretch: u64) -> Self {
+        Self {
+            interest,
+            ring: Ring::default(),
+            stretch,
+            begun: None,
+            reason: "begin",
+            ended: None,
+            news: Arc::default(),
+            watches: 0,
+            idle_since: None,
+        }
+    }
+}
+
+impl State {
+    fn begin(&mut self, name: u64, epoch: u64, sources: usize) {
+        let stretch = self.next_name();
+        if let Some(feed) = self.feeds.get_mut(&name) {
+            feed.ring = Ring::default();
+            feed.stretch = stretch;
+            feed.begun = Some((epoch, sources));
+            feed.news.notify_waiters();
+        }
+    }
+
+    fn change(&mut self, name: u64, records: &[u8], room: usize) {
+        let Some(feed) = self.feeds.get_mut(&name).filter(|feed| feed.begun.is_some()) else { return };
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            feed.ring.push(record);
+        }
+        feed.ring.shrink_to(room);
+        feed.news.notify_waiters();
+    }
+
+    fn gap(&mut self, name: u64, reason: Gap) {
+        if let Some(feed) = self.feeds.get_mut(&name) {
+            feed.begun = None;
+            feed.reason = match reason {
+                Gap::Source => "source_lost",
+                Gap::Moved => "placement_changed",
+                Gap::Overflow => "too_many_changes",
+            };
+            feed.news.notify_waiters();
+        }
+    }
+
+    fn bring(&mut self, token: u64, page: Option<FeedPage>) {
+        let Some(slot) = self.pages.get_mut(&token) else { return };
+        let next = self.feeds.get(&slot.feed).map_or(0, |feed| feed.ring.next());
+        slot.since = Instant::now();
+        slot.page = match page {
+            Some(page) => PageState::Came(next, page),
+            None => PageState::Failed,
+        };
+        slot.news.notify_waiters();
+    }
+}
+
+/// Takes what the data thread hands on, until it ends.
+pub(in crate::node) async fn run(hub: Arc<Hub>, mut batches: Batches) {
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            batch = batches.recv() => match batch {
+                Some(batch) => hub.take(batch),
+                None => return hub.close(),
+            },
+            _ = upkeep.tick() => {
+                for feed in hub.clear_up() {
+                    hub.ask(WatchRequest::End { feed }).await;
+                }
+            }
+        }
+    }
+}
