@@ -55,7 +55,20 @@ impl World {
         self.check_keys();
         self.check_trees();
         self.check_scan();
+        self.check_watches();
+        self.forget_named();
         self.check_writable();
+        self.check_watches();
+        self.wait_for(REST, "a watch is told of each change", Self::unnamed);
+    }
+
+    /// Every watch has what the owners hold.
+    fn check_watches(&mut self) {
+        if self.violation.is_none() && self.plan.watched {
+            self.checkpoint_all();
+            self.look_into_stores();
+            self.wait_for(REST, "a watch has what is there", Self::unwatched);
+        }
     }
 
     /// Somebody removes the members that are lost for good: an owner that was damaged would wait for them.
@@ -265,7 +278,7 @@ impl World {
     }
 
     /// The record of a key that a member has, in memory or in its store.
-    fn held(&self, index: usize, key: usize) -> Option<Record> {
+    pub fn held(&self, index: usize, key: usize) -> Option<Record> {
         let member = &self.members[index];
         let key = self.clients.keys[key].as_ref();
         if member.engine()?.is_void(key) {

@@ -34,6 +34,7 @@ mod real;
 mod removal;
 #[path = "../support/disk.rs"]
 mod support;
+mod watchers;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -472,6 +472,7 @@ impl World {
         self.append(index, &mut engine);
         self.store_jobs(index, &mut engine);
         self.send_frames(index, &mut engine);
+        self.told(index, &mut engine);
         let completions = std::mem::take(&mut engine.lanes.completions);
         engine.lanes.membership_changed = false;
         let again = engine.wants_turn();
@@ -668,6 +669,7 @@ impl World {
             let late = self.now > self.members[index].started_at + RECOVERY;
             if state.is_some_and(|state| state != MemberState::Joining) && (is_whole || late) {
                 engine.set_mode(Mode::Serving);
+                self.open_watches(index, engine);
                 let complete = engine.is_complete();
                 self.note("serves", &[index as u64], || format!("m{index}, complete: {complete}"));
             }

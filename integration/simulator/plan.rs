@@ -137,6 +137,8 @@ pub struct Plan {
     pub stops: bool,
     /// Clients also look before they change.
     pub edits: bool,
+    /// At each member somebody watches.
+    pub watched: bool,
 }
 
 /// Milliseconds in a day.
@@ -171,6 +173,9 @@ impl Plan {
         if plan.edits && more.chance(200) {
             plan.calm_down(&mut more);
         }
+        // Watches send messages: seeds of defects mean what they meant without them.
+        let is_regression = crate::REGRESSIONS.iter().any(|(known, _)| *known == seed);
+        plan.watched = !is_regression && Random::new(!seed.rotate_left(32)).chance(400);
         plan
     }
 
@@ -321,6 +326,7 @@ impl Plan {
             more_settings: false,
             stops: false,
             edits: false,
+            watched: false,
         }
     }
 

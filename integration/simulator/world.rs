@@ -9,6 +9,7 @@ use crate::member::{Input, Job, Member};
 use crate::network::Network;
 use crate::plan::{Fault, Plan, SECOND};
 use crate::random::Random;
+use crate::watchers::Watchers;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -107,6 +108,7 @@ pub struct World {
     pub members: Vec<Member>,
     pub network: Network,
     pub clients: Clients,
+    pub watchers: Watchers,
     pub violation: Option<Violation>,
     /// Faults happen and clients work.
     pub troubled: bool,
@@ -149,6 +151,7 @@ impl World {
             members,
             network: Network::new(count),
             clients,
+            watchers: Watchers::new(seed),
             violation: None,
             troubled: true,
             refusals: 0,
