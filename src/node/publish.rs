@@ -12,6 +12,7 @@ use super::local::{Mailbox, Timed};
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Modified, OperationError, Outcome};
 use crate::gossip::{Facts, Phase, Standing};
+use crate::model::edit::Edit;
 use crate::model::roster::MemberState;
 use crate::model::timestamp::ms_of_time;
 use crate::protocol::introduction::Refusal;
@@ -55,7 +56,11 @@ impl Asked {
             Change::Set { .. } => Self::Set,
             Change::Delete => Self::Delete,
             Change::Increment { .. } => Self::Increment,
-            Change::Modify(_) => Self::Modify,
+            Change::Modify(modify) => match modify.edit {
+                Edit::Set { .. } => Self::Set,
+                Edit::Delete => Self::Delete,
+                _ => Self::Modify,
+            },
         }
     }
 
