@@ -14,12 +14,13 @@ mod member;
 use super::error::CliError;
 use super::output::{Output, counted};
 use super::serve::signalled;
-use crate::client::Client;
+use super::token::operators_client;
+use crate::client::{Client, ClientError, ClientOptions};
 use crate::node::handle::status::State;
 use clap::Args;
 use directory::Plan;
 use member::Member;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -101,9 +102,9 @@ async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliErro
             if let Some(ended) = members.iter_mut().find_map(Member::ended) {
                 return Err(CliError::Failed(ended));
             }
-            let state = client.status().await.ok().map(|status| status.state);
-            if let (Some(State::Left | State::Removed | State::Outdated), Some(member)) =
-                (state, members.get(index))
+            if let Some(member) = members.get(index)
+                && let Some(State::Left | State::Removed | State::Outdated) =
+                    state_of(&client, &member.plan.config).await
             {
                 output.complain(&format!("{} serves nobody: {answer}", member.describe()));
                 break;
@@ -117,6 +118,17 @@ async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliErro
         }
     }
     Ok(())
+}
+
+/// The state of a member, also if its cluster has tokens.
+async fn state_of(client: &Client, config: &Path) -> Option<State> {
+    let status = match client.status().await {
+        Err(ClientError::Refused { status: 401, .. }) => {
+            operators_client(config, ClientOptions::default()).ok()?.status().await
+        }
+        other => other,
+    };
+    status.ok().map(|status| status.state)
 }
 
 /// Tells of members that end, and comes back when none is left.

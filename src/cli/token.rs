@@ -128,14 +128,19 @@ impl TokenCommand {
     /// The client to ask with: the operator's, if the command names a member's file.
     pub(super) fn client(&self, access: &AccessArgs, addresses: Vec<String>) -> Result<Client, CliError> {
         let Some(file) = &self.operator().config else { return access.client(addresses) };
-        let config = MemberConfig::load(file)?;
-        let failed = |error: crate::security::SecretError| CliError::Failed(error.to_string());
-        let secret = Secret::parse(&String::from_utf8_lossy(config.secret.expose())).map_err(failed)?;
-        let keys = ClusterKeys::derive(&secret, &config.cluster).map_err(failed)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let options = access.options()?.token(operator::prove(&keys, now.as_secs()));
-        Ok(Client::with([own_address(&config)], &options)?)
+        operators_client(file, access.options()?)
     }
+}
+
+/// A client of the member of this file that shows that its secret is known.
+pub(super) fn operators_client(file: &Path, options: ClientOptions) -> Result<Client, CliError> {
+    let config = MemberConfig::load(file)?;
+    let failed = |error: crate::security::SecretError| CliError::Failed(error.to_string());
+    let secret = Secret::parse(&String::from_utf8_lossy(config.secret.expose())).map_err(failed)?;
+    let keys = ClusterKeys::derive(&secret, &config.cluster).map_err(failed)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let options = options.token(operator::prove(&keys, now.as_secs()));
+    Ok(Client::with([own_address(&config)], &options)?)
 }
 
 /// Where a command on a member's machine reaches it.

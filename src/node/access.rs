@@ -307,6 +307,14 @@ impl Access {
         self.known.has_changed().unwrap_or(false)
     }
 
+    /// Completes when [`Self::has_changed`] would tell so.
+    pub async fn changed(&mut self) {
+        if self.known.changed().await.is_err() {
+            // The member has ended, and what it answers ends by itself.
+            std::future::pending().await
+        }
+    }
+
     /// What a client that was let in before may still do: nothing if its token was revoked or replaced,
     /// or if it came without one and now needs one.
     pub fn review(&mut self, origin: Origin, caller: Option<Caller>) -> Option<Caller> {

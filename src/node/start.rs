@@ -4,7 +4,7 @@
 //! → recovery → ready. Each step is named, logged with its duration, and shown in status; a failed
 //! step ends the member with what and why.
 
-use super::access::{Access, Guard};
+use super::access::{Access, Guard, Publisher};
 use super::clock::SystemClock;
 use super::control;
 use super::core::{Core, Shared};
@@ -240,6 +240,21 @@ fn next_incarnation(disk: &OsDisk) -> Result<u64, StorageError> {
     Ok(incarnation)
 }
 
+/// What judges and receives clients.
+fn guard(
+    config: &MemberConfig,
+    keyring: Keyring,
+    services: &tokio::runtime::Handle,
+) -> Result<(Publisher, Guard), NodeError> {
+    let (publisher, access) = Access::new(keyring, config.serves_anyone);
+    if config.serves_anyone {
+        tracing::warn!(
+            "while the cluster has no tokens, anyone who can connect is served (`clients.without_tokens`)"
+        );
+    }
+    Ok((publisher, Guard { access, tls: open_tls(config, services)? }))
+}
+
 /// The certificate that clients are shown, if any, which is looked at again and again from then on.
 fn open_tls(
     config: &MemberConfig,
@@ -281,8 +296,7 @@ async fn serve(
     stop_wanted: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let keyring = Keyring::new(cluster_keys(&config)?, None);
-    let (publisher, access) = Access::new(keyring.clone(), config.serves_anyone);
-    let guard = Guard { access, tls: open_tls(&config, &services)? };
+    let (publisher, guard) = guard(&config, keyring.clone(), &services)?;
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
     let hub = Arc::clone(handle.hub());
