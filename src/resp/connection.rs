@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::Limits;
 use super::clients::{Addresses, Clients, Shown};
-use super::commands::auth::Session;
+use super::commands::auth::{Need, Session};
 use super::commands::{self, Context, Flow, PROBE, Progress};
 use super::cursors::Cursors;
 use super::input::Input;
@@ -310,13 +310,16 @@ impl<L: Local> Connection<L> {
     /// Whether all connections together keep within their bound when this one's buffer grows.
     fn may_grow(&self) -> bool {
         let more = self.input.growth();
-        more == 0 || self.shared.large_input.get() + more <= self.shared.max_large_input
+        let fits = || self.shared.large_input.get() + more <= self.shared.max_large_input;
+        more == 0 || self.client.session.may(Need::Known) && fits()
     }
 
     /// Reads once. Ready if something happened: bytes came, or the client's end was seen.
     fn read(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
         if !self.may_grow() {
-            self.refuse(ProtocolError::NoRoom);
+            // Strangers take no part in the room for large commands, lest they leave none to others.
+            let is_known = self.client.session.may(Need::Known);
+            self.refuse(if is_known { ProtocolError::NoRoom } else { ProtocolError::Stranger });
             return Poll::Ready(Ok(()));
         }
         let before = self.input.large_bytes();

@@ -61,6 +61,9 @@ pub enum ProtocolError {
     /// Large commands of all connections together take too much memory.
     #[error("too many large requests at once, try again shortly")]
     NoRoom,
+    /// A client that was not let in sends more than fits into the usual buffer.
+    #[error("unauthenticated bulk length")]
+    Stranger,
 }
 
 impl ProtocolError {
@@ -73,7 +76,8 @@ impl ProtocolError {
             | Self::LongLength
             | Self::TooLong
             | Self::LargeCommand
-            | Self::NoRoom => true,
+            | Self::NoRoom
+            | Self::Stranger => true,
             Self::UnbalancedQuotes | Self::Count | Self::NotBulk(_) | Self::Length | Self::Unterminated => {
                 false
             }

@@ -1014,3 +1014,22 @@ fn an_open_connection_loses_what_its_token_loses() {
         expect(&mut early, "-NOAUTH Authentication required.\r\n").await;
     });
 }
+
+#[test]
+fn a_client_that_was_not_let_in_gets_no_more_than_the_usual_buffer() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.tokens.publish(&tokens(&[("app", Role::Write, "")]));
+        let mut large = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n".to_vec();
+        large.resize(large.len() + 100_000, b'x');
+        large.extend_from_slice(b"\r\n");
+        let mut stream = port.connect().await;
+        // The connection may be cut while this is sent.
+        _ = stream.write_all(&large).await;
+        let mut told = Vec::new();
+        _ = stream.read_to_end(&mut told).await;
+        assert_eq!(String::from_utf8(told).unwrap(), "-ERR Protocol error: unauthenticated bulk length\r\n");
+        let known = [b"AUTH kith_app_app\r\n".as_slice(), &large].concat();
+        assert_eq!(port.exchange(&known).await, "+OK\r\n+OK\r\n");
+    });
+}
