@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
@@ -31,13 +31,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct BoundedListener {
     listener: TcpListener,
     room: Arc<Semaphore>,
+    /// Places for those who are being told that there is no room.
+    turned_away: Arc<Semaphore>,
     guard: Guard,
     telemetry: Telemetry,
 }
 
 impl BoundedListener {
     pub(super) fn new(listener: TcpListener, connections: usize, guard: Guard, telemetry: Telemetry) -> Self {
-        Self { listener, room: Arc::new(Semaphore::new(connections)), guard, telemetry }
+        let room = Arc::new(Semaphore::new(connections));
+        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
+        Self { listener, room, turned_away, guard, telemetry }
     }
 
     /// A connection that is to be served; else it was refused and closed.
@@ -45,13 +49,13 @@ impl BoundedListener {
         let rejected = &self.telemetry.metrics().http_rejected;
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             rejected.increment(1);
-            if self.guard.tls.is_none() {
-                // What does not fit into the socket at once is not waited for.
-                let answer = format!(
-                    "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{FULL}",
-                    FULL.len()
-                );
-                _ = stream.try_write(answer.as_bytes());
+            if self.guard.tls.is_none()
+                && let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned()
+            {
+                tokio::spawn(async move {
+                    _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, turn_away(stream)).await;
+                    drop(place);
+                });
             }
             return None;
         };
@@ -91,11 +95,33 @@ impl Listener for BoundedListener {
     }
 }
 
+/// Tells a client that there is no room. Only once it has asked, because some take an answer that comes
+/// before for an error; and what it still sends is read, lest the answer is lost with a reset.
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    let mut asked = [0; 1_024];
+    if stream.read(&mut asked).await? == 0 {
+        return Ok(());
+    }
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{FULL}",
+        FULL.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut asked).await? > 0 {}
+    Ok(())
+}
+
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// Clients that are told at a time that there is no room; more are just closed.
+const TURNED_AWAY: usize = 64;
+/// How long that may take.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_millis(500);
 /// What a client is told for whom there is no room.
 const FULL: &str = "{\"error\":\"too_many_connections\",\"message\":\"this member has as many HTTP connections as it takes (`limits.http_connections`); close some, or ask another member\"}";
 
@@ -247,7 +273,6 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn pair() -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
