@@ -4,6 +4,7 @@
 //! What a batch brings and what it finds are bounded.
 
 use super::access::check;
+use super::answers::Reserved;
 use super::failure::Failure;
 use super::names::{after_in, wall_ms};
 use super::query::Query;
@@ -14,10 +15,11 @@ use crate::node::access::Caller;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes};
 use crate::node::handle::read::Object;
 use crate::node::handle::{Answer, Handle, Operation, Stopped};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::{Extension, Json};
+use axum::response::Response;
 use bytes::Bytes;
 
 /// Operations that are carried out together when a batch reads: so many of the largest values fit
@@ -31,7 +33,7 @@ pub(super) async fn batch(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Outcomes>, Failure> {
+) -> Result<Response, Failure> {
     let asked = Query::parse(&uri, &["consistency"]).and_then(|query| query.level()).map_err(Failure::from);
     let asked = asked.and_then(|level| Ok((level, after_in(&headers)?)));
     let (level, after) = match asked {
@@ -42,19 +44,23 @@ pub(super) async fn batch(
     let wall_ms = wall_ms();
     let operations = operations_in(&body.bytes, |entry| {
         let operation = entry.operation(level, after, wall_ms)?;
-        let reads = matches!(operation, Operation::Get { .. });
-        let role = if reads { Role::Read } else { Role::Write };
+        let role = if is_read(&operation) { Role::Read } else { Role::Write };
         check(&caller, role, operation.key().collection())
             .inspect_err(|_| shared.access.count_forbidden())?;
         Ok(operation)
     })?;
-    Ok(Json(Outcomes { results: run(&shared.handle, operations).await? }))
+    let room =
+        if operations.iter().any(is_read) { shared.answers.reserve().await } else { Reserved::nothing() };
+    Ok(room.json(&Outcomes { results: run(&shared.handle, operations).await? }))
+}
+
+const fn is_read(operation: &Operation) -> bool {
+    matches!(operation, Operation::Get { .. })
 }
 
 /// Carries out a batch in pieces; those with reads are small, so that what they find stays within
 /// bounds.
 async fn run(handle: &Handle, operations: Vec<Operation>) -> Result<Vec<Outcome>, Stopped> {
-    let is_read = |operation: &Operation| matches!(operation, Operation::Get { .. });
     let piece = if operations.iter().any(is_read) { READS_IN_A_PIECE } else { operations.len() };
     let mut outcomes = Vec::with_capacity(operations.len());
     let mut found_bytes = 0;

@@ -1,6 +1,7 @@
 //! Errors as clients see them: a status, a name for programs and a sentence for people.
 
 use super::query::QueryError;
+use crate::model::edit::EditError;
 use crate::model::key::KeyError;
 use crate::node::handle::documents::{DocumentError, ErrorDocument};
 use crate::node::handle::{ControlError, OperationError, Stopped};
@@ -56,9 +57,9 @@ impl From<OperationError> for Failure {
     fn from(error: OperationError) -> Self {
         use OperationError as E;
         let status = match &error {
-            E::NoCluster | E::Gone(_) | E::Counter(_) | E::Edit(_) => StatusCode::CONFLICT,
             E::SystemCollection => StatusCode::FORBIDDEN,
-            E::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            E::ValueTooLarge { .. } | E::Edit(EditError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
+            E::NoCluster | E::Gone(_) | E::Counter(_) | E::Edit(_) => StatusCode::CONFLICT,
             E::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
             E::Starting
             | E::Stopping

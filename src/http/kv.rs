@@ -48,7 +48,7 @@ pub(super) async fn get(
     told.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     told.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let is_range = conditions::is_range_of(&headers, record.view());
-    let value = value_of(record);
+    let value = shared.answers.hold(value_of(record))?;
     let length = value.len();
     match if is_range { wanted(&headers, length) } else { Wanted::Whole } {
         Wanted::Whole => Ok((told, value).into_response()),

@@ -10,9 +10,9 @@ use crate::model::key::check_collection;
 use crate::model::limits::MAX_KEY_BYTES;
 use crate::node::handle::Scan;
 use crate::node::handle::documents::{Entry, Listing};
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::response::Response;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 /// What a cursor escapes so that it can stand in a query as it is.
@@ -23,14 +23,14 @@ const ESCAPED: &AsciiSet =
 const KEYS: [&str; 4] = ["prefix", "start", "end", "after"];
 
 /// `GET /v1/kv/{collection}`
-pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Json<Listing>, Failure> {
+pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Response, Failure> {
     let scan = scan_in(&uri)?;
     let collection = scan.collection.clone();
     let page = shared.handle.scan(scan).await?;
     let wall_ms = wall_ms();
     let entries = page.rows.iter().map(|row| Entry::of_row(row, wall_ms)).collect();
     let next = page.resume.map(|key| percent_encode(&key, ESCAPED).to_string());
-    Ok(Json(Listing { collection, entries, next }))
+    shared.answers.json(&Listing { collection, entries, next })
 }
 
 fn scan_in(uri: &Uri) -> Result<Scan, Failure> {

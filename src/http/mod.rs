@@ -9,6 +9,7 @@
 //! never ignored; a request that was taken in before a shutdown is answered within the deadline.
 
 mod access;
+mod answers;
 mod batch;
 mod body;
 mod cluster;
@@ -53,6 +54,8 @@ pub const MAX_BATCH_ANSWER_BYTES: usize = 32 << 20;
 pub const MAX_CONTROL_BYTES: usize = 64 << 10;
 /// Bytes of bodies that are being read or worked on, all requests together; more wait.
 pub const MAX_BODY_BYTES_IN_MEMORY: usize = 256 << 20;
+/// Bytes of large answers that clients have not taken yet, all requests together.
+pub const MAX_ANSWER_BYTES_IN_MEMORY: usize = 256 << 20;
 /// How long requests may take to end once the member stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keys in a page of a listing that does not say.

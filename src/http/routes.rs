@@ -1,10 +1,12 @@
 //! The list of routes, and what every request goes through.
 
+use super::answers::AnswerRoom;
 use super::body::BodyRoom;
 use super::connection::Arrival;
 use super::failure::Failure;
 use super::{
-    MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv, listing, openapi, tokens, watch,
+    MAX_ANSWER_BYTES_IN_MEMORY, MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv,
+    listing, openapi, tokens, watch,
 };
 use crate::node::access::Access;
 use crate::node::handle::Handle;
@@ -24,6 +26,7 @@ pub(super) struct Shared {
     pub(super) access: Access,
     pub(super) telemetry: Telemetry,
     pub(super) bodies: BodyRoom,
+    pub(super) answers: AnswerRoom,
 }
 
 /// What a person finds at `/`.
@@ -32,14 +35,16 @@ kith: a key-value store for machines that must stay writable whatever fails.
 
 GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-encoded
                       ?consistency=one|available|quorum|all  &ttl=10s (PUT)
-                      request header  kith-after: TIMESTAMP (follow what was seen)
-                      answer headers  kith-timestamp, kith-copies, kith-superseded
+                      request headers  kith-after: TIMESTAMP (follow what was seen), Range: bytes=0-99,
+                        If-Match: \"TIMESTAMP\" or *, If-None-Match: * (else 412)
+                      answer headers  kith-timestamp, ETag, kith-copies, kith-superseded
+POST  /v1/kv/{collection}/{key}               ?increment=N   add to a counter
 GET   /v1/kv/{collection}                     ?prefix= &start= &end= &reverse=true &limit= &values=false
                       &after=NEXT: the page behind the one that said so
                       &held=true: only what this member itself holds, also when it left or was removed
 GET   /v1/watch/{collection}                  ?prefix= &cursor= &values=true|false   server-sent events: reset, put,
                       delete, synced; the `id` of the last one is a cursor (or header  last-event-id)
-POST  /v1/batch                               lines or an array of {\"op\", \"collection\", \"key\", \"value\", \"ttl\"}
+POST  /v1/batch                               lines or an array of {\"op\", \"collection\", \"key\", \"value\", \"ttl\", \"if\"}
 GET   /v1/status                              this member
 GET   /v1/cluster                             the cluster and its members
 GET   /v1/cluster/physical                    the members that gossip sees
@@ -56,15 +61,17 @@ GET, POST  /v1/tokens                         {\"name\", \"grants\": [{\"role\",
 DELETE  /v1/tokens/{name}
 GET   /health/live  /health/ready             200, or 503 with the reason
 GET   /metrics                                for Prometheus
+GET   /v1/openapi.json                        all of this for programs, with every error
 
-With tokens set, requests show one: Authorization: Bearer TOKEN. / and /health are open.
+With tokens set, requests show one: Authorization: Bearer TOKEN. /, /health and /v1/openapi.json are open.
 Errors are {\"error\": \"code\", \"message\": \"what happened and what to do\"}.
 ";
 
 /// All routes, over one handle.
 pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Router {
     let bodies = BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY);
-    let shared = Shared { handle, access, telemetry: telemetry.clone(), bodies };
+    let answers = AnswerRoom::new(MAX_ANSWER_BYTES_IN_MEMORY);
+    let shared = Shared { handle, access, telemetry: telemetry.clone(), bodies, answers };
     Router::new()
         .route("/", get(async || INDEX))
         .route("/v1/kv/{collection}", get(listing::list))
