@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whether the served description of HTTP is true: a schema-driven tester tries every operation in it against a
 # running member, with what it allows and with what it forbids, and judges every answer by it. Left out is what would
-# end the member, reach for others, or lock the tester out. Ends with 0 if all holds. Needs Python 3 with venv.
+# end the member, reach for others, lock the tester out, or never end. Ends with 0 if all holds. Needs Python 3 with venv.
 # KITH_BINARY names a binary to be tried instead of a debug build of these sources.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,7 +75,7 @@ config="$PWD/integration/openapi.toml"
 cd "$work"
 "$tester/bin/schemathesis" --config-file "$config" run "$address/v1/openapi.json" \
     --max-examples "$EXAMPLES" --seed 1 --exclude-operation-id leave --exclude-operation-id remove \
-    --exclude-operation-id join --exclude-operation-id createToken
+    --exclude-operation-id join --exclude-operation-id createToken --exclude-operation-id watch
 
 kill -0 "$member"
 echo "openapi: the description is true"

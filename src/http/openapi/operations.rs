@@ -216,6 +216,7 @@ pub(super) fn describe(api: &mut Api) {
     reads(api);
     changes(api);
     batch(api);
+    watch(api);
     cluster(api);
     cluster_changes(api);
     settings(api);
@@ -323,6 +324,30 @@ fn batch(api: &mut Api) {
         .fails(&[(400, &["bad_parameter", "bad_timestamp", "bad_key"]), (503, &["stopping"]), (504, &["timeout"])])
         .fails(OF_BODIES);
     api.add("post", "/v1/batch", batch);
+}
+
+fn watch(api: &mut Api) {
+    let cursor = json!({ "type": "string" });
+    let operation = Operation::new("watch", KEYS, "Changes of a collection as they happen")
+        .says(
+            "Server-sent events without an end. `reset` with `{\"reason\"}`: what is known counts no more, and all that \
+             there is follows. `put` with a record as listings show it. `delete` with `{\"key\" or \"key_base64\", \
+             \"timestamp\", \"expired\"}`. `error` with the document of errors, and the end. `synced`: what was not shown since the `reset` is not there. Of each key its \
+             latest state is shown, never an older after a newer one; in between may be left out. The `id` of an \
+             event is a cursor: with it a watch goes on behind that event, or begins with `reset` if it can't.",
+        )
+        .takes([
+            collection(),
+            key_text("prefix", 0, "Only keys that begin with this."),
+            query("cursor", cursor.clone(), "The `id` of the last event that was seen."),
+            flag("values", "`false`: without values."),
+            parameter("header", "Last-Event-ID", cursor, "As `cursor`; browsers send it by themselves."),
+        ])
+        .answers(200, "Events.", "text/event-stream", json!({ "type": "string" }))
+        .fails(&[(400, &["bad_cursor"]), (503, &["too_many_watches"])])
+        .fails(OF_DATA)
+        .fails(OF_NAMES);
+    api.add("get", "/v1/watch/{collection}", operation);
 }
 
 fn cluster(api: &mut Api) {
