@@ -1,2 +1,385 @@
+//! What those who watch are told, shown on engines whose frames are carried by hand.
+
+use super::*;
+use crate::engine::copying::tests::{World, entry, record};
+use crate::engine::operation::{Change, Gone, Write};
+use crate::engine::{Bounds, Identity, NOBODY, TICK_US};
+use crate::model::key::{ROSTER, SETTINGS};
+use crate::model::roster::entry_key;
+use crate::model::settings::Level;
+use crate::model::{KeyRef, Now, Record, RecordRef};
+
+const RECORDS: usize = 40;
+const WALL_MS: u64 = 1_800_000_000_000;
+
+/// Three complete members, all linked, that keep so many copies of each record.
+fn world(copies: u8) -> World {
+    let mut world = World::new(4, RECORDS);
+    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+        world.link(one, other);
+    }
+    world.pass(1_000);
+    for name in ["replication_factor_in_force", "replication_factor"] {
+        let (key, value) = (KeyRef::new(SETTINGS, name.as_bytes()).unwrap(), copies.to_string());
+        let change = Change::Set { value: value.as_bytes(), expiry_ms: None };
+        world.engines[0].write_system(NOBODY, key, change);
+    }
+    world.pass(5_000);
+    assert!(world.engines.iter().all(Engine::is_complete));
+    world
+}
+
+fn key(name: &str) -> KeyRef<'_> {
+    KeyRef::new("c", name.as_bytes()).unwrap()
+}
+
+fn write(engine: &mut Engine, name: &str, change: Change<'_>) {
+    engine.write(1, Write { key: key(name), change, level: Some(Level::One), after: 0 });
+}
+
+fn set(engine: &mut Engine, name: &str, value: &[u8], expiry_ms: Option<u64>) {
+    write(engine, name, Change::Set { value, expiry_ms });
+}
+
+/// Who owns a key, in order of preference.
+fn owners(world: &World, name: &str) -> Vec<usize> {
+    let owners = &world.engines[0].placement().set_of(key(name).hash(), false).owners;
+    owners.iter().map(|owner| (0..3).find(|at| entry(*at).id() == owner.member).unwrap()).collect()
+}
+
+/// A name whose owners are just these.
+fn name_owned_by(world: &World, wanted: &[usize]) -> String {
+    let is_wanted = |name: &String| {
+        let mut owners = owners(world, name);
+        owners.sort_unstable();
+        owners == wanted
+    };
+    (0..).map(|number| format!("n{number}")).find(is_wanted).unwrap()
+}
+
+/// Somebody who watches a whole collection.
+struct Reader {
+    at: usize,
+    feed: u64,
+    epoch: u64,
+    /// Sources whose listing has not ended.
+    lists: usize,
+    records: BTreeMap<Vec<u8>, Record>,
+    gaps: Vec<Gap>,
+}
+
+impl Reader {
+    fn open(world: &mut World, at: usize) -> Self {
+        let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+        let feed = world.engines[at].begin_feed(interest, Form::Latest).unwrap();
+        let mut reader =
+            Self { at, feed, epoch: 0, lists: usize::MAX, records: BTreeMap::new(), gaps: Vec::new() };
+        reader.read(world);
+        reader
+    }
+
+    /// Takes all that is told, until there is nothing more.
+    fn read(&mut self, world: &mut World) {
+        loop {
+            world.carry();
+            let outputs = world.engines[self.at].take_outputs();
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                self.take(&mut world.engines[self.at], output);
+            }
+        }
+    }
+
+    fn take(&mut self, engine: &mut Engine, output: Output) {
+        match output {
+            Output::Begun { epoch, sources, .. } => {
+                (self.epoch, self.lists) = (epoch, sources);
+                self.records.clear();
+                for source in 0..sources {
+                    engine.feed_page(source as u64, self.feed, epoch, source, None);
+                }
+            }
+            Output::Changed { records, .. } => self.add(&records),
+            Output::Page { token, page } => {
+                let page = page.unwrap();
+                self.add(&page.records);
+                match page.resume {
+                    None => self.lists -= 1,
+                    after => {
+                        let source = usize::try_from(token).unwrap();
+                        engine.feed_page(token, self.feed, self.epoch, source, after);
+                    }
+                }
+            }
+            Output::Gap { reason, .. } => self.gaps.push(reason),
+            Output::Named { .. } | Output::Ended { .. } => panic!("{output:?}"),
+        }
+    }
+
+    fn add(&mut self, records: &[u8]) {
+        let mut rest = records;
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            self.records.insert(record.key().to_vec(), Record::copy_of(record));
+        }
+        assert!(rest.is_empty());
+    }
+
+    fn value(&self, name: &str) -> Option<&[u8]> {
+        let record = self.records.get(name.as_bytes())?.view();
+        record.kind().is_live().then(|| record.body())
+    }
+}
+
 #[test]
-fn nothing() {}
+fn whoever_owns_them_all_records_are_listed_and_every_change_follows() {
+    for copies in [1, 2, 3] {
+        let mut world = world(copies);
+        let mut readers: Vec<Reader> = (0..3).map(|at| Reader::open(&mut world, at)).collect();
+        for reader in &mut readers {
+            assert_eq!((reader.lists, reader.records.len()), (0, RECORDS), "{copies} copies");
+        }
+        for at in 0..3 {
+            set(&mut world.engines[at], &format!("k{at}"), b"new", None);
+        }
+        write(&mut world.engines[1], "k9", Change::Delete);
+        world.pass(200);
+        for reader in &mut readers {
+            reader.read(&mut world);
+            assert!((0..3).all(|at| reader.value(&format!("k{at}")) == Some(b"new")), "{copies} copies");
+            assert_eq!(reader.value("k9"), None);
+            assert!(reader.records.contains_key(&b"k9"[..]), "that it was deleted is told");
+            assert_eq!(reader.gaps, []);
+        }
+    }
+}
+
+#[test]
+fn a_watch_whose_source_is_lost_begins_anew_with_another_and_misses_nothing() {
+    let mut world = world(2);
+    let name = name_owned_by(&world, &[1, 2]);
+    let mut reader = Reader::open(&mut world, 0);
+    let source = owners(&world, &name)[0];
+    let other = 3 - source;
+    world.cut(0, source);
+    set(&mut world.engines[source], &name, b"unseen", None);
+    world.carry();
+    set(&mut world.engines[other], &name, b"latest", None);
+    world.pass(1_000);
+    reader.read(&mut world);
+    assert_eq!(reader.gaps, [Gap::Source]);
+    assert_eq!((reader.lists, reader.value(&name)), (0, Some(&b"latest"[..])));
+    assert_eq!(reader.records.len(), RECORDS + 1);
+}
+
+#[test]
+fn a_source_that_could_not_vouch_for_a_partition_for_a_moment_ends_its_watches_before_it_tells_anything() {
+    let mut world = world(1);
+    let name = name_owned_by(&world, &[1]);
+    let (mut near, mut far) = (Reader::open(&mut world, 1), Reader::open(&mut world, 0));
+    let partition = world.engines[1].placement().partition_of(key(&name).hash());
+    world.engines[1].lose_partition(partition);
+    set(&mut world.engines[1], &name, b"maybe older", None);
+    world.engines[1].complete[usize::from(partition)] = true;
+    world.engines[1].end_turn();
+    world.engines[1].written();
+    let end = world.engines[1].positions().written;
+    world.engines[1].synced(end);
+    let outputs = world.engines[1].take_outputs();
+    assert!(matches!(outputs.first(), Some(Output::Gap { reason: Gap::Source, .. })), "{outputs:?}");
+    let told = |output: &&Output| matches!(output, Output::Changed { .. });
+    assert!(outputs.iter().find(told).is_none(), "{outputs:?}");
+    world.pass(1_000);
+    near.read(&mut world);
+    far.read(&mut world);
+    assert_eq!(far.gaps, [Gap::Source]);
+    assert_eq!(far.value(&name), Some(&b"maybe older"[..]), "it is listed by who vouches for it again");
+}
+
+#[test]
+fn who_watches_when_others_become_owners_begins_anew_if_a_source_is_none_any_more() {
+    let mut world = world(2);
+    let mut reader = Reader::open(&mut world, 0);
+    for name in ["replication_factor_in_force", "replication_factor"] {
+        let key = KeyRef::new(SETTINGS, name.as_bytes()).unwrap();
+        world.engines[0].write_system(NOBODY, key, Change::Set { value: b"1", expiry_ms: None });
+    }
+    world.pass(5_000);
+    reader.read(&mut world);
+    assert!(!reader.gaps.is_empty());
+    set(&mut world.engines[2], "k3", b"new", None);
+    world.pass(200);
+    reader.read(&mut world);
+    assert_eq!((reader.records.len(), reader.value("k3")), (RECORDS, Some(&b"new"[..])));
+}
+
+#[test]
+fn a_peer_that_does_not_read_loses_its_watch_before_it_loses_its_link() {
+    let mut world = world(1);
+    let name = name_owned_by(&world, &[0]);
+    let mut reader = Reader::open(&mut world, 1);
+    let (_, told) = world.engines[0].watch_counts();
+    let value = vec![7; 1 << 20];
+    for _ in 0..24 {
+        let engine = &mut world.engines[0];
+        set(engine, &name, &value, None);
+        engine.end_turn();
+        engine.written();
+        let end = engine.positions().written;
+        engine.synced(end);
+    }
+    assert_eq!(world.engines[0].watch_counts().1, told - 1);
+    assert!(world.engines[0].lanes.close.is_empty());
+    set(&mut world.engines[0], &name, b"last", None);
+    world.pass(1_000);
+    reader.read(&mut world);
+    assert_eq!((&reader.gaps[..], reader.value(&name)), (&[Gap::Source][..], Some(&b"last"[..])));
+}
+
+#[test]
+fn what_nobody_watches_any_more_is_noted_nowhere() {
+    let mut world = world(1);
+    let reader = Reader::open(&mut world, 0);
+    assert!(world.engines.iter().all(|engine| engine.records.noted.is_active()));
+    world.engines[0].end_feed(reader.feed);
+    world.carry();
+    for engine in &world.engines {
+        assert_eq!(engine.watch_counts(), (0, 0));
+        assert!(!engine.records.noted.is_active());
+    }
+    let reader = Reader::open(&mut world, 0);
+    assert_eq!((reader.lists, reader.records.len()), (0, RECORDS));
+    world.cut(0, 1);
+    world.carry();
+    assert!(!world.engines[1].records.noted.is_active(), "the link took the watch with it");
+}
+
+#[test]
+fn what_is_lost_on_the_way_to_who_reads_is_a_gap_and_is_listed_again() {
+    let mut world = world(1);
+    let mut reader = Reader::open(&mut world, 0);
+    set(&mut world.engines[0], "k5", b"lost", None);
+    world.pass(200);
+    assert!(!world.engines[0].take_outputs().is_empty());
+    world.engines[0].outputs_lost();
+    world.pass(1_000);
+    reader.read(&mut world);
+    assert_eq!((&reader.gaps[..], reader.value("k5")), (&[Gap::Overflow][..], Some(&b"lost"[..])));
+}
+
+/// A member that is alone and holds these records.
+fn alone(records: impl Iterator<Item = Record>) -> Engine {
+    let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
+    let mut engine = Engine::new(who, Bounds::default(), 4);
+    engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
+    for record in records {
+        engine.restore_record(record.view());
+    }
+    engine.restored(0, true);
+    engine.create(&[(ROSTER, entry_key(entry(0).id()), entry(0).encode())]);
+    engine.set_mode(Mode::Serving);
+    engine.tick();
+    turn(&mut engine);
+    engine
+}
+
+fn turn(engine: &mut Engine) {
+    engine.end_turn();
+    engine.written();
+    let end = engine.positions().written;
+    engine.synced(end);
+}
+
+#[test]
+fn nothing_is_told_while_no_durable_reservation_covers_its_stamp() {
+    let mut engine = alone(std::iter::empty());
+    let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+    engine.begin_feed(interest, Form::Latest).unwrap();
+    turn(&mut engine);
+    engine.take_outputs();
+    // Behind all that is reserved.
+    engine.advance(Now { wall_ms: WALL_MS + 60_000, mono_us: 60_000_000 });
+    set(&mut engine, "k", b"v", None);
+    engine.end_turn();
+    engine.written();
+    assert!(engine.take_outputs().is_empty(), "a power cut could take the stamp back");
+    let end = engine.positions().written;
+    engine.synced(end);
+    assert!(matches!(&engine.take_outputs()[..], [Output::Changed { .. }]));
+}
+
+#[test]
+fn each_change_is_told_by_name_in_the_order_in_which_it_came_and_that_nothing_was_deleted_is_not() {
+    let mut engine = alone(std::iter::empty());
+    let interest = Interest { collection: None, prefix: b"k".to_vec() };
+    let all = engine.begin_feed(interest.clone(), Form::Each(Kinds::ALL)).unwrap();
+    let some = engine.begin_feed(interest, Form::Each(Kinds::of(ChangeKind::Delete))).unwrap();
+    write(&mut engine, "k-none", Change::Delete);
+    set(&mut engine, "k2", b"a", None);
+    set(&mut engine, "k1", b"b", None);
+    set(&mut engine, "other", b"b", None);
+    write(&mut engine, "k2", Change::Delete);
+    write(&mut engine, "k3", Change::Increment { delta: 1 });
+    turn(&mut engine);
+    let mut told = BTreeMap::new();
+    for output in engine.take_outputs() {
+        if let Output::Named { feed, changes } = output {
+            let names =
+                changes.into_iter().map(|change| (change.kind, String::from_utf8(change.key).unwrap()));
+            told.insert(feed, names.collect::<Vec<_>>());
+        }
+    }
+    let named = |kind, name: &str| (kind, name.to_owned());
+    assert_eq!(
+        told[&all],
+        [
+            named(ChangeKind::Set, "k2"),
+            named(ChangeKind::Set, "k1"),
+            named(ChangeKind::Delete, "k2"),
+            named(ChangeKind::Increment, "k3"),
+        ]
+    );
+    assert_eq!(told[&some], [named(ChangeKind::Delete, "k2")]);
+}
+
+#[test]
+fn what_was_listed_expires_in_time_however_long_the_sweep_takes() {
+    const MANY: usize = 150_000;
+    let expires = {
+        let record = record(MANY);
+        Record::value(key("late"), record.view().timestamp(), Some(WALL_MS + 700), b"v")
+    };
+    let mut engine = alone((0..MANY).map(record).chain([expires]));
+    let interest = Interest { collection: Some("c".to_owned()), prefix: b"late".to_vec() };
+    let feed = engine.begin_feed(interest, Form::Latest).unwrap();
+    engine.feed_page(1, feed, 1, 0, None);
+    turn(&mut engine);
+    let listed = engine.take_outputs();
+    assert!(matches!(&listed[..], [Output::Begun { .. }, Output::Page { page: Some(_), .. }]), "{listed:?}");
+    let mut told_ms = None;
+    for tick in 1..20 {
+        let mono_us = tick * TICK_US;
+        engine.advance(Now { wall_ms: WALL_MS + mono_us / 1_000, mono_us });
+        engine.tick();
+        turn(&mut engine);
+        if engine.take_outputs().iter().any(|output| matches!(output, Output::Changed { .. })) {
+            told_ms.get_or_insert(mono_us / 1_000);
+        }
+    }
+    assert_eq!(told_ms, Some(700));
+}
+
+#[test]
+fn who_serves_nobody_any_more_ends_its_feeds_with_the_reason_and_begins_none() {
+    let mut engine = alone(std::iter::empty());
+    let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+    let feed = engine.begin_feed(interest.clone(), Form::Latest).unwrap();
+    engine.take_outputs();
+    engine.set_mode(Mode::Gone(Gone::Left));
+    let error = OperationError::Gone(Gone::Left);
+    let ended = Output::Ended { feed, error: error.clone() };
+    assert_eq!(format!("{:?}", engine.take_outputs()), format!("{:?}", [ended]));
+    assert_eq!(engine.begin_feed(interest, Form::Latest), Err(error));
+}
