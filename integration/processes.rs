@@ -43,5 +43,7 @@ mod starts;
 mod tmpfs;
 #[path = "processes/transitions.rs"]
 mod transitions;
+#[path = "processes/watching.rs"]
+mod watching;
 #[path = "support/wires.rs"]
 mod wires;
