@@ -328,6 +328,7 @@ async fn serve(
 
     view.begin_step("security");
     let credentials = credentials(&config, opened.identity, keyring);
+    hub.leave_room(config.limits.http_connections);
     let (outlet, batches) = hub.channel();
     services.spawn(watching::run(Arc::clone(&hub), batches));
     let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;

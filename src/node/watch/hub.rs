@@ -17,8 +17,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
-/// Watches of one member at a time.
+/// Watches of one member at a time, however many connections it takes.
 const MAX_WATCHES: usize = 10_000;
+/// Connections that are left to others.
+const OTHER_CONNECTIONS: usize = 16;
 /// Bytes of one ring.
 const MAX_RING_BYTES: usize = 8 << 20;
 /// Bytes of all rings together.
@@ -37,8 +39,10 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// What giving a piece of text costs, about: the part that each has, and so many bytes in a microsecond.
 const PIECE_COST: Duration = Duration::from_micros(30);
 const BYTES_IN_MICROSECOND: u64 = 1_000;
+/// What a page of a listing costs, about, most of it on the data thread of its source.
+const PAGE_COST: Duration = Duration::from_micros(200);
 /// All watches together take the time of one processor's `1 / SHARE`.
-const SHARE: u32 = 5;
+const SHARE: u32 = 10;
 
 /// What the data thread hands on at the end of a turn.
 #[derive(Debug)]
@@ -144,9 +148,12 @@ impl State {
     }
 
     /// Accounts for a piece of text; gives the time before which its reader gets no other one.
-    pub(super) fn charge(&mut self, bytes: usize) -> Instant {
+    pub(super) fn charge_piece(&mut self, bytes: usize) -> Instant {
+        self.charge(PIECE_COST + Duration::from_micros(bytes as u64 / BYTES_IN_MICROSECOND))
+    }
+
+    fn charge(&mut self, cost: Duration) -> Instant {
         let now = Instant::now();
-        let cost = PIECE_COST + Duration::from_micros(bytes as u64 / BYTES_IN_MICROSECOND);
         let paid_until = self.paid_until.map_or(now, |until| until.max(now)) + cost * SHARE;
         self.paid_until = Some(paid_until);
         paid_until
@@ -161,6 +168,8 @@ pub(in crate::node) struct Hub {
     state: Mutex<State>,
     pub(super) room_for_pages: Arc<Semaphore>,
     pub(super) counts: Counts,
+    /// Watches that are taken.
+    most: AtomicUsize,
     /// Bytes of the data thread's messages that wait.
     queued: AtomicUsize,
 }
@@ -173,8 +182,15 @@ impl Hub {
             state: Mutex::default(),
             room_for_pages: Arc::new(Semaphore::new(MAX_PAGES)),
             counts: Counts::default(),
+            most: AtomicUsize::new(MAX_WATCHES),
             queued: AtomicUsize::new(0),
         }
+    }
+
+    /// Takes fewer watches than there may be connections of clients.
+    pub(in crate::node) fn leave_room(&self, connections: usize) {
+        let most = connections.saturating_sub(OTHER_CONNECTIONS).clamp(1, MAX_WATCHES);
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Both ends of the data thread's channel to this hub.
@@ -231,7 +247,7 @@ impl Hub {
         if state.is_closed {
             return Err(OperationError::Stopping);
         }
-        if state.watches >= MAX_WATCHES {
+        if state.watches >= self.most.load(Ordering::Relaxed) {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
             return Err(OperationError::TooManyWatches);
         }
@@ -272,6 +288,8 @@ impl Hub {
     /// Makes room for a page that is asked for, and names it.
     pub(super) fn expect_page(&self, feed: u64, news: &Arc<Notify>, room: OwnedSemaphorePermit) -> u64 {
         let mut state = self.state();
+        // Whoever gets it waits for that with the next piece.
+        state.charge(PAGE_COST);
         let token = state.next_name();
         let (news, since) = (Arc::clone(news), Instant::now());
         state.pages.insert(token, PageSlot { feed, news, page: PageState::Awaited, since, _room: room });

@@ -183,7 +183,7 @@ impl Watch {
         if piece.is_empty() {
             return wait;
         }
-        self.not_before = Some(state.charge(piece.len()));
+        self.not_before = Some(state.charge_piece(piece.len()));
         Step::Give(piece)
     }
 
