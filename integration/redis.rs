@@ -261,6 +261,16 @@ async fn bytes_that_are_no_commands_are_answered_as_redis_answers_them() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_when_all_owners_have_what_was_written() {
+    let group = Group::ready(3, &Plan::default()).await;
+    let mut ours = Connection(BufReader::new(TcpStream::connect(group[1].resp).await.unwrap()));
+    for command in ["SET k v", "MSET a 1 b 2 c 3", "APPEND k w", "INCR n"] {
+        assert!(!ours.ask(command).await.starts_with(b"-"), "{command}");
+        assert_eq!(ours.ask("WAIT 2 60000").await, b":2\r\n", "{command}");
+    }
+}
+
 /// All that a scan lists, over two connections in turn, as a pool of connections would.
 async fn scanned(address: SocketAddr, options: &str) -> BTreeSet<Vec<u8>> {
     let mut pool = [

@@ -26,6 +26,7 @@ use super::cursors::Cursors;
 use super::input::Input;
 use super::parse::ProtocolError;
 use super::replies::Replies;
+use super::written::Written;
 use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
 use crate::node::local::{Local, RespCounts};
@@ -108,6 +109,8 @@ pub struct Client {
     pub session: Session,
     /// The highest time that this session has seen.
     pub seen: u64,
+    /// What it wrote.
+    pub written: Written,
     /// Whether it asked to end.
     pub quits: bool,
     /// Where the command that is held back goes on.
@@ -156,6 +159,7 @@ impl<L: Local> Connection<L> {
             collection: DEFAULT.to_owned(),
             session,
             seen: 0,
+            written: Written::default(),
             quits: false,
             progress: Progress::default(),
         };
@@ -234,6 +238,14 @@ impl<L: Local> Connection<L> {
     /// Takes the answers that arrived.
     fn collect(&mut self) {
         while let Some((token, outcome)) = self.client.shown.mailbox.pop() {
+            let stored = match &outcome {
+                Outcome::Stored(stored) => Some(*stored),
+                Outcome::Modified(modified) => modified.stored,
+                Outcome::Found(_) | Outcome::Page(_) | Outcome::Copies(_) | Outcome::Failed(_) => None,
+            };
+            if let Some(stored) = stored {
+                self.client.written.note(stored);
+            }
             let time = match &outcome {
                 Outcome::Stored(stored) => stored.timestamp.time,
                 Outcome::Modified(Modified { stored, present, .. }) => {

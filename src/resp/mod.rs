@@ -20,6 +20,7 @@ mod replies;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::rc::Rc;
 use std::time::Duration;

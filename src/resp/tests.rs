@@ -48,6 +48,8 @@ struct State {
     /// The disk is behind from so many writes on.
     congested_after: Option<usize>,
     waiting: Vec<Mailbox>,
+    /// How many writes were waited for, and for how many copies.
+    waits: Vec<(usize, u16)>,
     counts: Rc<RespCounts>,
 }
 
@@ -68,6 +70,7 @@ impl Fake {
             random: random | 1,
             congested_after: None,
             waiting: Vec::new(),
+            waits: Vec::new(),
             counts: Rc::default(),
         })));
         tokio::task::spawn_local(fake.clone().answer_in_any_order());
@@ -213,6 +216,7 @@ impl Local for Fake {
 
     fn wait(&self, mailbox: &Mailbox, token: u32, wait: Wait) {
         let copies = Outcome::Copies(wait.copies.min(2));
+        self.0.borrow_mut().waits.push((wait.writes.len(), wait.copies));
         self.0.borrow_mut().pending.push((mailbox.clone(), token, Pending::Answer(copies)));
     }
 
@@ -499,6 +503,18 @@ fn commands_that_list_tell_why_they_can_not() {
         let words: Vec<&str> = reply.lines().filter_map(|line| line.split(' ').next()).collect();
         let down = "-CLUSTERDOWN";
         assert_eq!(words, [down, down, down, down, down, "+PONG"]);
+    });
+}
+
+#[test]
+fn a_wait_is_for_what_was_written_before_and_is_answered_after_it() {
+    run(async {
+        for place in [Place::Here, Place::Elsewhere] {
+            let port = Port::open(place, 5, Limits::default()).await;
+            let reply = port.exchange(b"SET k v\r\nWAIT 1 0\r\nAPPEND k w\r\nWAIT 9 100\r\nGET k\r\n").await;
+            assert_eq!(reply, "+OK\r\n:1\r\n:2\r\n:1\r\n$2\r\nvw\r\n");
+            assert_eq!(port.fake.0.borrow().waits, [(1, 2), (2, 10)]);
+        }
     });
 }
 

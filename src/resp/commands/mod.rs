@@ -155,6 +155,7 @@ fn carry_out<L: Local>(context: &mut Context<'_, L>, spec: &'static Spec, argume
         Run::Ping => server::ping(context, arguments),
         Run::Echo => context.answer(|out| out.bulk(arguments.get(1))),
         Run::Time => server::time(context),
+        Run::Wait => server::wait(context, arguments),
         Run::Select => server::select(context, arguments),
         Run::ConfigGet => server::config_get(context, arguments),
         Run::Info => info::info(context, arguments),

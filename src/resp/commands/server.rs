@@ -1,11 +1,15 @@
-//! PING, TIME, SELECT and CONFIG.
+//! PING, TIME, WAIT, SELECT and CONFIG.
 
-use super::{Context, DATABASES, Flow, collection_of};
+use super::{Context, DATABASES, Flow, PROBE, collection_of};
+use crate::engine::operation::{Outcome, Wait};
 use crate::model::limits::MAX_VALUE_BYTES;
 use crate::node::local::Local;
 use crate::resp::glob;
-use crate::resp::parse::Arguments;
+use crate::resp::parse::{Arguments, number};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The longest time for which WAIT waits.
+const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// PING \[message\]
 pub fn ping<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
@@ -24,6 +28,36 @@ pub fn time<L: Local>(context: &mut Context<'_, L>) -> Flow {
         out.bulk(now.as_secs().to_string().as_bytes());
         out.bulk(now.subsec_micros().to_string().as_bytes());
     })
+}
+
+/// WAIT copies milliseconds: until all that the client wrote has so many copies beside the first one. 0
+/// milliseconds are as long as anything may wait.
+pub fn wait<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
+    let copies = match context.integer(arguments.get(1)) {
+        Ok(copies) => u16::try_from(copies.max(0)).unwrap_or(u16::MAX).saturating_add(1),
+        Err(refused) => return refused,
+    };
+    let timeout_ms = match number(arguments.get(2)) {
+        None => return context.error("timeout is not an integer or out of range"),
+        Some(..0) => return context.error("timeout is negative"),
+        Some(0) => MAX_WAIT_MS,
+        Some(timeout_ms) => u64::try_from(timeout_ms).unwrap_or(MAX_WAIT_MS).min(MAX_WAIT_MS),
+    };
+    let answer = context.ask(|local, client| {
+        let (writes, least) = (client.written.last(), client.written.least());
+        local.wait(&client.shown.mailbox, PROBE, Wait { writes, least, copies, timeout_ms });
+    });
+    match answer {
+        None => Flow::Held,
+        Some(Outcome::Copies(copies)) => {
+            context.answer(|out| out.integer(i64::from(copies.saturating_sub(1))))
+        }
+        Some(Outcome::Failed(error)) => {
+            context.replies.refused(|out| out.operation_error(&error));
+            Flow::Done
+        }
+        Some(_) => context.answer(|out| out.integer(0)),
+    }
 }
 
 /// SELECT index: database n is the collection named n, 0 the default one.

@@ -45,6 +45,7 @@ pub enum Run {
     Ping,
     Echo,
     Time,
+    Wait,
     Auth,
     Hello,
     Quit,
@@ -109,6 +110,7 @@ impl Spec {
             Run::Ping
             | Run::Echo
             | Run::Time
+            | Run::Wait
             | Run::Select
             | Run::Container
             | Run::ClientId
@@ -329,6 +331,9 @@ pub const COMMANDS: &[Spec] = commands! {
     "time" 1 Run::Time,
         "loading stale fast" 0 0 0 "fast" "nondeterministic_output" ""
         "2.6.0" "server" "Answers the time of the member.";
+    "wait" 3 Run::Wait,
+        "noscript" 0 0 0 "slow connection" "request_policy:all_shards response_policy:agg_min" ""
+        "3.0.0" "generic" "Waits until the writes before have so many copies.";
     "auth" -2 Run::Auth,
         "noscript loading stale fast no_auth allow_busy" 0 0 0 "fast connection" "" ""
         "1.0.0" "connection" "Tells who the client is.";
