@@ -262,6 +262,49 @@ async fn bytes_that_are_no_commands_are_answered_as_redis_answers_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_of_keys_are_told_on_the_channels_of_redis() {
+    let Some((redis, group)) = both().await else { return };
+    let mut server = Connection::fresh(redis.address, 2).await;
+    assert_eq!(server.ask("CONFIG SET notify-keyspace-events KEA").await, b"+OK\r\n");
+    for (protocol, subscribe) in [
+        (2, "SUBSCRIBE __keyspace@0__:k"),
+        (3, "SUBSCRIBE __keyevent@0__:del"),
+        (2, "PSUBSCRIBE __keyspace@0__:k*"),
+        (3, "PSUBSCRIBE __key*@0__:*"),
+    ] {
+        let mut told = Vec::new();
+        for (listens, speaks) in [(redis.address, redis.address), (group[0].resp, group[2].resp)] {
+            let mut listener = Connection::fresh(listens, protocol).await;
+            let mut speaker = Connection::fresh(speaks, 2).await;
+            let mut messages = vec![text(&listener.ask(subscribe).await)];
+            // Others become quiet before anything is said that must be heard.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            for command in
+                ["SET other v", "SET k v", "INCR k2", "SETNX k w", "DEL k", "DEL none", "SELECT 1", "SET k v"]
+            {
+                speaker.ask(command).await;
+            }
+            for command in ["SELECT 0", "SET k end", "DEL k"] {
+                speaker.ask(command).await;
+            }
+            let enough = match subscribe {
+                "SUBSCRIBE __keyspace@0__:k" => 4,
+                "SUBSCRIBE __keyevent@0__:del" => 2,
+                "PSUBSCRIBE __keyspace@0__:k*" => 5,
+                _ => 12,
+            };
+            let mut heard = Vec::new();
+            for _ in 0..enough {
+                heard.push(text(&listener.reply().await));
+            }
+            messages.extend(heard);
+            told.push(messages);
+        }
+        assert_eq!(told[0], told[1], "{subscribe}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_when_all_owners_have_what_was_written() {
     let group = Group::ready(3, &Plan::default()).await;
     let mut ours = Connection(BufReader::new(TcpStream::connect(group[1].resp).await.unwrap()));

@@ -109,6 +109,8 @@ pub struct RespCounts {
     pub held_pipeline: Cell<u64>,
     /// How often it had to wait because too many bytes of replies were not sent yet.
     pub held_output: Cell<u64>,
+    /// Connections that were cut off because they did not read what they asked to be told.
+    pub slow_listeners: Cell<u64>,
 }
 
 /// Names a subscription of a mailbox.

@@ -330,6 +330,7 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
         malformed: resp.malformed.get(),
         held_pipeline: resp.held_pipeline.get(),
         held_output: resp.held_output.get(),
+        slow_listeners: resp.slow_listeners.get(),
     });
 }
 

@@ -41,6 +41,8 @@ pub struct Shown {
     pub last_ms: Cell<u64>,
     /// The last command's name; empty before the first one.
     pub last: Cell<&'static str>,
+    /// Channels and patterns that it listens to.
+    pub listening: Cell<(usize, usize)>,
     /// Bytes that were received and not executed, and replies' bytes that were not sent.
     pub unexecuted: Cell<usize>,
     /// See `unexecuted`.
@@ -61,9 +63,15 @@ impl Shown {
             protocol: Cell::default(),
             last_ms: Cell::new(since_ms),
             last: Cell::new(""),
+            listening: Cell::default(),
             unexecuted: Cell::new(0),
             unsent: Cell::new(0),
         }
+    }
+
+    /// Whether it listens to any channel.
+    pub fn is_listening(&self) -> bool {
+        self.listening.get() != (0, 0)
     }
 
     /// Appends the line that CLIENT LIST and CLIENT INFO have for it.
@@ -71,6 +79,7 @@ impl Shown {
         let seconds = |since_ms: u64| wall_ms.saturating_sub(since_ms) / 1_000;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (name, library) = (self.name.borrow(), self.library.borrow());
+        let (channels, patterns) = self.listening.get();
         let [library, library_version] = &*library;
         let (unexecuted, unsent) = (self.unexecuted.get(), self.unsent.get());
         let last = if self.last.get().is_empty() { "NULL" } else { self.last.get() };
@@ -81,7 +90,7 @@ impl Shown {
         // Writing to a string can't fail.
         _ = writeln!(
             out,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags=N db={} sub=0 psub=0 ssub=0 multi=-1 \
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={channels} psub={patterns} ssub=0 multi=-1 \
              qbuf={unexecuted} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={unsent} oll=0 omem={unsent} \
              tot-mem={} events=r cmd={last} user=default redir=-1 resp={version} lib-name={} lib-ver={}",
             self.id,
@@ -90,6 +99,7 @@ impl Shown {
             text(&name),
             seconds(self.since_ms),
             seconds(self.last_ms.get()),
+            if self.is_listening() { "P" } else { "N" },
             self.database.get(),
             unexecuted + unsent,
             text(library),

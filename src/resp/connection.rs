@@ -24,8 +24,10 @@ use super::commands::auth::{Need, Session};
 use super::commands::{self, Context, Flow, PROBE, Progress};
 use super::cursors::Cursors;
 use super::input::Input;
+use super::listening::Listening;
 use super::parse::ProtocolError;
 use super::replies::Replies;
+use super::reply::Encoder;
 use super::written::Written;
 use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
@@ -111,6 +113,8 @@ pub struct Client {
     pub seen: u64,
     /// What it wrote.
     pub written: Written,
+    /// What it listens to.
+    pub listening: Listening,
     /// Whether it asked to end.
     pub quits: bool,
     /// Where the command that is held back goes on.
@@ -125,6 +129,9 @@ pub struct Connection<L> {
     client: Client,
     input: Input,
     replies: Replies,
+    /// What is told on channels, until it may stand behind the replies.
+    messages: Vec<u8>,
+    max_message_bytes: usize,
     /// Nothing more is read or executed.
     ending: bool,
     /// It ends because the client does not speak RESP.
@@ -160,6 +167,7 @@ impl<L: Local> Connection<L> {
             session,
             seen: 0,
             written: Written::default(),
+            listening: Listening::default(),
             quits: false,
             progress: Progress::default(),
         };
@@ -170,6 +178,8 @@ impl<L: Local> Connection<L> {
             client,
             input: Input::default(),
             replies: Replies::new(limits.output_bytes, limits.in_flight),
+            messages: Vec::new(),
+            max_message_bytes: limits.message_bytes,
             ending: false,
             broken: false,
             is_held: false,
@@ -214,6 +224,9 @@ impl<L: Local> Connection<L> {
                 task.waker().wake_by_ref();
             }
             self.replies.advance(wall_ms);
+            if !self.tell() {
+                return Poll::Ready(Err(std::io::ErrorKind::QuotaExceeded.into()));
+            }
             count(&self.shared.counts.errors, self.replies.take_errors());
             let sent = self.send(task)?;
             if self.ending && self.replies.is_empty() {
@@ -227,6 +240,27 @@ impl<L: Local> Connection<L> {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Takes in the changes that came, and puts what they tell behind the replies once it can stand there.
+    /// False if the client does not read what it asked to be told.
+    fn tell(&mut self) -> bool {
+        let Client { shown, listening, session, progress, .. } = &self.client;
+        while let Some((subscription, changes)) = shown.mailbox.pop_changes() {
+            let mut out = Encoder::new(&mut self.messages, self.replies.protocol());
+            for change in changes.iter().filter(|change| session.may_read(&change.collection)) {
+                listening.tell(subscription, change, &mut out);
+            }
+            let waiting = self.messages.len() + self.replies.output().len();
+            if waiting > self.max_message_bytes || shown.mailbox.missed_changes() > 0 {
+                count(&self.shared.counts.slow_listeners, 1);
+                return false;
+            }
+        }
+        if !self.messages.is_empty() && progress.is_between() && !self.replies.awaits_any() {
+            self.replies.append(&mut self.messages);
+        }
+        true
     }
 
     /// Shows the others how much is under way.

@@ -14,6 +14,7 @@ mod connection;
 mod cursors;
 mod glob;
 mod input;
+mod listening;
 mod parse;
 mod process;
 mod replies;
@@ -52,6 +53,8 @@ pub struct Limits {
     /// Bytes of the buffers into which large commands are read, of all connections together. A command for
     /// which there is no room is refused, and its connection closed.
     pub large_input_bytes: usize,
+    /// Bytes of messages on channels that a connection did not read; it is cut off when there are more.
+    pub message_bytes: usize,
     /// How long [`serve`] waits for replies when it ends.
     pub drain: Duration,
 }
@@ -63,6 +66,7 @@ impl Default for Limits {
             output_bytes: 1 << 20,
             in_flight: 1_024,
             large_input_bytes: 512 << 20,
+            message_bytes: 8 << 20,
             drain: Duration::from_secs(5),
         }
     }

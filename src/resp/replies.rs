@@ -281,6 +281,11 @@ impl Replies {
         }
     }
 
+    /// Puts messages, which belong to no command, behind the replies so far. Only while no reply waits.
+    pub fn append(&mut self, messages: &mut Vec<u8>) {
+        self.out.append(messages);
+    }
+
     /// Adds a reply that is known and an error.
     pub fn refused(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) {
         self.errors += 1;

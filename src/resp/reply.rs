@@ -95,6 +95,11 @@ impl<'a> Encoder<'a> {
         self.counted(if self.protocol == Protocol::Resp3 { b'~' } else { b'*' }, elements);
     }
 
+    /// The head of what was not asked for; its elements follow.
+    pub fn push(&mut self, elements: usize) {
+        self.counted(if self.protocol == Protocol::Resp3 { b'>' } else { b'*' }, elements);
+    }
+
     /// The head of a map; names and values follow in turn.
     pub fn map(&mut self, pairs: usize) {
         match self.protocol {

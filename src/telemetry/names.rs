@@ -231,6 +231,7 @@ parts! {
         counter malformed = "kith_resp_requests_malformed_total", "Requests that were no RESP.";
         counter held_pipeline = "kith_resp_held_pipeline_total", "Times that a RESP connection waited because too many of its commands were unanswered.";
         counter held_output = "kith_resp_held_output_total", "Times that a RESP connection waited because its client did not read its replies.";
+        counter slow_listeners = "kith_resp_slow_listeners_total", "RESP connections cut off because they did not read the messages of their channels.";
     }
 
     /// TLS with clients.

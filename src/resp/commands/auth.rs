@@ -68,6 +68,11 @@ impl Session {
         self.review(collection);
     }
 
+    /// Whether a collection that is not selected may be read.
+    pub fn may_read(&self, collection: &str) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.allows(Role::Read, collection))
+    }
+
     /// Whether a collection that is not selected may be written.
     pub fn may_write(&self, collection: &str) -> bool {
         self.caller.as_ref().is_some_and(|caller| caller.allows(Role::Write, collection))

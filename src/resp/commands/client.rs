@@ -1,6 +1,7 @@
 //! Commands about the connection: HELLO, RESET, QUIT and CLIENT.
 
 use super::auth::{Need, log_in, refuse_hello};
+use super::listen;
 use super::{Context, Flow, collection_of};
 use crate::node::local::Local;
 use crate::resp::clients::MAX_TOLD_BYTES;
@@ -77,6 +78,7 @@ pub fn reset<L: Local>(context: &mut Context<'_, L>) -> Flow {
     if context.replies.awaits_any() {
         return Flow::Held;
     }
+    listen::end_all(context);
     let shown = &context.client.shown;
     shown.name.borrow_mut().clear();
     shown.protocol.set(Protocol::Resp2);
@@ -174,13 +176,13 @@ pub fn info<L: Local>(context: &mut Context<'_, L>) -> Flow {
 /// CLIENT LIST \[TYPE type | ID id \[id …\]\]
 pub fn list<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let option = arguments.get(2);
-    let mut ids = None;
-    let mut none = false;
+    let (mut ids, mut listening, mut none) = (None, None, false);
     if option.eq_ignore_ascii_case(b"TYPE") && arguments.len() == 4 {
         let kind = arguments.get(3);
         let is = |name: &[u8]| kind.eq_ignore_ascii_case(name);
-        none = is(b"master") || is(b"replica") || is(b"slave") || is(b"pubsub");
-        if !none && !is(b"normal") {
+        none = is(b"master") || is(b"replica") || is(b"slave");
+        listening = Some(is(b"pubsub"));
+        if !none && !is(b"normal") && !is(b"pubsub") {
             let kind = String::from_utf8_lossy(kind.get(..64).unwrap_or(kind));
             return context.error(&format!("Unknown client type '{kind}'"));
         }
@@ -194,7 +196,8 @@ pub fn list<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     }
     let mut text = String::new();
     context.shared.clients.for_each(|shown| {
-        if !none && ids.as_ref().is_none_or(|ids| ids.contains(&shown.id)) {
+        let is_of_type = listening.is_none_or(|listening| listening == shown.is_listening());
+        if !none && is_of_type && ids.as_ref().is_none_or(|ids| ids.contains(&shown.id)) {
             shown.line(&mut text, context.wall_ms);
         }
     });

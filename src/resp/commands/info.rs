@@ -3,9 +3,9 @@
 
 use super::client::REDIS_VERSION;
 use super::{Context, Flow};
-use crate::model::key::DEFAULT;
 use crate::node::local::{Local, LocalInfo};
 use crate::resp::connection::{Rates, Shared};
+use crate::resp::listening::database_of;
 use crate::resp::parse::Arguments;
 use crate::resp::process::Usage;
 use std::fmt::Write as _;
@@ -141,6 +141,11 @@ fn stats(info: &LocalInfo, shared: &Shared, wall_ms: u64) -> Vec<(&'static str, 
         received: counts.bytes_received.get(),
         sent: counts.bytes_sent.get(),
     };
+    let (mut channels, mut patterns) = (0, 0);
+    shared.clients.for_each(|shown| {
+        channels += shown.listening.get().0;
+        patterns += shown.listening.get().1;
+    });
     let before = shared.rates.replace(now);
     let elapsed_ms = now.at_ms.saturating_sub(before.at_ms).max(1);
     let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1_000) / elapsed_ms;
@@ -158,8 +163,8 @@ fn stats(info: &LocalInfo, shared: &Shared, wall_ms: u64) -> Vec<(&'static str, 
         ("evicted_keys", "0".to_owned()),
         ("keyspace_hits", info.reads_found.to_string()),
         ("keyspace_misses", info.reads_missing.to_string()),
-        ("pubsub_channels", "0".to_owned()),
-        ("pubsub_patterns", "0".to_owned()),
+        ("pubsub_channels", channels.to_string()),
+        ("pubsub_patterns", patterns.to_string()),
         ("latest_fork_usec", "0".to_owned()),
         ("total_error_replies", counts.errors.get().to_string()),
     ]
@@ -198,12 +203,8 @@ fn kith(info: &LocalInfo) -> Vec<(&'static str, String)> {
 
 /// The databases that this member has records of. Their expiries are not counted.
 fn keyspace(info: &LocalInfo) -> String {
-    let number = |name: &str| match name {
-        DEFAULT => Some(0),
-        name => name.parse::<u16>().ok().filter(|number| *number > 0 && number.to_string() == name),
-    };
     let mut databases: Vec<(u16, u64)> =
-        info.collections.iter().filter_map(|(name, keys)| Some((number(name)?, *keys))).collect();
+        info.collections.iter().filter_map(|(name, keys)| Some((database_of(name)?, *keys))).collect();
     databases.sort_unstable();
     let mut text = String::new();
     for (number, keys) in databases {

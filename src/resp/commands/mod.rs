@@ -14,6 +14,7 @@ mod edits;
 mod info;
 mod introspection;
 mod keys;
+mod listen;
 mod listing;
 mod moves;
 mod server;
@@ -66,6 +67,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether no command is held back in its middle, so that something may stand behind the last reply.
+    pub const fn is_between(&self) -> bool {
+        self.next == 0
+    }
+
     /// What was asked under [`PROBE`] is answered.
     pub fn answer(&mut self, outcome: Outcome) {
         self.asked = Asked::Answered(outcome);
@@ -116,6 +122,9 @@ pub fn execute<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>)
     if !spec.takes(arguments.len()) {
         return context.wrong_arity(spec.name);
     }
+    if !spec.run.is_for_listeners() && listen::is_listening_only(context) {
+        return listen::refuse(context, spec.name);
+    }
     let need = spec.need();
     if !context.client.session.may(need) {
         return auth::refuse(context, spec.name, need);
@@ -159,6 +168,8 @@ fn carry_out<L: Local>(context: &mut Context<'_, L>, spec: &'static Spec, argume
         Run::Select => server::select(context, arguments),
         Run::ConfigGet => server::config_get(context, arguments),
         Run::Info => info::info(context, arguments),
+        Run::Subscribe(kind) => listen::subscribe(context, arguments, kind),
+        Run::Unsubscribe(kind) => listen::unsubscribe(context, arguments, kind),
         Run::Auth => auth::auth(context, arguments),
         Run::Hello => client::hello(context, arguments),
         Run::Reset => client::reset(context),

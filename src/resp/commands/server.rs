@@ -1,5 +1,6 @@
 //! PING, TIME, WAIT, SELECT and CONFIG.
 
+use super::listen::is_listening_only;
 use super::{Context, DATABASES, Flow, PROBE, collection_of};
 use crate::engine::operation::{Outcome, Wait};
 use crate::model::limits::MAX_VALUE_BYTES;
@@ -13,6 +14,13 @@ const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// PING \[message\]
 pub fn ping<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
+    if arguments.len() <= 2 && is_listening_only(context) {
+        return context.answer(|out| {
+            out.array(2);
+            out.bulk(b"pong");
+            out.bulk(arguments.get(1));
+        });
+    }
     match arguments.len() {
         1 => context.answer(|out| out.simple("PONG")),
         2 => context.answer(|out| out.bulk(arguments.get(1))),
@@ -82,6 +90,7 @@ pub fn config_get<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'
         ("maxclients", context.shared.max_clients.to_string()),
         ("maxmemory", "0".to_owned()),
         ("maxmemory-policy", "noeviction".to_owned()),
+        ("notify-keyspace-events", "AKE".to_owned()),
         ("proto-max-bulk-len", MAX_VALUE_BYTES.to_string()),
         ("save", String::new()),
         ("timeout", "0".to_owned()),

@@ -7,6 +7,7 @@
 //! A name is found by one hash over its bytes in lower case; the slots are filled when kith is built.
 
 use super::auth::Need;
+use crate::resp::listening::Kind;
 use crate::resp::replies::{ReadReply, Since, Unit};
 
 /// How a command is carried out.
@@ -46,6 +47,8 @@ pub enum Run {
     Echo,
     Time,
     Wait,
+    Subscribe(Kind),
+    Unsubscribe(Kind),
     Auth,
     Hello,
     Quit,
@@ -66,6 +69,13 @@ pub enum Run {
     Help,
     ConfigGet,
     Info,
+}
+
+impl Run {
+    /// Whether it may be sent while only messages are expected.
+    pub const fn is_for_listeners(self) -> bool {
+        matches!(self, Self::Subscribe(_) | Self::Unsubscribe(_) | Self::Ping | Self::Quit | Self::Reset)
+    }
 }
 
 /// A command or a subcommand.
@@ -111,6 +121,8 @@ impl Spec {
             | Run::Echo
             | Run::Time
             | Run::Wait
+            | Run::Subscribe(_)
+            | Run::Unsubscribe(_)
             | Run::Select
             | Run::Container
             | Run::ClientId
@@ -358,6 +370,18 @@ pub const COMMANDS: &[Spec] = commands! {
     "info" -1 Run::Info,
         "loading stale" 0 0 0 "slow dangerous" "nondeterministic_output request_policy:all_shards response_policy:special" ""
         "1.0.0" "server" "Tells how the member is.";
+    "subscribe" -2 Run::Subscribe(Kind::Channel),
+        "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
+        "2.0.0" "pubsub" "Listens to channels.";
+    "psubscribe" -2 Run::Subscribe(Kind::Pattern),
+        "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
+        "2.0.0" "pubsub" "Listens to all channels that match patterns.";
+    "unsubscribe" -1 Run::Unsubscribe(Kind::Channel),
+        "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
+        "2.0.0" "pubsub" "Stops listening to channels.";
+    "punsubscribe" -1 Run::Unsubscribe(Kind::Pattern),
+        "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
+        "2.0.0" "pubsub" "Stops listening to patterns.";
 };
 
 /// Every subcommand.
