@@ -13,7 +13,7 @@
 
 use bytes::Bytes;
 use kith::client::convergence::Watch;
-use kith::client::{Client, ClientError, ClientOptions, ListingQuery, WriteOptions};
+use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
 use kith::model::edit::{Edited, Modify, edit};
 use kith::model::limits::MAX_VALUE_BYTES;
 use kith::model::token::{Grant, Role, Token, Tokens};
@@ -350,11 +350,11 @@ async fn what_is_put_under_a_key_of_any_bytes_is_got_listed_and_deleted() {
     for key in keys {
         let value = Bytes::copy_from_slice(&[key, b" is it"].concat());
         let outcome = served.client.put("c", key, value.clone(), &WriteOptions::default()).await.unwrap();
-        assert_eq!((outcome.outcome, outcome.copies), (Ending::Stored, Some(2)));
+        assert_eq!((outcome.superseded, outcome.copies), (false, 2));
         let found = served.client.get("c", key, None).await.unwrap().unwrap();
-        assert_eq!((Some(found.timestamp), found.value), (outcome.timestamp, value));
+        assert_eq!((found.timestamp, found.value), (outcome.timestamp, value));
     }
-    let mut query = ListingQuery { prefix: Vec::new(), after: None, limit: 2, values: false, held: false };
+    let mut query = ListingQuery { limit: 2, values: false, ..ListingQuery::default() };
     let mut listed = Vec::new();
     loop {
         let page = served.client.list("c", &query).await.unwrap();
@@ -377,13 +377,19 @@ async fn what_is_put_under_a_key_of_any_bytes_is_got_listed_and_deleted() {
 #[tokio::test]
 async fn a_change_follows_the_timestamp_that_its_client_saw() {
     let served = serve(true).await;
-    let seen = Timestamp { time: 1 << 40, member: MemberId(1) }.to_string();
-    let options = WriteOptions { after: Some(seen.clone()), ttl_ms: Some(1_500), ..WriteOptions::default() };
-    let outcome = served.client.put("c", b"k", Bytes::from_static(b"v"), &options).await.unwrap();
-    assert!(outcome.timestamp.unwrap() > seen);
-    let wrong = WriteOptions { after: Some("yesterday".to_owned()), ..WriteOptions::default() };
-    let error = served.client.delete("c", b"k", &wrong).await.unwrap_err().to_string();
-    assert!(error.contains("kith-after"), "{error}");
+    let seen = Timestamp { time: 1 << 40, member: MemberId(1) };
+    let ttl = Some(Duration::from_millis(1_500));
+    let options = WriteOptions { after: Some(seen), ttl, ..WriteOptions::default() };
+    let written = served.client.put("c", b"k", Bytes::from_static(b"v"), &options).await.unwrap();
+    assert!(written.timestamp > seen);
+    // What the client has seen from there on its own.
+    assert_eq!(served.client.seen().unwrap().time, written.timestamp.time);
+    let other = Client::new([served.address.to_string()]).unwrap();
+    other.get("c", b"k", None).await.unwrap().unwrap();
+    let deleted = other.delete("c", b"k", &WriteOptions::default()).await.unwrap();
+    assert!(deleted.timestamp > written.timestamp);
+    let wrong = served.send_with("DELETE", "/v1/kv/c/k", &[("kith-after", "yesterday")], "").await;
+    assert_has(&wrong, &["400", "kith-after"]);
 }
 
 #[tokio::test]
@@ -548,7 +554,7 @@ async fn a_request_that_was_taken_in_is_answered_before_the_server_ends() {
     let stored =
         Stored { timestamp: Timestamp::ZERO, copies: 1, superseded: true, hash: KeyHash(0), number: None };
     reply.send(vec![Ok(Answer::Stored(stored))]).unwrap();
-    assert_eq!(put.await.unwrap().unwrap().outcome, Ending::Superseded);
+    assert!(put.await.unwrap().unwrap().superseded);
     served.server.await.unwrap().unwrap();
 }
 
@@ -741,15 +747,15 @@ async fn the_client_shows_its_token_and_hides_it_from_people() {
     let (known, [app]) = tokens([("app", Role::Write, "")]);
     served.tokens.publish(&known);
     let refused = served.client.get("c", b"k", None).await.unwrap_err();
-    assert!(matches!(&refused, ClientError::Refused { status: 401, code, .. } if code == "unauthenticated"));
-    let options = ClientOptions::default().token(&*app);
-    let client = Client::with([served.address.to_string()], &options).unwrap();
+    assert!(matches!(&refused, ClientError::Unauthenticated { .. }), "{refused:?}");
+    let options = Client::builder([served.address.to_string()]).token(&*app);
+    let client = options.clone().build().unwrap();
     client.put("c", b"k", Bytes::from_static(b"v"), &WriteOptions::default()).await.unwrap();
     assert!(!format!("{options:?} {client:?}").contains("thesecretpart"));
-    let wrong = ClientOptions::default().token("two\nlines");
-    assert!(matches!(Client::with(["a:1"], &wrong), Err(ClientError::Token)));
-    let empty = ClientOptions::default().authorities("no certificate");
-    assert!(matches!(Client::with(["https://a:1"], &empty), Err(ClientError::Authorities)));
+    let wrong = Client::builder(["a:1"]).token("two\nlines");
+    assert!(matches!(wrong.build(), Err(ClientError::Token)));
+    let empty = Client::builder(["https://a:1"]).authorities("no certificate");
+    assert!(matches!(empty.build(), Err(ClientError::Authorities)));
 }
 
 #[tokio::test]

@@ -16,3 +16,5 @@ pub mod security;
 pub mod storage;
 pub mod telemetry;
 pub mod transport;
+
+pub use client::Client;

@@ -296,7 +296,7 @@ async fn read(client: &Client, key: &str, level: Level) -> Found {
         let found = found.map_err(|error| error.to_string())?;
         Ok(found.map(|found| {
             let value = String::from_utf8_lossy(&found.value).into_owned();
-            (value, found.timestamp.parse().unwrap())
+            (value, found.timestamp)
         }))
     })
     .await
@@ -305,7 +305,7 @@ async fn read(client: &Client, key: &str, level: Level) -> Found {
 /// Everything that a member lists.
 async fn all_of(client: &Client) -> Result<BTreeMap<String, (String, kith::model::Timestamp)>, String> {
     let mut all = BTreeMap::new();
-    let mut query = ListingQuery { prefix: Vec::new(), after: None, limit: PAGE, values: true, held: false };
+    let mut query = ListingQuery { limit: PAGE, ..ListingQuery::default() };
     loop {
         let page = client.list(DEFAULT, &query).await.map_err(|error| error.to_string())?;
         for entry in page.entries {

@@ -2,11 +2,11 @@
 
 use super::history::{Change, Found, History, State, value_of};
 use super::random::Random;
-use kith::client::{Client, ClientError, WriteOptions};
+use kith::client::{Client, ClientError, WriteOptions, Written};
 use kith::model::Timestamp;
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
-use kith::node::handle::documents::{Ending, Entry, Outcome, Verb};
+use kith::node::handle::documents::{Ending, Entry, Verb};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -122,8 +122,7 @@ impl Session {
     async fn change(&mut self, key: &str, change: Change, level: Option<Level>) {
         let number = self.shared.history.lock().unwrap().begin(key, change);
         let after = self.seen.filter(|seen| *seen > Timestamp::ZERO);
-        let options =
-            WriteOptions { level, after: after.map(|after| after.to_string()), ..WriteOptions::default() };
+        let options = WriteOptions { level, after, ..WriteOptions::default() };
         let client = self.members[self.front].clone();
         let sent = async {
             match change {
@@ -135,7 +134,10 @@ impl Session {
                     let about = Entry::about(Verb::Increment, DEFAULT, key.as_bytes());
                     let entry = Entry { delta: Some(delta), ..about };
                     let mut outcomes = client.batch(&[entry], level).await?;
-                    kith::client::completed(outcomes.pop().unwrap())
+                    let outcome = kith::client::completed(outcomes.pop().unwrap())?;
+                    let timestamp = outcome.timestamp.unwrap().parse().unwrap();
+                    let superseded = outcome.outcome == Ending::Superseded;
+                    Ok(Written { timestamp, copies: outcome.copies.unwrap(), superseded })
                 }
             }
         };
@@ -162,7 +164,7 @@ impl Session {
             Ok(Ok(found)) => {
                 let found = found.map(|found| {
                     let value = String::from_utf8_lossy(&found.value).into_owned();
-                    (value, found.timestamp.parse().unwrap())
+                    (value, found.timestamp)
                 });
                 self.note_read(key, level, before, &found);
             }
@@ -203,11 +205,10 @@ impl Session {
     }
 }
 
-fn state_of(outcome: &Outcome) -> State {
-    let stamp = outcome.timestamp.as_ref().unwrap().parse().unwrap();
-    match outcome.outcome {
-        Ending::Superseded => State::Superseded(stamp),
-        _ => State::Stored(stamp, outcome.copies.unwrap_or(0)),
+fn state_of(written: &Written) -> State {
+    match *written {
+        Written { timestamp, superseded: true, .. } => State::Superseded(timestamp),
+        Written { timestamp, copies, .. } => State::Stored(timestamp, copies),
     }
 }
 

@@ -64,7 +64,7 @@ async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
     for size in sizes {
         let stored =
             client.put(DEFAULT, format!("{size}").as_bytes(), large.slice(..size), &all).await.unwrap();
-        assert_eq!(stored.copies, Some(3), "{size}");
+        assert_eq!(stored.copies, 3, "{size}");
     }
     let longest_key = vec![b'k'; kith::model::limits::MAX_KEY_BYTES];
     client.put(DEFAULT, &longest_key, "v".into(), &all).await.unwrap();

@@ -315,8 +315,7 @@ async fn a_fourth_member_joins_a_cluster_with_data_and_takes_its_share_of_it() {
     until("the data has moved", PATIENCE, async || {
         let mut shares = Vec::new();
         for member in &group.members {
-            let query =
-                ListingQuery { prefix: Vec::new(), after: None, limit: KEYS, values: false, held: true };
+            let query = ListingQuery { limit: KEYS, values: false, held: true, ..ListingQuery::default() };
             let held = member.client().list(DEFAULT, &query).await.map_err(|error| error.to_string())?;
             shares.push(held.entries.len());
         }

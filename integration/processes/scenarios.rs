@@ -12,7 +12,7 @@ use std::fs;
 
 /// What a member lists, and where it says that everything is.
 async fn layout(member: &Member) -> Result<(Vec<Entry>, String), String> {
-    let query = ListingQuery { prefix: Vec::new(), after: None, limit: 10_000, values: true, held: false };
+    let query = ListingQuery { limit: 10_000, ..ListingQuery::default() };
     let listed = member.client().list(DEFAULT, &query).await.map_err(|error| error.to_string())?;
     let placed = member.client().placement(None).await.map_err(|error| error.to_string())?;
     Ok((listed.entries, placed.digest))

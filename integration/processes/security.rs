@@ -2,7 +2,7 @@
 
 use crate::members::{Group, KITH, Member, PATIENCE, Plan, until};
 use bytes::Bytes;
-use kith::client::{Client, ClientError, ClientOptions, WriteOptions};
+use kith::client::{Client, ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::fs;
@@ -44,11 +44,11 @@ fn complaint(output: &Output) -> String {
 }
 
 fn client(member: &Member, token: &str) -> Client {
-    Client::with([member.http.to_string()], &ClientOptions::default().token(token)).unwrap()
+    Client::builder([member.http.to_string()]).token(token).build().unwrap()
 }
 
 fn is_refused<T: std::fmt::Debug>(answer: &Result<T, ClientError>, wanted: &str) -> bool {
-    matches!(answer, Err(ClientError::Refused { code, .. }) if code == wanted)
+    answer.as_ref().is_err_and(|error| error.code() == Some(wanted))
 }
 
 /// Sends a line of RESP and gives the first line of the answer.
@@ -297,8 +297,8 @@ impl Authority {
     }
 
     pub fn client(&self, member: &Member, token: &str) -> Client {
-        let options = ClientOptions::default().token(token).authorities(self.pem());
-        Client::with([format!("https://{}", member.http)], &options).unwrap()
+        let client = Client::builder([format!("https://{}", member.http)]);
+        client.token(token).authorities(self.pem()).build().unwrap()
     }
 }
 
@@ -320,11 +320,8 @@ pub async fn encrypted(authority: &Authority) -> Group {
     group.start();
     for member in &group.members {
         until(&format!("{} is ready", member.name), PATIENCE, async || {
-            let client = Client::with(
-                [format!("https://{}", member.http)],
-                &ClientOptions::default().authorities(authority.pem()),
-            );
-            client.unwrap().ready().await.map_err(|error| error.to_string())
+            let client = Client::builder([format!("https://{}", member.http)]).authorities(authority.pem());
+            client.build().unwrap().ready().await.map_err(|error| error.to_string())
         })
         .await;
     }

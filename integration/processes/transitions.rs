@@ -101,7 +101,7 @@ async fn is_turned_away(member: &Member, code: &str, words: &str) {
         }
     })
     .await;
-    let query = ListingQuery { prefix: Vec::new(), after: None, limit: 10, values: true, held: false };
+    let query = ListingQuery { limit: 10, ..ListingQuery::default() };
     for refused in [
         client.get(DEFAULT, b"key", Some(Level::Quorum)).await.map(drop),
         client.put(DEFAULT, b"key", "value".into(), &WriteOptions::default()).await.map(drop),

@@ -112,7 +112,7 @@ async fn delete(member: &Member, key: &str) {
 
 async fn listed(member: &Member, prefix: &str) -> BTreeMap<String, String> {
     let prefix = prefix.as_bytes().to_vec();
-    let query = ListingQuery { prefix, after: None, limit: 10_000, values: true, held: false };
+    let query = ListingQuery { prefix, limit: 10_000, ..ListingQuery::default() };
     let entries = member.client().list(DEFAULT, &query).await.unwrap().entries;
     entries.into_iter().map(|Entry { key, value, .. }| (key.unwrap(), value.unwrap_or_default())).collect()
 }

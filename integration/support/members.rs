@@ -244,7 +244,9 @@ impl Member {
     }
 
     pub fn client(&self) -> Client {
-        Client::new([self.http.to_string()]).unwrap()
+        // It tells at once what the member says, and hides nothing of what the member does with clocks.
+        let client = Client::builder([self.http.to_string()]);
+        client.patience(Duration::ZERO).follow_what_was_seen(false).build().unwrap()
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -3,12 +3,11 @@
 
 use super::error::CliError;
 use super::output::{Output, counted, duration, or_dash, printable, table};
+use super::progress;
 use crate::client::Client;
 use crate::client::convergence::{Look, Watch};
 use crate::node::handle::convergence::{Convergence, SupersededWrite};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long a member may take to answer.
@@ -20,7 +19,7 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// `kith status --wait`
 pub(super) async fn wait(client: &Client, timeout: Duration, output: Output) -> Result<(), CliError> {
-    let (began, progress) = (Instant::now(), progress(output));
+    let (began, progress) = (Instant::now(), progress::of_time(output));
     let mut watch = Watch::new(client);
     let look = loop {
         let left = timeout.saturating_sub(began.elapsed());
@@ -59,17 +58,6 @@ fn conclude(look: &Look, waited: Duration, output: Output) -> Result<(), CliErro
     let reasons: Vec<String> = look.obstacles.iter().map(|reason| format!("\n  {reason}")).collect();
     let waited = duration(waited_ms);
     Err(CliError::Failed(format!("not all is equal after {waited}; in the way:{}", reasons.concat())))
-}
-
-/// A line that moves, on a terminal; nothing in a pipe or a log.
-fn progress(output: Output) -> ProgressBar {
-    if output.json || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
-    let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 fn summary(look: &Look) -> String {

@@ -15,7 +15,7 @@ use super::error::CliError;
 use super::output::{Output, counted};
 use super::serve::signalled;
 use super::token::operators_client;
-use crate::client::{Client, ClientError, ClientOptions};
+use crate::client::{Client, ClientError};
 use crate::node::handle::status::State;
 use clap::Args;
 use directory::Plan;
@@ -124,7 +124,7 @@ async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliErro
 async fn state_of(client: &Client, config: &Path) -> Option<State> {
     let status = match client.status().await {
         Err(ClientError::Refused { status: 401, .. }) => {
-            operators_client(config, ClientOptions::default()).ok()?.status().await
+            operators_client(config, |addresses| Ok(Client::builder(addresses))).ok()?.status().await
         }
         other => other,
     };

@@ -7,15 +7,15 @@
 use super::LevelArg;
 use super::error::CliError;
 use super::output::{Output, counted};
-use crate::client::{Client, ClientError, WriteOptions, completed};
+use super::progress;
+use crate::client::{Client, ClientError, WriteOptions, Written, completed};
 use crate::model::key::DEFAULT;
 use crate::model::settings::Level;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,7 +76,8 @@ pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> R
         let length = file.metadata().await.map_err(failed)?.len();
         (Box::new(BufReader::with_capacity(READ_BYTES, file)), Some(length))
     };
-    let mut import = Import::new(client.clone(), args.level.level, output, progress(length, output));
+    let mut import =
+        Import::new(client.clone(), args.level.level, output, progress::of_bytes(length, output));
     let read = import.read_all(reader).await;
     import.finish().await;
     read.map_err(failed)?;
@@ -87,20 +88,6 @@ pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> R
 fn standard_input() -> std::io::Result<tokio::fs::File> {
     let input = std::io::stdin().as_fd().try_clone_to_owned()?;
     Ok(tokio::fs::File::from_std(std::fs::File::from(input)))
-}
-
-/// A bar on a terminal, nothing in a pipe or a log.
-fn progress(length: Option<u64>, output: Output) -> ProgressBar {
-    if output.json || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match length {
-        Some(length) => {
-            (ProgressBar::new(length), "{bar:40} {binary_bytes}/{binary_total_bytes} {msg} {eta}")
-        }
-        None => (ProgressBar::no_length(), "{spinner} {binary_bytes} {msg}"),
-    };
-    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 struct Import {
@@ -298,14 +285,14 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
         let results = match send(&client, &entries, level).await {
             Ok(results) => results,
             Err(error) if last || !may_succeed_later(&error) => {
-                doubt |= is_of_unknown_fate(&error);
+                doubt |= error.is_of_unknown_fate();
                 report.doubtful += if doubt { numbers.len() as u64 } else { 0 };
                 report.failed.extend(numbers.into_iter().map(|number| (number, error.to_string())));
                 report.stop = Some(error);
                 return report;
             }
             Err(error) => {
-                doubt |= is_of_unknown_fate(&error);
+                doubt |= error.is_of_unknown_fate();
                 batch = numbers.into_iter().zip(entries).collect();
                 continue;
             }
@@ -313,15 +300,16 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
         batch = Vec::new();
         for ((number, entry), result) in numbers.into_iter().zip(entries).zip(results) {
             match result {
-                Ok(outcome) if outcome.outcome == Ending::Superseded => report.superseded += 1,
-                Ok(_) => report.stored += 1,
+                Ok(true) => report.superseded += 1,
+                Ok(false) => report.stored += 1,
                 Err(error) => {
-                    doubt |= is_of_unknown_fate(&error);
+                    doubt |= error.is_of_unknown_fate();
                     if !last && may_succeed_later(&error) {
                         batch.push((number, entry));
                     } else {
                         report.doubtful += u64::from(doubt);
                         report.failed.insert(number, error.to_string());
+                        report.stop = report.stop.or_else(|| is_of_the_member(&error).then_some(error));
                     }
                 }
             }
@@ -333,25 +321,25 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
     report
 }
 
-/// One attempt: what became of each record, or why none was heard of.
+/// One attempt: of each record whether a newer one stays in its place or why it failed; or why none was heard of.
 async fn send(
     client: &Client,
     entries: &[Entry],
     level: Option<Level>,
-) -> Result<Vec<Result<Outcome, ClientError>>, ClientError> {
+) -> Result<Vec<Result<bool, ClientError>>, ClientError> {
     // A value that fills a batch by itself goes as raw bytes, which need no room for escapes.
     if let [entry] = entries {
-        let stored = put_raw(client, entry, level).await;
-        return match stored {
+        return match put_raw(client, entry, level).await {
             Err(error @ ClientError::Refused { status: 400..500, .. }) => Ok(vec![Err(error)]),
-            other => other.map(|outcome| vec![Ok(outcome)]),
+            other => other.map(|written| vec![Ok(written.superseded)]),
         };
     }
     let outcomes = client.batch(entries, level).await?;
-    Ok(outcomes.into_iter().map(completed).collect())
+    let is_superseded = |outcome: Outcome| outcome.outcome == Ending::Superseded;
+    Ok(outcomes.into_iter().map(|outcome| completed(outcome).map(is_superseded)).collect())
 }
 
-async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result<Outcome, ClientError> {
+async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result<Written, ClientError> {
     let wrong = |error: &dyn std::fmt::Display| ClientError::Refused {
         status: 400,
         code: "bad_document".to_owned(),
@@ -360,30 +348,29 @@ async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result
     let key = entry.key_bytes().map_err(|error| wrong(&error))?;
     let value = entry.value_bytes().map_err(|error| wrong(&error))?;
     let ttl_ms = entry.ttl.as_ref().map(Ttl::as_ms).transpose().map_err(|error| wrong(&error))?;
-    let options = WriteOptions { level, ttl_ms, after: None };
+    let options = WriteOptions { level, ttl: ttl_ms.map(Duration::from_millis), ..WriteOptions::default() };
     let collection = entry.collection.as_deref().unwrap_or(DEFAULT);
     client.put(collection, &key, value, &options).await
 }
 
-/// Whether something may be stored although the request failed.
-fn is_of_unknown_fate(error: &ClientError) -> bool {
-    match error {
-        ClientError::Unknown { .. } => true,
-        ClientError::Refused { code, .. } => matches!(code.as_str(), "unknown" | "timeout"),
-        _ => false,
-    }
+/// Whether no other record will fare better: no member that was named serves its cluster, or who imports may not.
+fn is_of_the_member(error: &ClientError) -> bool {
+    const GONE: [&str; 4] = ["left", "removed", "outdated", "no_cluster"];
+    matches!(error, ClientError::Unauthenticated { .. })
+        || error.code().is_some_and(|code| GONE.contains(&code))
 }
 
 /// Whether the same request may be stored a little later.
 fn may_succeed_later(error: &ClientError) -> bool {
-    const PASSING: [&str; 7] = [
+    const PASSING: [&str; 8] = [
         "overloaded",
-        "unknown",
         "unreachable",
         "not_enough_owners",
         "starting",
+        "stopping",
         "timeout",
         "no_room_for_hint",
+        "too_many_connections",
     ];
     match error {
         ClientError::Lost { .. } | ClientError::Unknown { .. } | ClientError::Unreachable { .. } => true,
@@ -411,7 +398,8 @@ mod tests {
     #[tokio::test]
     async fn an_import_that_is_given_up_tells_what_was_not_tried_and_what_may_be_stored() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new([listener.local_addr().unwrap().to_string()]).unwrap();
+        let client = Client::builder([listener.local_addr().unwrap().to_string()]);
+        let client = client.patience(Duration::ZERO).build().unwrap();
         // It takes one request, never answers, and is gone.
         let dies = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();

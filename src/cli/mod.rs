@@ -15,7 +15,9 @@ mod error;
 mod files;
 mod import;
 mod keys;
+mod listing;
 mod output;
+mod progress;
 mod serve;
 mod token;
 
@@ -24,7 +26,8 @@ use crate::model::Timestamp;
 use crate::model::key::DEFAULT;
 use crate::model::settings::Level;
 use crate::node::handle::documents::{TtlError, parse_ttl};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use error::CliError;
 use output::Output;
 use std::ffi::OsString;
@@ -45,7 +48,7 @@ use std::process::ExitCode;
         Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
 )]
 struct Cli {
-    /// HTTP address of a member, https://HOST:PORT with TLS; of several (A,B,C) the first that can be reached is asked
+    /// HTTP address of a member, https://HOST:PORT with TLS; of several (A,B,C) the first that can take it is asked
     #[arg(
         long,
         short = 'a',
@@ -148,17 +151,41 @@ enum Command {
     )]
     Get(keys::GetArgs),
     /// Store a value under a key
-    #[command(
-        after_help = "Examples:\n  kith put greeting hello\n  kith put --ttl 10m session 'a b c'\n  kith put --collection images logo.png - < logo.png"
-    )]
+    #[command(after_help = "Examples:\n  \
+        kith put greeting hello\n  \
+        kith put --ttl 10m session 'a b c'\n  \
+        kith put --collection images logo.png - < logo.png\n  \
+        kith put --if-absent leader me                 # only if nobody is it\n\n\
+        A condition that does not hold changes nothing and ends with 1. While members can't talk to each other,\n\
+        the condition may hold on both sides: no lock is made of it.")]
     Put(keys::PutArgs),
     /// Delete a key
+    #[command(
+        after_help = "Examples:\n  kith delete greeting\n  kith delete leader --if-timestamp \"$(kith get leader --json | jq -r .timestamp)\""
+    )]
     Delete(keys::DeleteArgs),
+    /// Add to a counter and show its number
+    #[command(after_help = "Examples:\n  kith increment visits\n  kith increment stock -5 -c shop\n\n\
+        All increments count, also those made at members that can't talk; what is shown is what the member knows.")]
+    Increment(keys::IncrementArgs),
     /// List keys and values in order of the keys
-    #[command(after_help = "Example:\n  kith scan --prefix user: --keys --limit 1000")]
-    Scan(keys::ScanArgs),
+    #[command(
+        after_help = "Examples:\n  kith scan --prefix user: --keys --limit 1000\n  kith scan --start 2026-01 --end 2026-02 --reverse"
+    )]
+    Scan(listing::ScanArgs),
+    /// Show what is there and then every change as it comes, until Ctrl-C
+    #[command(after_help = "Examples:\n  \
+        kith watch                            # all keys of the collection `default`\n  \
+        kith watch user: --keys\n  \
+        kith watch --json -c services | jq .  # one event a line: reset, put, delete, synced, interrupted\n\n\
+        Of a key that changes quickly only the latest state may be told. With several addresses it goes on at\n\
+        another member when one is gone.")]
+    Watch(listing::WatchArgs),
     /// Write a whole collection as JSON Lines, which `kith import` reads
-    Export(keys::ExportArgs),
+    #[command(
+        after_help = "Examples:\n  kith export backup.jsonl\n  kith export -c images --prefix logo | gzip > logos.gz"
+    )]
+    Export(listing::ExportArgs),
     /// Store the records of a JSON Lines file
     #[command(
         after_help = "Examples:\n  kith import words.jsonl\n  kith export | kith import --address 10.0.0.9:7401 -\n\n\
@@ -173,6 +200,15 @@ enum Command {
     /// Tokens that clients show
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Print what makes a shell complete kith's commands
+    #[command(after_help = "Examples:\n  \
+        kith completions bash > ~/.local/share/bash-completion/completions/kith\n  \
+        kith completions zsh > ~/.zfunc/_kith\n  \
+        kith completions fish > ~/.config/fish/completions/kith.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -212,9 +248,8 @@ fn parse_ttl_arg(text: &str) -> Result<u64, TtlError> {
     parse_ttl(text)
 }
 
-fn parse_after(text: &str) -> Result<String, String> {
-    let timestamp = text.parse::<Timestamp>();
-    timestamp.map(|_| text.to_owned()).map_err(|error| error.to_string())
+fn parse_timestamp(text: &str) -> Result<Timestamp, String> {
+    text.parse::<Timestamp>().map_err(|error| error.to_string())
 }
 
 fn parse_peer(text: &str) -> Result<String, String> {
@@ -265,14 +300,32 @@ fn run(cli: Cli, output: Output) -> Result<(), CliError> {
             let client = command.client(&cli.access, cli.address)?;
             block_on(token::run(&client, command, output))
         }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kith", &mut script);
+            output.raw(&script)
+        }
         other => {
+            let addresses = cli.address.len();
             let client = cli.access.client(cli.address)?;
-            block_on(ask(other, &client, output))
+            block_on(ask(other, &client, addresses, output))
         }
     }
 }
 
-async fn ask(command: Command, client: &Client, output: Output) -> Result<(), CliError> {
+/// What changes the asked member takes one address: nobody wants another one to leave.
+fn check_addresses(command: &Command, addresses: usize) -> Result<(), CliError> {
+    let changes_one = matches!(command, Command::Init(_) | Command::Join { .. } | Command::Leave { .. });
+    if changes_one && addresses > 1 {
+        let problem =
+            "this changes the asked member, so give the address of that one only (--address, KITH_ADDRESS)";
+        return Err(CliError::Usage(problem.to_owned()));
+    }
+    Ok(())
+}
+
+async fn ask(command: Command, client: &Client, addresses: usize, output: Output) -> Result<(), CliError> {
+    check_addresses(&command, addresses)?;
     match command {
         Command::Init(args) => cluster::init(client, &args, output).await,
         Command::Join { peer } => cluster::join(client, &peer, output).await,
@@ -293,14 +346,17 @@ async fn ask(command: Command, client: &Client, output: Output) -> Result<(), Cl
         Command::Get(args) => keys::get(client, &args, output).await,
         Command::Put(args) => keys::put(client, &args, output).await,
         Command::Delete(args) => keys::delete(client, &args, output).await,
-        Command::Scan(args) => keys::scan(client, &args, output).await,
-        Command::Export(args) => keys::export(client, &args, output).await,
+        Command::Increment(args) => keys::increment(client, &args, output).await,
+        Command::Scan(args) => listing::scan(client, &args, output).await,
+        Command::Watch(args) => listing::watch(client, &args, output).await,
+        Command::Export(args) => listing::export(client, addresses, &args, output).await,
         Command::Import(args) => import::run(client, &args, output).await,
         Command::Serve(_)
         | Command::Dev(_)
         | Command::Secret
         | Command::CheckConfig { .. }
-        | Command::Token(_) => Ok(()),
+        | Command::Token(_)
+        | Command::Completions { .. } => Ok(()),
     }
 }
 

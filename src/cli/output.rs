@@ -5,6 +5,20 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
+/// Codes of ECMA-48 for colours.
+const RED: u8 = 31;
+const GREEN: u8 = 32;
+
+/// Whether colours are wanted there: on a terminal that has them, unless NO_COLOR says otherwise.
+fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    stream.is_terminal() && is_set("NO_COLOR").is_none() && is_set("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn painted(text: &str, colour: u8) -> String {
+    format!("\x1b[{colour}m{text}\x1b[0m")
+}
+
 /// How results are shown.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
@@ -47,7 +61,18 @@ impl Output {
 
     /// Why it was not done.
     pub(super) fn complain(self, text: &str) {
-        self.note(&format!("kith: {text}"));
+        let name = if has_colours(&io::stderr()) { painted("kith:", RED) } else { "kith:".to_owned() };
+        self.note(&format!("{name} {text}"));
+    }
+
+    /// A word of a result that tells of something there.
+    pub(super) fn good(self, text: &str) -> String {
+        if has_colours(&io::stdout()) { painted(text, GREEN) } else { text.to_owned() }
+    }
+
+    /// A word of a result that tells of something gone.
+    pub(super) fn bad(self, text: &str) -> String {
+        if has_colours(&io::stdout()) { painted(text, RED) } else { text.to_owned() }
     }
 
     pub(super) fn is_terminal() -> bool {

@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::output::{Output, duration, table};
-use crate::client::{Client, ClientOptions};
+use crate::client::{Client, ClientBuilder};
 use crate::config::MemberConfig;
 use crate::model::token::{Grant, Role};
 use crate::node::handle::tokens::{TokenRequest, TokenRow};
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bytes of the largest file with a token or with certificates.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -32,22 +32,22 @@ pub(super) struct AccessArgs {
 }
 
 impl AccessArgs {
-    fn options(&self) -> Result<ClientOptions, CliError> {
-        let mut options = ClientOptions::default();
+    /// A client of these members that asks each of them once: who types a command waits for no member.
+    pub(super) fn client(&self, addresses: Vec<String>) -> Result<Client, CliError> {
+        Ok(self.builder(addresses)?.build()?)
+    }
+
+    fn builder(&self, addresses: Vec<String>) -> Result<ClientBuilder, CliError> {
+        let mut builder = Client::builder(addresses).patience(Duration::ZERO);
         if let Some(file) = &self.ca_file {
-            options = options.authorities(read(file)?);
+            builder = builder.authorities(read(file)?);
         }
         // Of an empty variable nothing is meant.
         match (&self.token, &self.token_file) {
-            (Some(token), _) if !token.is_empty() => Ok(options.token(token.trim())),
-            (_, Some(file)) => Ok(options.token(String::from_utf8_lossy(&read(file)?).trim())),
-            _ => Ok(options),
+            (Some(token), _) if !token.is_empty() => Ok(builder.token(token.trim())),
+            (_, Some(file)) => Ok(builder.token(String::from_utf8_lossy(&read(file)?).trim())),
+            _ => Ok(builder),
         }
-    }
-
-    /// A client of these members.
-    pub(super) fn client(&self, addresses: Vec<String>) -> Result<Client, CliError> {
-        Ok(Client::with(addresses, &self.options()?)?)
     }
 }
 
@@ -128,19 +128,22 @@ impl TokenCommand {
     /// The client to ask with: the operator's, if the command names a member's file.
     pub(super) fn client(&self, access: &AccessArgs, addresses: Vec<String>) -> Result<Client, CliError> {
         let Some(file) = &self.operator().config else { return access.client(addresses) };
-        operators_client(file, access.options()?)
+        operators_client(file, |addresses| access.builder(addresses))
     }
 }
 
 /// A client of the member of this file that shows that its secret is known.
-pub(super) fn operators_client(file: &Path, options: ClientOptions) -> Result<Client, CliError> {
+pub(super) fn operators_client(
+    file: &Path,
+    builder: impl FnOnce(Vec<String>) -> Result<ClientBuilder, CliError>,
+) -> Result<Client, CliError> {
     let config = MemberConfig::load(file)?;
     let failed = |error: crate::security::SecretError| CliError::Failed(error.to_string());
     let secret = Secret::parse(&String::from_utf8_lossy(config.secret.expose())).map_err(failed)?;
     let keys = ClusterKeys::derive(&secret, &config.cluster).map_err(failed)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let options = options.token(operator::prove(&keys, now.as_secs()));
-    Ok(Client::with([own_address(&config)], &options)?)
+    let proof = operator::prove(&keys, now.as_secs());
+    Ok(builder(vec![own_address(&config)])?.token(proof).build()?)
 }
 
 /// Where a command on a member's machine reaches it.

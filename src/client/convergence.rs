@@ -11,12 +11,15 @@
 //! Whatever was acknowledged before the watch began is then with all its owners, durably: nobody keeps hints,
 //! and what was under way has arrived, or nothing is.
 
+use super::failover::Nature;
+use super::members::Members;
 use super::{Client, ClientError};
 use crate::model::MemberId;
 use crate::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use crate::node::handle::status::State;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -87,7 +90,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn convergence(&self) -> Result<Convergence, ClientError> {
-        self.read("/v1/cluster/convergence").await
+        self.read(Nature::ReadOne, "/v1/cluster/convergence").await
     }
 
     /// The writes that the member knows to have lost to concurrent ones.
@@ -95,7 +98,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn superseded(&self) -> Result<Superseded, ClientError> {
-        self.read("/v1/cluster/superseded").await
+        self.read(Nature::ReadOne, "/v1/cluster/superseded").await
     }
 
     /// The latest writes that any member knows to have lost, the last one first and each once, and who
@@ -127,7 +130,7 @@ impl Client {
         T: DeserializeOwned + Send + 'static,
     {
         let mut last = None;
-        for address in &self.addresses {
+        for address in self.members.addresses() {
             let first = self.at(address);
             match in_time(address, within, first.convergence()).await {
                 Ok(known) => return Ok(first.ask_known(&known, path, within).await),
@@ -146,8 +149,8 @@ impl Client {
         let mut ask = |name: &str, client: Self| {
             let name = name.to_owned();
             asked.spawn(async move {
-                let address = client.addresses.concat();
-                let answer = in_time(&address, within, client.read::<T>(path)).await;
+                let address = client.addresses();
+                let answer = in_time(&address, within, client.read::<T>(Nature::ReadOne, path)).await;
                 (name, address, answer)
             });
         };
@@ -174,7 +177,7 @@ impl Client {
 
     /// The same client for one address.
     fn at(&self, address: &str) -> Self {
-        Self { addresses: vec![address.to_owned()], ..self.clone() }
+        Self { members: Arc::new(Members::new([address.to_owned()])), ..self.clone() }
     }
 }
 

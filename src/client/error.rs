@@ -1,10 +1,21 @@
-//! Why a member did not answer as a caller wished.
+//! Why a client's wish was not fulfilled.
 
 use super::DEFAULT_ADDRESS;
+use crate::model::Timestamp;
 use crate::model::key::KeyError;
+use std::fmt;
 
-/// Why a request was not answered as it wished.
-#[derive(Debug, thiserror::Error)]
+/// An address that was tried in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// The address.
+    pub address: String,
+    /// What happened there.
+    pub reason: String,
+}
+
+/// Why a request was not answered as it wished. Each variant says what became of a change.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
     /// An address that can't be one. Nothing was sent.
@@ -23,15 +34,17 @@ pub enum ClientError {
     /// A collection or key that can't be one. Nothing was sent.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// No member could be connected to. Nothing was sent.
+    /// A condition that the change can't be under. Nothing was sent.
+    #[error("{0}")]
+    Condition(&'static str),
+    /// No member could be connected to. Nothing was changed.
     #[error(
-        "no member listens at {addresses} ({reason}); start one with `kith dev` or `kith serve`, or name another with --address or KITH_ADDRESS"
+        "no member listens at {}; start one with `kith dev` or `kith serve`, or name another with --address or KITH_ADDRESS",
+        Listed(tried)
     )]
     Unreachable {
-        /// Where it was tried.
-        addresses: String,
-        /// What happened at the last of them.
-        reason: String,
+        /// Every address, and why it is none.
+        tried: Vec<Tried>,
     },
     /// The connection was lost after a question was sent, which changes nothing.
     #[error(
@@ -43,17 +56,36 @@ pub enum ClientError {
         /// What happened.
         reason: String,
     },
-    /// The connection was lost after a change was sent: whether it was made is unknown.
-    #[error(
-        "{address} gave no whole answer ({reason}); is it the HTTP port of a member, and with TLS written as https://? Whether a change was made is unknown"
-    )]
+    /// Whether a change was made is unknown: the connection was lost after it was sent, or its level was not met
+    /// in time. It may still come true. It is never sent again by itself: read before you repeat it.
+    #[error("{address} did not confirm the change ({reason}); whether it was made is unknown")]
     Unknown {
         /// Who was asked.
         address: String,
         /// What happened.
         reason: String,
     },
-    /// The member refused, or failed to do it.
+    /// The condition of a change does not hold. Nothing was changed.
+    #[error("the condition does not hold, so nothing was changed: {}", Present(*present))]
+    ConditionFailed {
+        /// The timestamp of what is there; `None`: there is nothing.
+        present: Option<Timestamp>,
+    },
+    /// The token is missing, wrong or revoked, or there is none yet. Nothing was changed.
+    #[error("{message}")]
+    Unauthenticated {
+        /// The error's name for programs.
+        code: String,
+        /// What to do.
+        message: String,
+    },
+    /// The token does not allow it. Nothing was changed.
+    #[error("{message}")]
+    Forbidden {
+        /// What it would take.
+        message: String,
+    },
+    /// The member refused. Nothing was changed, unless the message says so.
     #[error("{message}")]
     Refused {
         /// The HTTP status.
@@ -63,7 +95,7 @@ pub enum ClientError {
         /// What happened and what to do.
         message: String,
     },
-    /// An answer that kith does not give.
+    /// An answer that kith does not give, such as a proxy's. Of a change the fate is unknown.
     #[error("{address} answered what no kith does ({reason}); is it the HTTP port of a member?")]
     Foreign {
         /// Who was asked.
@@ -71,4 +103,46 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl ClientError {
+    /// The name for programs that a member gave its refusal, if one did.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } | Self::Unauthenticated { code, .. } => Some(code),
+            Self::Forbidden { .. } => Some("forbidden"),
+            Self::ConditionFailed { .. } => Some("condition_failed"),
+            _ => None,
+        }
+    }
+
+    /// Whether a change may have been made all the same, or may still be.
+    #[must_use]
+    pub const fn is_of_unknown_fate(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Foreign { .. })
+    }
+}
+
+struct Listed<'a>(&'a [Tried]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, Tried { address, reason }) in self.0.iter().enumerate() {
+            let between = if at == 0 { "" } else { ", " };
+            write!(f, "{between}{address} ({reason})")?;
+        }
+        Ok(())
+    }
+}
+
+struct Present(Option<Timestamp>);
+
+impl fmt::Display for Present {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(stamp) => write!(f, "what is there has the timestamp {stamp}"),
+            None => f.write_str("there is nothing under this key"),
+        }
+    }
 }

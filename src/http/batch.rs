@@ -14,7 +14,7 @@ use crate::model::token::Role;
 use crate::node::access::Caller;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes};
 use crate::node::handle::read::Object;
-use crate::node::handle::{Answer, Handle, Operation, Stopped};
+use crate::node::handle::{Answer, Handle, Operation, OperationError, Stopped};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -51,7 +51,11 @@ pub(super) async fn batch(
     })?;
     let room =
         if operations.iter().any(is_read) { shared.answers.reserve().await } else { Reserved::nothing() };
-    Ok(room.json(&Outcomes { results: run(&shared.handle, operations).await? }))
+    let changes = operations.iter().any(|operation| !is_read(operation));
+    // "Stopping" would say that surely nothing was changed.
+    let lost =
+        |stopped| if changes { OperationError::Unknown { copies: 0 }.into() } else { Failure::from(stopped) };
+    Ok(room.json(&Outcomes { results: run(&shared.handle, operations).await.map_err(lost)? }))
 }
 
 const fn is_read(operation: &Operation) -> bool {

@@ -22,9 +22,10 @@ pub struct Modify {
 }
 
 /// What must hold of the readable record under a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// Nothing.
+    #[default]
     Always,
     /// There is none.
     Absent,

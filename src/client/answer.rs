@@ -1,0 +1,113 @@
+//! Answers over HTTP, before anybody knows what they mean, and what is wrong with them.
+
+use super::{ClientError, Tried};
+use crate::model::Timestamp;
+use crate::node::handle::documents::{Ending, ErrorDocument, Outcome};
+use bytes::Bytes;
+use reqwest::{Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+/// A member's answer.
+#[derive(Debug)]
+pub(super) struct RawAnswer {
+    pub(super) address: String,
+    pub(super) timestamp: Option<Timestamp>,
+    pub(super) body: Bytes,
+}
+
+impl RawAnswer {
+    /// Takes an answer in; one that is no success is an error.
+    pub(super) async fn read(address: &str, changes: bool, response: Response) -> Result<Self, ClientError> {
+        let status = response.status();
+        let timestamp = response.headers().get("kith-timestamp");
+        let timestamp = timestamp.and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = response.bytes().await.map_err(|error| lost(address, changes, &error))?;
+        if status.is_success() {
+            return Ok(Self { address: address.to_owned(), timestamp, body });
+        }
+        Err(refusal(address, changes, status, timestamp, &body))
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.body).map_err(|error| self.foreign(&error))
+    }
+
+    /// It says what no kith does.
+    pub(super) fn foreign(&self, reason: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Foreign { address: self.address.clone(), reason: reason.to_string() }
+    }
+}
+
+/// What a request failed with that got no whole answer.
+pub(super) fn failure(address: &str, changes: bool, error: &reqwest::Error) -> ClientError {
+    if error.is_connect() {
+        let tried = Tried { address: address.to_owned(), reason: cause(error) };
+        return ClientError::Unreachable { tried: vec![tried] };
+    }
+    lost(address, changes, error)
+}
+
+pub(super) fn lost(address: &str, changes: bool, error: &reqwest::Error) -> ClientError {
+    let (address, reason) = (address.to_owned(), cause(error));
+    if changes { ClientError::Unknown { address, reason } } else { ClientError::Lost { address, reason } }
+}
+
+/// What an answer says that is no success.
+pub(super) fn refusal(
+    address: &str,
+    changes: bool,
+    status: StatusCode,
+    present: Option<Timestamp>,
+    body: &[u8],
+) -> ClientError {
+    let Ok(ErrorDocument { error: code, message }) = serde_json::from_slice(body) else {
+        return ClientError::Foreign { address: address.to_owned(), reason: format!("status {status}") };
+    };
+    refused(address, changes, status.as_u16(), present, code, message)
+}
+
+fn refused(
+    address: &str,
+    changes: bool,
+    status: u16,
+    present: Option<Timestamp>,
+    code: String,
+    message: String,
+) -> ClientError {
+    match code.as_str() {
+        "condition_failed" => ClientError::ConditionFailed { present },
+        "unauthenticated" | "no_tokens" => ClientError::Unauthenticated { code, message },
+        "forbidden" => ClientError::Forbidden { message },
+        "unknown" | "timeout" if changes => {
+            ClientError::Unknown { address: address.to_owned(), reason: message }
+        }
+        _ => ClientError::Refused { status, code, message },
+    }
+}
+
+/// Turns an outcome that failed into an error, as if the operation had been sent alone.
+///
+/// # Errors
+/// [`ClientError::ConditionFailed`], [`ClientError::Unknown`], [`ClientError::Refused`].
+pub fn completed(outcome: Outcome) -> Result<Outcome, ClientError> {
+    match outcome.outcome {
+        Ending::ConditionFailed => {
+            let present = outcome.timestamp.as_ref().and_then(|text| text.parse().ok());
+            Err(ClientError::ConditionFailed { present })
+        }
+        Ending::Failed => {
+            let (code, message) = (outcome.error.unwrap_or_default(), outcome.message.unwrap_or_default());
+            Err(refused("the member", true, StatusCode::OK.as_u16(), None, code, message))
+        }
+        _ => Ok(outcome),
+    }
+}
+
+/// The innermost cause, which is what a person can do something about.
+pub(super) fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

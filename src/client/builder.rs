@@ -1,0 +1,171 @@
+//! How a client is to be: where the members are, what it shows to them, and how patient it is.
+
+use super::answer::cause;
+use super::members::{Members, Session};
+use super::{Client, ClientError, Tried, is_address};
+use crate::model::settings::Level;
+use crate::node::handle::tokens::TokenText;
+use crate::security::tls;
+use reqwest::Certificate;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What addresses begin with where TLS is spoken.
+const HTTPS: &str = "https://";
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an operation may take; members give up before that.
+const TIMEOUT: Duration = Duration::from_secs(90);
+/// How long members that can't be asked are asked again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept: less than members keep it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How a client is to be. `Debug` shows no token.
+///
+/// ```
+/// use kith::Client;
+/// use kith::model::settings::Level;
+/// use std::time::Duration;
+///
+/// let client = Client::builder(["127.0.0.1:7401", "127.0.0.1:7411"])
+///     .token("kith_app_0123456789")
+///     .read_level(Level::Quorum)
+///     .patience(Duration::from_secs(3))
+///     .build()?;
+/// # Ok::<(), kith::client::ClientError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    addresses: Vec<String>,
+    token: Option<TokenText>,
+    authorities: Option<Vec<u8>>,
+    timeout: Duration,
+    patience: Duration,
+    read_level: Option<Level>,
+    write_level: Option<Level>,
+    follows: bool,
+}
+
+impl ClientBuilder {
+    pub(super) fn new<I>(addresses: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        Self {
+            addresses: addresses.into_iter().map(Into::into).collect(),
+            token: None,
+            authorities: None,
+            timeout: TIMEOUT,
+            patience: PATIENCE,
+            read_level: None,
+            write_level: None,
+            follows: true,
+        }
+    }
+
+    /// Shows this token with every request.
+    #[must_use]
+    pub fn token(self, text: impl Into<String>) -> Self {
+        Self { token: Some(TokenText::new(text.into())), ..self }
+    }
+
+    /// Over `https`, trusts only certificates of these authorities (PEM) instead of the system's.
+    #[must_use]
+    pub fn authorities(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self { authorities: Some(pem.into()), ..self }
+    }
+
+    /// How long an operation may take in all; 90 s unless told otherwise. The fate of a change that takes
+    /// longer is unknown.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How long an operation tries again, at growing intervals, while no member can take it; 10 s unless told
+    /// otherwise. With zero each address is asked once.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The level of reads that name none, instead of the cluster's setting.
+    #[must_use]
+    pub fn read_level(self, level: Level) -> Self {
+        Self { read_level: Some(level), ..self }
+    }
+
+    /// The level of changes that name none, instead of the cluster's setting.
+    #[must_use]
+    pub fn write_level(self, level: Level) -> Self {
+        Self { write_level: Some(level), ..self }
+    }
+
+    /// Whether changes follow whatever this client and its clones have read or written before, also at other
+    /// members and whatever their clocks say; true unless told otherwise.
+    #[must_use]
+    pub fn follow_what_was_seen(self, follows: bool) -> Self {
+        Self { follows, ..self }
+    }
+
+    /// The client. Connects to no member yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`], [`ClientError::Token`], [`ClientError::Authorities`].
+    pub fn build(self) -> Result<Client, ClientError> {
+        let encrypted = self.addresses.first().is_some_and(|address| address.starts_with(HTTPS));
+        let plain = |text: &str| {
+            if encrypted { text.strip_prefix(HTTPS).map(str::to_owned) } else { Some(text.to_owned()) }
+        };
+        let mut addresses = Vec::with_capacity(self.addresses.len());
+        for text in &self.addresses {
+            let address = plain(text).filter(|address| is_address(address));
+            addresses.push(address.ok_or_else(|| ClientError::Address(text.clone()))?);
+        }
+        if addresses.is_empty() {
+            return Err(ClientError::Address(String::new()));
+        }
+        let http = self.http(encrypted)?;
+        Ok(Client {
+            http,
+            scheme: if encrypted { "https" } else { "http" },
+            members: Arc::new(Members::new(addresses)),
+            session: self.follows.then(Arc::<Session>::default),
+            timeout: self.timeout,
+            patience: self.patience,
+            read_level: self.read_level,
+            write_level: self.write_level,
+        })
+    }
+
+    fn http(&self, encrypted: bool) -> Result<reqwest::Client, ClientError> {
+        tls::use_ring();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .tcp_nodelay(true);
+        if let Some(pem) = &self.authorities {
+            let authorities = Certificate::from_pem_bundle(pem).unwrap_or_default();
+            if authorities.is_empty() {
+                return Err(ClientError::Authorities);
+            }
+            builder = builder.tls_certs_only(authorities);
+        } else if !encrypted {
+            // Nobody is to be trusted, so the system need not be asked whom it trusts.
+            builder = builder.tls_certs_only([]);
+        }
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
+                .map_err(|_| ClientError::Token)?;
+            value.set_sensitive(true);
+            builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
+        }
+        let failed = |error| {
+            let tried = Tried { address: self.addresses.join(", "), reason: cause(&error) };
+            ClientError::Unreachable { tried: vec![tried] }
+        };
+        builder.build().map_err(failed)
+    }
+}
