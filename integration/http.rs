@@ -81,7 +81,7 @@ impl FakeMember {
         if key.is_system() && !matches!(operation, Operation::Get { .. }) {
             return Err(OperationError::SystemCollection);
         }
-        self.time += 1;
+        self.time = self.time.saturating_add(1);
         let after = match operation {
             Operation::Get { .. } => return Ok(Answer::Found(self.records.get(&place).cloned())),
             Operation::Modify { modify, .. } => return Ok(Answer::Modified(self.modify(place, key, modify))),
