@@ -58,7 +58,7 @@ impl Watcher {
                 self.note(&event);
                 return Some(event);
             }
-            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("an event in time");
+            let chunk = timeout(PATIENCE, self.response.chunk()).await.unwrap();
             self.buffer.extend_from_slice(&chunk.ok()??);
         }
     }
