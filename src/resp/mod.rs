@@ -3,10 +3,19 @@
 //! Each connection is a local task of the data thread that calls this member directly through
 //! [`Local`]. The modules, in the order in which a request passes them: `input` and `parse` find
 //! commands in what was read, `commands` carries them out, `replies` keeps the replies in order,
-//! `reply` encodes them, and `connection` drives it all.
+//! `reply` encodes them, and `connection` drives it all. Beside them: `clients` is what connections show
+//! of each other, `cursors` the places that SCAN went to, `written` what WAIT waits for, `listening` the channels
+//! that tell of changes, `glob` patterns, and `process` what the process takes of its machine.
+//!
+//! What holds of commands:
+//! - What looks before it changes (SETNX, GETDEL, EXPIRE, DEL and so on) is one step, at its key's home. While members
+//!   can't see each other a key may have two homes; both changes are made, and the later one wins.
+//! - What one connection sends takes effect in its order, and its reads find what it wrote.
+//! - Commands on several keys are several steps: MSET is not all or nothing, and RENAME and COPY may be seen half
+//!   done, with both keys there.
 //!
 //! Left to others: what an operation means (the engine), and who may connect (the node's choice of
-//! address).
+//! address, and its tokens).
 
 mod clients;
 mod commands;

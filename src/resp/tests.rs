@@ -10,7 +10,9 @@ use crate::model::merge::CounterError;
 use crate::model::token::{Grant, Role, Token, Tokens};
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::node::access::{Access, Publisher};
-use crate::node::local::{Interest, Kinds, LocalInfo, Mailbox, RespCounts, Subscription};
+use crate::node::local::{
+    ChangeKind, Interest, Kinds, LocalInfo, Mailbox, NamedChange, RespCounts, Subscription,
+};
 use crate::security::{ClusterKeys, Keyring, Secret};
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -50,6 +52,8 @@ struct State {
     waiting: Vec<Mailbox>,
     /// How many writes were waited for, and for how many copies.
     waits: Vec<(usize, u16)>,
+    /// Who listens, and whether it still does.
+    subscriptions: Vec<(Mailbox, bool)>,
     counts: Rc<RespCounts>,
 }
 
@@ -71,6 +75,7 @@ impl Fake {
             congested_after: None,
             waiting: Vec::new(),
             waits: Vec::new(),
+            subscriptions: Vec::new(),
             counts: Rc::default(),
         })));
         tokio::task::spawn_local(fake.clone().answer_in_any_order());
@@ -246,11 +251,19 @@ impl Local for Fake {
         self.0.borrow_mut().waiting.push(mailbox.clone());
     }
 
-    fn subscribe(&self, _: &Mailbox, _: &Interest, _: Kinds) -> Result<Subscription, OperationError> {
-        Err(OperationError::TooManyWatches)
+    fn subscribe(&self, mailbox: &Mailbox, _: &Interest, _: Kinds) -> Result<Subscription, OperationError> {
+        let mut state = self.0.borrow_mut();
+        if let Some(refusal) = &state.refusal {
+            return Err(refusal.clone());
+        }
+        state.subscriptions.push((mailbox.clone(), true));
+        Ok(Subscription(state.subscriptions.len() as u64))
     }
 
-    fn unsubscribe(&self, _: Subscription) {}
+    fn unsubscribe(&self, subscription: Subscription) {
+        let at = usize::try_from(subscription.0).unwrap() - 1;
+        self.0.borrow_mut().subscriptions[at].1 = false;
+    }
 
     fn resp_counts(&self) -> Rc<RespCounts> {
         Rc::clone(&self.0.borrow().counts)
@@ -503,6 +516,83 @@ fn commands_that_list_tell_why_they_can_not() {
         let words: Vec<&str> = reply.lines().filter_map(|line| line.split(' ').next()).collect();
         let down = "-CLUSTERDOWN";
         assert_eq!(words, [down, down, down, down, down, "+PONG"]);
+    });
+}
+
+/// Tells the listener of a subscription that keys were set.
+fn tell(port: &Port, subscription: u64, keys: &[&str], collection: &str) {
+    let changes = keys.iter().map(|key| NamedChange {
+        kind: ChangeKind::Set,
+        collection: collection.to_owned(),
+        key: key.as_bytes().to_vec(),
+    });
+    let at = usize::try_from(subscription).unwrap() - 1;
+    let mailbox = port.fake.0.borrow().subscriptions[at].0.clone();
+    mailbox.push_changes(Subscription(subscription), &changes.collect());
+}
+
+#[test]
+fn messages_stand_between_replies_and_end_with_the_subscription() {
+    run(async {
+        let port = Port::open(Place::Elsewhere, 5, Limits::default()).await;
+        let mut stream = port.connect().await;
+        stream.write_all(b"HELLO 3 SETNAME me\r\nSET k v\r\nSUBSCRIBE __keyspace@0__:k\r\n").await.unwrap();
+        let confirmed = ">3\r\n$9\r\nsubscribe\r\n$16\r\n__keyspace@0__:k\r\n:1\r\n";
+        expect(&mut stream, &format!("{}+OK\r\n{confirmed}", PROTOCOLS[2].1)).await;
+        port.fake.0.borrow_mut().held = true;
+        stream.write_all(b"MGET k k\r\nPING\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        tell(&port, 1, &["k", "other"], "default");
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        port.fake.0.borrow_mut().held = false;
+        let message = ">3\r\n$7\r\nmessage\r\n$16\r\n__keyspace@0__:k\r\n$3\r\nset\r\n";
+        expect(&mut stream, &format!("*2\r\n$1\r\nv\r\n$1\r\nv\r\n+PONG\r\n{message}")).await;
+        stream.write_all(b"RESET\r\n").await.unwrap();
+        expect(&mut stream, "+RESET\r\n").await;
+        assert!(!port.fake.0.borrow().subscriptions[0].1);
+        tell(&port, 1, &["k"], "default");
+        stream.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut stream, "+PONG\r\n").await;
+    });
+}
+
+#[test]
+fn who_does_not_read_what_it_listens_to_is_cut_off() {
+    run(async {
+        let limits = Limits { message_bytes: 100_000, ..Limits::default() };
+        let port = Port::open(Place::Here, 5, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut stream = port.connect().await;
+        stream.write_all(b"PSUBSCRIBE *\r\n").await.unwrap();
+        expect(&mut stream, "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n").await;
+        let long = "x".repeat(4_000);
+        while counts.slow_listeners.get() == 0 {
+            tell(&port, 1, &[long.as_str(); 10], "default");
+            yield_now().await;
+        }
+        until(|| counts.connections.get() == 0).await;
+    });
+}
+
+#[test]
+fn a_listener_hears_only_of_what_it_may_read() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        port.tokens.publish(&tokens(&[("app", Role::Read, "1")]));
+        let mut stream = port.connect().await;
+        let input = b"AUTH kith_app_app\r\nSUBSCRIBE __keyevent@2__:set\r\nPSUBSCRIBE *\r\n";
+        stream.write_all(input).await.unwrap();
+        let forbidden =
+            "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n";
+        let confirmed = "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n";
+        expect(&mut stream, &format!("+OK\r\n{forbidden}{confirmed}")).await;
+        tell(&port, 1, &["a"], "2");
+        tell(&port, 1, &["b"], "1");
+        let head = "*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n";
+        let first = format!("{head}$16\r\n__keyspace@1__:b\r\n$3\r\nset\r\n");
+        expect(&mut stream, &format!("{first}{head}$18\r\n__keyevent@1__:set\r\n$1\r\nb\r\n")).await;
     });
 }
 
