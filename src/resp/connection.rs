@@ -272,13 +272,18 @@ impl<L: Local> Connection<L> {
     /// Takes the answers that arrived.
     fn collect(&mut self) {
         while let Some((token, outcome)) = self.client.shown.mailbox.pop() {
-            let stored = match &outcome {
-                Outcome::Stored(stored) => Some(*stored),
-                Outcome::Modified(modified) => modified.stored,
-                Outcome::Found(_) | Outcome::Page(_) | Outcome::Copies(_) | Outcome::Failed(_) => None,
-            };
-            if let Some(stored) = stored {
-                self.client.written.note(stored);
+            match &outcome {
+                Outcome::Stored(stored) if stored.number.is_some() => {
+                    self.client.written.note_unnamed(stored.copies);
+                }
+                Outcome::Stored(stored) | Outcome::Modified(Modified { stored: Some(stored), .. }) => {
+                    self.client.written.note(*stored);
+                }
+                Outcome::Modified(_)
+                | Outcome::Found(_)
+                | Outcome::Page(_)
+                | Outcome::Copies(_)
+                | Outcome::Failed(_) => {}
             }
             let time = match &outcome {
                 Outcome::Stored(stored) => stored.timestamp.time,

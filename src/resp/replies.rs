@@ -113,6 +113,13 @@ pub enum WriteReply {
     Ok,
     /// OK if something was changed, else nil.
     OkOrNil,
+    /// OK if something was made where nothing was, and nothing newer was met; else nil. Who locks by this
+    /// must not believe to have what another one got at the same time.
+    Locked,
+    /// The same as 1 or 0.
+    LockedFlag,
+    /// The same as nil or what was there.
+    LockedRecord,
     /// 1 if something was changed, else 0.
     Flag,
     /// The value's length after it was changed.
@@ -126,9 +133,18 @@ impl WriteReply {
         match (self, modified.stored) {
             (Self::Plain | Self::Ok, _) | (Self::OkOrNil, Some(_)) => out.ok(),
             (Self::OkOrNil, None) => out.nil(),
+            (Self::Locked, Some(stored)) if !stored.superseded => out.ok(),
+            (Self::Locked, _) => out.nil(),
+            (Self::LockedFlag, stored) => {
+                out.integer(i64::from(stored.is_some_and(|stored| !stored.superseded)));
+            }
+            // What came before it is not known here.
+            (Self::LockedRecord, Some(stored)) if stored.superseded => {
+                out.operation_error(&OperationError::Unknown { copies: stored.copies });
+            }
             (Self::Flag, stored) => out.integer(i64::from(stored.is_some())),
             (Self::Length, stored) => out.integer(stored.and_then(|s| s.number).unwrap_or_default()),
-            (Self::Record, _) => match &modified.record {
+            (Self::Record | Self::LockedRecord, _) => match &modified.record {
                 Some(record) => out.record(Some(record.view())),
                 None => out.nil(),
             },
@@ -621,6 +637,28 @@ mod tests {
         assert!(!replies.is_looked_at(b"k") && replies.awaits_writes());
         assert_eq!(take(&mut replies), ":0\r\n:0\r\n");
         assert_eq!(replies.looking, [0; LOTS]);
+    }
+
+    #[test]
+    fn a_lock_that_another_one_got_at_the_same_time_is_not_got() {
+        for (reply, got, lost) in [
+            (WriteReply::Locked, "+OK\r\n", "$-1\r\n"),
+            (WriteReply::LockedFlag, ":1\r\n", ":0\r\n"),
+            (WriteReply::LockedRecord, "$-1\r\n", "-UNKNOWN "),
+            (WriteReply::OkOrNil, "+OK\r\n", "+OK\r\n"),
+            (WriteReply::Flag, ":1\r\n", ":1\r\n"),
+        ] {
+            for (superseded, expected) in [(false, got), (true, lost)] {
+                let (timestamp, hash) = (Timestamp::ZERO, KeyHash(0));
+                let stored = Stored { timestamp, copies: 2, superseded, hash, number: None };
+                let mut replies = Replies::new(1 << 20, 16);
+                let token = replies.look(reply, b"k");
+                let modified = Modified { stored: Some(stored), present: None, record: None };
+                replies.settle(token, Outcome::Modified(modified));
+                let text = take(&mut replies);
+                assert!(text.starts_with(expected), "{reply:?} {text}");
+            }
+        }
     }
 
     #[test]

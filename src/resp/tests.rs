@@ -601,9 +601,11 @@ fn a_wait_is_for_what_was_written_before_and_is_answered_after_it() {
     run(async {
         for place in [Place::Here, Place::Elsewhere] {
             let port = Port::open(place, 5, Limits::default()).await;
-            let reply = port.exchange(b"SET k v\r\nWAIT 1 0\r\nAPPEND k w\r\nWAIT 9 100\r\nGET k\r\n").await;
-            assert_eq!(reply, "+OK\r\n:1\r\n:2\r\n:1\r\n$2\r\nvw\r\n");
-            assert_eq!(port.fake.0.borrow().waits, [(1, 2), (2, 10)]);
+            let reply = port
+                .exchange(b"SET k v\r\nWAIT 1 0\r\nAPPEND k w\r\nINCR n\r\nWAIT 0 100\r\nGET k\r\n")
+                .await;
+            assert_eq!(reply, "+OK\r\n:1\r\n:2\r\n:1\r\n:0\r\n$2\r\nvw\r\n");
+            assert_eq!(port.fake.0.borrow().waits, [(1, 2), (2, 1)]);
         }
     });
 }

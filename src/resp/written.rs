@@ -1,7 +1,7 @@
 //! What a connection remembers of its writes, so that WAIT can ask for copies of them.
 //!
-//! The last ones by the hashes of their keys and their stamps; of all before them only how few copies the
-//! worst of their answers told.
+//! The last ones by the hashes of their keys and their stamps; of all before them, and of increments, which have
+//! no stamp of their own, only how few copies the worst of their answers told.
 
 use std::collections::VecDeque;
 
@@ -24,9 +24,14 @@ impl Written {
         if self.last.len() >= MAX_WRITES
             && let Some(oldest) = self.last.pop_front()
         {
-            self.least = Some(self.least.map_or(oldest.copies, |least| least.min(oldest.copies)));
+            self.note_unnamed(oldest.copies);
         }
         self.last.push_back(stored);
+    }
+
+    /// Remembers a write that its stamp does not name, as an increment, of which so many copies were told.
+    pub fn note_unnamed(&mut self, copies: u16) {
+        self.least = Some(self.least.map_or(copies, |least| least.min(copies)));
     }
 
     /// The last writes.

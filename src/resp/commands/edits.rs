@@ -2,7 +2,8 @@
 //! go through one home the second sees what the first did.
 //!
 //! While members can't see each other, two of them may both take themselves for a key's home. Then two SETs
-//! with NX may both succeed, and the later write wins when they meet again.
+//! with NX may both succeed, and the later write wins when they meet again. One that meets the later write before
+//! it is answered is answered as if it had come after it.
 
 use super::strings::{Options, moment, options};
 use super::table::Spec;
@@ -22,9 +23,11 @@ pub fn set<L: Local>(
     expiry: NewExpiry,
 ) -> Flow {
     let value = Bytes::copy_from_slice(arguments.get(2));
-    let (returns, reply) = match options.get {
-        true => (Returns::Before, WriteReply::Record),
-        false => (Returns::Nothing, WriteReply::OkOrNil),
+    let (returns, reply) = match (options.get, options.condition) {
+        (true, Condition::Absent) => (Returns::Before, WriteReply::LockedRecord),
+        (true, _) => (Returns::Before, WriteReply::Record),
+        (false, Condition::Absent) => (Returns::Nothing, WriteReply::Locked),
+        (false, _) => (Returns::Nothing, WriteReply::OkOrNil),
     };
     let modify = Modify { condition: options.condition, edit: Edit::Set { value, expiry }, returns };
     context.modify(arguments.get(1), &modify, reply)
@@ -34,7 +37,7 @@ pub fn set<L: Local>(
 pub fn set_absent<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let edit = Edit::Set { value: Bytes::copy_from_slice(arguments.get(2)), expiry: NewExpiry::None };
     let modify = Modify { condition: Condition::Absent, edit, returns: Returns::Nothing };
-    context.modify(arguments.get(1), &modify, WriteReply::Flag)
+    context.modify(arguments.get(1), &modify, WriteReply::LockedFlag)
 }
 
 /// GETSET key value

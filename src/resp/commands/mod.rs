@@ -62,6 +62,8 @@ pub struct Progress {
     asked: Asked,
     /// What a command that goes through all keys has found.
     listing: Listing,
+    /// When WAIT ends, in milliseconds since the Unix epoch.
+    until_ms: Option<u64>,
     /// What RENAME or COPY has read.
     moved: Option<Record>,
 }

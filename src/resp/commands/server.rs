@@ -1,7 +1,7 @@
 //! PING, TIME, WAIT, SELECT and CONFIG.
 
 use super::listen::is_listening_only;
-use super::{Context, DATABASES, Flow, PROBE, collection_of};
+use super::{Context, DATABASES, Flow, PROBE, Progress, collection_of};
 use crate::engine::operation::{Outcome, Wait};
 use crate::model::limits::MAX_VALUE_BYTES;
 use crate::node::local::Local;
@@ -9,8 +9,8 @@ use crate::resp::glob;
 use crate::resp::parse::{Arguments, number};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The longest time for which WAIT waits.
-const MAX_WAIT_MS: u64 = 3_600_000;
+/// For how long WAIT asks the member at a time.
+const MAX_ROUND_MS: u64 = 10_000;
 
 /// PING \[message\]
 pub fn ping<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
@@ -38,8 +38,8 @@ pub fn time<L: Local>(context: &mut Context<'_, L>) -> Flow {
     })
 }
 
-/// WAIT copies milliseconds: until all that the client wrote has so many copies beside the first one. 0
-/// milliseconds are as long as anything may wait.
+/// WAIT copies milliseconds: until all that the client wrote has so many copies beside the first one, or the time
+/// is over; 0 is for ever. The member is asked again and again, so that it soon forgets who left.
 pub fn wait<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let copies = match context.integer(arguments.get(1)) {
         Ok(copies) => u16::try_from(copies.max(0)).unwrap_or(u16::MAX).saturating_add(1),
@@ -48,23 +48,33 @@ pub fn wait<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     let timeout_ms = match number(arguments.get(2)) {
         None => return context.error("timeout is not an integer or out of range"),
         Some(..0) => return context.error("timeout is negative"),
-        Some(0) => MAX_WAIT_MS,
-        Some(timeout_ms) => u64::try_from(timeout_ms).unwrap_or(MAX_WAIT_MS).min(MAX_WAIT_MS),
+        Some(0) => u64::MAX,
+        Some(timeout_ms) => u64::try_from(timeout_ms).unwrap_or(u64::MAX),
     };
-    let answer = context.ask(|local, client| {
-        let (writes, least) = (client.written.last(), client.written.least());
-        local.wait(&client.shown.mailbox, PROBE, Wait { writes, least, copies, timeout_ms });
-    });
-    match answer {
-        None => Flow::Held,
-        Some(Outcome::Copies(copies)) => {
-            context.answer(|out| out.integer(i64::from(copies.saturating_sub(1))))
-        }
-        Some(Outcome::Failed(error)) => {
-            context.replies.refused(|out| out.operation_error(&error));
-            Flow::Done
-        }
-        Some(_) => context.answer(|out| out.integer(0)),
+    let wall_ms = context.wall_ms;
+    let until_ms = wall_ms.saturating_add(timeout_ms);
+    let until_ms = *context.client.progress.until_ms.get_or_insert(until_ms);
+    loop {
+        let timeout_ms = until_ms.saturating_sub(wall_ms).min(MAX_ROUND_MS);
+        let answer = context.ask(|local, client| {
+            let (writes, least) = (client.written.last(), client.written.least());
+            local.wait(&client.shown.mailbox, PROBE, Wait { writes, least, copies, timeout_ms });
+        });
+        let found = match answer {
+            None => return Flow::Held,
+            Some(Outcome::Copies(found)) if found < copies && wall_ms < until_ms => continue,
+            Some(Outcome::Copies(found)) => Ok(i64::from(found.saturating_sub(1))),
+            Some(Outcome::Failed(error)) => Err(error),
+            Some(_) => Ok(0),
+        };
+        context.client.progress = Progress::default();
+        return match found {
+            Ok(found) => context.answer(|out| out.integer(found)),
+            Err(error) => {
+                context.replies.refused(|out| out.operation_error(&error));
+                Flow::Done
+            }
+        };
     }
 }
 
