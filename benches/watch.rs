@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench watch` prints a table: what clients write in a second while nobody watches, while a thousand
 //! watch what does not change, what changes now and then, and all that those clients write. The kinds take turns, so
-//! that what else the machine does meets all of them. Those who watch read in this process, on the same machine.
+//! that what else the machine does meets all of them. Those who watch read in this process, on the same machine; what
+//! the member's own threads take for a write tells what they cost it.
 #![expect(clippy::print_stdout, reason = "a program that prints its measurements; a panic ends it")]
 
 #[path = "support/mod.rs"]
@@ -46,27 +47,44 @@ fn main() -> Result<()> {
             rounds.push(round(&member, prefix)?);
         }
     }
-    println!("| what | writes/s | beside nobody watching | bytes/s to those who watch |\n|---|---|---|---|");
-    let median = |rounds: &[(f64, f64)], of: fn(&(f64, f64)) -> f64| {
+    println!(
+        "| what | writes/s | beside nobody watching | the member's processor time, for a write | to those who watch |"
+    );
+    println!("|---|---|---|---|---|");
+    let median = |rounds: &[Round], of: fn(&Round) -> f64| {
         let mut all: Vec<f64> = rounds.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied().unwrap_or_default()
     };
-    let alone = measured.first().map_or(0.0, |rounds| median(rounds, |round| round.0));
+    let alone = measured.first().map_or(0.0, |rounds| median(rounds, |round| round.writes));
     for ((_, what), rounds) in KINDS.iter().zip(&measured) {
-        let (writes, bytes) = (median(rounds, |round| round.0), median(rounds, |round| round.1));
+        let (writes, bytes) = (median(rounds, |round| round.writes), median(rounds, |round| round.bytes));
+        let (cores, each) =
+            (median(rounds, |round| round.cpu), median(rounds, |round| 1e6 * round.cpu / round.writes));
         let share = 100.0 * writes / alone;
-        println!("| {what} | {writes:.0} | {share:.0}% | {:.1} MB |", bytes / 1e6);
+        println!(
+            "| {what} | {writes:.0} | {share:.0}% | {cores:.2} cores, {each:.2} µs | {:.1} MB/s |",
+            bytes / 1e6
+        );
     }
     Ok(())
 }
 
-/// Writes in a second, and bytes that those who watch got in a second.
-fn round(member: &Member, prefix: Option<&str>) -> Result<(f64, f64)> {
+/// What was measured, in a second.
+struct Round {
+    writes: f64,
+    /// Bytes that those who watch got.
+    bytes: f64,
+    /// Processor time of the member.
+    cpu: f64,
+}
+
+fn round(member: &Member, prefix: Option<&str>) -> Result<Round> {
     let stop = Arc::new(AtomicBool::new(false));
     let (written, received) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
     let readers = prefix.map(|prefix| open(member.http, prefix, &received)).transpose()?;
     let before = received.load(Ordering::Relaxed);
+    let cpu_before = member.process()?.cpu_seconds()?;
     let began = Instant::now();
     std::thread::scope(|scope| -> Result<()> {
         let mut clients = Vec::new();
@@ -83,11 +101,15 @@ fn round(member: &Member, prefix: Option<&str>) -> Result<(f64, f64)> {
     let seconds = began.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let rate = |count: u64| count as f64 / seconds;
-    let rates = (rate(written.load(Ordering::Relaxed)), rate(received.load(Ordering::Relaxed) - before));
+    let round = Round {
+        writes: rate(written.load(Ordering::Relaxed)),
+        bytes: rate(received.load(Ordering::Relaxed) - before),
+        cpu: (member.process()?.cpu_seconds()? - cpu_before) / seconds,
+    };
     if let Some(readers) = readers {
         readers.shutdown_timeout(Duration::from_secs(1));
     }
-    Ok(rates)
+    Ok(round)
 }
 
 fn write(port: u16, client: u64, stop: &AtomicBool, written: &AtomicU64) -> Result<()> {
