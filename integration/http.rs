@@ -47,6 +47,9 @@ mod malformed;
 #[path = "http/values.rs"]
 mod values;
 
+/// A key whose conditional changes always lose to another one.
+const RACED: &[u8] = b"raced";
+
 /// A member that keeps records in a map and belongs to a cluster or to none.
 struct FakeMember {
     records: BTreeMap<(String, Vec<u8>), Record>,
@@ -124,7 +127,8 @@ impl FakeMember {
             }
             _ => drop(self.records.remove(&place)),
         }
-        let stored = Stored { timestamp, copies: 2, superseded: false, hash: KeyHash(0), number: None };
+        let superseded = key.key() == RACED;
+        let stored = Stored { timestamp, copies: 2, superseded, hash: KeyHash(0), number: None };
         Modified { stored: Some(stored), present, record: None }
     }
 
@@ -258,6 +262,7 @@ struct Served {
     client: Client,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
+    description: tokio::sync::OnceCell<serde_json::Value>,
 }
 
 /// Serves a handle on a port of its own.
@@ -271,7 +276,14 @@ async fn serve_handle(handle: Handle) -> Served {
     tokens.publish(&Arc::default());
     let guard = Guard { access, tls: None };
     let server = tokio::spawn(kith::http::serve(listener, 64, handle, guard, telemetry, shutdown));
-    Served { tokens, address, client: Client::new([address.to_string()]).unwrap(), stop, server }
+    Served {
+        tokens,
+        address,
+        client: Client::new([address.to_string()]).unwrap(),
+        stop,
+        server,
+        description: tokio::sync::OnceCell::new(),
+    }
 }
 
 async fn serve(in_cluster: bool) -> Served {
@@ -325,14 +337,17 @@ impl Served {
             head = format!("{head}\r\n{name}: {value}");
         }
         let answer = self.raw(&format!("{head}\r\n\r\n{body}")).await;
-        described::assert_described(&self.description().await, method, path, &answer);
+        described::assert_described(self.description().await, method, path, &answer);
         answer
     }
 
     /// What the server says of itself to programs.
-    async fn description(&self) -> serde_json::Value {
-        let request = "GET /v1/openapi.json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-        serde_json::from_str(described::body_of(&self.raw(request).await)).unwrap()
+    async fn description(&self) -> &serde_json::Value {
+        let ask = async || {
+            let request = "GET /v1/openapi.json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            serde_json::from_str(described::body_of(&self.raw(request).await)).unwrap()
+        };
+        self.description.get_or_init(ask).await
     }
 }
 

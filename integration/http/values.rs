@@ -37,6 +37,9 @@ async fn a_change_under_a_condition_is_made_only_if_the_condition_holds() {
     assert_has(&delete(&second).await, &["HTTP/1.1 200"]);
     assert_has(&delete("*").await, &["HTTP/1.1 412"]);
 
+    let raced = served.send_with("PUT", "/v1/kv/c/raced", &[("If-None-Match", "*")], "mine").await;
+    assert_has(&raced, &["HTTP/1.1 412", "condition_failed", "kith-timestamp: "]);
+
     for wrong in ["yesterday", "\"yesterday\"", "W/\"0000000000000001-0000000000000007\"", "\"a\", \"b\""] {
         assert_has(&put(&[("If-Match", wrong)], "5").await, &["HTTP/1.1 400", "bad_condition"]);
     }

@@ -140,6 +140,21 @@ pub struct Modified {
     pub record: Option<Record>,
 }
 
+impl Modified {
+    /// The change, or the timestamp of what is there instead. A change that lost to another one counts as one
+    /// whose condition did not hold: it was judged by what the other one had replaced already.
+    ///
+    /// # Errors
+    /// What is there, if anything is.
+    pub fn made(&self) -> Result<Stored, Option<Timestamp>> {
+        match self.stored {
+            Some(stored) if stored.superseded => Err(Some(stored.timestamp)),
+            Some(stored) => Ok(stored),
+            None => Err(self.present),
+        }
+    }
+}
+
 /// One page of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {

@@ -114,7 +114,7 @@ pub(super) fn failed(present: Option<Timestamp>) -> Response {
         || "there is nothing under this key".to_owned(),
         |stamp| format!("what is there has the timestamp {stamp}"),
     );
-    let message = format!("the condition does not hold, so nothing was done: {is}");
+    let message = format!("the condition does not hold, so this changes nothing: {is}");
     let mut response =
         Failure::new(StatusCode::PRECONDITION_FAILED, "condition_failed", message).into_response();
     if let Some(stamp) = present {

@@ -11,7 +11,7 @@ use crate::model::limits::MAX_VALUE_BYTES;
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
 use crate::node::handle::documents::Outcome;
-use crate::node::handle::{Answer, Key, Modified, Operation, OperationError, Stored, readable_bytes};
+use crate::node::handle::{Answer, Key, Operation, OperationError, Stored, readable_bytes};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -181,8 +181,10 @@ async fn change_now(shared: &Shared, operation: Operation) -> Result<Response, F
         && !matches!(&operation, Operation::Modify { modify, .. } if modify.edit == Edit::Delete);
     match shared.handle.run_one(operation).await? {
         Answer::Stored(done) => Ok(stored(&done, is_value)),
-        Answer::Modified(Modified { stored: Some(done), .. }) => Ok(stored(&done, is_value)),
-        Answer::Modified(Modified { present, .. }) => Ok(conditions::failed(present)),
+        Answer::Modified(modified) => match modified.made() {
+            Ok(done) => Ok(stored(&done, is_value)),
+            Err(present) => Ok(conditions::failed(present)),
+        },
         Answer::Found(_) => Err(OperationError::Unknown { copies: 0 }.into()),
     }
 }

@@ -22,7 +22,7 @@ answered with a bare 400, 414 or 431. Unknown parameters are errors.
 
 Writes are never refused for lack of a majority. So a condition (`If-Match`, `If-None-Match`, `if` in a batch) is \
 judged by one owner of the key, its home: while members disagree about who that is, as in a cut network, two \
-changes may both find their condition met. Then the later one wins. Use increments where all changes must count.";
+changes may both find their condition met. Then the later one wins, and the other is told that its condition did not hold, if that is known in time. Use increments where all changes must count.";
 
 const KEYS: &str = "Keys and values";
 const CLUSTER: &str = "Cluster";

@@ -9,7 +9,7 @@
 
 pub use super::base64::{decode_base64, encode_base64};
 use super::read::{Object, whole};
-use super::{Answer, Key, Modified, Operation, OperationError, Row, Stored, readable_bytes};
+use super::{Answer, Key, Operation, OperationError, Row, Stored, readable_bytes};
 use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
 use crate::model::key::{DEFAULT, KeyError};
 use crate::model::settings::Level;
@@ -415,10 +415,12 @@ impl Outcome {
     pub fn of_answer(answer: &Result<Answer, OperationError>) -> Self {
         match answer {
             Ok(Answer::Stored(stored)) => Self::of_stored(stored),
-            Ok(Answer::Modified(Modified { stored: Some(stored), .. })) => Self::of_stored(stored),
-            Ok(Answer::Modified(Modified { present, .. })) => Self {
-                timestamp: present.map(|present| present.to_string()),
-                ..Self::new(Ending::ConditionFailed)
+            Ok(Answer::Modified(modified)) => match modified.made() {
+                Ok(stored) => Self::of_stored(&stored),
+                Err(present) => Self {
+                    timestamp: present.map(|present| present.to_string()),
+                    ..Self::new(Ending::ConditionFailed)
+                },
             },
             Ok(Answer::Found(None)) => Self::new(Ending::NotFound),
             Ok(Answer::Found(Some(record))) => {
