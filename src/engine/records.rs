@@ -9,9 +9,9 @@
 //! `engine::mending` sees to. A settled tombstone and one that is gone are in no tree either; what comes in
 //! on top of them meets nothing. System records are never in redb only.
 
+mod leaves;
 mod void;
 
-use super::mending::LeafSet;
 use super::table::{DIRTY, FOUND, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use super::watch::Noted;
 use crate::model::hash_tree::HashTrees;
@@ -46,18 +46,6 @@ struct Evicted {
     is_mending: bool,
     /// There was one in this life, though it may be in the table again.
     ever: bool,
-}
-
-/// The leaves of a set.
-fn places(leaves: &LeafSet) -> impl Iterator<Item = (u16, u8)> {
-    let of = |bits: u64| (0..64).filter(move |leaf| bits >> leaf & 1 == 1);
-    leaves.iter().flat_map(move |(partition, bits)| of(*bits).map(|leaf| (*partition, leaf)))
-}
-
-/// The first hash of a leaf.
-const fn leaf_begin(partition: u16, leaf: u8, partition_bits: u8) -> KeyHash {
-    let leaf_bits = LEAVES_PER_PARTITION.trailing_zeros();
-    KeyHash(((partition as u64) << leaf_bits | leaf as u64) << (64 - leaf_bits - partition_bits as u32))
 }
 
 /// All records of a member.
@@ -365,81 +353,6 @@ impl Records {
                 self.mend(hash);
             }
             None => self.forget_damaged(hash),
-        }
-    }
-
-    /// Makes a wrong leaf right, if all its records are in memory.
-    fn mend(&mut self, hash: KeyHash) {
-        let leaf = self.evicted_of(hash);
-        if leaf.is_wrong && leaf.count == 0 {
-            let (partition, leaf) = (hash.partition(self.partition_bits), hash.leaf(self.partition_bits));
-            self.sum_up(&[(partition, 1 << leaf)].into());
-        }
-    }
-
-    /// Makes leaves right whose records are all in memory.
-    fn sum_up(&mut self, leaves: &LeafSet) {
-        let bits = self.partition_bits;
-        let place = |hash: KeyHash| (hash.partition(bits), hash.leaf(bits));
-        let mut sums: BTreeMap<(u16, u8), u128> = places(leaves).map(|place| (place, 0)).collect();
-        let mut seen = Vec::new();
-        for id in self.table.sweep(0, self.table.slots()) {
-            // Unresolved ones have no element in the tree yet, those of the system a tree of their own.
-            if self.table.has_any(id, SYSTEM | UNRESOLVED) {
-                continue;
-            }
-            if let Some(sum) = sums.get_mut(&place(self.table.hash(id))) {
-                *sum ^= self.tree_element(id);
-                seen.push(id);
-            }
-        }
-        // What they hid is not in the sum.
-        for id in seen {
-            self.table.clear_flags(id, SHADOW);
-        }
-        for ((partition, leaf), right) in sums {
-            let present = self.trees.tree(partition).map_or(0, |tree| tree.leaf(leaf));
-            let hash = leaf_begin(partition, leaf, bits);
-            self.trees.toggle(hash, false, present ^ right);
-            if std::mem::take(&mut self.evicted(hash).is_wrong) {
-                self.wrong -= 1;
-                self.mended += 1;
-            }
-        }
-    }
-
-    /// Chooses wrong leaves with about so many evicted records, at least one leaf if there is any. Nothing
-    /// of them is evicted until the mending ends.
-    pub(super) fn begin_mending(&mut self, records: u64) -> LeafSet {
-        let (mut chosen, mut count) = (LeafSet::new(), 0);
-        if self.wrong == 0 {
-            return chosen;
-        }
-        for (at, leaf) in self.evicted.iter_mut().enumerate().filter(|(_, leaf)| leaf.is_wrong) {
-            if count >= records {
-                break;
-            }
-            count += u64::from(leaf.count);
-            leaf.is_mending = true;
-            let Ok(partition) = u16::try_from(at / LEAVES_PER_PARTITION) else { break };
-            *chosen.entry(partition).or_default() |= 1 << (at % LEAVES_PER_PARTITION);
-        }
-        chosen
-    }
-
-    /// Ends a mending: the table has all records of these leaves.
-    pub(super) fn end_mending(&mut self, leaves: &LeafSet) {
-        for (partition, leaf) in places(leaves) {
-            let evicted = self.evicted(leaf_begin(partition, leaf, self.partition_bits));
-            (evicted.count, evicted.is_mending) = (0, false);
-        }
-        self.sum_up(leaves);
-    }
-
-    /// Records of redb are gone, nobody knows which: no leaf with records that only redb had is right.
-    pub(super) fn distrust_leaves(&mut self) {
-        for leaf in self.evicted.iter_mut().filter(|leaf| leaf.count > 0) {
-            self.wrong += usize::from(!std::mem::replace(&mut leaf.is_wrong, true));
         }
     }
 
