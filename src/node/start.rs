@@ -328,9 +328,8 @@ async fn serve(
 
     view.begin_step("security");
     let credentials = credentials(&config, opened.identity, keyring);
-    hub.leave_room(config.limits.http_connections);
-    let (outlet, batches) = hub.channel();
-    services.spawn(watching::run(Arc::clone(&hub), batches));
+    let (outlet, batches) = hub.channel(config.limits.http_connections);
+    services.spawn(watching::run(hub, batches));
     let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;
     let facts = opened.cluster.as_ref().map(|(facts, _)| facts.clone());
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());

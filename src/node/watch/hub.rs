@@ -187,14 +187,11 @@ impl Hub {
         }
     }
 
-    /// Takes fewer watches than there may be connections of clients.
-    pub(in crate::node) fn leave_room(&self, connections: usize) {
+    /// Both ends of the data thread's channel to this hub, which takes fewer watches than there may be connections of
+    /// clients.
+    pub(in crate::node) fn channel(self: &Arc<Self>, connections: usize) -> (Inlet, Batches) {
         let most = connections.saturating_sub(OTHER_CONNECTIONS).clamp(1, MAX_WATCHES);
         self.most.store(most, Ordering::Relaxed);
-    }
-
-    /// Both ends of the data thread's channel to this hub.
-    pub(in crate::node) fn channel(self: &Arc<Self>) -> (Inlet, Batches) {
         let (batches, receiver) = mpsc::channel(QUEUED_BATCHES);
         (Inlet { batches, hub: Arc::clone(self) }, receiver)
     }
@@ -349,7 +346,7 @@ impl Hub {
         let now = Instant::now();
         let mut state = self.state();
         let is_stale =
-            |slot: &PageSlot| matches!(slot.page, PageState::Came(..)) && now >= slot.since + PAGE_PATIENCE;
+            |slot: &PageSlot| !matches!(slot.page, PageState::Awaited) && now >= slot.since + PAGE_PATIENCE;
         state.pages.retain(|_, slot| !is_stale(slot));
         let is_left = |feed: &Feed| {
             let linger = if feed.ended.is_some() { Duration::ZERO } else { LINGER };
@@ -459,5 +456,126 @@ pub(in crate::node) async fn run(hub: Arc<Hub>, mut batches: Batches) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KeyRef, MemberId, Record, Timestamp};
+
+    fn record(key: &str, time: u64, bytes: usize) -> Vec<u8> {
+        let key = KeyRef::new("c", key.as_bytes()).unwrap();
+        let value = format!("<{time}>{}", "v".repeat(bytes));
+        let stamp = Timestamp { time, member: MemberId(1) };
+        Record::value(key, stamp, None, value.as_bytes()).view().bytes().to_vec()
+    }
+
+    /// A hub with one watch whose feed is begun, and what it asks of the data thread.
+    fn open() -> (Arc<Hub>, Watch, mpsc::Receiver<Request>, mpsc::Sender<Request>) {
+        let (requests, receiver) = mpsc::channel(8);
+        let hub = Arc::new(Hub::new(requests.downgrade(), 7));
+        let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+        let (watch, is_new) = hub.enter(&interest, true, None).unwrap();
+        assert!(is_new);
+        tell(&hub, vec![Output::Begun { feed: watch.feed(), epoch: 1, sources: 1 }]);
+        (hub, watch, receiver, requests)
+    }
+
+    fn tell(hub: &Hub, outputs: Vec<Output>) {
+        hub.take(Batch { outputs, bytes: 0 });
+    }
+
+    fn changed(watch: &Watch, records: &[Vec<u8>]) -> Output {
+        Output::Changed { feed: watch.feed(), records: records.concat() }
+    }
+
+    async fn next(watch: &mut Watch) -> String {
+        let piece = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+        String::from_utf8(piece.unwrap().to_vec()).unwrap()
+    }
+
+    /// Lets the watch ask for a page and gives its token and where it is to begin.
+    async fn asked(watch: &mut Watch, requests: &mut mpsc::Receiver<Request>) -> (u64, Option<Vec<u8>>) {
+        tokio::select! {
+            piece = watch.next() => panic!("{piece:?}"),
+            request = requests.recv() => match request {
+                Some(Request::Watch(WatchRequest::Page { token, after, .. })) => (token, after),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_stands_behind_the_changes_from_before_it_came_and_ahead_of_those_from_after_it() {
+        let (hub, mut watch, mut requests, _keep) = open();
+        let reset = next(&mut watch).await;
+        assert!(reset.contains("event: reset") && reset.contains("-0\n"), "{reset}");
+        let (token, after) = asked(&mut watch, &mut requests).await;
+        assert_eq!(after, None);
+        let (records, resume) = ([record("a", 2, 0), record("z", 2, 0)].concat(), None);
+        let outputs = vec![
+            changed(&watch, &[record("a", 1, 0), record("b", 1, 0)]),
+            Output::Page { token, page: Some(FeedPage { records, resume }) },
+            changed(&watch, &[record("z", 3, 0), record("b", 4, 0)]),
+        ];
+        tell(&hub, outputs);
+        let text = next(&mut watch).await;
+        let values: Vec<&str> =
+            text.split('<').skip(1).filter_map(|rest| Some(rest.split_once('>')?.0)).collect();
+        // What b was at first nobody needs to know any more.
+        assert_eq!(values, ["1", "2", "2", "3", "4"], "{text}");
+        let (listing, _) = text.split_once("event: synced").unwrap();
+        assert!(!listing.contains("id: "), "who comes again in the middle must get all of it");
+        assert_eq!(text.matches("id: ").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_was_taken_away_is_asked_for_again_behind_what_was_given_of_it() {
+        let (hub, mut watch, mut requests, _keep) = open();
+        next(&mut watch).await;
+        let (token, _) = asked(&mut watch, &mut requests).await;
+        let records = ["a", "b", "c"].map(|key| record(key, 1, 40_000)).concat();
+        tell(&hub, vec![Output::Page { token, page: Some(FeedPage { records, resume: None }) }]);
+        let piece = next(&mut watch).await;
+        assert_eq!(piece.matches("event: put").count(), 2);
+        hub.state().pages.clear();
+        let (token, after) = asked(&mut watch, &mut requests).await;
+        assert_eq!(after.as_deref(), Some(&b"b"[..]));
+        let records = record("c", 1, 40_000);
+        tell(&hub, vec![Output::Page { token, page: Some(FeedPage { records, resume: None }) }]);
+        let piece = next(&mut watch).await;
+        assert!(piece.contains("event: put") && piece.contains("event: synced"));
+        assert_eq!(hub.room_for_pages.available_permits(), MAX_PAGES, "no page is kept");
+    }
+
+    #[tokio::test]
+    async fn after_a_gap_comes_a_reset_with_the_reason_and_what_was_known_before_can_not_be_resumed() {
+        let (hub, mut watch, mut requests, _keep) = open();
+        next(&mut watch).await;
+        let (token, _) = asked(&mut watch, &mut requests).await;
+        let page = Some(FeedPage { records: Vec::new(), resume: None });
+        tell(&hub, vec![Output::Page { token, page }]);
+        let text = next(&mut watch).await;
+        let cursor: Cursor = text.rsplit_once("id: ").unwrap().1.trim().parse().unwrap();
+        tell(&hub, vec![changed(&watch, &[record("a", 1, 0)])]);
+        let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+        let (mut resumed, _) = hub.enter(&interest, true, Some(cursor)).unwrap();
+        assert!(next(&mut resumed).await.starts_with("event: put"));
+        tell(&hub, vec![Output::Gap { feed: watch.feed(), reason: Gap::Source }]);
+        assert!(next(&mut watch).await.contains("source_lost"));
+        let (mut anew, _) = hub.enter(&interest, true, Some(cursor)).unwrap();
+        assert!(next(&mut anew).await.contains("\"cursor\""));
+    }
+
+    #[tokio::test]
+    async fn a_closed_hub_ends_its_watches_and_opens_none() {
+        let (hub, mut watch, _requests, _keep) = open();
+        next(&mut watch).await;
+        hub.close();
+        assert!(next(&mut watch).await.contains("stopping"));
+        assert!(watch.next().await.is_none());
+        let interest = Interest { collection: None, prefix: Vec::new() };
+        assert!(matches!(hub.enter(&interest, true, None), Err(OperationError::Stopping)));
     }
 }
