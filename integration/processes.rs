@@ -13,6 +13,8 @@
 
 #[path = "processes/clients.rs"]
 mod clients;
+#[path = "processes/command_line.rs"]
+mod command_line;
 #[path = "processes/convergence.rs"]
 mod convergence;
 #[path = "processes/damage.rs"]
@@ -25,6 +27,8 @@ mod faults;
 mod floods;
 #[path = "processes/forming.rs"]
 mod forming;
+#[path = "processes/library.rs"]
+mod library;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/members.rs"]

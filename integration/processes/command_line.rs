@@ -1,0 +1,117 @@
+//! What people and scripts get from the command line.
+
+use crate::members::{Group, KITH, PATIENCE, Plan, clean, signal, until};
+use std::fs::File;
+use std::process::{Command, Output, Stdio};
+
+/// Standard output and exit code.
+fn told(output: &Output) -> (String, Option<i32>) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+}
+
+/// `kith` with these addresses.
+fn kith(group: &Group, members: &[usize], arguments: &[&str]) -> Output {
+    let addresses: Vec<String> = members.iter().map(|index| group[*index].http.to_string()).collect();
+    let mut command = clean(Command::new(KITH));
+    command.args(arguments).args(["--address", &addresses.join(",")]).output().unwrap()
+}
+
+fn timestamp_of(document: &str) -> String {
+    let document: serde_json::Value = serde_json::from_str(document).unwrap();
+    document["timestamp"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn keys_are_changed_under_conditions_counted_listed_and_watched() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let kith = |arguments: &[&str]| kith(&group, &[0], arguments);
+    let first = kith(&["put", "k", "one\n", "--if-absent", "--json"]);
+    assert_eq!(first.status.code(), Some(0));
+    let stamp = timestamp_of(&told(&first).0);
+    let (document, code) = told(&kith(&["put", "k", "two", "--if-absent", "--json"]));
+    assert_eq!((timestamp_of(&document), code), (stamp.clone(), Some(1)), "{document}");
+    assert!(document.contains("condition_failed"), "{document}");
+    let second = kith(&["put", "k", "two\n", "--if-timestamp", &stamp, "--json"]);
+    assert_eq!(second.status.code(), Some(0));
+    let refused = kith(&["delete", "k", "--if-timestamp", &stamp]);
+    assert_eq!(refused.status.code(), Some(1));
+    let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(complaint.contains("nothing was changed") && !complaint.contains('\x1b'), "{complaint}");
+    assert_eq!(told(&kith(&["get", "k"])), ("two\n".to_owned(), Some(0)), "exactly what was stored");
+    assert_eq!(told(&kith(&["increment", "n"])), ("1\n".to_owned(), Some(0)));
+    assert_eq!(told(&kith(&["increment", "n", "-5"])), ("-4\n".to_owned(), Some(0)));
+    assert_eq!(told(&kith(&["increment", "k"])).1, Some(1), "it is no number");
+    assert_eq!(told(&kith(&["scan", "--reverse"])).0, "n\t-4\nk\ttwo\\n\n");
+    assert_eq!(told(&kith(&["scan", "--start", "k", "--end", "n", "--keys"])).0, "k\n");
+    let limited = kith(&["scan", "--limit", "1"]);
+    assert_eq!(told(&limited).0, "k\ttwo\\n\n");
+    assert!(String::from_utf8_lossy(&limited.stderr).contains("more keys"));
+    let events = told(&kith(&["watch", "k", "--json", "--until-synced"]));
+    let kinds: Vec<String> = events
+        .0
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!((kinds, events.1), (["reset", "put", "synced"].map(str::to_owned).to_vec(), Some(0)));
+    let stamp = timestamp_of(&told(&second).0);
+    assert_eq!(kith(&["delete", "k", "--if-timestamp", &stamp]).status.code(), Some(0));
+    assert_eq!(kith(&["get", "k"]).status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_watch_prints_changes_as_they_come_and_ends_in_order_when_it_is_told_to() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let output = group.directory.path().join("watch.out");
+    let mut command = clean(Command::new(KITH));
+    command.args(["watch", "a/", "--address", &group[0].http.to_string()]).stdin(Stdio::null());
+    let mut watch = command.stdout(File::create(&output).unwrap()).stderr(Stdio::null()).spawn().unwrap();
+    let until_told = async |wanted: &str| {
+        until("the change is printed", PATIENCE, async || {
+            let text = std::fs::read_to_string(&output).unwrap();
+            if text == wanted { Ok(()) } else { Err(text) }
+        })
+        .await;
+    };
+    assert!(group[0].kith(&["put", "a/x", "one"]).status.success());
+    until_told("put     a/x\tone\n").await;
+    assert!(group[0].kith(&["put", "b/x", "one"]).status.success());
+    assert!(group[0].kith(&["delete", "a/x"]).status.success());
+    until_told("put     a/x\tone\ndelete  a/x\n").await;
+    signal(watch.id(), "INT");
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn of_several_addresses_one_that_left_is_passed_over_and_none_leaves_for_another() {
+    let group = Group::ready(3, &Plan::default()).await;
+    let kith = |members: &[usize], arguments: &[&str]| kith(&group, members, arguments);
+    let refused = kith(&[2, 0], &["leave", "--yes"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(kith(&[2], &["leave", "--yes"]).status.success());
+    let file = group.directory.path().join("records.jsonl");
+    let lines: String = (0..1_000).map(|n| format!("{{\"key\":\"{n:04}\",\"value\":\"v\"}}\n")).collect();
+    std::fs::write(&file, &lines).unwrap();
+    let imported = kith(&[2, 0], &["import", file.to_str().unwrap(), "--json"]);
+    assert!(imported.status.success() && told(&imported).0.contains("\"stored\":1000"), "{imported:?}");
+    assert!(kith(&[2, 0], &["put", "k", "v"]).status.success());
+    assert_eq!(told(&kith(&[2, 1], &["get", "k"])), ("v".to_owned(), Some(0)));
+    let exported = kith(&[2, 1], &["export"]);
+    assert_eq!(told(&exported).0.lines().count(), 1_001);
+    // One that left and no other: it says so once, and not for every line.
+    let given_up = kith(&[2], &["import", file.to_str().unwrap()]);
+    assert_eq!(given_up.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&given_up.stderr).contains("given up"), "{given_up:?}");
+}
+
+#[test]
+fn shells_are_told_how_to_complete() {
+    for (shell, part) in
+        [("bash", "complete -F _kith"), ("zsh", "#compdef kith"), ("fish", "complete -c kith")]
+    {
+        let output = clean(Command::new(KITH)).args(["completions", shell]).output().unwrap();
+        let (script, code) = told(&output);
+        assert!(code == Some(0) && script.contains(part) && script.contains("increment"), "{script}");
+    }
+}
