@@ -6,6 +6,9 @@
 //! write has enough owners, or the time is over; the answer is the fewest copies that any of the writes has. Only
 //! what is in memory counts, as what was written lately is.
 //!
+//! A deletion that is forgotten meanwhile was confirmed by all owners: so one of them says that knows it as settled, or
+//! all have nothing at all.
+//!
 //! Writes are named by the hashes of their keys: nobody has to keep the keys of what a connection wrote.
 //! Of writes that a connection wrote too many of to name them all, the fewest copies that their answers told
 //! count: they are durable once every owner has fsynced what it had when it was asked.
@@ -13,9 +16,10 @@
 use super::Engine;
 use super::operation::{Completion, OperationError, Outcome, Wait};
 use super::requests::Purpose;
+use super::table::{GONE, SETTLED};
 use super::write::Origin;
 use crate::model::{KeyHash, MemberId, Timestamp};
-use crate::protocol::message::{Reply, Request};
+use crate::protocol::message::{Has, Reply, Request};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
@@ -30,6 +34,24 @@ struct Tracked {
     hash: KeyHash,
     stamp: Timestamp,
     has: SmallVec<[MemberId; 4]>,
+    /// Owners that have nothing under the key, of this round.
+    nothing: SmallVec<[MemberId; 4]>,
+    /// All owners had it.
+    forgotten: bool,
+}
+
+impl Tracked {
+    fn note(&mut self, member: MemberId, has: Has) {
+        let members = match has {
+            Has::No => return,
+            Has::Yes => &mut self.has,
+            Has::Forgotten => return self.forgotten = true,
+            Has::Nothing => &mut self.nothing,
+        };
+        if !members.contains(&member) {
+            members.push(member);
+        }
+    }
 }
 
 /// A client that waits.
@@ -58,14 +80,6 @@ pub(super) struct Waits {
     last: u64,
 }
 
-impl Waiting {
-    fn copies(&self) -> u16 {
-        let named = self.writes.iter().map(|write| super::pending::short(write.has.len())).min();
-        let least = self.least.map(|least| if self.was_complete { least } else { 0 });
-        named.into_iter().chain(least).min().unwrap_or(0)
-    }
-}
-
 impl Engine {
     /// A client waits for copies of what it wrote. The answer comes under `token`, an [`Outcome::Copies`]
     /// or [`Outcome::Failed`].
@@ -81,7 +95,13 @@ impl Engine {
         }
         self.waits.last += 1;
         let id = self.waits.last;
-        let track = |(hash, stamp)| Tracked { hash, stamp, has: SmallVec::new() };
+        let track = |(hash, stamp)| Tracked {
+            hash,
+            stamp,
+            has: SmallVec::new(),
+            nothing: SmallVec::new(),
+            forgotten: false,
+        };
         let waiting = Waiting {
             token,
             copies,
@@ -105,7 +125,8 @@ impl Engine {
         if waiting.least.is_some() && !waiting.was_complete {
             questions.extend(self.linked().map(|member| (member, Vec::new())));
         }
-        for write in &waiting.writes {
+        for write in &mut waiting.writes {
+            write.nothing.clear();
             for owner in &self.placement.set_of(write.hash, false).owners {
                 if !write.has.contains(&owner.member) {
                     questions.entry(owner.member).or_default().push((write.hash.0, write.stamp));
@@ -129,15 +150,35 @@ impl Engine {
 
     /// A peer asks what this member has.
     pub(super) fn durable_for_peer(&mut self, origin: Origin, writes: &[(u64, Timestamp)]) {
-        let has = writes.iter().map(|(hash, stamp)| self.has_stamp(KeyHash(*hash), *stamp)).collect();
+        let has = writes.iter().map(|(hash, stamp)| self.has_write(KeyHash(*hash), *stamp)).collect();
         self.reply_synced(origin, Reply::Durable { has });
     }
 
     /// Whether this member surely has a key's record of that stamp or a later one.
-    fn has_stamp(&self, hash: KeyHash, stamp: Timestamp) -> bool {
-        let slot = self.records.table.find_hash(hash);
-        let record = slot.and_then(|slot| self.records.table.record(slot));
-        record.is_some_and(|record| record.timestamp() >= stamp)
+    fn has_write(&self, hash: KeyHash, stamp: Timestamp) -> Has {
+        let table = &self.records.table;
+        let Some(slot) = table.find_any_hash(hash) else {
+            let is_known = self.records.evicted_count(hash) == 0 && !self.records.is_lost(hash);
+            return if is_known { Has::Nothing } else { Has::No };
+        };
+        match table.record(slot) {
+            Some(record) if record.timestamp() < stamp => Has::No,
+            Some(_) if table.has_any(slot, SETTLED | GONE) => Has::Forgotten,
+            Some(_) => Has::Yes,
+            None => Has::No,
+        }
+    }
+
+    /// The fewest copies that any write of a wait is known to have.
+    fn copies_of(&self, waiting: &Waiting) -> u16 {
+        let of = |write: &Tracked| {
+            let owners = &self.placement.set_of(write.hash, false).owners;
+            let all = write.forgotten || owners.iter().all(|owner| write.nothing.contains(&owner.member));
+            super::pending::short(if all { owners.len() } else { write.has.len() })
+        };
+        let named = waiting.writes.iter().map(of).min();
+        let least = waiting.least.map(|least| if waiting.was_complete { least } else { 0 });
+        named.into_iter().chain(least).min().unwrap_or(0)
     }
 
     /// A peer answered.
@@ -146,17 +187,18 @@ impl Engine {
         id: u64,
         member: MemberId,
         writes: &[(u64, Timestamp)],
-        has: &[bool],
+        has: &[Has],
     ) {
         let Some(waiting) = self.waits.waiting.get_mut(&id) else { return };
         waiting.asked = waiting.asked.saturating_sub(1);
-        let found = writes.iter().zip(has).filter(|(_, has)| **has).map(|(write, _)| *write);
-        for (hash, stamp) in found {
-            let same = |write: &&mut Tracked| write.hash.0 == hash && write.stamp == stamp;
-            for write in waiting.writes.iter_mut().filter(same) {
-                if !write.has.contains(&member) {
-                    write.has.push(member);
-                }
+        // Both are in the same order; those that were not asked for lie between.
+        let mut answers = writes.iter().zip(has).peekable();
+        for write in &mut waiting.writes {
+            let is_it = |((hash, stamp), _): &(&(u64, Timestamp), &Has)| {
+                *hash == write.hash.0 && *stamp == write.stamp
+            };
+            if let Some((_, has)) = answers.next_if(is_it) {
+                write.note(member, *has);
             }
         }
         self.step_wait(id);
@@ -188,15 +230,15 @@ impl Engine {
         if waiting.own_end.is_some_and(|end| self.positions.synced >= end) {
             waiting.own_end = None;
             for write in &mut waiting.writes {
-                let owns = self.placement.set_of(write.hash, false).contains(me);
-                if owns && !write.has.contains(&me) && self.has_stamp(write.hash, write.stamp) {
-                    write.has.push(me);
+                if self.placement.set_of(write.hash, false).contains(me) {
+                    let has = self.has_write(write.hash, write.stamp);
+                    write.note(me, has);
                 }
             }
         }
         let has_ended = waiting.asked == 0 && waiting.own_end.is_none();
         waiting.was_complete |= has_ended && !waiting.failed;
-        let copies = waiting.copies();
+        let copies = self.copies_of(&waiting);
         let now = self.now.mono_us;
         if copies >= waiting.copies && (copies > 0 || has_ended) || now >= waiting.deadline_us {
             return self.show(Completion { token: waiting.token, outcome: Outcome::Copies(copies) });
@@ -279,6 +321,22 @@ mod tests {
         world.syncs = true;
         world.pass(200);
         assert_eq!(copies(&mut world), Some(1), "no more is known of writes that are not named");
+    }
+
+    #[test]
+    fn a_deletion_that_all_have_forgotten_counts_as_theirs() {
+        let mut world = World::new();
+        write(&mut world, b"a");
+        let key = KeyRef::new("c", b"a").unwrap();
+        let delete = Write { key, change: Change::Delete, level: Some(Level::All), after: 0 };
+        world.members[0].engine.write(7, delete);
+        let Some(Outcome::Stored(deleted)) = answer(&mut world, 7) else { panic!("not deleted") };
+        for _ in 0..120 {
+            wait(&mut world, &[deleted], None, 3);
+            world.pass(100);
+            assert_eq!(copies(&mut world), Some(3));
+        }
+        assert!(world.members.iter().all(|member| member.engine.peek(key).is_none()), "it is forgotten");
     }
 
     #[test]

@@ -145,6 +145,11 @@ impl Table {
         self.find_where(hash, |_| true)
     }
 
+    /// The same, also when all that is there is a settled tombstone, or the mark that it is gone.
+    pub(super) fn find_any_hash(&self, hash: KeyHash) -> Option<SlotId> {
+        self.find_slot(hash, |_| true)
+    }
+
     /// Finds the slot of a key, also when all that is there is a settled tombstone, or the mark that it is gone.
     pub(super) fn find_any(&self, key: KeyRef<'_>, hash: KeyHash) -> Option<SlotId> {
         self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| record.view().is_of(key)))

@@ -216,12 +216,25 @@ pub enum Reply {
     /// Which writes the peer has durably.
     Durable {
         /// One for each write that was asked for, in order.
-        has: Vec<bool>,
+        has: Vec<Has>,
     },
     /// It was not done.
     Failed(Failure),
     /// Changes are told from now on.
     Watching,
+}
+
+/// Whether a member has a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Has {
+    /// It has something older, or can't tell.
+    No,
+    /// It has it, or something newer.
+    Yes,
+    /// It was a deletion that all owners had confirmed, and is being forgotten.
+    Forgotten,
+    /// It has nothing under the key.
+    Nothing,
 }
 
 /// Why a request was not done.
