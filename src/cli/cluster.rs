@@ -8,8 +8,8 @@ use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
 use crate::node::handle::status::{
-    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Settings, Standing, Status, StepOutcome,
-    StorageStatus,
+    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Settings, Standing, State, Status,
+    StepOutcome, StorageStatus,
 };
 use clap::Args;
 use serde_json::json;
@@ -160,10 +160,13 @@ fn describe(status: &Status) -> String {
     for warning in status.warnings.iter().chain(&storage.problems) {
         let _ = writeln!(text, "warning  {warning}");
     }
-    for transition in &status.transitions {
+    for transition in status.transitions.iter().filter(|_| !is_gone(status.state)) {
         let _ = writeln!(text, "change   {}", describe_transition(transition));
     }
-    let _ = writeln!(text, "\n{}", steps_table(status));
+    // Who is in no cluster any more takes no further steps.
+    if !is_gone(status.state) {
+        let _ = writeln!(text, "\n{}", steps_table(status));
+    }
     if !status.peers.is_empty() {
         let _ = writeln!(text, "\n{}", peers_table(status));
     }
@@ -173,11 +176,19 @@ fn describe(status: &Status) -> String {
     text
 }
 
+/// Whether a member is in its cluster no more.
+pub(super) const fn is_gone(state: State) -> bool {
+    matches!(state, State::Left | State::Removed | State::Outdated)
+}
+
 /// What reading through all that is stored has found.
 fn scrubbed(storage: &StorageStatus) -> String {
     let Some(round) = storage.last_scrub else { return "no round done yet".to_owned() };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ago_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(round.ended_ms);
+    if round.records == 0 {
+        return format!("no records in the database yet, {} ago", duration(ago_ms));
+    }
     let damaged = if round.damaged == 0 { "none".to_owned() } else { round.damaged.to_string() };
     format!(
         "{} read, {damaged} damaged, {} ago",

@@ -1,6 +1,7 @@
 //! Whether all members hold the same: `kith status --wait`, `kith status --superseded`, and the part of
 //! `kith status` about it.
 
+use super::cluster::is_gone;
 use super::error::CliError;
 use super::output::{Output, counted, duration, or_dash, printable, table};
 use super::progress;
@@ -20,6 +21,14 @@ const POLL: Duration = Duration::from_millis(300);
 /// `kith status --wait`
 pub(super) async fn wait(client: &Client, timeout: Duration, output: Output) -> Result<(), CliError> {
     let (began, progress) = (Instant::now(), progress::of_time(output));
+    if let Ok(Ok(status)) = tokio::time::timeout(ANSWER, client.status()).await
+        && is_gone(status.state)
+    {
+        let (name, state) = (status.name, status.state);
+        return Err(CliError::Failed(format!(
+            "`{name}` is in its cluster no more ({state}), so it will never hold what the others do; ask another member"
+        )));
+    }
     let mut watch = Watch::new(client);
     let look = loop {
         let left = timeout.saturating_sub(began.elapsed());

@@ -20,6 +20,7 @@ use crate::node::handle::status::State;
 use clap::Args;
 use directory::Plan;
 use member::Member;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -59,18 +60,18 @@ pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> 
         }
     }
     let ready = tokio::select! {
-        () = &mut stop => Ok(false),
-        ready = all_ready(&mut members, output) => ready.map(|()| true),
+        () = &mut stop => Ok(None),
+        ready = all_ready(&mut members, output) => ready.map(Some),
     };
     match ready {
-        Ok(true) => {
-            output.line(&introduction(&members, &args.data_dir.display().to_string()))?;
+        Ok(Some(gone)) => {
+            output.line(&introduction(&members, &gone, &args.data_dir.display().to_string()))?;
             tokio::select! {
                 () = &mut stop => {}
                 () = watch(&mut members, output) => {}
             }
         }
-        Ok(false) => {}
+        Ok(None) => {}
         Err(error) => {
             stop_all(&mut members, output).await;
             return Err(error);
@@ -87,9 +88,10 @@ pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> 
     Err(CliError::Failed("not every member stopped in order; their logs say more".to_owned()))
 }
 
-/// Waits until every member serves clients, but for those that are in the cluster no more.
-async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliError> {
+/// Waits until every member serves clients, but for those that are in the cluster no more: which these are.
+async fn all_ready(members: &mut [Member], output: Output) -> Result<BTreeSet<usize>, CliError> {
     let deadline = Instant::now() + READY_DEADLINE;
+    let mut gone = BTreeSet::new();
     for index in 0..members.len() {
         let Some(http) = members.get(index).map(|member| member.plan.http.to_string()) else { break };
         let client = Client::new([http])?;
@@ -107,6 +109,7 @@ async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliErro
                     state_of(&client, &member.plan.config).await
             {
                 output.complain(&format!("{} serves nobody: {answer}", member.describe()));
+                gone.insert(index);
                 break;
             }
             if Instant::now() >= deadline {
@@ -117,13 +120,13 @@ async fn all_ready(members: &mut [Member], output: Output) -> Result<(), CliErro
             tokio::time::sleep(ASK_PAUSE).await;
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// The state of a member, also if its cluster has tokens.
 async fn state_of(client: &Client, config: &Path) -> Option<State> {
     let status = match client.status().await {
-        Err(ClientError::Refused { status: 401, .. }) => {
+        Err(ClientError::Unauthenticated { .. }) => {
             operators_client(config, |addresses| Ok(Client::builder(addresses))).ok()?.status().await
         }
         other => other,
@@ -170,15 +173,17 @@ async fn stop_all(members: &mut Vec<Member>, output: Output) -> bool {
 }
 
 /// What to try.
-fn introduction(members: &[Member], directory: &str) -> String {
-    let count = counted(members.len() as u64, "member", "members");
+fn introduction(members: &[Member], gone: &BTreeSet<usize>, directory: &str) -> String {
+    let count = counted((members.len() - gone.len()) as u64, "member", "members");
     let mut text = format!("A cluster of {count} is ready; its files are in {directory}.\n\n");
-    for member in members {
+    let serving =
+        members.iter().enumerate().filter(|(index, _)| !gone.contains(index)).map(|(_, member)| member);
+    for member in serving.clone() {
         let Plan { name, peers, http, resp, .. } = &member.plan;
         let pid = member.pid();
         text.push_str(&format!("  {name}  members {peers}  HTTP {http}  RESP {resp}  pid {pid}\n"));
     }
-    let (Some(first), Some(last)) = (members.first(), members.last()) else { return text };
+    let (Some(first), Some(last)) = (serving.clone().next(), serving.last()) else { return text };
     let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     let (one, other, pid) = (first.plan.http, last.plan.http, last.pid());
     let config = last.plan.config.display();

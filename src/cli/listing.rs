@@ -1,12 +1,13 @@
 //! Many keys: scan, export, watch.
 
+use super::cluster::is_gone;
 use super::error::CliError;
 use super::output::{Output, counted, printable};
 use super::{CollectionArg, argument_bytes, progress};
 use crate::client::{Client, Item, ListingQuery, WatchEvent};
 use crate::model::key::DEFAULT;
 use crate::node::handle::documents::{Entry, Ttl, Verb};
-use crate::node::handle::status::{State, Status};
+use crate::node::handle::status::Status;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -128,7 +129,7 @@ pub(super) async fn export(
     // Of several addresses those are asked whose members serve.
     if addresses == 1 {
         let Status { name, state, .. } = client.status().await?;
-        if matches!(state, State::Left | State::Removed | State::Outdated) {
+        if is_gone(state) {
             output.note(&format!(
                 "warning: `{name}` is in its cluster no more ({state}); this is what it itself holds, and others may hold newer"
             ));

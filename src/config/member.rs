@@ -423,6 +423,7 @@ impl Builder<'_> {
 fn setting_of(error: &SettingError) -> Option<&str> {
     match error {
         SettingError::Unknown { name, .. } => Some(name),
+        SettingError::Partitions => Some("partitions"),
         SettingError::Managed(name) | SettingError::Repeated(name) => Some(name),
         SettingError::Unreadable { name, .. } | SettingError::OutOfRange { name, .. } => Some(name),
         SettingError::HintsTooSmall { .. } => Some("hint_bytes"),

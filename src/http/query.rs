@@ -6,6 +6,7 @@
 
 use crate::model::limits::MAX_SCAN_LIMIT;
 use crate::model::settings::Level;
+use crate::model::spelling::nearest;
 use crate::node::handle::documents::parse_ttl;
 use axum::http::Uri;
 use percent_encoding::percent_decode;
@@ -114,9 +115,9 @@ fn decode(text: &str) -> Vec<u8> {
 
 fn unknown(name: &[u8], known: &[&'static str]) -> QueryError {
     let name = shorten(&String::from_utf8_lossy(name));
-    let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(&name, known));
-    let hint = match nearest {
-        None => "it has none".to_owned(),
+    let hint = match nearest(&name, known.iter().copied()) {
+        None if known.is_empty() => "it has none".to_owned(),
+        None => format!("it has {}", known.join(", ")),
         Some(nearest) => format!("did you mean `{nearest}`? It has {}", known.join(", ")),
     };
     QueryError::Unknown { name, hint }

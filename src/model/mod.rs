@@ -16,6 +16,7 @@ pub mod placement;
 pub mod record;
 pub mod roster;
 pub mod settings;
+pub mod spelling;
 pub mod timestamp;
 pub mod token;
 

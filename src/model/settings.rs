@@ -14,6 +14,7 @@ mod unit;
 
 pub use table::DEFINITIONS;
 
+use super::spelling::nearest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -165,13 +166,18 @@ enum Value {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingError {
+    /// The number of partitions is no setting.
+    #[error(
+        "the number of partitions is fixed when the cluster is created (`kith init --partitions`, or `partitions` below `[create]` in the file of the member that creates it)"
+    )]
+    Partitions,
     /// There is no such setting.
-    #[error("there is no setting `{}`; the nearest name is `{nearest}`", shorten(.name))]
+    #[error("there is no setting `{}`; {}", shorten(.name), hint(*nearest))]
     Unknown {
         /// What was asked for.
         name: String,
-        /// The known name that is most like it.
-        nearest: &'static str,
+        /// The known name that is most like it, if one is.
+        nearest: Option<&'static str>,
     },
     /// kith sets it by itself.
     #[error("`{0}` is kept by kith itself; change `replication_factor` and it follows")]
@@ -233,12 +239,12 @@ impl Definition {
         DEFINITIONS.iter().find(|definition| definition.name == name)
     }
 
-    /// The known name that is most like a text.
+    /// The known name that is most like a text, if one may have been meant.
     #[must_use]
-    pub fn nearest(name: &str) -> &'static str {
+    pub fn nearest(name: &str) -> Option<&'static str> {
         let name: String = name.chars().take(SHOWN_CHARACTERS).collect();
         let names = DEFINITIONS.iter().filter(|definition| !definition.managed).map(|known| known.name);
-        names.min_by_key(|known| strsim::damerau_levenshtein(&name, known)).unwrap_or_default()
+        nearest(&name, names)
     }
 
     /// The value that this setting has, in canonical form.
@@ -364,6 +370,9 @@ impl Settings {
 
     fn change(&mut self, name: &str, value: &str) -> Result<&'static Definition, SettingError> {
         let Some(known) = Definition::find(name) else {
+            if name == "partitions" {
+                return Err(SettingError::Partitions);
+            }
             let nearest = Definition::nearest(name);
             return Err(SettingError::Unknown { name: name.to_owned(), nearest });
         };
@@ -405,6 +414,14 @@ impl Settings {
 }
 
 const SHOWN_CHARACTERS: usize = 64;
+
+/// What one does whose name is unknown.
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(
+        || "`kith settings show` lists them".to_owned(),
+        |nearest| format!("the nearest name is `{nearest}`"),
+    )
+}
 
 /// What a person sees of a text from outside: not more than fits on a line.
 fn shorten(text: &str) -> String {
@@ -516,6 +533,8 @@ mod tests {
     #[test]
     fn all_faults_of_a_change_are_told_at_once() {
         let changes = owned(&[
+            ("partitions", "64"),
+            ("colour", "red"),
             ("write_timout", "1s"),
             ("replication_factor", "8"),
             ("sync", "never"),
@@ -531,6 +550,8 @@ mod tests {
         assert_eq!(
             texts,
             [
+                "the number of partitions is fixed when the cluster is created (`kith init --partitions`, or `partitions` below `[create]` in the file of the member that creates it)",
+                "there is no setting `colour`; `kith settings show` lists them",
                 "there is no setting `write_timout`; the nearest name is `write_timeout`",
                 "`replication_factor` can't be `8`; it must be from 1 to 7",
                 "`sync` can't be `never`; use `always` or `interval`",

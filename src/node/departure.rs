@@ -20,6 +20,7 @@ use crate::gossip::DEFAULT_SILENCE;
 use crate::model::MemberId;
 use crate::model::key::ROSTER;
 use crate::model::roster::{MemberState, Removal, RosterEntry, entry_key, removal_key};
+use crate::model::spelling::nearest;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -229,11 +230,8 @@ fn find(shared: &Shared, name: &str) -> Result<Found, ControlError> {
     }
     let names = roster.members().map(|(_, known)| known.entry.name.as_str());
     let shown: String = name.chars().take(100).collect();
-    let distances = names.map(|known| (strsim::damerau_levenshtein(&shown, known), known));
-    // What is further away was not meant.
-    let near = distances.filter(|(distance, known)| 2 * distance <= known.chars().count());
-    let nearest = near.min().map(|(_, known)| known);
-    Err(ControlError::UnknownMember { nearest: nearest.map(str::to_owned), name: shown })
+    let nearest = nearest(&shown, names).map(str::to_owned);
+    Err(ControlError::UnknownMember { nearest, name: shown })
 }
 
 /// Partitions that a member owns and no other live owner is known to be complete for.

@@ -15,6 +15,7 @@ use super::{access::Caller, control::next, membership};
 use crate::engine::operation::{Change, Outcome};
 use crate::model::KeyRef;
 use crate::model::key::TOKENS;
+use crate::model::spelling::nearest;
 use crate::model::token::{Grant, MAX_TOKENS, Token, Tokens};
 use crate::security::Secret;
 use rand::RngExt as _;
@@ -107,8 +108,8 @@ fn may_revoke(tokens: &Tokens, name: &str, by: &Caller) -> Result<Arc<Token>, Co
     let Some(token) = tokens.get(name) else {
         // Only names that may be known are told.
         let known = tokens.iter().filter(|(_, token)| by.governs(&token.grants)).map(|(name, _)| name);
-        let nearest = known.min_by_key(|known| strsim::damerau_levenshtein(name, known)).map(str::to_owned);
-        let name = name.chars().take(64).collect();
+        let name: String = name.chars().take(64).collect();
+        let nearest = nearest(&name, known).map(str::to_owned);
         return Err(ControlError::UnknownToken { name, nearest });
     };
     if !by.governs(&token.grants) {
@@ -182,7 +183,8 @@ mod tests {
         assert_eq!(may_make(&all, "x", &token("x", grant(Role::Write, "app.users")), &by), Ok(()));
         assert_eq!(may_make(&all, "m", &mine, &by), Err(ControlError::TokenExists("m".to_owned())));
         // The nearest name that it may know, and not the admin's.
-        let unknown = may_revoke(&all, "b", &by).unwrap_err();
-        assert!(unknown.to_string().ends_with("`m`"), "{unknown}");
+        let alike = known(&[("other", &admin), ("mother", &mine)]);
+        let unknown = may_revoke(&alike, "others", &by).unwrap_err();
+        assert!(unknown.to_string().ends_with("`mother`"), "{unknown}");
     }
 }

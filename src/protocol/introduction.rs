@@ -87,7 +87,9 @@ pub enum Refusal {
     )]
     NameTaken(String),
     /// It was removed.
-    #[error("it was removed from the cluster; start it with an empty data directory to join as a new member")]
+    #[error(
+        "it is in the cluster no more (it left, or was removed); start it with an empty data directory to join as a new member"
+    )]
     Removed,
     /// Its clock is too far off.
     #[error("its clock is {offset_ms} ms off, {allowed_ms} ms are allowed; set its clock (NTP)")]
@@ -99,7 +101,7 @@ pub enum Refusal {
     },
     /// A later life of it was seen: this is a copied or restored data directory.
     #[error(
-        "a later life of it was seen (incarnation {seen}, it has {got}): its data directory is a copy or was restored; start it with an empty one"
+        "its data directory is a copy or was restored ({}); start it with an empty one", told_life(*seen, *got)
     )]
     OldLife {
         /// The highest incarnation that was seen.
@@ -122,6 +124,15 @@ pub enum Refusal {
     /// Another member is about to create the cluster.
     #[error("member `{0}` is about to create the cluster; wait some seconds and it can be joined")]
     Creating(String),
+}
+
+/// Why two lives of a member can't be one after the other.
+fn told_life(seen: u64, got: u64) -> String {
+    if seen == got {
+        format!("another start of it with the same incarnation {seen} was seen")
+    } else {
+        format!("its incarnation {seen} was seen, and it came with {got}")
+    }
 }
 
 impl ClusterFacts {
