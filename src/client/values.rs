@@ -192,6 +192,7 @@ impl Client {
             Condition::Absent => request.header("if-none-match", "*".to_owned()),
             Condition::Present => request.header("if-match", "*".to_owned()),
             Condition::Stamp(stamp) => request.header("if-match", format!("\"{stamp}\"")),
+            Condition::Element(_) => return Err(NO_ELEMENT),
         };
         self.ask(self.following(request, options.after)).await?.json()
     }
@@ -234,11 +235,15 @@ impl Client {
             Condition::Absent => Some("absent".to_owned()),
             Condition::Present => Some("present".to_owned()),
             Condition::Stamp(stamp) => Some(stamp.to_string()),
+            Condition::Element(_) => return Err(NO_ELEMENT),
         };
         let outcome = self.batch_of_one(Entry { condition, ..change }, options).await?;
         self.written(&outcome)
     }
 }
+
+const NO_ELEMENT: ClientError =
+    ClientError::Condition("HTTP knows no elements of records; name the value's timestamp");
 
 /// Whether URLs take the key for a step in a path, however it is written; such keys travel in
 /// batches.

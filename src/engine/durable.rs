@@ -6,8 +6,8 @@
 //! write has enough owners, or the time is over; the answer is the fewest copies that any of the writes has. Only
 //! what is in memory counts, as what was written lately is.
 //!
-//! A deletion that is forgotten meanwhile was confirmed by all owners: so one of them says that knows it as settled, or
-//! all have nothing at all.
+//! A deletion that is forgotten meanwhile was confirmed by all owners: so one of them says that knows it as settled. Where
+//! all have nothing at all, what the answer told counts: the deletion was dropped everywhere.
 //!
 //! Writes are named by the hashes of their keys: nobody has to keep the keys of what a connection wrote.
 //! Of writes that a connection wrote too many of to name them all, the fewest copies that their answers told
@@ -18,6 +18,7 @@ use super::operation::{Completion, OperationError, Outcome, Wait};
 use super::requests::Purpose;
 use super::table::{GONE, SETTLED};
 use super::write::Origin;
+use crate::model::settings::Sync;
 use crate::model::{KeyHash, MemberId, Timestamp};
 use crate::protocol::message::{Has, Reply, Request};
 use smallvec::SmallVec;
@@ -38,6 +39,10 @@ struct Tracked {
     nothing: SmallVec<[MemberId; 4]>,
     /// All owners had it.
     forgotten: bool,
+    /// What this member had when the round began, if it owns the key: it counts once that is synced.
+    own: Option<Has>,
+    /// Copies that its answer told.
+    told: u16,
 }
 
 impl Tracked {
@@ -95,12 +100,14 @@ impl Engine {
         }
         self.waits.last += 1;
         let id = self.waits.last;
-        let track = |(hash, stamp)| Tracked {
+        let track = |(hash, stamp, told)| Tracked {
             hash,
             stamp,
             has: SmallVec::new(),
             nothing: SmallVec::new(),
             forgotten: false,
+            own: None,
+            told,
         };
         let waiting = Waiting {
             token,
@@ -127,6 +134,8 @@ impl Engine {
         }
         for write in &mut waiting.writes {
             write.nothing.clear();
+            let owns = self.placement.set_of(write.hash, false).contains(me);
+            write.own = owns.then(|| self.has_write(write.hash, write.stamp));
             for owner in &self.placement.set_of(write.hash, false).owners {
                 if !write.has.contains(&owner.member) {
                     questions.entry(owner.member).or_default().push((write.hash.0, write.stamp));
@@ -136,7 +145,11 @@ impl Engine {
         questions.remove(&me);
         waiting.own_end = Some(self.end());
         waiting.again_us = self.now.mono_us + ROUND_US;
-        (waiting.asked, waiting.failed) = (questions.len(), false);
+        // Who can't be asked may have only written what it told to have.
+        let is_linked =
+            |member: MemberId| member == me || self.peer(member).is_some_and(|peer| peer.link.is_some());
+        waiting.failed = !self.roster.members().all(|(member, _)| is_linked(member));
+        waiting.asked = questions.len();
         self.lanes.sync |= self.positions.synced < self.end();
         self.waits.waiting.insert(id, waiting);
         for (member, writes) in questions {
@@ -173,11 +186,18 @@ impl Engine {
     fn copies_of(&self, waiting: &Waiting) -> u16 {
         let of = |write: &Tracked| {
             let owners = &self.placement.set_of(write.hash, false).owners;
-            let all = write.forgotten || owners.iter().all(|owner| write.nothing.contains(&owner.member));
-            super::pending::short(if all { owners.len() } else { write.has.len() })
+            if write.forgotten {
+                super::pending::short(owners.len())
+            } else if owners.iter().all(|owner| write.nothing.contains(&owner.member)) {
+                write.told
+            } else {
+                super::pending::short(write.has.len())
+            }
         };
         let named = waiting.writes.iter().map(of).min();
-        let least = waiting.least.map(|least| if waiting.was_complete { least } else { 0 });
+        // What was told when everything is synced at once was durable then.
+        let is_sure = waiting.was_complete || self.settings.sync == Sync::Always;
+        let least = waiting.least.map(|least| if is_sure { least } else { 0 });
         named.into_iter().chain(least).min().unwrap_or(0)
     }
 
@@ -230,8 +250,7 @@ impl Engine {
         if waiting.own_end.is_some_and(|end| self.positions.synced >= end) {
             waiting.own_end = None;
             for write in &mut waiting.writes {
-                if self.placement.set_of(write.hash, false).contains(me) {
-                    let has = self.has_write(write.hash, write.stamp);
+                if let Some(has) = write.own.take() {
                     write.note(me, has);
                 }
             }
@@ -278,7 +297,7 @@ mod tests {
     }
 
     fn wait(world: &mut World, writes: &[Stored], least: Option<u16>, copies: u16) {
-        let writes = writes.iter().map(|stored| (stored.hash, stored.timestamp)).collect();
+        let writes = writes.iter().map(|stored| (stored.hash, stored.timestamp, stored.copies)).collect();
         world.members[0].engine.wait(8, Wait { writes, least, copies, timeout_ms: 1_000 });
     }
 
@@ -316,10 +335,11 @@ mod tests {
         wait(&mut world, &[first, second], None, 3);
         world.pass(1_100);
         assert_eq!(copies(&mut world), Some(2));
+        // What an answer told of copies was durable then: this cluster syncs always.
         wait(&mut world, &[first], Some(1), 1);
-        assert_eq!(copies(&mut world), None, "an owner did not sync what it had when it was asked");
-        world.syncs = true;
-        world.pass(200);
+        assert_eq!(copies(&mut world), Some(1));
+        wait(&mut world, &[first], Some(1), 2);
+        world.pass(1_100);
         assert_eq!(copies(&mut world), Some(1), "no more is known of writes that are not named");
     }
 

@@ -199,9 +199,15 @@ impl Engine {
                 self.gather_own(id, own);
             }
             Waiter::Write(origin, write, give_up_us) => {
-                if let Some(job) = Job::of(origin, &write, give_up_us) {
-                    self.stamp_write(Job { is_loaded: true, ..job });
+                let Some(job) = Job::of(origin, &write, give_up_us) else { return };
+                // Meanwhile it may have become no owner, or one that may not look.
+                if job.change.extends() && !self.is_complete_for(hash, key.is_system()) {
+                    return match origin {
+                        Origin::Client(_) => self.retry_write(origin, write, give_up_us),
+                        Origin::Peer { .. } => self.reply(origin, Reply::Failed(Failure::NotReady)),
+                    };
                 }
+                self.stamp_write(Job { is_loaded: true, ..job });
             }
             Waiter::Hint(member) => match slot {
                 Some(slot) => self.send_hint(member, slot, hash),

@@ -60,8 +60,9 @@ pub struct Read<'a> {
 /// Waiting until writes have so many durable copies, or the time is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
-    /// The writes: hashes of their keys, and their stamps. None at all: nothing is waited for.
-    pub writes: Vec<(KeyHash, Timestamp)>,
+    /// The writes: hashes of their keys, their stamps, and the copies that their answers told. None at all: nothing is
+    /// waited for.
+    pub writes: Vec<(KeyHash, Timestamp, u16)>,
     /// Of acknowledged writes that are not named, the fewest copies that an answer told.
     pub least: Option<u16>,
     /// How many copies are waited for.

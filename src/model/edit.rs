@@ -31,8 +31,10 @@ pub enum Condition {
     Absent,
     /// There is one.
     Present,
-    /// There is one with exactly this timestamp.
+    /// There is a value with exactly this timestamp. A counter never meets it: what is counted leaves its timestamp.
     Stamp(Timestamp),
+    /// There is exactly this record, by its element.
+    Element(u128),
 }
 
 /// How a record is changed. An edit that finds nothing to change is one whose condition does not hold.
@@ -174,7 +176,10 @@ pub fn edit(
         Condition::Always => true,
         Condition::Absent => readable.is_none(),
         Condition::Present => readable.is_some(),
-        Condition::Stamp(stamp) => readable.is_some_and(|record| record.timestamp() == stamp),
+        Condition::Stamp(stamp) => {
+            readable.is_some_and(|record| record.timestamp() == stamp && record.kind() == Kind::Value)
+        }
+        Condition::Element(element) => readable.is_some_and(|record| record.element() == element),
     };
     if !holds {
         return Ok(Edited::Unmet);
@@ -298,6 +303,7 @@ fn unfixed(number: i128) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::key::KeyRef;
+    use super::super::merge::{Found, increment};
     use super::super::record::{Pair, Record};
     use super::super::timestamp::MemberId;
     use super::*;
@@ -341,6 +347,20 @@ mod tests {
             let met = |record| run(record, condition, set(NewExpiry::None)) != Ok(Edited::Unmet);
             assert_eq!((met(Some(&there)), met(None)), (over_something, over_nothing), "{condition:?}");
         }
+    }
+
+    #[test]
+    fn what_was_counted_on_since_it_was_seen_is_not_what_was_seen() {
+        let seen = value(b"5", None);
+        let key = KeyRef::new("default", b"k").unwrap();
+        let counted = increment(key, Found::Record(seen.view()), 0, (MemberId(2), 1), 1).unwrap();
+        assert_eq!(counted.view().timestamp(), STAMP);
+        for condition in [Condition::Stamp(STAMP), Condition::Element(seen.view().element())] {
+            assert_eq!(run(Some(&counted), condition, set(NewExpiry::None)), Ok(Edited::Unmet));
+            assert_ne!(run(Some(&seen), condition, set(NewExpiry::None)), Ok(Edited::Unmet));
+        }
+        let exactly = Condition::Element(counted.view().element());
+        assert_ne!(run(Some(&counted), exactly, set(NewExpiry::None)), Ok(Edited::Unmet));
     }
 
     #[test]

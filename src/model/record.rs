@@ -143,7 +143,7 @@ impl<'a> RecordRef<'a> {
             Kind::Counter => {
                 (epoch == 1 || matches!(epoch, 2 | 3) && !has_expiry && !has_birth)
                     && counter::has_shape(body, has_birth)
-                    && (!has_birth || matches!(self.birth().epoch, 1..=3))
+                    && (!has_birth || self.has_earlier_birth())
             }
         };
         let unknown_flags = flags & 0b0000_1100 != 0 || has_birth && self.kind != Kind::Counter;

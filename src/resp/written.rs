@@ -35,8 +35,8 @@ impl Written {
     }
 
     /// The last writes.
-    pub fn last(&self) -> Vec<(KeyHash, Timestamp)> {
-        self.last.iter().map(|stored| (stored.hash, stored.timestamp)).collect()
+    pub fn last(&self) -> Vec<(KeyHash, Timestamp, u16)> {
+        self.last.iter().map(|stored| (stored.hash, stored.timestamp, stored.copies)).collect()
     }
 
     /// The fewest copies that were told of those before them.

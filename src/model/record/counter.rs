@@ -57,6 +57,13 @@ impl<'a> RecordRef<'a> {
         Birth { timestamp: Timestamp { time, member }, epoch: self.byte(start + 16) }
     }
 
+    /// Whether a birth is one that a member gives: before the own stamp, and of a deletion only with base zero.
+    pub(super) fn has_earlier_birth(self) -> bool {
+        let Birth { timestamp, epoch } = self.birth();
+        let base_fits = epoch == 1 && timestamp != Timestamp::ZERO || self.base() == 0;
+        timestamp < self.timestamp() && matches!(epoch, 1..=3) && base_fits
+    }
+
     /// A counter's pairs, in order of member and incarnation; nothing for other kinds.
     pub fn pairs(self) -> impl Iterator<Item = Pair> + use<'a> {
         let birth = if self.byte(18) & HAS_BIRTH == 0 { 0 } else { BIRTH_BYTES };
@@ -144,4 +151,29 @@ fn decode_pair(bytes: &[u8]) -> Pair {
         u64::from_le_bytes(found.copied().unwrap_or_default())
     };
     Pair { member: MemberId(number(0)), incarnation: number(8), plus: number(16), minus: number(24) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RecordError;
+    use super::super::tests::key;
+    use super::*;
+
+    #[test]
+    fn a_birth_comes_before_the_own_stamp() {
+        let stamp = |time| Timestamp { time, member: MemberId(1) };
+        let birth = Birth { timestamp: stamp(5), epoch: 3 };
+        let record = Record::counter_born(key(), stamp(9), birth, Some(100), 0, &[]);
+        let bytes = record.view().bytes();
+        assert!(RecordRef::parse(bytes).is_ok());
+        let at = bytes.len() - BIRTH_BYTES;
+        for time in [9u64, 10, u64::MAX] {
+            let mut bytes = bytes.to_vec();
+            bytes[at..at + 8].copy_from_slice(&time.to_le_bytes());
+            assert_eq!(RecordRef::parse(&bytes).err(), Some(RecordError::Malformed("field for its kind")));
+        }
+        let mut counted = bytes.to_vec();
+        counted[at - 10] = 1;
+        assert!(RecordRef::parse(&counted).is_err(), "what extends a deletion counts from zero");
+    }
 }

@@ -32,7 +32,7 @@ pub fn rename<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) 
     if source == destination {
         return over(context, |context| context.answer_ok());
     }
-    let stamp = record.view().timestamp();
+    let element = record.view().element();
     let collection = context.client.collection.clone();
     match store(context, &collection, destination, &record, Condition::Always) {
         Step::Held => {
@@ -41,7 +41,7 @@ pub fn rename<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) 
         }
         Step::Failed(error) => failed(context, &error),
         Step::Done(_) => over(context, |context| {
-            let (condition, returns) = (Condition::Stamp(stamp), Returns::Nothing);
+            let (condition, returns) = (Condition::Element(element), Returns::Nothing);
             context.modify(source, &Modify { condition, edit: Edit::Delete, returns }, WriteReply::Ok)
         }),
     }
