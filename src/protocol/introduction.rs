@@ -101,7 +101,7 @@ pub enum Refusal {
     },
     /// A later life of it was seen: this is a copied or restored data directory.
     #[error(
-        "its data directory is a copy or was restored ({}); start it with an empty one", told_life(*seen, *got)
+        "{}: its data directory is a copy or was restored; start it with an empty one", told_life(*seen, *got)
     )]
     OldLife {
         /// The highest incarnation that was seen.
@@ -129,9 +129,9 @@ pub enum Refusal {
 /// Why two lives of a member can't be one after the other.
 fn told_life(seen: u64, got: u64) -> String {
     if seen == got {
-        format!("another start of it with the same incarnation {seen} was seen")
+        format!("another life of it with the same incarnation {seen} was seen")
     } else {
-        format!("its incarnation {seen} was seen, and it came with {got}")
+        format!("a later life of it was seen (incarnation {seen}, and it came with {got})")
     }
 }
 
