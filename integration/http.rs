@@ -473,6 +473,26 @@ async fn a_value_that_is_too_large_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
+async fn who_loses_a_right_while_sending_changes_nothing() {
+    let served = serve(true).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let head = "PUT /v1/kv/c/slow HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut begun = vec![0; 12];
+    stream.read_exact(&mut begun).await.unwrap();
+    assert_eq!(begun, b"HTTP/1.1 100", "its body is waited for, so it was let in");
+    let (known, text) = tokens([("all", Role::Admin, "")]);
+    served.tokens.publish(&known);
+    stream.write_all(b"value").await.unwrap();
+    let mut answer = vec![0; 13 + 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answer));
+    let shown = format!("Bearer {}", text[0]);
+    let read = served.send_with("GET", "/v1/kv/c/slow", &[("authorization", &shown)], "").await;
+    assert!(read.starts_with("HTTP/1.1 404"), "{read}");
+}
+
+#[tokio::test]
 async fn a_value_that_does_not_say_its_length_is_cut_off_at_the_limit() {
     let served = serve(true).await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();

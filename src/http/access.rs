@@ -17,12 +17,16 @@ use super::names::collection_in;
 use super::routes::Shared;
 use crate::model::token::Role;
 use crate::node::access::{Access, Caller, Denied, Origin};
+use axum::BoxError;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a route takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,8 +104,18 @@ pub(super) async fn admit(
     match judge(&shared, &arrival, &request, &need) {
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
+            let is_lost = Arc::new(AtomicBool::new(false));
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                let again = judge_again(&shared, arrival.origin, caller.clone(), need.clone(), &is_lost);
+                request = request.map(|body| and_then(body, again));
+            }
             let response = next.run(request).await;
-            if need.is_of_a_stream() {
+            if is_lost.load(Ordering::Relaxed) {
+                shared.access.count_forbidden();
+                let message =
+                    "the client lost its right to this while it was still sending it; nothing was changed";
+                Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", message).into_response()
+            } else if need.is_of_a_stream() {
                 let lost = lost(shared.access.clone(), arrival.origin, caller, need);
                 response.map(|body| Body::from_stream(body.into_data_stream().take_until(lost)))
             } else {
@@ -123,6 +137,34 @@ fn judge(shared: &Shared, arrival: &Arrival, request: &Request, need: &Need) -> 
     }
     need.check(&caller).inspect_err(|_| shared.access.count_forbidden())?;
     Ok(caller)
+}
+
+/// Judges a client once more when its body is there: it may have taken its time, and lost its right meanwhile.
+fn judge_again(
+    shared: &Shared,
+    origin: Origin,
+    caller: Caller,
+    need: Need,
+    is_lost: &Arc<AtomicBool>,
+) -> impl Future<Output = Option<Result<Bytes, BoxError>>> + Send + 'static {
+    let (mut access, is_lost) = (shared.access.clone(), Arc::clone(is_lost));
+    async move {
+        let still = access.review(origin, Some(caller));
+        if still.is_some_and(|caller| need.check(&caller).is_ok()) {
+            return None;
+        }
+        is_lost.store(true, Ordering::Relaxed);
+        Some(Err("the client may do this no more".into()))
+    }
+}
+
+/// A body that ends with what `last` says, if it says something.
+fn and_then(
+    body: Body,
+    last: impl Future<Output = Option<Result<Bytes, BoxError>>> + Send + 'static,
+) -> Body {
+    let parts = body.into_data_stream().map(|part| part.map_err(BoxError::from));
+    Body::from_stream(parts.chain(stream::once(last).filter_map(std::future::ready)))
 }
 
 /// Completes once the client may no more what it was let do: an answer without an end ends there.

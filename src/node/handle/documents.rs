@@ -321,7 +321,8 @@ impl Entry {
 
 /// What is left of a record's life.
 fn ttl_left(expiry_ms: Option<u64>, wall_ms: u64) -> Option<Ttl> {
-    expiry_ms.map(|at| Ttl::of_ms(at.saturating_sub(wall_ms).max(1)))
+    // Whoever reads this takes no more.
+    expiry_ms.map(|at| Ttl::of_ms(at.saturating_sub(wall_ms).clamp(1, MAX_TTL_MS)))
 }
 
 /// One page of a listing.
