@@ -66,7 +66,8 @@ pub trait Local: Clone + 'static {
     fn wake_when_relieved(&self, mailbox: &Mailbox);
 
     /// From now on `mailbox` gets changes of these kinds that match, of all members, without values: no earlier ones,
-    /// and none again. Ends with [`Local::unsubscribe`] or with the mailbox.
+    /// and none again. Takes its part of what this member can watch until [`Local::unsubscribe`]; who ends ends its
+    /// subscriptions first.
     ///
     /// # Errors
     /// [`OperationError`] when this member serves nobody, or watches too much.
@@ -111,6 +112,8 @@ pub struct RespCounts {
     pub held_output: Cell<u64>,
     /// Connections that were cut off because they did not read what they asked to be told.
     pub slow_listeners: Cell<u64>,
+    /// Channels and patterns that were refused at a bound.
+    pub refused_listeners: Cell<u64>,
 }
 
 /// Names a subscription of a mailbox.

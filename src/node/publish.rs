@@ -316,8 +316,8 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
         expires_seconds: gauge(tls.expires_s),
         stale: f64::from(u8::from(tls.problem.is_some())),
     });
-    core.watching.publish(&core.engine, metrics);
     let resp = &shared.resp;
+    core.watching.publish(&core.engine, resp.refused_listeners.get(), metrics);
     metrics.resp.publish(&RespTotals {
         connections: gauge(resp.connections.get()),
         accepted: resp.accepted.get(),

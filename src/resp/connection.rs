@@ -122,7 +122,7 @@ pub struct Client {
 }
 
 /// A connection and its state.
-pub struct Connection<L> {
+pub struct Connection<L: Local> {
     stream: ClientStream,
     local: L,
     shared: Rc<Shared>,
@@ -412,8 +412,11 @@ impl<L: Local> Connection<L> {
     }
 }
 
-impl<L> Drop for Connection<L> {
+impl<L: Local> Drop for Connection<L> {
     fn drop(&mut self) {
+        for subscription in self.client.listening.subscriptions() {
+            self.local.unsubscribe(subscription);
+        }
         let Shared { clients, counts, .. } = &*self.shared;
         clients.remove(self.client.shown.id);
         let large = &self.shared.large_input;

@@ -18,6 +18,8 @@ use crate::node::local::{ChangeKind, Interest, Kinds, NamedChange, Subscription}
 
 /// Channels and patterns of one connection.
 pub const MAX_NAMES: usize = 1_024;
+/// Those of them that tell of changed keys: each may be a feed of its own, of which a member has only so many.
+pub const MAX_SUBSCRIPTIONS: usize = 64;
 
 const KEYSPACE: &str = "__keyspace@";
 const KEYEVENT: &str = "__keyevent@";
@@ -60,6 +62,11 @@ impl Listening {
     /// Whether it listens to that already.
     pub fn has(&self, kind: Kind, name: &[u8]) -> bool {
         self.names.contains_key(&(kind, name.to_vec()))
+    }
+
+    /// What it gets changes by.
+    pub fn subscriptions(&self) -> impl ExactSizeIterator<Item = Subscription> {
+        self.of.keys().copied()
     }
 
     /// All names of a kind.

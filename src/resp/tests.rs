@@ -577,6 +577,33 @@ fn who_does_not_read_what_it_listens_to_is_cut_off() {
 }
 
 #[test]
+fn what_a_connection_listened_to_ends_with_it() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        let mut stream = port.connect().await;
+        stream.write_all(b"SUBSCRIBE __keyspace@0__:a __keyspace@0__:b\r\nPSUBSCRIBE *\r\n").await.unwrap();
+        until(|| port.fake.0.borrow().subscriptions.len() == 3).await;
+        drop(stream);
+        until(|| port.fake.0.borrow().counts.connections.get() == 0).await;
+        assert!(port.fake.0.borrow().subscriptions.iter().all(|(_, listens)| !listens));
+    });
+}
+
+#[test]
+fn a_connection_has_a_share_of_what_can_be_watched() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        let of_keys: String = (0..100).map(|key| format!("SUBSCRIBE __keyspace@0__:{key}\r\n")).collect();
+        let told = port.exchange(format!("HELLO 3\r\n{of_keys}SUBSCRIBE news\r\n").as_bytes()).await;
+        assert_eq!(told.matches("$9\r\nsubscribe\r\n").count(), 65, "news is no key's channel");
+        assert_eq!(told.matches("-ERR a connection listens to 64").count(), 36);
+        let state = port.fake.0.borrow();
+        assert_eq!(state.subscriptions.len(), 64);
+        assert_eq!(state.counts.refused_listeners.get(), 36);
+    });
+}
+
+#[test]
 fn a_listener_hears_only_of_what_it_may_read() {
     run(async {
         let port = Port::open(Place::Here, 5, Limits::default()).await;

@@ -254,7 +254,7 @@ parts! {
         counter events = "kith_watch_events_total", "Puts and deletes that were given to watches.";
         counter resets = "kith_watch_resets_total", "Times that a watch began with the current state.";
         counter behind = "kith_watch_behind_total", "Those of them because it was read too slowly.";
-        counter rejected = "kith_watch_rejected_total", "Watches that were refused at the bound.";
+        counter rejected = "kith_watch_rejected_total", "Watches, and channels and patterns over RESP, that were refused at a bound.";
     }
 
     /// The roster as this member has it.

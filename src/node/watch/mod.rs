@@ -35,7 +35,7 @@ use super::local::{Mailbox, Subscription};
 use super::publish::gauge;
 use crate::engine::Engine;
 use crate::engine::operation::OperationError;
-use crate::engine::watch::{Form, Interest, Kinds, NamedChange, Output};
+use crate::engine::watch::{Form, Interest, Kinds, MAX_FEEDS, NamedChange, Output};
 use crate::telemetry::Metrics;
 use crate::telemetry::names::WatchTotals;
 use std::collections::BTreeMap;
@@ -44,6 +44,8 @@ use tokio::sync::oneshot;
 
 /// Subscriptions of tasks of the data thread.
 const MAX_SUBSCRIPTIONS: usize = 65_536;
+/// Feeds for them; the other half is the hub's, whatever tasks ask for.
+const MAX_TASK_FEEDS: usize = MAX_FEEDS / 2;
 
 /// What the hub asks of the data thread.
 #[derive(Debug)]
@@ -106,14 +108,16 @@ impl Outlet {
         self.hub = Some(hub);
     }
 
-    /// Publishes what is watched.
-    pub(super) fn publish(&self, engine: &Engine, metrics: &Metrics) {
+    /// Publishes what is watched, and how many listeners were refused beside what the hub refused.
+    pub(super) fn publish(&self, engine: &Engine, refused: u64, metrics: &Metrics) {
         let (feeds, told) = engine.watch_counts();
+        let of_hub = self.hub.as_ref().map(hub::Inlet::totals).unwrap_or_default();
         metrics.watch.publish(&WatchTotals {
             subscriptions: gauge(self.subscriptions.len() as u64),
             feeds: gauge(feeds as u64),
             told: gauge(told as u64),
-            ..self.hub.as_ref().map(hub::Inlet::totals).unwrap_or_default()
+            rejected: of_hub.rejected + refused,
+            ..of_hub
         });
     }
 }
@@ -156,6 +160,9 @@ impl Core {
         let name = (interest.clone(), kinds);
         let feed = match self.watching.of_tasks.get(&name) {
             Some(feed) => *feed,
+            None if self.watching.of_tasks.len() >= MAX_TASK_FEEDS => {
+                return Err(OperationError::TooManyWatches);
+            }
             None => {
                 let feed = self.engine.begin_feed(interest.clone(), Form::Each(kinds))?;
                 self.watching.of_tasks.insert(name.clone(), feed);

@@ -2,8 +2,10 @@
 
 use super::auth::{self, Need};
 use super::{Context, Flow};
+use crate::engine::operation::OperationError;
 use crate::node::local::Local;
-use crate::resp::listening::{Kind, MAX_NAMES, interest};
+use crate::resp::connection::count;
+use crate::resp::listening::{Kind, MAX_NAMES, MAX_SUBSCRIPTIONS, interest};
 use crate::resp::parse::Arguments;
 use crate::resp::reply::{Encoder, Protocol};
 
@@ -15,9 +17,9 @@ pub fn subscribe<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_
         {
             return refused;
         }
-        let count = context.client.listening.len();
+        let listened = context.client.listening.len();
         let word = if kind == Kind::Channel { "subscribe" } else { "psubscribe" };
-        context.replies.ready(|out| confirm(out, word, Some(name), count));
+        context.replies.ready(|out| confirm(out, word, Some(name), listened));
     }
     show(context);
     Flow::Done
@@ -25,7 +27,7 @@ pub fn subscribe<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_
 
 fn begin<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) -> Result<(), Flow> {
     if context.client.listening.len() >= MAX_NAMES {
-        return Err(context.error("a connection listens to 1024 channels and patterns at most"));
+        return Err(too_much(context, "a connection listens to 1024 channels and patterns at most"));
     }
     let client = &*context.client;
     let subscription = match interest(kind, name) {
@@ -35,9 +37,16 @@ fn begin<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) -> Res
             if interest.collection.as_ref().is_some_and(|collection| !client.session.may_read(collection)) {
                 return Err(auth::refuse(context, "subscribe", Need::Read));
             }
+            if client.listening.subscriptions().len() >= MAX_SUBSCRIPTIONS {
+                let message = "a connection listens to 64 channels and patterns of changed keys at most; use patterns, or more connections";
+                return Err(too_much(context, message));
+            }
             match context.local.subscribe(&client.shown.mailbox, &interest, kinds) {
                 Ok(subscription) => Some(subscription),
                 Err(error) => {
+                    if error == OperationError::TooManyWatches {
+                        count(&context.shared.counts.refused_listeners, 1);
+                    }
                     context.replies.refused(|out| out.operation_error(&error));
                     return Err(Flow::Done);
                 }
@@ -46,6 +55,12 @@ fn begin<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) -> Res
     };
     context.client.listening.add(kind, name, subscription);
     Ok(())
+}
+
+/// Refuses what is beyond a bound.
+fn too_much<L: Local>(context: &mut Context<'_, L>, message: &str) -> Flow {
+    count(&context.shared.counts.refused_listeners, 1);
+    context.error(message)
 }
 
 /// UNSUBSCRIBE \[channel …\], PUNSUBSCRIBE \[pattern …\]: without names from all of them.
