@@ -50,6 +50,8 @@ struct Gather {
     open: bool,
     count: i64,
     failed: Option<OperationError>,
+    /// Nothing is said of it.
+    withdrawn: bool,
 }
 
 impl Gather {
@@ -231,7 +233,8 @@ impl Replies {
     /// Adds the one reply of several operations that will be submitted under the token returned:
     /// each is announced by [`Replies::expect`], and [`Replies::close`] says that no more come.
     pub fn gather(&mut self, reply: GatherReply) -> u32 {
-        self.add(Place::Gather(Gather { reply, lots: 0, waiting: 0, open: true, count: 0, failed: None }))
+        let (lots, waiting, count, failed) = (0, 0, 0, None);
+        self.add(Place::Gather(Gather { reply, lots, waiting, open: true, count, failed, withdrawn: false }))
     }
 
     /// Announces one more operation of a gathered reply.
@@ -269,6 +272,14 @@ impl Replies {
         if let Some(Place::Gather(gather)) = self.place(token) {
             gather.failed.get_or_insert(error);
         }
+    }
+
+    /// Closes a gathered reply that something else is said instead of, once its operations are answered.
+    pub fn withdraw(&mut self, token: u32) {
+        if let Some(Place::Gather(gather)) = self.place(token) {
+            gather.withdrawn = true;
+        }
+        self.close(token);
     }
 
     /// No more operations will be announced for a gathered reply.
@@ -355,7 +366,8 @@ impl Replies {
                     self.errors += 1;
                     out.operation_error(&error);
                 }
-                Place::Gather(Gather { waiting: 0, open: false, failed, count, reply, lots: _ }) => {
+                Place::Gather(Gather { waiting: 0, open: false, withdrawn: true, .. }) => {}
+                Place::Gather(Gather { waiting: 0, open: false, failed, count, reply, .. }) => {
                     match (failed, reply) {
                         (Some(error), _) => {
                             self.errors += 1;

@@ -1151,6 +1151,39 @@ fn an_open_connection_loses_what_its_token_loses() {
 }
 
 #[test]
+fn a_command_that_loses_its_right_in_its_middle_ends_the_connection() {
+    run(async {
+        for (command, place) in [
+            ("KEYS *", Place::Here),
+            ("SCAN 0", Place::Here),
+            ("DEL a b c d e f g h", Place::Here),
+            ("MSET a 1 b 1 c 1 d 1 e 1 f 1", Place::Here),
+            ("EXISTS a b c d e f g h", Place::Elsewhere),
+            ("FLUSHDB", Place::Here),
+            ("COPY a z", Place::Here),
+            ("RENAME a z", Place::Here),
+            ("WAIT 1 0", Place::Here),
+        ] {
+            let port = Port::open(place, 5, Limits { in_flight: 4, ..Limits::default() }).await;
+            port.exchange(b"SET a 1\r\nSET b 1\r\n").await;
+            port.tokens.publish(&tokens(&[("app", Role::Write, ""), ("eye", Role::Write, "")]));
+            let mut stream = port.connect().await;
+            stream.write_all(b"AUTH kith_app_app\r\nPING\r\n").await.unwrap();
+            expect(&mut stream, "+OK\r\n+PONG\r\n").await;
+            port.fake.0.borrow_mut().held = true;
+            let input = format!("{command}\r\nAUTH kith_eye_eye\r\nSET later 1\r\nKEYS *\r\n");
+            stream.write_all(input.as_bytes()).await.unwrap();
+            until(|| !port.fake.0.borrow().pending.is_empty()).await;
+            port.tokens.publish(&tokens(&[("eye", Role::Write, "")]));
+            port.fake.0.borrow_mut().held = false;
+            assert_eq!(rest(&mut stream).await, "-NOAUTH Authentication required.\r\n", "{command}");
+            let later = (DEFAULT.to_owned(), b"later".to_vec());
+            assert!(!port.fake.0.borrow().records.contains_key(&later), "{command}");
+        }
+    });
+}
+
+#[test]
 fn a_client_that_was_not_let_in_gets_no_more_than_the_usual_buffer() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;

@@ -144,7 +144,18 @@ pub fn log_in<L: Local>(context: &mut Context<'_, L>, user: &[u8], token: &[u8])
 }
 
 /// Answers a command that the client may not use.
+///
+/// One that lost its right in its middle ends the connection: neither is it known how far it came, nor may what it
+/// has found or asked be met by a command after it.
 pub fn refuse<L: Local>(context: &mut Context<'_, L>, command: &str, need: Need) -> Flow {
+    let client = &mut *context.client;
+    if client.progress.has_begun() {
+        client.quits = true;
+        let begun = std::mem::take(&mut client.progress);
+        if !begun.is_between() {
+            context.replies.withdraw(begun.token);
+        }
+    }
     if !context.client.session.may(Need::Known) {
         return context.refuse("NOAUTH", b"Authentication required.");
     }

@@ -36,6 +36,13 @@ pub struct Listing {
     over: bool,
 }
 
+impl Listing {
+    /// Whether a page was taken in.
+    pub const fn has_begun(&self) -> bool {
+        self.over || self.after.is_some()
+    }
+}
+
 /// SCAN cursor \[MATCH pattern\] \[COUNT count\] \[TYPE type\]
 pub fn scan<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let Some(cursor) = cursor(arguments.get(1)) else { return context.error("invalid cursor") };

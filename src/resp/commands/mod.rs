@@ -74,6 +74,15 @@ impl Progress {
         self.next == 0
     }
 
+    /// Whether a command is held back that has asked or done something already.
+    const fn has_begun(&self) -> bool {
+        !self.is_between()
+            || !matches!(self.asked, Asked::Nothing)
+            || self.listing.has_begun()
+            || self.until_ms.is_some()
+            || self.moved.is_some()
+    }
+
     /// What was asked under [`PROBE`] is answered.
     pub fn answer(&mut self, outcome: Outcome) {
         self.asked = Asked::Answered(outcome);
