@@ -14,7 +14,7 @@
 //! **Invariants.**
 //! - Within an epoch a partition has one source, and that one is complete for it from the beginning to the end. A
 //!   source that loses a partition, if only for a moment, says that the watch is over before it says
-//!   anything else ([`Engine::unvouch`]): what it merges while it is not complete may be older than what it told.
+//!   anything else (`Engine::unvouch`): what it merges while it is not complete may be older than what it told.
 //! - A change is noted where readers begin to see it: a record that is merged, or resolved by a load. It is told
 //!   once a turn with the record as it is then. A page that was made in the same turn before that may have it already; it
 //!   never has anything newer than what is told after it.

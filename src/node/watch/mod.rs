@@ -1,9 +1,9 @@
 //! Watching, from the engine's feeds to whoever reads them.
 //!
-//! The data thread ([`Outlet`]) hands on what its engine tells once a turn: to subscribers of its own tasks by
-//! mailbox, and everything else in one message to the *hub* ([`hub`]) on the services' runtime. There each feed keeps
-//! a *ring* ([`ring`]), the latest change of each key of a bounded recent time, in the order in which they came; a
-//! *watch* ([`reader`]) is a place in it. However many watch, a change is taken in once and becomes text once, and
+//! The data thread (`Outlet`) hands on what its engine tells once a turn: to subscribers of its own tasks by
+//! mailbox, and everything else in one message to the *hub* (`hub`) on the services' runtime. There each feed keeps
+//! a *ring* (`ring`), the latest change of each key of a bounded recent time, in the order in which they came; a
+//! *watch* (`reader`) is a place in it. However many watch, a change is taken in once and becomes text once, and
 //! nothing of the data thread's time depends on their number.
 //!
 //! **States of a watch.** It *begins* with a reset, *seeks* until its feed is begun, *lists* source by source,
