@@ -31,11 +31,13 @@ use super::reply::Encoder;
 use super::written::Written;
 use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
-use crate::node::local::{Local, RespCounts};
+use crate::node::local::{Changes, Local, RespCounts};
 use crate::security::tls::ClientStream;
 
 /// Reads of one poll, before other tasks get their turn.
 const READS_PER_POLL: usize = 8;
+/// Steps of comparing changes with patterns in one poll, give or take one change: a millisecond or two.
+const STEPS_PER_POLL: usize = 1 << 20;
 /// How long, and for how many reads, a client that was told of its protocol error may go on sending
 /// before the connection is cut: closing at once would let the error be lost.
 const LINGER: Duration = Duration::from_millis(500);
@@ -131,6 +133,8 @@ pub struct Connection<L: Local> {
     replies: Replies,
     /// What is told on channels, until it may stand behind the replies.
     messages: Vec<u8>,
+    /// Changes of which only so many were compared with what is listened to.
+    telling: Option<(Changes, usize)>,
     max_message_bytes: usize,
     /// Nothing more is read or executed.
     ending: bool,
@@ -147,6 +151,16 @@ enum Pause {
     Input,
     /// A complete command waits for answers or for replies to leave.
     Held,
+}
+
+/// How much of what came is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    All,
+    /// The rest is left to the next poll, after the other tasks' turn.
+    Part,
+    /// More than is kept for a client that does not read.
+    TooMuch,
 }
 
 impl<L: Local> Connection<L> {
@@ -179,6 +193,7 @@ impl<L: Local> Connection<L> {
             input: Input::default(),
             replies: Replies::new(limits.output_bytes, limits.in_flight),
             messages: Vec::new(),
+            telling: None,
             max_message_bytes: limits.message_bytes,
             ending: false,
             broken: false,
@@ -224,43 +239,62 @@ impl<L: Local> Connection<L> {
                 task.waker().wake_by_ref();
             }
             self.replies.advance(wall_ms);
-            if !self.tell() {
-                return Poll::Ready(Err(std::io::ErrorKind::QuotaExceeded.into()));
+            let told = self.tell();
+            match told {
+                Told::All => {}
+                Told::Part => task.waker().wake_by_ref(),
+                Told::TooMuch => return Poll::Ready(Err(std::io::ErrorKind::QuotaExceeded.into())),
             }
             count(&self.shared.counts.errors, self.replies.take_errors());
             let sent = self.send(task)?;
             if self.ending && self.replies.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if sent && pause == Pause::Held {
+            if sent && pause == Pause::Held && told == Told::All {
                 continue;
             }
             self.show();
-            if reads >= READS_PER_POLL || self.client.shown.mailbox.sleep(task.waker()) {
+            let gives_way = reads >= READS_PER_POLL || told == Told::Part;
+            if gives_way || self.client.shown.mailbox.sleep(task.waker()) {
                 return Poll::Pending;
             }
         }
     }
 
     /// Takes in the changes that came, and puts what they tell behind the replies once it can stand there.
-    /// False if the client does not read what it asked to be told.
-    fn tell(&mut self) -> bool {
+    fn tell(&mut self) -> Told {
         let Client { shown, listening, session, progress, .. } = &self.client;
-        while let Some((subscription, changes)) = shown.mailbox.pop_changes() {
+        let mut steps = 0;
+        while steps < STEPS_PER_POLL {
+            let begun = self.telling.take();
+            let Some(((subscription, changes), from)) =
+                begun.or_else(|| shown.mailbox.pop_changes().map(|changes| (changes, 0)))
+            else {
+                break;
+            };
             let mut out = Encoder::new(&mut self.messages, self.replies.protocol());
-            for change in changes.iter().filter(|change| session.may_read(&change.collection)) {
-                listening.tell(subscription, change, &mut out);
+            let mut next = from;
+            while steps < STEPS_PER_POLL
+                && let Some(change) = changes.get(next)
+            {
+                if session.may_read(&change.collection) {
+                    steps += listening.tell(subscription, change, &mut out);
+                }
+                next += 1;
+            }
+            if next < changes.len() {
+                self.telling = Some(((subscription, changes), next));
             }
             let waiting = self.messages.len() + self.replies.output().len();
             if waiting > self.max_message_bytes || shown.mailbox.missed_changes() > 0 {
                 count(&self.shared.counts.slow_listeners, 1);
-                return false;
+                return Told::TooMuch;
             }
         }
         if !self.messages.is_empty() && progress.is_between() && !self.replies.awaits_any() {
             self.replies.append(&mut self.messages);
         }
-        true
+        if steps < STEPS_PER_POLL { Told::All } else { Told::Part }
     }
 
     /// Shows the others how much is under way.

@@ -27,6 +27,16 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
+/// The pattern from its first element on that is no byte.
+pub fn wild(mut pattern: &[u8]) -> &[u8] {
+    loop {
+        pattern = match pattern {
+            [] | [b'*' | b'?' | b'[', ..] => return pattern,
+            [b'\\', _, tail @ ..] | [_, tail @ ..] => tail,
+        }
+    }
+}
+
 /// The bytes with which every match begins.
 pub fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
     let (mut prefix, mut rest) = (Vec::new(), pattern);

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use super::glob;
 use super::reply::Encoder;
 use crate::model::key::DEFAULT;
+use crate::model::limits::MAX_KEY_BYTES;
 use crate::node::local::{ChangeKind, Interest, Kinds, NamedChange, Subscription};
 
 /// Channels and patterns of one connection.
@@ -25,6 +26,15 @@ const KEYSPACE: &str = "__keyspace@";
 const KEYEVENT: &str = "__keyevent@";
 const KINDS: [ChangeKind; 4] =
     [ChangeKind::Set, ChangeKind::Delete, ChangeKind::Expire, ChangeKind::Increment];
+
+/// Patterns among them. Each is compared with every change that it may match.
+pub const MAX_PATTERNS: usize = 64;
+/// Bytes of a name: a key and what stands around it.
+pub const MAX_NAME_BYTES: usize = MAX_KEY_BYTES + 64;
+/// Bytes of all names of a connection.
+pub const MAX_ALL_BYTES: usize = 64 << 10;
+/// Bytes of a pattern from its first wildcard on. Comparing takes up to as many steps for each byte of a channel.
+pub const MAX_WILD_BYTES: usize = 256;
 
 /// How a client names what it listens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +51,7 @@ pub struct Listening {
     names: BTreeMap<(Kind, Vec<u8>), Option<Subscription>>,
     of: BTreeMap<Subscription, (Kind, Vec<u8>)>,
     channels: usize,
+    bytes: usize,
 }
 
 impl Listening {
@@ -57,6 +68,11 @@ impl Listening {
     /// Channels, and patterns.
     pub fn counts(&self) -> (usize, usize) {
         (self.channels, self.names.len() - self.channels)
+    }
+
+    /// Bytes of all names together.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether it listens to that already.
@@ -77,6 +93,7 @@ impl Listening {
     /// Listens to one more, under a subscription if it is about keys.
     pub fn add(&mut self, kind: Kind, name: &[u8], subscription: Option<Subscription>) {
         self.channels += usize::from(kind == Kind::Channel);
+        self.bytes += name.len();
         self.names.insert((kind, name.to_vec()), subscription);
         self.of.extend(subscription.map(|subscription| (subscription, (kind, name.to_vec()))));
     }
@@ -85,17 +102,23 @@ impl Listening {
     pub fn remove(&mut self, kind: Kind, name: &[u8]) -> Option<Subscription> {
         let subscription = self.names.remove(&(kind, name.to_vec()))?;
         self.channels -= usize::from(kind == Kind::Channel);
+        self.bytes -= name.len();
         subscription.inspect(|subscription| _ = self.of.remove(subscription))
     }
 
-    /// Encodes what changes of a subscription say on the channels that are listened to.
-    pub fn tell(&self, subscription: Subscription, change: &NamedChange, out: &mut Encoder<'_>) {
-        let Some((kind, name)) = self.of.get(&subscription) else { return };
-        let Some(database) = database_of(&change.collection) else { return };
+    /// Encodes what changes of a subscription say on the channels that are listened to. Returns how many steps that
+    /// took, at most.
+    pub fn tell(&self, subscription: Subscription, change: &NamedChange, out: &mut Encoder<'_>) -> usize {
+        let Some((kind, name)) = self.of.get(&subscription) else { return 1 };
+        let Some(database) = database_of(&change.collection) else { return 1 };
         let event = event(change.kind);
         let mut keyspace = format!("{KEYSPACE}{database}__:").into_bytes();
         keyspace.extend_from_slice(&change.key);
         let keyevent = format!("{KEYEVENT}{database}__:{event}").into_bytes();
+        let steps = match kind {
+            Kind::Channel => name.len(),
+            Kind::Pattern => (keyspace.len() + keyevent.len()) * (1 + glob::wild(name).len()),
+        };
         for (channel, message) in [(keyspace, event.as_bytes()), (keyevent, change.key.as_slice())] {
             match kind {
                 Kind::Channel if *name == channel => {
@@ -112,6 +135,7 @@ impl Listening {
             out.bulk(&channel);
             out.bulk(message);
         }
+        steps
     }
 }
 

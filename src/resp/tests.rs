@@ -604,6 +604,27 @@ fn a_connection_has_a_share_of_what_can_be_watched() {
 }
 
 #[test]
+fn names_and_patterns_that_are_listened_to_are_bounded() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        let long = |bytes: usize| "x".repeat(bytes);
+        let (wild, key) = (format!("*{}", long(256)), format!("__keyspace@0__:{}", long(4_097)));
+        let refused = format!("SUBSCRIBE {}\r\nSUBSCRIBE {key}\r\nPSUBSCRIBE {wild}\r\n", long(4_161));
+        let told = port.exchange(refused.as_bytes()).await;
+        let replies: Vec<&str> = told.lines().collect();
+        assert!(
+            matches!(replies[..], [a, b, c] if a.contains("4160") && b.contains("4096") && c.contains("256"))
+        );
+        let large: String = (100..130).map(|n| format!("SUBSCRIBE {n}{}\r\n", long(4_000))).collect();
+        let told = port.exchange(format!("HELLO 3\r\n{large}").as_bytes()).await;
+        assert_eq!(told.matches("$9\r\nsubscribe\r\n").count(), 16);
+        let patterns: String = (0..70).map(|n| format!("PSUBSCRIBE news-{n}*\r\n")).collect();
+        let told = port.exchange(format!("HELLO 3\r\n{patterns}").as_bytes()).await;
+        assert_eq!(told.matches("-ERR a connection listens to 64 patterns").count(), 6);
+    });
+}
+
+#[test]
 fn a_listener_hears_only_of_what_it_may_read() {
     run(async {
         let port = Port::open(Place::Here, 5, Limits::default()).await;

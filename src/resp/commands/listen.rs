@@ -3,9 +3,14 @@
 use super::auth::{self, Need};
 use super::{Context, Flow};
 use crate::engine::operation::OperationError;
+use crate::model::limits::MAX_KEY_BYTES;
 use crate::node::local::Local;
 use crate::resp::connection::count;
-use crate::resp::listening::{Kind, MAX_NAMES, MAX_SUBSCRIPTIONS, interest};
+use crate::resp::glob;
+use crate::resp::listening::{
+    Kind, Listening, MAX_ALL_BYTES, MAX_NAME_BYTES, MAX_NAMES, MAX_PATTERNS, MAX_SUBSCRIPTIONS,
+    MAX_WILD_BYTES, interest,
+};
 use crate::resp::parse::Arguments;
 use crate::resp::reply::{Encoder, Protocol};
 
@@ -26,8 +31,8 @@ pub fn subscribe<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_
 }
 
 fn begin<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) -> Result<(), Flow> {
-    if context.client.listening.len() >= MAX_NAMES {
-        return Err(too_much(context, "a connection listens to 1024 channels and patterns at most"));
+    if let Some(message) = beyond_bounds(&context.client.listening, kind, name) {
+        return Err(too_much(context, message));
     }
     let client = &*context.client;
     let subscription = match interest(kind, name) {
@@ -36,6 +41,9 @@ fn begin<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) -> Res
             // Of what is in more than one collection, each is looked at when there is something to tell.
             if interest.collection.as_ref().is_some_and(|collection| !client.session.may_read(collection)) {
                 return Err(auth::refuse(context, "subscribe", Need::Read));
+            }
+            if interest.prefix.len() > MAX_KEY_BYTES {
+                return Err(too_much(context, "a key has at most 4096 bytes, so nobody speaks there"));
             }
             if client.listening.subscriptions().len() >= MAX_SUBSCRIPTIONS {
                 let message = "a connection listens to 64 channels and patterns of changed keys at most; use patterns, or more connections";
@@ -55,6 +63,24 @@ fn begin<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) -> Res
     };
     context.client.listening.add(kind, name, subscription);
     Ok(())
+}
+
+/// What speaks against listening to one more, whatever it tells of.
+fn beyond_bounds(listening: &Listening, kind: Kind, name: &[u8]) -> Option<&'static str> {
+    let is_pattern = kind == Kind::Pattern;
+    if name.len() > MAX_NAME_BYTES {
+        Some("a channel or pattern has at most 4160 bytes")
+    } else if is_pattern && glob::wild(name).len() > MAX_WILD_BYTES {
+        Some("a pattern of channels has at most 256 bytes from its first wildcard on")
+    } else if is_pattern && listening.counts().1 >= MAX_PATTERNS {
+        Some("a connection listens to 64 patterns at most")
+    } else if listening.len() >= MAX_NAMES {
+        Some("a connection listens to 1024 channels and patterns at most")
+    } else if listening.bytes() + name.len() > MAX_ALL_BYTES {
+        Some("the channels and patterns of a connection have at most 65536 bytes together")
+    } else {
+        None
+    }
 }
 
 /// Refuses what is beyond a bound.
