@@ -56,10 +56,20 @@ impl World {
         self.check_trees();
         self.check_scan();
         self.check_watches();
-        self.forget_named();
-        self.check_writable();
-        self.check_watches();
-        self.wait_for(REST, "a watch is told of each change", Self::unnamed);
+        if self.violation.is_none() && self.has_right_clocks() {
+            self.forget_named();
+            self.check_writable();
+            self.check_watches();
+            self.wait_for(REST, "a watch is told of each change", Self::unnamed);
+        }
+    }
+
+    /// Whether most clocks are right: of two nobody can tell which one is wrong, and nothing can be stamped.
+    fn has_right_clocks(&self) -> bool {
+        let (live, ahead_ms) = (self.live().count(), self.plan.settings.max_clock_ahead_ms);
+        let right_ms = EPOCH_MS + self.now / MS;
+        let is_wrong = |at: usize| self.members[at].wall_ms(self.now).abs_diff(right_ms) > ahead_ms / 4;
+        2 * self.live().filter(|(at, _)| is_wrong(*at)).count() < live
     }
 
     /// Every watch has what the owners hold.
@@ -466,16 +476,6 @@ impl World {
 
     /// With everyone back, every key can be written at every owner, and nothing wins over it.
     fn check_writable(&mut self) {
-        if self.violation.is_some() {
-            return;
-        }
-        // Of two clocks nobody can tell which one is wrong.
-        let (live, ahead_ms) = (self.live().count(), self.plan.settings.max_clock_ahead_ms);
-        let right_ms = EPOCH_MS + self.now / MS;
-        let is_wrong = |at: usize| self.members[at].wall_ms(self.now).abs_diff(right_ms) > ahead_ms / 4;
-        if 2 * self.live().filter(|(at, _)| is_wrong(*at)).count() >= live {
-            return;
-        }
         let mut left: Vec<usize> = (0..self.clients.keys.len()).collect();
         for _ in 0..40 {
             let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
