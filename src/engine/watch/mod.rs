@@ -23,7 +23,8 @@
 //!   was read before a commit, what was committed is still in memory when the range comes.
 //! - Nothing with an own stamp leaves before a reservation covers it: frames with messages wait for that, and so
 //!   do outputs, all of them, so that their order stays.
-//! - All is bounded: what waits for a peer that does not read ends its watches, what waits here ends all feeds'.
+//! - All is bounded: what waits for a peer that does not read ends its watches, what waits here ends all feeds'. Of
+//!   one turn so many bytes are told, to this member's feeds and to each peer: a watch that needs more ends.
 //!
 //! **Interleavings.** A page from a source's earlier epoch: its token is void for the reader that heard of the
 //! gap. A source that answers a page after its watch ended: the end comes first on the link. A watch that the source
@@ -59,7 +60,8 @@ const MAX_WATCHES: usize = 1 << 16;
 const SEEK_US: u64 = 200_000;
 /// Records in a page of a feed's listing.
 const PAGE_RECORDS: u32 = 512;
-/// Bytes of outputs that wait to be taken; beyond it all feeds have a gap.
+/// Bytes of outputs that wait to be taken. A feed whose changes would exceed it has a gap; if what others tell exceeds
+/// it, all have.
 const MAX_OUTPUT_BYTES: usize = 32 << 20;
 
 /// Why what was told of a feed may lack something.

@@ -56,9 +56,60 @@ struct Watch {
     interest: Interest,
     form: Form,
     partitions: Vec<u8>,
-    /// What is told at the end of this turn: records in pieces, and changes.
+    /// What is told at the end of this turn: records in pieces, and changes; and their bytes.
     chunks: Vec<Vec<u8>>,
     changes: Vec<NamedChange>,
+    bytes: usize,
+    /// There was no room for all that it was to be told.
+    overflows: bool,
+}
+
+impl Watch {
+    /// Adds a record that there is room for.
+    fn add_record(&mut self, bytes: &[u8]) {
+        let fits = |chunk: &&mut Vec<u8>| chunk.len() + bytes.len() <= CHUNK_BYTES;
+        match self.chunks.last_mut().filter(fits) {
+            Some(chunk) => chunk.extend_from_slice(bytes),
+            None => self.chunks.push(bytes.to_vec()),
+        }
+    }
+}
+
+/// What is to be told of one turn. One change may be of interest to thousands, each with a copy of its own, so bytes
+/// are counted before they are copied.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// Watches with something to tell.
+    touched: Vec<u64>,
+    /// Bytes for feeds of this member, those of outputs that wait already among them.
+    own: usize,
+    peers: BTreeMap<MemberId, usize>,
+}
+
+impl Gathered {
+    /// Whether there is room for so many more bytes for a watch. If not, it ends with this turn and what was gathered
+    /// for it makes room for others.
+    fn admits(&mut self, id: u64, watch: &mut Watch, bytes: usize) -> bool {
+        if watch.overflows {
+            return false;
+        }
+        let (sum, most) = match watch.to {
+            To::Feed(_) => (&mut self.own, MAX_OUTPUT_BYTES),
+            To::Peer { member, .. } => (self.peers.entry(member).or_default(), MAX_WAITING_BYTES),
+        };
+        if watch.bytes == 0 {
+            self.touched.push(id);
+        }
+        let bytes = bytes + size_of::<Output>();
+        if *sum + bytes <= most {
+            watch.bytes += bytes;
+            *sum += bytes;
+            return true;
+        }
+        *sum -= watch.bytes;
+        (watch.chunks, watch.changes, watch.overflows) = (Vec::new(), Vec::new(), true);
+        false
+    }
 }
 
 /// Everybody who is told of changes.
@@ -70,8 +121,7 @@ pub(super) struct Told {
     of_peers: BTreeMap<(MemberId, u64), u64>,
     /// Names of peers' watches begin here, apart from those of this member's own.
     last: u64,
-    /// Watches with something to tell in this turn.
-    touched: Vec<u64>,
+    gathered: Gathered,
 }
 
 impl Told {
@@ -94,7 +144,8 @@ impl Told {
     fn add(&mut self, id: u64, to: To, interest: &Interest, form: Form, partitions: Vec<u8>) {
         self.interests.add(interest, id);
         let interest = interest.clone();
-        let watch = Watch { to, interest, form, partitions, chunks: Vec::new(), changes: Vec::new() };
+        let (chunks, changes) = (Vec::new(), Vec::new());
+        let watch = Watch { to, interest, form, partitions, chunks, changes, bytes: 0, overflows: false };
         self.watches.insert(id, watch);
     }
 
@@ -189,6 +240,7 @@ impl Engine {
             let lost = |watch: &Watch| unvouched.iter().any(|lost| has_bit(&watch.partitions, *lost));
             self.end_watches(&self.watches.told.ids_where(lost), Gap::Source);
         }
+        self.watches.told.gathered.own = self.watches.output_bytes;
         match self.records.noted.take() {
             Some(changes) => {
                 self.gather_changes(&changes);
@@ -201,12 +253,11 @@ impl Engine {
                 self.watches.expiries.note(expiry_ms, hash, Some(names));
             }
         }
-        let touched = std::mem::take(&mut self.watches.told.touched);
-        for id in &touched {
-            self.tell(*id);
+        let mut touched = std::mem::take(&mut self.watches.told.gathered).touched;
+        for id in touched.drain(..) {
+            self.tell(id);
         }
-        self.watches.told.touched = touched;
-        self.watches.told.touched.clear();
+        self.watches.told.gathered.touched = touched;
         if self.watches.output_bytes > MAX_OUTPUT_BYTES {
             self.outputs_lost();
         }
@@ -234,11 +285,12 @@ impl Engine {
                     _ if !is_system && !has_bit(&watch.partitions, partition) => {}
                     Form::Latest => is_latest = true,
                     Form::Each(kinds) if kinds.has(*kind) => {
-                        if watch.changes.is_empty() {
-                            told.touched.push(*id);
+                        let (collection, key) = (record.collection(), record.key());
+                        let bytes = size_of::<NamedChange>() + collection.len() + key.len();
+                        if told.gathered.admits(*id, watch, bytes) {
+                            let (collection, key) = (collection.to_owned(), key.to_vec());
+                            watch.changes.push(NamedChange { kind: *kind, collection, key });
                         }
-                        let (collection, key) = (record.collection().to_owned(), record.key().to_vec());
-                        watch.changes.push(NamedChange { kind: *kind, collection, key });
                     }
                     Form::Each(_) => {}
                 }
@@ -272,12 +324,8 @@ impl Engine {
             if watch.form != Form::Latest || !is_system && !has_bit(&watch.partitions, partition) {
                 continue;
             }
-            if watch.chunks.is_empty() {
-                told.touched.push(*id);
-            }
-            match watch.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK_BYTES) {
-                Some(chunk) => chunk.extend_from_slice(record.bytes()),
-                None => watch.chunks.push(record.bytes().to_vec()),
+            if told.gathered.admits(*id, watch, record.bytes().len()) {
+                watch.add_record(record.bytes());
             }
         }
     }
@@ -285,7 +333,11 @@ impl Engine {
     /// Tells somebody what was gathered in this turn.
     fn tell(&mut self, id: u64) {
         let Some(watch) = self.watches.told.watches.get_mut(&id) else { return };
+        if watch.overflows {
+            return self.end_watches(&[id], Gap::Overflow);
+        }
         let to = watch.to;
+        watch.bytes = 0;
         let (chunks, changes) = (std::mem::take(&mut watch.chunks), std::mem::take(&mut watch.changes));
         match to {
             To::Feed(feed) => {
@@ -315,7 +367,9 @@ impl Engine {
             return self.end_watches(&[id], Gap::Overflow);
         }
         for notice in notices {
-            self.send_message(member, &Message::Notice(notice));
+            if !self.send_message(member, &Message::Notice(notice)) {
+                return self.end_watches(&[id], Gap::Overflow);
+            }
         }
     }
 

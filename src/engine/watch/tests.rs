@@ -383,3 +383,55 @@ fn who_serves_nobody_any_more_ends_its_feeds_with_the_reason_and_begins_none() {
     assert_eq!(format!("{:?}", engine.take_outputs()), format!("{:?}", [ended]));
     assert_eq!(engine.begin_feed(interest, Form::Latest), Err(error));
 }
+
+#[test]
+fn a_large_record_behind_small_ones_is_told_to_a_peer() {
+    let mut world = world(1);
+    let is_its = |name: &String| owners(&world, name) == [0];
+    let names: Vec<String> = (0..).map(|number| format!("m{number}")).filter(is_its).take(41).collect();
+    let setting = KeyRef::new(SETTINGS, b"max_value_bytes").unwrap();
+    world.engines[0].write_system(NOBODY, setting, Change::Set { value: b"8388608", expiry_ms: None });
+    world.pass(2_000);
+    let mut reader = Reader::open(&mut world, 1);
+    // One after the other they are less than a message, and with the large one behind them more than a frame.
+    let (small, large) = (vec![1; 5_000], vec![2; 8 << 20]);
+    for name in &names[..40] {
+        set(&mut world.engines[0], name, &small, None);
+    }
+    set(&mut world.engines[0], &names[40], &large, None);
+    world.pass(5_000);
+    reader.read(&mut world);
+    let missing = names.iter().filter(|name| reader.value(name).is_none()).count();
+    assert_eq!((missing, reader.gaps.as_slice()), (0, &[][..]));
+}
+
+#[test]
+fn of_many_who_watch_large_changes_those_are_told_that_there_is_room_for() {
+    const WATCHES: usize = 99;
+    let mut engine = alone(std::iter::empty());
+    for length in 1..=WATCHES {
+        let interest = Interest { collection: Some("c".to_owned()), prefix: vec![b'a'; length] };
+        engine.begin_feed(interest, Form::Latest).unwrap();
+    }
+    turn(&mut engine);
+    engine.take_outputs();
+    let stem = "a".repeat(WATCHES);
+    for number in 0..4 {
+        set(&mut engine, &format!("{stem}{number}"), &vec![7; 1 << 20], None);
+    }
+    turn(&mut engine);
+    let outputs = engine.take_outputs();
+    assert!(outputs.iter().map(Output::bytes).sum::<usize>() <= MAX_OUTPUT_BYTES);
+    let mut told = BTreeMap::<u64, usize>::new();
+    let mut gaps = BTreeSet::new();
+    for output in &outputs {
+        match output {
+            Output::Changed { feed, records } => *told.entry(*feed).or_default() += records.len(),
+            Output::Gap { feed, reason: Gap::Overflow } => _ = gaps.insert(*feed),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!told.is_empty() && told.values().all(|bytes| *bytes >= 4 << 20), "{told:?}");
+    assert!(gaps.is_disjoint(&told.keys().copied().collect()), "{gaps:?} {told:?}");
+    assert_eq!(told.len() + gaps.len(), WATCHES);
+}
