@@ -365,7 +365,7 @@ impl Engine {
             Purpose::Compare(ticket) => self.compare_failed(ticket),
             Purpose::Reclaim(ticket, member) => self.reclaim_failed(ticket, member),
             Purpose::Durable(wait, ..) => self.durable_failed(wait),
-            Purpose::Watch(watch) => self.watch_ended(sent.member, watch),
+            Purpose::Watch(watch) => self.watch_given_up(sent.member, watch),
             Purpose::FeedPage(token) => self.feed_page_failed(token),
         }
     }

@@ -201,6 +201,17 @@ impl Output {
         size_of::<Self>() + contents
     }
 
+    /// What is still to be told of it where it was lost: that a feed is over, and that a page will not come. All else
+    /// is covered by the gap.
+    #[must_use]
+    pub fn that_was_lost(self) -> Option<Self> {
+        match self {
+            Self::Ended { .. } => Some(self),
+            Self::Page { token, .. } => Some(Self::Page { token, page: None }),
+            Self::Begun { .. } | Self::Changed { .. } | Self::Named { .. } | Self::Gap { .. } => None,
+        }
+    }
+
     /// The same for whom the feed has another name.
     #[must_use]
     pub fn renamed(mut self, name: u64) -> Self {
@@ -286,8 +297,11 @@ impl Engine {
 
     /// Who takes outputs could not keep them: all feeds have a gap.
     pub fn outputs_lost(&mut self) {
-        self.watches.outputs.retain(|output| matches!(output, Output::Ended { .. }));
+        let lost = std::mem::take(&mut self.watches.outputs);
         self.watches.output_bytes = 0;
+        for output in lost.into_iter().filter_map(Output::that_was_lost) {
+            self.watches.output(output);
+        }
         let feeds: Vec<u64> = self.watches.feeds.keys().copied().collect();
         for feed in feeds {
             // Also one that seeks: that it had a gap may be what was lost.
@@ -372,10 +386,18 @@ impl Engine {
         self.gap_where(Gap::Source, hears);
     }
 
-    /// A watch at a peer is over, or was refused.
+    /// A peer says that a watch there is over, or refuses it.
     pub(super) fn watch_ended(&mut self, member: MemberId, watch: u64) {
         if let Some(feed) = self.feed_at_peer(member, watch) {
             self.watches.at_peers.remove(&watch);
+            self.gap(feed, Gap::Source);
+        }
+    }
+
+    /// A peer did not answer in time whether it watches. It may do so, now or once it reads what it was asked: it is told
+    /// that nobody wants that any more.
+    pub(super) fn watch_given_up(&mut self, member: MemberId, watch: u64) {
+        if let Some(feed) = self.feed_at_peer(member, watch) {
             self.gap(feed, Gap::Source);
         }
     }

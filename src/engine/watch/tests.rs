@@ -435,3 +435,37 @@ fn of_many_who_watch_large_changes_those_are_told_that_there_is_room_for() {
     assert!(gaps.is_disjoint(&told.keys().copied().collect()), "{gaps:?} {told:?}");
     assert_eq!(told.len() + gaps.len(), WATCHES);
 }
+
+#[test]
+fn a_watch_that_was_given_up_is_not_told_to_for_ever() {
+    let mut world = world(1);
+    let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+    let feed = world.engines[1].begin_feed(interest, Form::Latest).unwrap();
+    // What was asked waits on the way for longer than the front waits for an answer.
+    let now = world.engines[1].now;
+    let late = Now { wall_ms: now.wall_ms + 60_000, mono_us: now.mono_us + 60_000_000 };
+    world.engines[1].advance(late);
+    world.engines[1].tick();
+    world.engines[1].end_feed(feed);
+    world.carry();
+    world.pass(2_000);
+    world.carry();
+    for engine in &world.engines {
+        assert_eq!(engine.watch_counts(), (0, 0), "nobody watches any more");
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_page_that_is_lost_on_the_way_hears_that_it_will_not_come() {
+    let mut engine = alone(std::iter::empty());
+    let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+    let feed = engine.begin_feed(interest, Form::Latest).unwrap();
+    turn(&mut engine);
+    let begun = engine.take_outputs();
+    let [Output::Begun { epoch, .. }] = begun[..] else { panic!("{begun:?}") };
+    engine.feed_page(7, feed, epoch, 0, None);
+    turn(&mut engine);
+    engine.outputs_lost();
+    let told = engine.take_outputs();
+    assert!(matches!(told[..], [Output::Page { token: 7, page: None }, Output::Gap { .. }]), "{told:?}");
+}

@@ -98,7 +98,7 @@ pub(super) struct Outlet {
     of_tasks: BTreeMap<(Interest, Kinds), u64>,
     subscriptions: BTreeMap<Subscription, u64>,
     last_subscription: u64,
-    /// Feeds of the hub that are over, which it could not be told yet.
+    /// Feeds of the hub that are over, and pages that won't come, which it could not be told yet.
     ends: Vec<Output>,
 }
 
@@ -208,9 +208,8 @@ impl Core {
             return;
         }
         let Some(hub) = &self.watching.hub else { return };
-        if let Err(mut lost) = hub.send(for_hub) {
-            lost.retain(|output| matches!(output, Output::Ended { .. }));
-            self.watching.ends = lost;
+        if let Err(lost) = hub.send(for_hub) {
+            self.watching.ends = lost.into_iter().filter_map(Output::that_was_lost).collect();
             self.engine.outputs_lost();
         }
     }
