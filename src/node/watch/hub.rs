@@ -5,7 +5,7 @@ use super::event::Cursor;
 use super::reader::Watch;
 use super::ring::Ring;
 use crate::engine::operation::OperationError;
-use crate::engine::watch::{FeedPage, Gap, Interest, Output};
+use crate::engine::watch::{FeedPage, Gap, Interest, MAX_FEEDS, Output};
 use crate::model::RecordRef;
 use crate::node::handle::Request;
 use crate::node::publish::gauge;
@@ -31,6 +31,8 @@ const MAX_PAGES: usize = 16;
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a feed that nobody watches is kept, for who comes again with a cursor.
 const LINGER: Duration = Duration::from_secs(60);
+/// How many of them at most, of those that the engine takes; its own tasks have feeds, too.
+const MAX_IDLE_FEEDS: usize = MAX_FEEDS / 4;
 /// How often what is left behind is looked for.
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Messages of the data thread that may wait, and their bytes.
@@ -103,6 +105,8 @@ pub(super) struct Feed {
     pub(super) reason: &'static str,
     pub(super) ended: Option<OperationError>,
     pub(super) news: Arc<Notify>,
+    /// The engine has it.
+    is_taken: bool,
     watches: usize,
     idle_since: Option<Instant>,
 }
@@ -145,6 +149,40 @@ impl State {
     fn next_name(&mut self) -> u64 {
         self.last += 1;
         self.last
+    }
+
+    /// Bytes of each ring. With another feed all have less, also those that hear of nothing new.
+    fn room(&self) -> usize {
+        (MAX_RINGS_BYTES / self.feeds.len().max(1)).min(MAX_RING_BYTES)
+    }
+
+    /// Enters a feed.
+    fn add_feed(&mut self, interest: &Interest) -> u64 {
+        let (name, stretch) = (self.next_name(), self.next_name());
+        self.by_interest.insert(interest.clone(), name);
+        self.feeds.insert(name, Feed::new(interest.clone(), stretch));
+        let room = self.room();
+        for feed in self.feeds.values_mut() {
+            feed.ring.shrink_to(room);
+        }
+        name
+    }
+
+    /// Takes a feed out.
+    fn remove_feed(&mut self, name: u64) {
+        if let Some(feed) = self.feeds.remove(&name)
+            && self.by_interest.get(&feed.interest) == Some(&name)
+        {
+            self.by_interest.remove(&feed.interest);
+        }
+    }
+
+    /// Feeds that the engine has and nobody watches, the longest idle first.
+    fn idle_feeds(&self) -> Vec<(Instant, u64)> {
+        let kept = self.feeds.iter().filter(|(_, feed)| feed.is_taken && feed.ended.is_none());
+        let mut idle: Vec<_> = kept.filter_map(|(name, feed)| Some((feed.idle_since?, *name))).collect();
+        idle.sort_unstable();
+        idle
     }
 
     /// Accounts for a piece of text; gives the time before which its reader gets no other one.
@@ -221,16 +259,42 @@ impl Hub {
     ) -> Result<Watch, OperationError> {
         let (watch, is_new) = self.enter(&interest, with_values, cursor)?;
         if is_new {
-            let (reply, begun) = tokio::sync::oneshot::channel();
-            let feed = watch.feed();
-            self.ask(WatchRequest::Begin { feed, interest, reply }).await;
-            let begun = begun.await.unwrap_or(Err(OperationError::Stopping));
-            if let Err(error) = begun {
-                self.end_feed(feed, &error);
-                return Err(error);
-            }
+            // Others may join before it is begun, and this client may go: beginning goes on without it.
+            let begun = tokio::spawn(Arc::clone(self).begin(watch.feed(), interest)).await;
+            begun.unwrap_or(Err(OperationError::Stopping))?;
         }
         Ok(watch)
+    }
+
+    /// Lets the engine begin a feed. Where it has too many, those that nobody watches make room.
+    async fn begin(self: Arc<Self>, feed: u64, interest: Interest) -> Result<(), OperationError> {
+        loop {
+            let (reply, begun) = tokio::sync::oneshot::channel();
+            self.ask(WatchRequest::Begin { feed, interest: interest.clone(), reply }).await;
+            match begun.await.unwrap_or(Err(OperationError::Stopping)) {
+                Ok(()) => {
+                    if let Some(feed) = self.state().feeds.get_mut(&feed) {
+                        feed.is_taken = true;
+                    }
+                    return Ok(());
+                }
+                Err(OperationError::TooManyWatches) if let Some(idle) = self.drop_idle() => {
+                    self.ask(WatchRequest::End { feed: idle }).await;
+                }
+                Err(error) => {
+                    self.end_feed(feed, &error);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Drops the feed that nobody has watched for longest; gives its name, for the engine must end it.
+    fn drop_idle(&self) -> Option<u64> {
+        let mut state = self.state();
+        let (_, name) = *state.idle_feeds().first()?;
+        state.remove_feed(name);
+        Some(name)
     }
 
     /// Enters a watch; says whether its feed must be begun.
@@ -249,18 +313,16 @@ impl Hub {
             return Err(OperationError::TooManyWatches);
         }
         let known = state.by_interest.get(interest).copied();
-        let name = known.unwrap_or_else(|| {
-            let (name, stretch) = (state.next_name(), state.next_name());
-            state.by_interest.insert(interest.clone(), name);
-            state.feeds.insert(name, Feed::new(interest.clone(), stretch));
-            name
-        });
+        let name = known.unwrap_or_else(|| state.add_feed(interest));
         state.watches += 1;
         let Some(feed) = state.feeds.get_mut(&name) else { return Err(OperationError::Stopping) };
         feed.watches += 1;
         feed.idle_since = None;
         let is_same = |cursor: &Cursor| (cursor.life, cursor.stretch) == (self.life, feed.stretch);
-        let place = cursor.filter(is_same).filter(|cursor| cursor.place > 0).map(|cursor| cursor.place + 1);
+        let place = cursor
+            .filter(is_same)
+            .filter(|cursor| cursor.place > 0)
+            .map(|cursor| cursor.place.saturating_add(1));
         let place = place.filter(|place| feed.begun.is_some() && feed.ring.reaches(*place));
         let reason = if cursor.is_some() { "cursor" } else { "begin" };
         let news = Arc::clone(&feed.news);
@@ -297,11 +359,9 @@ impl Hub {
     pub(in crate::node) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
-        for feed in state.feeds.values() {
-            feed.news.notify_waiters();
-        }
-        for slot in state.pages.values() {
-            slot.news.notify_waiters();
+        let of_feeds = state.feeds.values().map(|feed| &feed.news);
+        for news in of_feeds.chain(state.pages.values().map(|slot| &slot.news)) {
+            news.notify_waiters();
         }
     }
 
@@ -323,7 +383,7 @@ impl Hub {
         self.queued.fetch_sub(batch.bytes, Ordering::Relaxed);
         let mut ended = Vec::new();
         let mut state = self.state();
-        let room = (MAX_RINGS_BYTES / state.feeds.len().max(1)).min(MAX_RING_BYTES);
+        let room = state.room();
         for output in batch.outputs {
             match output {
                 Output::Begun { feed, epoch, sources } => state.begin(feed, epoch, sources),
@@ -348,17 +408,15 @@ impl Hub {
         let is_stale =
             |slot: &PageSlot| !matches!(slot.page, PageState::Awaited) && now >= slot.since + PAGE_PATIENCE;
         state.pages.retain(|_, slot| !is_stale(slot));
-        let is_left = |feed: &Feed| {
-            let linger = if feed.ended.is_some() { Duration::ZERO } else { LINGER };
-            feed.idle_since.is_some_and(|since| now >= since + linger)
-        };
-        let State { feeds, by_interest, .. } = &mut *state;
-        let mut left = Vec::new();
-        for (name, feed) in feeds.extract_if(|_, feed| is_left(feed)) {
-            if by_interest.get(&feed.interest) == Some(&name) {
-                by_interest.remove(&feed.interest);
-            }
-            left.push(name);
+        let idle = state.idle_feeds();
+        let too_many = idle.len().saturating_sub(MAX_IDLE_FEEDS);
+        let is_left = |(at, (since, _)): &(usize, (Instant, u64))| *at < too_many || now >= *since + LINGER;
+        let mut left: Vec<u64> =
+            idle.into_iter().enumerate().filter(is_left).map(|(_, (_, name))| name).collect();
+        let has_ended = |feed: &Feed| feed.ended.is_some() && feed.idle_since.is_some();
+        left.extend(state.feeds.iter().filter(|(_, feed)| has_ended(feed)).map(|(name, _)| *name));
+        for name in &left {
+            state.remove_feed(*name);
         }
         left
     }
@@ -389,6 +447,7 @@ impl Feed {
             reason: "begin",
             ended: None,
             news: Arc::default(),
+            is_taken: false,
             watches: 0,
             idle_since: None,
         }
@@ -433,10 +492,7 @@ impl State {
         let Some(slot) = self.pages.get_mut(&token) else { return };
         let next = self.feeds.get(&slot.feed).map_or(0, |feed| feed.ring.next());
         slot.since = Instant::now();
-        slot.page = match page {
-            Some(page) => PageState::Came(next, page),
-            None => PageState::Failed,
-        };
+        slot.page = page.map_or(PageState::Failed, |page| PageState::Came(next, page));
         slot.news.notify_waiters();
     }
 }
@@ -577,5 +633,99 @@ mod tests {
         assert!(watch.next().await.is_none());
         let interest = Interest { collection: None, prefix: Vec::new() };
         assert!(matches!(hub.enter(&interest, true, None), Err(OperationError::Stopping)));
+    }
+
+    fn interest(prefix: &str) -> Interest {
+        Interest { collection: Some("c".to_owned()), prefix: prefix.as_bytes().to_vec() }
+    }
+
+    /// The next feed that is to be begun, and where the answer goes.
+    async fn to_begin(
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> (u64, tokio::sync::oneshot::Sender<Result<(), OperationError>>) {
+        let request = tokio::time::timeout(Duration::from_secs(10), requests.recv()).await.unwrap();
+        match request {
+            Some(Request::Watch(WatchRequest::Begin { feed, reply, .. })) => (feed, reply),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_goes_before_its_feed_began_leaves_none_behind_that_never_begins() {
+        let (sender, mut requests) = mpsc::channel(8);
+        let hub = Arc::new(Hub::new(sender.downgrade(), 7));
+        let reply = tokio::select! {
+            watch = hub.watch(interest("k"), true, None) => panic!("{watch:?}"),
+            (_, reply) = to_begin(&mut requests) => reply,
+        };
+        // Nobody is there to hear it.
+        reply.send(Err(OperationError::TooManyWatches)).unwrap();
+        while hub.state().by_interest.contains_key(&interest("k")) {
+            tokio::task::yield_now().await;
+        }
+        tokio::select! {
+            watch = hub.watch(interest("k"), true, None) => panic!("{watch:?}"),
+            _ = to_begin(&mut requests) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn where_there_are_too_many_feeds_the_one_that_was_idle_for_longest_makes_room() {
+        let (sender, mut requests) = mpsc::channel(8);
+        let hub = Arc::new(Hub::new(sender.downgrade(), 7));
+        let mut names = Vec::new();
+        for prefix in ["a", "b", "c"] {
+            let opening = tokio::spawn({
+                let hub = Arc::clone(&hub);
+                async move { hub.watch(interest(prefix), true, None).await }
+            });
+            let (name, reply) = to_begin(&mut requests).await;
+            reply.send(Ok(())).unwrap();
+            names.push(name);
+            let watch = opening.await.unwrap().unwrap();
+            if prefix == "a" {
+                // Who watches keeps its feed.
+                std::mem::forget(watch);
+            }
+        }
+        let opening = tokio::spawn({
+            let hub = Arc::clone(&hub);
+            async move { hub.watch(interest("d"), true, None).await }
+        });
+        let (wanted, reply) = to_begin(&mut requests).await;
+        reply.send(Err(OperationError::TooManyWatches)).unwrap();
+        let ended = requests.recv().await;
+        assert!(
+            matches!(ended, Some(Request::Watch(WatchRequest::End { feed })) if feed == names[1]),
+            "{ended:?}"
+        );
+        let (again, reply) = to_begin(&mut requests).await;
+        assert_eq!(again, wanted);
+        reply.send(Ok(())).unwrap();
+        assert!(opening.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn all_rings_together_are_bounded_also_those_that_filled_while_there_were_few() {
+        let hub = Arc::new(Hub::new(mpsc::channel(1).0.downgrade(), 7));
+        let mut watches = Vec::new();
+        for number in 0..24 {
+            let (watch, _) = hub.enter(&interest(&format!("{number}-")), true, None).unwrap();
+            tell(&hub, vec![Output::Begun { feed: watch.feed(), epoch: 1, sources: 1 }]);
+            for at in 0..8 {
+                tell(&hub, vec![changed(&watch, &[record(&format!("{number}-{at}"), 1, 1 << 20)])]);
+            }
+            watches.push(watch);
+        }
+        let bytes: usize = hub.state().feeds.values().map(|feed| feed.ring.bytes()).sum();
+        assert!(bytes <= MAX_RINGS_BYTES, "{} MiB", bytes >> 20);
+    }
+
+    #[tokio::test]
+    async fn a_cursor_of_the_last_place_there_could_be_begins_anew() {
+        let (hub, watch, _requests, _keep) = open();
+        let stretch = hub.state().feeds[&watch.feed()].stretch;
+        let (mut anew, _) = hub.enter(&interest(""), true, Some(hub.cursor(stretch, u64::MAX))).unwrap();
+        assert!(next(&mut anew).await.contains("event: reset"));
     }
 }

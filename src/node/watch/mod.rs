@@ -17,6 +17,7 @@
 //! - A watch gives what the ring has from before a page came ahead of that page, and what came later after it: so pages
 //!   and changes stand in the order of their source. A change may be left out if a later one of its key is in the ring.
 //! - No cursor is given while it lists: who comes again in the middle of a listing gets all of it again.
+//! - A feed is begun whether or not the client that wanted it first is still there: others may have joined it.
 //! - All is bounded: watches, feeds, the bytes of rings, pages that are asked for (one that is not read in time is
 //!   dropped and asked for again), the part of a processor that the hub takes for all watches together.
 

@@ -30,11 +30,14 @@ pub(super) struct Ring {
     /// Who has seen less than all before this place has missed something.
     floor: u64,
     bytes: usize,
+    /// Bytes that it was last shrunk to.
+    room: usize,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { items: BTreeMap::new(), places: HashMap::new(), next: FIRST, floor: FIRST, bytes: 0 }
+        let (items, places) = (BTreeMap::new(), HashMap::new());
+        Self { items, places, next: FIRST, floor: FIRST, bytes: 0, room: usize::MAX }
     }
 }
 
@@ -73,8 +76,9 @@ impl Ring {
         self.next += 1;
     }
 
-    /// Forgets the oldest changes until it is within so many bytes.
+    /// Forgets the oldest changes until it is within so many bytes, which texts do not exceed from then on either.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
+        self.room = bytes;
         while self.bytes > bytes
             && let Some((place, item)) = self.items.pop_first()
         {
@@ -94,10 +98,11 @@ impl Ring {
         (wall_ms, with_value, with_cursor): (u64, bool, bool),
         cursor: Cursor,
     ) -> (u64, u64) {
-        let (mut at, mut count) = (from, 0);
-        for (place, item) in self.items.range_mut(from..to.max(from)) {
+        let (mut at, mut on, mut count) = (from, to.max(from), 0);
+        for (place, item) in self.items.range_mut(from..on) {
             if out.len() >= most {
-                return (at, count);
+                on = at;
+                break;
             }
             at = place + 1;
             let [bare, whole] = &mut item.texts;
@@ -117,7 +122,9 @@ impl Ring {
                 *known = Some(text);
             }
         }
-        (to.max(from), count)
+        // All new texts are of changes before the place to go on at, so nothing from there on is forgotten.
+        self.shrink_to(self.room);
+        (on, count)
     }
 }
 
@@ -196,5 +203,22 @@ mod tests {
         }
         assert_eq!(all, 100);
         assert!(ring.bytes() > before);
+    }
+
+    #[test]
+    fn texts_take_no_more_room_than_there_is_and_who_reads_misses_nothing() {
+        let mut ring = Ring::default();
+        for time in 0..100 {
+            push(&mut ring, &time.to_string(), time);
+        }
+        let room = ring.bytes();
+        ring.shrink_to(room);
+        let (mut at, mut all) = (FIRST, 0);
+        while at < ring.next() {
+            let (on, count) = ring.append(&mut Vec::new(), (at, ring.next()), 500, (0, true, false), CURSOR);
+            assert!(ring.bytes() <= room && ring.reaches(on));
+            (at, all) = (on, all + count);
+        }
+        assert_eq!(all, 100);
     }
 }
