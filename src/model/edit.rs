@@ -212,7 +212,10 @@ pub fn edit(
             }
             Edited::Value(value, expiry)
         }
-        Edit::Add(Real(delta)) => Edited::Value(add(&text(readable), *delta)?.into_bytes(), expiry),
+        Edit::Add(Real(delta)) => {
+            let present = readable.map(|_| text(readable));
+            Edited::Value(add(present.as_deref(), *delta)?.into_bytes(), expiry)
+        }
         Edit::Expire { at, when } => match readable {
             Some(record) if may_expire(expiry, *at, *when) => {
                 if at.is_some_and(|at| at <= wall_ms) {
@@ -255,11 +258,11 @@ fn text(readable: Option<RecordRef<'_>>) -> Vec<u8> {
     }
 }
 
-/// The sum of a decimal number in text (nothing is zero) and `delta`, in as few digits as tell it.
-fn add(present: &[u8], delta: f64) -> Result<String, EditError> {
+/// The sum of a decimal number in text (none is zero) and `delta`, in as few digits as tell it.
+fn add(present: Option<&[u8]>, delta: f64) -> Result<String, EditError> {
     let present = match present {
-        [] => 0.0,
-        text => decimal(text).ok_or(EditError::NotADecimal)?,
+        None => 0.0,
+        Some(text) => decimal(text).ok_or(EditError::NotADecimal)?,
     };
     if let Some(sum) = fixed(present).zip(fixed(delta)).and_then(|(a, b)| a.checked_add(b)) {
         return Ok(unfixed(sum));
@@ -448,6 +451,9 @@ mod tests {
         for wrong in [&b"x"[..], b" 1", b"inf", b"nan", b"1e999"] {
             assert_eq!(sum(wrong, 1.0), Err(EditError::NotADecimal), "{wrong:?}");
         }
+        let empty = value(b"", None);
+        let over_empty = run(Some(&empty), Condition::Always, Edit::Add(Real(1.0)));
+        assert_eq!(over_empty, Err(EditError::NotADecimal));
         assert_eq!(sum(b"1e308", 1e308), Err(EditError::NotFinite));
         assert_eq!(sum(b"1", f64::NAN), Err(EditError::NotFinite));
     }
