@@ -112,7 +112,7 @@ impl Client {
             return self.change_by_batch(Entry { ttl, ..Entry::put(collection, key, &value) }, options).await;
         }
         let ttl = options.ttl.map(|ttl| format!("{}ms", millis(ttl)));
-        self.change(Method::PUT, collection, key, &[("ttl", ttl)], value, options).await
+        self.written(&self.change(Method::PUT, collection, key, &[("ttl", ttl)], value, options).await?)
     }
 
     /// Deletes a key.
@@ -132,7 +132,7 @@ impl Client {
         if is_dot_segment(key) {
             return self.change_by_batch(Entry::about(Verb::Delete, collection, key), options).await;
         }
-        self.change(Method::DELETE, collection, key, &[], Bytes::new(), options).await
+        self.written(&self.change(Method::DELETE, collection, key, &[], Bytes::new(), options).await?)
     }
 
     /// Adds to a counter, also a negative number; where nothing is it begins at zero. Increments at several members at
@@ -156,26 +156,13 @@ impl Client {
             self.batch_of_one(entry, options).await?
         } else {
             let query = [("increment", Some(delta.to_string()))];
-            self.change_outcome(Method::POST, collection, key, &query, Bytes::new(), options).await?
+            self.change(Method::POST, collection, key, &query, Bytes::new(), options).await?
         };
         let number = outcome.number.ok_or_else(|| self.foreign(&"no number of a counter"))?;
         Ok(Counted { number, copies: outcome.copies.unwrap_or_default() })
     }
 
     async fn change(
-        &self,
-        method: Method,
-        collection: &str,
-        key: &[u8],
-        query: &[(&str, Option<String>)],
-        body: Bytes,
-        options: &WriteOptions,
-    ) -> Result<Written, ClientError> {
-        let outcome = self.change_outcome(method, collection, key, query, body, options).await?;
-        self.written(&outcome)
-    }
-
-    async fn change_outcome(
         &self,
         method: Method,
         collection: &str,
