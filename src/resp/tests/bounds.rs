@@ -1,0 +1,234 @@
+//! What one client may take, what the port does beyond that, and how it ends.
+
+use super::*;
+
+#[test]
+fn large_commands_of_all_connections_together_are_bounded() {
+    run(async {
+        let limits = Limits { large_input_bytes: 80_000, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let large = |bytes: usize| {
+            let value = "x".repeat(bytes);
+            format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n{value}")
+        };
+        let mut first = port.connect().await;
+        first.write_all(large(60_000).as_bytes()).await.unwrap();
+        until(|| port.fake.0.borrow().counts.bytes_received.get() >= 60_000).await;
+        let mut second = port.connect().await;
+        _ = second.write_all(large(60_000).as_bytes()).await;
+        let refused = "-ERR Protocol error: too many large requests at once, try again shortly\r\n";
+        assert_eq!(rest(&mut second).await, refused);
+        assert_eq!(port.fake.0.borrow().counts.too_large.get(), 1);
+        first.write_all(b"\r\n").await.unwrap();
+        expect(&mut first, "+OK\r\n").await;
+        drop(first);
+        until(|| port.fake.0.borrow().counts.connections.get() == 0).await;
+        assert_eq!(port.exchange(format!("{}\r\n", large(60_000)).as_bytes()).await, "+OK\r\n");
+    });
+}
+
+#[test]
+fn broken_requests_are_answered_and_cut_off() {
+    let cases: [(&[u8], &str); 5] = [
+        (b"PING\r\n*x\r\n", "+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n"),
+        (b"*1\r\n:4\r\nPING\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
+        (b"*1\r\n$\n", "-ERR Protocol error: invalid bulk length\r\n"),
+        (b"GET 'a\r\nPING\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$8388609\r\nabc", "-ERR Protocol error: invalid bulk length\r\n"),
+    ];
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        for (input, reply) in cases {
+            let mut stream = port.connect().await;
+            stream.write_all(input).await.unwrap();
+            assert_eq!(rest(&mut stream).await, reply);
+        }
+    });
+}
+
+/// Lets the disk catch up, with room for so many more writes.
+fn relieve(port: &Port, writes: Option<usize>) {
+    let mut state = port.fake.0.borrow_mut();
+    state.congested_after = writes.map(|more| state.afters.len() + more);
+    for mailbox in state.waiting.drain(..) {
+        mailbox.wake();
+    }
+}
+
+#[test]
+fn no_command_is_executed_while_the_disk_is_behind_and_all_are_once_it_has_caught_up() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        relieve(&port, Some(3));
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET a 1\r\nMSET b 2 c 3 d 4 e 5\r\nGET a\r\nDEL a b\r\nGET a\r\n").await.unwrap();
+        expect(&mut stream, "+OK\r\n").await;
+        until(|| !port.fake.0.borrow().waiting.is_empty()).await;
+        assert_eq!(port.fake.0.borrow().afters.len(), 3, "MSET waits in its middle");
+        relieve(&port, Some(3));
+        expect(&mut stream, "+OK\r\n$1\r\n1\r\n").await;
+        until(|| !port.fake.0.borrow().waiting.is_empty()).await;
+        assert_eq!(port.fake.0.borrow().afters.len(), 6, "DEL waits in its middle");
+        relieve(&port, None);
+        expect(&mut stream, ":2\r\n$-1\r\n").await;
+        assert_eq!(port.fake.0.borrow().counts.commands.get(), 5);
+    });
+}
+
+#[test]
+fn a_port_that_closes_does_not_wait_for_the_disk_beyond_its_deadline() {
+    run(async {
+        let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+        let port = Port::open(Place::Here, 5, limits).await;
+        relieve(&port, Some(0));
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET a 1\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().waiting.is_empty()).await;
+        port.stop.send(()).unwrap();
+        port.ended.await.unwrap();
+        assert_eq!(port.fake.0.borrow().afters, [0; 0]);
+    });
+}
+
+#[test]
+fn what_the_port_does_is_counted() {
+    run(async {
+        let limits = Limits { connections: 1, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut stream = port.connect().await;
+        let sent = b"PING\r\nFOO\r\nINCRBY a b\r\nSET a b\r\nINCR a\r\n";
+        stream.write_all(sent).await.unwrap();
+        until(|| counts.errors.get() == 3).await;
+        assert_eq!((counts.commands.get(), counts.connections.get()), (5, 1));
+        assert_eq!(rest(&mut port.connect().await).await, "-ERR max number of clients reached\r\n");
+        stream.shutdown().await.unwrap();
+        let received = rest(&mut stream).await;
+        until(|| counts.connections.get() == 0).await;
+        assert_eq!((counts.accepted.get(), counts.rejected.get()), (1, 1));
+        let bytes = (counts.bytes_received.get(), counts.bytes_sent.get());
+        assert_eq!(bytes, (sent.len() as u64, received.len() as u64));
+    });
+}
+
+#[test]
+fn commands_with_more_keys_than_may_be_in_flight_are_carried_out_whole() {
+    run(async {
+        for place in [Place::Here, Place::Elsewhere] {
+            let limits = Limits { in_flight: 8, ..Limits::default() };
+            let port = Port::open(place, 5, limits).await;
+            let pairs: String = (0..1_000).map(|n| format!(" key{n} {n}")).collect();
+            let names: String = (0..1_000).map(|n| format!(" key{n}")).collect();
+            let values: String =
+                (0..1_000).map(|n: i32| format!("${}\r\n{n}\r\n", n.to_string().len())).collect();
+            let input =
+                format!("MSET{pairs}\r\nEXISTS{names}\r\nMGET{names}\r\nDEL{names}\r\nEXISTS{names}\r\n");
+            let reply = port.exchange(input.as_bytes()).await;
+            assert_eq!(reply, format!("+OK\r\n:1000\r\n*1000\r\n{values}:1000\r\n:0\r\n"));
+        }
+    });
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_read() {
+    const COMMANDS: usize = 2_000;
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let value = "x".repeat(100_000);
+        assert_eq!(
+            port.exchange(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n{value}\r\n").as_bytes()).await,
+            "+OK\r\n"
+        );
+        let (mut reading, mut writing) = port.connect().await.into_split();
+        let writer = tokio::task::spawn_local(async move {
+            writing.write_all("GET k\r\n".repeat(COMMANDS).as_bytes()).await.unwrap();
+            writing
+        });
+        // It stops once the sockets' buffers and its own are full, far from the end.
+        let (mut hits, mut same) = (0, 0);
+        while same < 1_000 {
+            yield_now().await;
+            let now = port.fake.0.borrow().hits;
+            (hits, same) = if now == hits && now > 0 { (now, same + 1) } else { (now, 0) };
+        }
+        assert!(hits < COMMANDS, "{hits} replies of 100 kB were made for a client that reads none");
+        let mut got = 0;
+        let mut buffer = vec![0; 1 << 20];
+        while got < COMMANDS * 100_011 {
+            got += reading.read(&mut buffer).await.unwrap();
+        }
+        assert_eq!(got, COMMANDS * "$100000\r\n\r\n".len() + COMMANDS * value.len());
+        writer.await.unwrap();
+    });
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_so() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits { connections: 1, ..Limits::default() }).await;
+        let mut first = port.connect().await;
+        first.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut first, "+PONG\r\n").await;
+        assert_eq!(rest(&mut port.connect().await).await, "-ERR max number of clients reached\r\n");
+        drop(first);
+        let mut got = Vec::new();
+        while got != b"+OK\r\n" {
+            let mut next = port.connect().await;
+            // Refused connections may be reset at any point.
+            _ = next.write_all(b"QUIT\r\n").await;
+            got.clear();
+            _ = next.read_to_end(&mut got).await;
+        }
+    });
+}
+
+#[test]
+fn a_closing_port_answers_what_it_has_read() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.fake.0.borrow_mut().held = true;
+        let (mut busy, mut idle) = (port.connect().await, port.connect().await);
+        busy.write_all(b"SET k v\r\nGET k\r\nPI").await.unwrap();
+        idle.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut idle, "+PONG\r\n").await;
+        until(|| port.fake.0.borrow().hits == 1).await;
+        port.stop.send(()).unwrap();
+        assert_eq!(rest(&mut idle).await, "");
+        port.fake.0.borrow_mut().held = false;
+        assert_eq!(rest(&mut busy).await, "+OK\r\n$1\r\nv\r\n");
+        port.ended.await.unwrap();
+        assert!(TcpStream::connect(port.address).await.is_err());
+    });
+}
+
+#[test]
+fn a_closing_port_cuts_what_is_not_answered_in_time() {
+    run(async {
+        let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        port.fake.0.borrow_mut().held = true;
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET k v\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        port.stop.send(()).unwrap();
+        port.ended.await.unwrap();
+        assert_eq!(rest(&mut stream).await, "");
+    });
+}
+
+#[test]
+fn answers_for_a_client_that_left_are_dropped() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.fake.0.borrow_mut().held = true;
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET k v\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        // Unsent replies to a socket that was reset end the connection.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        port.fake.0.borrow_mut().held = false;
+        until(|| port.fake.0.borrow().pending.is_empty()).await;
+        assert_eq!(port.exchange(b"GET k\r\n").await, "$1\r\nv\r\n");
+    });
+}
