@@ -4,6 +4,7 @@ use crate::members::{Group, PATIENCE, Plan, until};
 use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
+use kith::node::handle::documents::{Ending, Entry, Verb};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -51,6 +52,41 @@ async fn what_is_set_by_resp_on_one_member_is_read_on_another() {
     assert_eq!(resp(one, &["DEL", "greeting"]).await, ":1\r\n");
     everywhere(&["GET", "greeting"], "$-1\r\n").await;
     assert!(resp(one, &["INCR"]).await.starts_with("-ERR"));
+}
+
+#[tokio::test]
+async fn the_operations_of_a_batch_on_one_key_take_effect_in_their_order() {
+    const KEYS: usize = 24;
+    let group = Group::ready(3, &Plan::default()).await;
+    let client = group[0].client();
+    let when = |condition: &str, entry: Entry| Entry { condition: Some(condition.to_owned()), ..entry };
+    // Some of the keys have their home elsewhere, and what looks at them is on its way for longer.
+    let of_key = |number: usize| {
+        let name = format!("ordered/{number}");
+        let (key, about) = (name.as_bytes(), |verb| Entry::about(verb, DEFAULT, name.as_bytes()));
+        [
+            Entry::put(DEFAULT, key, b"1"),
+            when("present", Entry::put(DEFAULT, key, b"2")),
+            about(Verb::Get),
+            about(Verb::Delete),
+            when("absent", Entry::put(DEFAULT, key, b"3")),
+            about(Verb::Get),
+        ]
+    };
+    let operations: Vec<_> = (0..KEYS).flat_map(of_key).collect();
+    let outcomes = client.batch(&operations, None).await.unwrap();
+    for (number, outcomes) in outcomes.chunks(6).enumerate() {
+        let endings: Vec<_> = outcomes.iter().map(|outcome| outcome.outcome).collect();
+        let (stored, found) = (Ending::Stored, Ending::Found);
+        assert_eq!(endings, [stored, stored, found, stored, stored, found], "{number}: {outcomes:?}");
+        let values = [&outcomes[2], &outcomes[5]].map(|outcome| outcome.value.as_deref());
+        assert_eq!(values, [Some("2"), Some("3")], "{number}");
+    }
+    for number in 0..KEYS {
+        let key = format!("ordered/{number}");
+        let found = client.get(DEFAULT, key.as_bytes(), Some(Level::Quorum)).await.unwrap();
+        assert_eq!(found.map(|found| found.value).as_deref(), Some(&b"3"[..]), "{key}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes, Verb};
 use reqwest::Method;
 
 impl Client {
-    /// Carries out operations, none of which waits for another; the outcomes are in their order.
+    /// Carries out operations; the outcomes are in their order. Those on one key take effect in their order, as far as none
+    /// had to be tried again, those on different keys in any.
     ///
     /// # Errors
     /// [`ClientError`]; what happened to single operations is in the outcomes. Those that a member surely did

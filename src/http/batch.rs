@@ -1,6 +1,7 @@
 //! Batches: many operations in one request.
 //!
-//! All of a batch is checked before the first operation is carried out; then each succeeds or fails by itself.
+//! All of a batch is checked before the first operation is carried out; then each succeeds or fails by itself, on each
+//! key in the batch's order.
 //! What a batch brings and what it finds are bounded.
 
 use super::access::check;
@@ -67,11 +68,12 @@ const fn is_read(operation: &Operation) -> bool {
 async fn run(handle: &Handle, operations: Vec<Operation>) -> Result<Vec<Outcome>, Stopped> {
     let piece = if operations.iter().any(is_read) { READS_IN_A_PIECE } else { operations.len() };
     let mut outcomes = Vec::with_capacity(operations.len());
-    let mut found_bytes = 0;
+    let (mut found_bytes, mut seen) = (0, 0);
     let mut operations = operations.into_iter().peekable();
     while operations.peek().is_some() {
         let (mut run, mut refused) = (Vec::new(), Vec::new());
-        for operation in operations.by_ref().take(piece) {
+        for mut operation in operations.by_ref().take(piece) {
+            operation.follow(seen);
             let refuse = found_bytes > MAX_BATCH_ANSWER_BYTES && is_read(&operation);
             refused.push(refuse);
             if !refuse {
@@ -81,6 +83,9 @@ async fn run(handle: &Handle, operations: Vec<Operation>) -> Result<Vec<Outcome>
         let mut answers = handle.run(run).await?.into_iter();
         for refuse in refused {
             let answer = if refuse { None } else { answers.next() };
+            if let Some(Ok(answer)) = &answer {
+                seen = seen.max(answer.time());
+            }
             if let Some(Ok(Answer::Found(Some(record)))) = &answer {
                 found_bytes += record.view().body().len();
             }

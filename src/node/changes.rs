@@ -1,10 +1,9 @@
 //! Changes that a person makes to the cluster's own records, and what is changing in the cluster.
 
-use super::control::next;
 use super::core::Shared;
 use super::handle::ControlError;
 use super::handle::status::{Change as Kind, Transition};
-use super::local::Mailbox;
+use super::local::{Mailbox, next};
 use super::publish::Asked;
 use crate::engine::Engine;
 use crate::engine::operation::{Change, Outcome};

@@ -8,14 +8,12 @@ use super::handle::status::{
     PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, SettingRow, Settings, Standing,
     State, Status, StorageStatus,
 };
-use super::handle::{
-    Answer, Answers, Control, ControlError, Key, Operation, OperationError, Request, Requests,
-};
-use super::local::{Local, LocalHandle, Mailbox, relieved};
+use super::handle::{Control, ControlError, Key, OperationError, Request, Requests};
+use super::local::{Local, LocalHandle, Mailbox, next, relieved};
 use super::view::View;
-use super::{changes, convergence, departure, membership, tokens, watch};
+use super::{batch, changes, convergence, departure, membership, tokens, watch};
 use crate::engine::Mode;
-use crate::engine::operation::{Change, Outcome, Read, Write};
+use crate::engine::operation::Outcome;
 use crate::gossip;
 use crate::model::key::SETTINGS;
 use crate::model::placement::OwnerSet;
@@ -35,14 +33,14 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
                     let local = LocalHandle { shared };
                     // Who gives up before anything was begun asks for nothing any more. Later, operations are
                     // carried out whether somebody waits for them or not.
-                    if operations.iter().any(is_change) {
+                    if operations.iter().any(batch::is_change) {
                         tokio::select! {
                             biased;
                             () = relieved(&local) => {}
                             () = reply.closed() => return,
                         }
                     }
-                    _ = reply.send(run(&local, &operations).await);
+                    _ = reply.send(batch::run(&local, &operations).await);
                 });
             }
             Request::Scan { scan, reply } => {
@@ -65,70 +63,6 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
             Request::Control(control) => answer_control(&shared, control),
         }
     }
-}
-
-pub(super) async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
-    std::future::poll_fn(|context| {
-        mailbox.attend();
-        match mailbox.pop() {
-            Some(answer) => std::task::Poll::Ready(answer),
-            None => {
-                // Nothing was there just now, and nothing comes while this task runs.
-                let _asleep = mailbox.sleep(context.waker());
-                std::task::Poll::Pending
-            }
-        }
-    })
-    .await
-}
-
-const fn is_change(operation: &Operation) -> bool {
-    !matches!(operation, Operation::Get { .. })
-}
-
-/// Carries out a batch of operations and gives their answers in order.
-async fn run(local: &LocalHandle, operations: &[Operation]) -> Answers {
-    let mailbox = Mailbox::new();
-    for (token, operation) in (0u32..).zip(operations) {
-        if is_change(operation) {
-            relieved(local).await;
-        }
-        submit(local, &mailbox, token, operation);
-    }
-    let mut answers: Vec<Option<Result<Answer, OperationError>>> = vec![None; operations.len()];
-    for _ in operations {
-        let (token, outcome) = next(&mailbox).await;
-        let answer = match outcome {
-            Outcome::Stored(stored) => Ok(Answer::Stored(stored)),
-            Outcome::Modified(modified) => Ok(Answer::Modified(modified)),
-            Outcome::Found(record) => Ok(Answer::Found(record)),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Page(_) | Outcome::Copies(_) => Err(OperationError::Unreachable),
-        };
-        if let Some(slot) = answers.get_mut(token as usize) {
-            *slot = Some(answer);
-        }
-    }
-    mailbox.close();
-    let lost = || Err(OperationError::Unknown { copies: 0 });
-    answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
-}
-
-fn submit(local: &LocalHandle, mailbox: &Mailbox, token: u32, operation: &Operation) {
-    let Ok(key) = operation.key().key_ref() else { return };
-    let (change, level, after) = match operation {
-        Operation::Get { level, .. } => return local.read(mailbox, token, Read { key, level: *level }),
-        Operation::Put { value, ttl_ms, level, after, .. } => {
-            let expiry_ms = ttl_ms.map(|ttl| local.read_clocks().saturating_add(ttl));
-            (Change::Set { value, expiry_ms }, *level, *after)
-        }
-        Operation::Delete { level, after, .. } => (Change::Delete, *level, *after),
-        Operation::Increment { delta, level, after, .. } => {
-            (Change::Increment { delta: *delta }, *level, *after)
-        }
-        Operation::Modify { modify, level, after, .. } => (Change::Modify(modify), *level, *after),
-    };
-    local.write(mailbox, token, Write { key, change, level, after });
 }
 
 fn answer_control(shared: &Rc<Shared>, control: Control) {

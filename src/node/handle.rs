@@ -110,6 +110,17 @@ impl Operation {
             | Self::Modify { key, .. } => key,
         }
     }
+
+    /// A change is stamped above `time`.
+    pub fn follow(&mut self, time: u64) {
+        match self {
+            Self::Get { .. } => {}
+            Self::Put { after, .. }
+            | Self::Delete { after, .. }
+            | Self::Increment { after, .. }
+            | Self::Modify { after, .. } => *after = time.max(*after),
+        }
+    }
 }
 
 /// What one operation came to.
@@ -121,6 +132,19 @@ pub enum Answer {
     Stored(Stored),
     /// To a look with a change.
     Modified(Modified),
+}
+
+impl Answer {
+    /// The time of what it tells, which a later change follows; 0 when it tells of no record.
+    #[must_use]
+    pub fn time(&self) -> u64 {
+        let timestamp = match self {
+            Self::Found(record) => record.as_ref().map(|record| record.view().timestamp()),
+            Self::Stored(stored) => Some(stored.timestamp),
+            Self::Modified(modified) => modified.stored.map(|stored| stored.timestamp).or(modified.present),
+        };
+        timestamp.map_or(0, |timestamp| timestamp.time)
+    }
 }
 
 /// What a client reads from a record: a value's bytes, a counter's number as decimal text, nothing
@@ -143,7 +167,7 @@ pub type Answers = Vec<Result<Answer, OperationError>>;
 pub enum Request {
     /// Operations on keys: at most [`MAX_BATCH_OPERATIONS`], answered together.
     Operations {
-        /// What is to be done; none waits for another.
+        /// What is to be done; on each key in this order.
         operations: Vec<Operation>,
         /// Where the answers go.
         reply: oneshot::Sender<Answers>,
@@ -264,22 +288,25 @@ impl Handle {
         self.requests.is_closed()
     }
 
-    /// Carries out operations, none of which waits for another, and gives their answers in order.
-    /// More than [`MAX_BATCH_OPERATIONS`] are carried in several batches, one after the other.
+    /// Carries out operations and gives their answers in order. Those on one key take effect in their order, those on
+    /// different keys in any; more than [`MAX_BATCH_OPERATIONS`] are carried in several batches, one after the other.
     ///
     /// # Errors
     /// [`Stopped`]. What happened to single operations is in the answers.
     pub async fn run(&self, operations: Vec<Operation>) -> Result<Answers, Stopped> {
         let mut answers = Vec::with_capacity(operations.len());
         let mut operations = operations.into_iter();
+        let mut seen = 0;
         loop {
-            let batch: Vec<_> = operations.by_ref().take(MAX_BATCH_OPERATIONS).collect();
+            let mut batch: Vec<_> = operations.by_ref().take(MAX_BATCH_OPERATIONS).collect();
+            batch.iter_mut().for_each(|operation| operation.follow(seen));
             if batch.is_empty() {
                 return Ok(answers);
             }
             let expected = batch.len();
             let part: Answers = self.ask(|reply| Request::Operations { operations: batch, reply }).await?;
             debug_assert_eq!(part.len(), expected, "each operation is answered once");
+            seen = part.iter().flatten().map(Answer::time).fold(seen, u64::max);
             answers.extend(part);
         }
     }

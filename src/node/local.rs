@@ -314,6 +314,22 @@ impl std::fmt::Debug for Mailbox {
     }
 }
 
+/// The next answer that comes.
+pub(super) async fn next(mailbox: &Mailbox) -> (u32, Outcome) {
+    std::future::poll_fn(|context| {
+        mailbox.attend();
+        match mailbox.pop() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                // Nothing was there just now, and nothing comes while this task runs.
+                let _asleep = mailbox.sleep(context.waker());
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
 /// Waits while too much waits for the disk.
 pub(super) async fn relieved(local: &impl Local) {
     if !local.is_congested() {

@@ -7,6 +7,7 @@
 //! gossip, HTTP and metrics; it reaches the data thread through a [`handle::Handle`].
 
 pub mod access;
+mod batch;
 mod changes;
 mod clock;
 mod control;
