@@ -66,6 +66,7 @@ async fn operations_of_a_batch_have_conditions_of_their_own() {
     assert_eq!(outcomes[4].value.as_deref(), Some("3"));
     assert_eq!(outcomes[1].timestamp, outcomes[0].timestamp, "what is there is told");
     assert_eq!(outcomes[5].timestamp, None);
+    assert!(outcomes.iter().all(|outcome| outcome.number.is_none()), "none is a counter: {outcomes:?}");
 }
 
 #[tokio::test]

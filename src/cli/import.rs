@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::output::{Output, counted};
 use super::progress;
 use crate::client::{Client, ClientError, WriteOptions, Written, completed};
-use crate::model::key::DEFAULT;
+use crate::model::key::{DEFAULT, KeyRef};
 use crate::model::settings::Level;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb};
 use clap::Args;
@@ -43,6 +43,9 @@ const MAX_COMPLAINTS: usize = 20;
 pub(super) struct ImportArgs {
     /// The file; `-` reads standard input
     file: PathBuf,
+    /// The collection of lines that name none [default: default]
+    #[arg(long, short)]
+    collection: Option<String>,
     #[command(flatten)]
     level: LevelArg,
 }
@@ -61,11 +64,14 @@ struct Report {
     /// How many of the failed may be stored all the same.
     doubtful: u64,
     /// Why it makes no sense to go on.
-    stop: Option<ClientError>,
+    stop: Option<String>,
 }
 
 /// `kith import`
 pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> Result<(), CliError> {
+    if let Some(collection) = &args.collection {
+        KeyRef::new(collection, b"any").map_err(|error| CliError::Usage(error.to_string()))?;
+    }
     let name =
         if args.file.as_os_str() == "-" { "standard input".into() } else { args.file.display().to_string() };
     let failed = |source| CliError::io(format!("can't read {name}"), source);
@@ -76,10 +82,23 @@ pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> R
         let length = file.metadata().await.map_err(failed)?.len();
         (Box::new(BufReader::with_capacity(READ_BYTES, file)), Some(length))
     };
-    let mut import =
-        Import::new(client.clone(), args.level.level, output, progress::of_bytes(length, output));
-    let read = import.read_all(reader).await;
-    import.finish().await;
+    let progress = progress::of_bytes(length, output);
+    let mut import = Import::new(client.clone(), args.level.level, output, progress);
+    import.collection.clone_from(&args.collection);
+    let read = tokio::select! {
+        read = import.read_all(reader) => read,
+        _ = tokio::signal::ctrl_c() => {
+            import.interrupt();
+            Ok(())
+        }
+    };
+    tokio::select! {
+        () = import.finish() => {}
+        _ = tokio::signal::ctrl_c() => {
+            let problem = "interrupted; the last records may be stored or not: import again, it is safe";
+            return Err(CliError::Failed(problem.to_owned()));
+        }
+    }
     read.map_err(failed)?;
     import.conclude(&name)
 }
@@ -93,19 +112,24 @@ fn standard_input() -> std::io::Result<tokio::fs::File> {
 struct Import {
     client: Client,
     level: Option<Level>,
+    /// Of lines that name none.
+    collection: Option<String>,
     output: Output,
     progress: ProgressBar,
     batch: Vec<Numbered>,
     batch_bytes: usize,
     running: JoinSet<Report>,
+    /// Lines that were read.
+    read: u64,
     stored: u64,
     superseded: u64,
     failed: u64,
+    complaints: usize,
     /// How many of the failed may be stored all the same.
     doubtful: u64,
     /// The first line of those that were not tried.
     untried_from: Option<u64>,
-    stop: Option<ClientError>,
+    stop: Option<String>,
 }
 
 impl Import {
@@ -113,14 +137,17 @@ impl Import {
         Self {
             client,
             level,
+            collection: None,
             output,
             progress,
             batch: Vec::new(),
             batch_bytes: 0,
             running: JoinSet::new(),
+            read: 0,
             stored: 0,
             superseded: 0,
             failed: 0,
+            complaints: 0,
             doubtful: 0,
             untried_from: None,
             stop: None,
@@ -137,15 +164,25 @@ impl Import {
             }
             self.progress.inc(taken);
             if line.len() > MAX_LINE_BYTES {
-                self.complain(number, &format!("has more than {MAX_LINE_BYTES} bytes"));
+                self.fail(number, number, &format!("has more than {MAX_LINE_BYTES} bytes"));
             } else if !line.trim_ascii().is_empty() {
-                match record_of(&line) {
+                match record_of(&line, self.collection.as_deref()) {
                     Ok(entry) => self.add(number, entry, line.len()).await,
-                    Err(reason) => self.complain(number, &reason),
+                    Err(reason) => self.fail(number, number, &reason),
                 }
             }
+            self.read = number;
         }
         Ok(())
+    }
+
+    /// What is on its way is waited for, and nothing more is sent.
+    fn interrupt(&mut self) {
+        self.stop.get_or_insert_with(|| "it was interrupted".to_owned());
+        // Those that wait to be sent are before it.
+        if self.batch.is_empty() {
+            self.untried_from.get_or_insert(self.read + 1);
+        }
     }
 
     async fn add(&mut self, number: u64, entry: Entry, bytes: usize) {
@@ -176,10 +213,15 @@ impl Import {
         self.superseded += report.superseded;
         self.doubtful += report.doubtful;
         self.progress.set_message(format!("{} records", self.stored));
-        for (number, reason) in report.failed {
-            self.complain(number, &reason);
-        }
         self.stop = self.stop.take().or(report.stop);
+        let mut failed = report.failed.into_iter().peekable();
+        while let Some((first, reason)) = failed.next() {
+            let mut last = first;
+            while failed.next_if(|(number, other)| *number == last + 1 && *other == reason).is_some() {
+                last += 1;
+            }
+            self.fail(first, last, &reason);
+        }
     }
 
     async fn finish(&mut self) {
@@ -190,17 +232,24 @@ impl Import {
         self.progress.finish_and_clear();
     }
 
-    fn complain(&mut self, number: u64, reason: &str) {
-        self.failed += 1;
-        let shown = usize::try_from(self.failed).unwrap_or(usize::MAX);
-        if shown <= MAX_COMPLAINTS {
-            let (output, text) = (self.output, format!("line {number}: {reason}"));
-            self.progress.suspend(|| output.complain(&text));
-        } else if shown == MAX_COMPLAINTS + 1 {
-            let output = self.output;
-            self.progress
-                .suspend(|| output.complain("more lines failed; they are only counted from here on"));
+    /// Lines failed, all for one reason.
+    fn fail(&mut self, first: u64, last: u64, reason: &str) {
+        self.failed += last - first + 1;
+        // Why it ends is told at its end.
+        if self.stop.as_deref() == Some(reason) {
+            return;
         }
+        self.complaints += 1;
+        let text = match self.complaints {
+            ..=MAX_COMPLAINTS if first == last => format!("line {first}: {reason}"),
+            ..=MAX_COMPLAINTS => format!("lines {first} to {last}: {reason}"),
+            number if number == MAX_COMPLAINTS + 1 => {
+                "more lines failed; they are only counted from here on".to_owned()
+            }
+            _ => return,
+        };
+        let output = self.output;
+        self.progress.suspend(|| output.complain(&text));
     }
 
     fn conclude(self, name: &str) -> Result<(), CliError> {
@@ -260,9 +309,10 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
     }
 }
 
-fn record_of(line: &[u8]) -> Result<Entry, String> {
+fn record_of(line: &[u8], collection: Option<&str>) -> Result<Entry, String> {
     let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
-    let entry = Entry::parse(text).map_err(|error| error.to_string())?;
+    let mut entry = Entry::parse(text).map_err(|error| error.to_string())?;
+    entry.collection = entry.collection.or_else(|| collection.map(str::to_owned));
     if entry.op.is_some_and(|verb| verb != Verb::Put) {
         return Err("only records can be imported; leave `op` out".to_owned());
     }
@@ -288,7 +338,7 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
                 doubt |= error.is_of_unknown_fate();
                 report.doubtful += if doubt { numbers.len() as u64 } else { 0 };
                 report.failed.extend(numbers.into_iter().map(|number| (number, error.to_string())));
-                report.stop = Some(error);
+                report.stop = Some(error.to_string());
                 return report;
             }
             Err(error) => {
@@ -309,7 +359,8 @@ async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -
                     } else {
                         report.doubtful += u64::from(doubt);
                         report.failed.insert(number, error.to_string());
-                        report.stop = report.stop.or_else(|| is_of_the_member(&error).then_some(error));
+                        report.stop =
+                            report.stop.or_else(|| is_of_the_member(&error).then(|| error.to_string()));
                     }
                 }
             }
@@ -419,13 +470,31 @@ mod tests {
         assert!(told.contains(&format!("nothing from line {} on", tried + 1)), "{told}");
     }
 
+    #[tokio::test]
+    async fn an_import_that_is_interrupted_tells_from_where_on_nothing_was_tried() {
+        let client = Client::builder(["127.0.0.1:1"]).build().unwrap();
+        let mut import = Import::new(client, None, Output { json: true }, ProgressBar::hidden());
+        let lines = "{\"key\":\"a\",\"value\":\"v\"}\n\n{\"key\":\"b\",\"value\":\"v\"}\n";
+        import.read_all(format!("\n{lines}").as_bytes()).await.unwrap();
+        import.interrupt();
+        import.finish().await;
+        let told = import.conclude("words").unwrap_err().to_string();
+        assert!(told.contains("interrupted") && told.contains("nothing from line 2 on"), "{told}");
+    }
+
     #[test]
     fn only_records_are_imported() {
-        assert!(record_of(br#"{"key":"a","value":"b","collection":"c","ttl":"1h"}"#).is_ok());
-        assert!(record_of(br#"{"op":"delete","key":"a"}"#).unwrap_err().contains("only records"));
-        assert!(record_of(b"\xff").unwrap_err().contains("UTF-8"));
+        let of = |collection| {
+            let (plain, named) =
+                (r#"{"key":"a","value":"b","ttl":"1h"}"#, r#"{"key":"a","value":"b","collection":"c"}"#);
+            [plain, named].map(|line| record_of(line.as_bytes(), collection).unwrap().collection)
+        };
+        assert_eq!(of(None), [None, Some("c".to_owned())]);
+        assert_eq!(of(Some("d")), [Some("d".to_owned()), Some("c".to_owned())]);
+        assert!(record_of(br#"{"op":"delete","key":"a"}"#, None).unwrap_err().contains("only records"));
+        assert!(record_of(b"\xff", None).unwrap_err().contains("UTF-8"));
         assert!(
-            record_of(br#"{"key":"a","value":"b","collection":"no good"}"#)
+            record_of(br#"{"key":"a","value":"b","collection":"no good"}"#, None)
                 .unwrap_err()
                 .contains("collection")
         );

@@ -3,12 +3,14 @@
 use super::cluster::is_gone;
 use super::error::CliError;
 use super::output::{Output, counted, printable};
+use super::sink::Sink;
 use super::{CollectionArg, argument_bytes, progress};
-use crate::client::{Client, Item, ListingQuery, WatchEvent};
+use crate::client::{Client, Item, Items, ListingQuery, WatchEvent};
 use crate::model::key::DEFAULT;
 use crate::node::handle::documents::{Entry, Ttl, Verb};
 use crate::node::handle::status::Status;
 use clap::Args;
+use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 use std::ffi::OsString;
@@ -137,36 +139,56 @@ pub(super) async fn export(
         }
     }
     let mut items = client.scan(collection, query);
-    // Before the file is made: what can't be exported must not empty an older one.
-    let mut next = items.next().await.transpose()?;
-    let sink: Box<dyn Write> = match &args.file {
-        Some(file) => Box::new(std::fs::File::create(file).map_err(|error| failed_file(file, error))?),
-        None => Box::new(io::stdout()),
-    };
-    let mut sink = BufWriter::new(sink);
-    let named = args.file.clone().unwrap_or_else(|| PathBuf::from("standard output"));
-    // Lines and a bar on the same terminal would spoil each other.
-    let shows = args.file.is_some() || !Output::is_terminal();
-    let progress =
-        if shows { progress::of_count("records", output) } else { indicatif::ProgressBar::hidden() };
-    while let Some(item) = next {
-        // What a file says it holds must not depend on where it is read.
-        let collection = (collection != DEFAULT).then(|| collection.clone());
-        let line = serde_json::to_string(&Entry { collection, timestamp: None, ..entry_of(&item) });
-        let line = line.map_err(|error| CliError::Failed(format!("can't write JSON: {error}")))?;
-        writeln!(sink, "{line}").map_err(|error| failed_file(&named, error))?;
-        progress.inc(1);
-        next = items.next().await.transpose()?;
-    }
-    sink.flush().map_err(|error| failed_file(&named, error))?;
-    progress.finish_and_clear();
-    if args.file.is_none() {
+    let Some(file) = &args.file else {
+        // Lines and a bar on the same terminal would spoil each other.
+        let hidden = Output::is_terminal();
+        let progress = if hidden { ProgressBar::hidden() } else { progress::of_count("records", output) };
+        let mut sink = BufWriter::new(io::stdout());
+        let named = Path::new("standard output");
+        write_records(&mut items, collection, &mut sink, &progress)
+            .await?
+            .map_err(|e| failed_file(named, e))?;
+        progress.finish_and_clear();
         return Ok(());
-    }
+    };
+    let progress = progress::of_count("records", output);
+    let mut sink = Sink::create(file).map_err(|error| failed_file(file, error))?;
+    let written = tokio::select! {
+        written = write_records(&mut items, collection, &mut sink, &progress) => written?,
+        _ = tokio::signal::ctrl_c() => Err(io::ErrorKind::Interrupted.into()),
+    };
+    progress.finish_and_clear();
+    written.and_then(|()| sink.finish()).map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => {
+            CliError::Failed(format!("interrupted; {} is as it was", file.display()))
+        }
+        _ => failed_file(file, error),
+    })?;
     let count = progress.position();
-    output.show(&json!({ "exported": count, "file": named }), || {
-        format!("{} exported to {}", counted(count, "record", "records"), named.display())
+    output.show(&json!({ "exported": count, "file": file }), || {
+        format!("{} exported to {}", counted(count, "record", "records"), file.display())
     })
+}
+
+/// Writes all that comes, and tells what the sink says to it.
+async fn write_records(
+    items: &mut Items<Item>,
+    collection: &str,
+    sink: &mut impl Write,
+    progress: &ProgressBar,
+) -> Result<io::Result<()>, CliError> {
+    // What a file says it holds must not depend on where it is read.
+    let collection = (collection != DEFAULT).then(|| collection.to_owned());
+    while let Some(item) = items.next().await.transpose()? {
+        let entry = Entry { collection: collection.clone(), timestamp: None, ..entry_of(&item) };
+        let line = serde_json::to_string(&entry);
+        let line = line.map_err(|error| CliError::Failed(format!("can't write JSON: {error}")))?;
+        if let Err(error) = writeln!(sink, "{line}") {
+            return Ok(Err(error));
+        }
+        progress.inc(1);
+    }
+    Ok(sink.flush())
 }
 
 fn failed_file(file: &Path, error: io::Error) -> CliError {
@@ -220,7 +242,7 @@ pub(super) async fn watch(client: &Client, args: &WatchArgs, output: Output) -> 
         };
         let Some(event) = event else { return Ok(()) };
         if !output.json {
-            show_event(&event, output)?;
+            show_event(&event, args.until_synced, output)?;
         } else if let Some(told) = Told::of(&event) {
             output.document(&told)?;
         }
@@ -230,8 +252,8 @@ pub(super) async fn watch(client: &Client, args: &WatchArgs, output: Output) -> 
     }
 }
 
-/// An event for people: what happens to keys are results, all else is told beside them.
-fn show_event(event: &WatchEvent, output: Output) -> Result<(), CliError> {
+/// An event for people: what happens to keys are results, all else is told beside them. `ends`: no changes follow.
+fn show_event(event: &WatchEvent, ends: bool, output: Output) -> Result<(), CliError> {
     match event {
         WatchEvent::Put(item) => output.line(&format!("{}     {}", output.good("put"), line_of(item))),
         WatchEvent::Delete { key, expired, .. } => {
@@ -243,7 +265,8 @@ fn show_event(event: &WatchEvent, output: Output) -> Result<(), CliError> {
             Ok(())
         }
         WatchEvent::Synced => {
-            output.note("-- this was the current state; changes follow, Ctrl-C ends it");
+            let more = if ends { "" } else { "; changes follow, Ctrl-C ends it" };
+            output.note(&format!("-- this was the current state{more}"));
             Ok(())
         }
         WatchEvent::Interrupted { reason } => {

@@ -19,6 +19,7 @@ mod listing;
 mod output;
 mod progress;
 mod serve;
+mod sink;
 mod token;
 
 use crate::client::{Client, DEFAULT_ADDRESS, is_address};
@@ -363,7 +364,10 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
 fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| CliError::io("can't start", source))?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // A read of a terminal that nobody types on would never end.
+    runtime.shutdown_background();
+    done
 }
 
 #[cfg(test)]

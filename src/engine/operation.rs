@@ -143,14 +143,15 @@ pub struct Modified {
 
 impl Modified {
     /// The change, or the timestamp of what is there instead. A change that lost to another one counts as one
-    /// whose condition did not hold: it was judged by what the other one had replaced already.
+    /// whose condition did not hold: it was judged by what the other one had replaced already. The number is left out: it
+    /// is none of a counter.
     ///
     /// # Errors
     /// What is there, if anything is.
     pub fn made(&self) -> Result<Stored, Option<Timestamp>> {
         match self.stored {
             Some(stored) if stored.superseded => Err(Some(stored.timestamp)),
-            Some(stored) => Ok(stored),
+            Some(stored) => Ok(Stored { number: None, ..stored }),
             None => Err(self.present),
         }
     }

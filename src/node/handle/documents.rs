@@ -179,7 +179,9 @@ impl Entry {
     /// [`DocumentError::Json`].
     pub fn parse(json: &str) -> Result<Self, DocumentError> {
         let read = serde_json::from_str(json);
-        read.map(|Object(entry)| entry).map_err(|error| DocumentError::Json(error.to_string()))
+        // It is one line of many; which one, its reader knows.
+        let told = |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+        read.map(|Object(entry)| entry).map_err(|error| DocumentError::Json(told(error)))
     }
 
     /// A record as a listing shows it at `wall_ms`. The collection is left to the caller.
