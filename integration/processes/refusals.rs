@@ -2,10 +2,10 @@
 
 use crate::load::{check, import, until_everywhere};
 use crate::members::{Group, Member, PATIENCE, Plan, until};
-use kith::client::WriteOptions;
+use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
-use kith::node::handle::status::{Link, State};
+use kith::node::handle::status::{InitRequest, Link, State};
 use kith::protocol::introduction::{ClusterFacts, Control, Introduction};
 use kith::protocol::message::{self, Message, Request};
 use kith::security::{ClusterKeys, Credentials, Handshake, Identity, Keyring, ProtocolRange, Role, Secret};
@@ -120,6 +120,18 @@ async fn a_member_with_another_secret_is_refused_and_both_sides_say_why() {
         assert!(!reason.contains("altogether"), "a secret is shown: {reason}");
         assert!(!member.log().contains("altogether"), "a secret is in the log of {}", member.name);
     }
+    // The way out is the right secret, and no cluster of its own beside the one that there is.
+    let stranger = group.members.last().unwrap();
+    until("its status tells the reason", PATIENCE, async || {
+        let warnings = stranger.status().await?.warnings;
+        let told = warnings.iter().any(|warning| warning.contains("different cluster secrets"));
+        let misled = warnings.iter().any(|warning| warning.contains("kith init"));
+        if told && !misled { Ok(()) } else { Err(format!("{warnings:?}")) }
+    })
+    .await;
+    let refused = stranger.client().init(&InitRequest::default()).await;
+    let Err(ClientError::Refused { code, .. }) = &refused else { panic!("{refused:?}") };
+    assert_eq!(code, "wrong_secret", "{refused:?}");
     is_kept_out(&group).await;
 }
 

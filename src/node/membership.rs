@@ -21,14 +21,16 @@ use super::founding::{self, Belonging, Content, Silence};
 use super::handle::ControlError;
 use super::handle::status::InitRequest;
 use super::links::{name_is_taken, next_control, send_control};
+use super::publish::reason_of_failure;
 use super::{departure, outdated};
 use crate::model::limits::{MAX_MEMBERS, MAX_PARTITION_BITS};
 use crate::model::roster::{MemberState, RosterEntry};
 use crate::model::{MemberId, timestamp};
 use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal};
-use crate::transport::{self, Link};
+use crate::security::HandshakeError;
+use crate::transport::{self, Link, LinkError};
 use rand::RngExt as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -85,7 +87,7 @@ pub(super) async fn find_cluster(shared: &Rc<Shared>) {
 async fn ask_seeds(shared: &Rc<Shared>) -> bool {
     let me = shared.core.borrow().engine.identity().member;
     let mut first = true;
-    let mut silent = BTreeSet::new();
+    let (mut silent, mut refusing) = (BTreeSet::new(), BTreeMap::new());
     let seeds = seeds(shared);
     for seed in &seeds {
         match ask(shared, seed, &Control::Join).await {
@@ -96,6 +98,7 @@ async fn ask_seeds(shared: &Rc<Shared>) -> bool {
             Found::Refused(reason, _) => {
                 first = false;
                 shared.note_refusal(seed, None, &reason);
+                refusing.insert(seed.clone(), reason);
             }
             Found::Silent(reason) => {
                 first = false;
@@ -107,6 +110,7 @@ async fn ask_seeds(shared: &Rc<Shared>) -> bool {
             return false;
         }
     }
+    shared.view.borrow_mut().refusing_seeds = refusing;
     note_silence(shared, silent);
     // One that asked during this round was told that there is no cluster, and not asked itself.
     first && self::seeds(shared).is_subset(&seeds)
@@ -127,7 +131,11 @@ fn note_silence(shared: &Shared, silent: BTreeSet<String>) {
 
 /// Why there is no cluster yet, and what a person can do about it.
 pub(super) fn what_is_awaited(shared: &Shared) -> String {
-    let silent: Vec<String> = shared.view.borrow().silent_seeds.iter().cloned().collect();
+    let view = shared.view.borrow();
+    if let Some((seed, reason)) = view.refusing_seeds.first_key_value() {
+        return format!("the seed {seed} can't let this member in: {reason}");
+    }
+    let silent: Vec<String> = view.silent_seeds.iter().cloned().collect();
     let (seeds, silent) = (if silent.len() == 1 { "seed" } else { "seeds" }, silent.join(", "));
     match (silent.is_empty(), shared.config.bootstrap) {
         (false, true) => {
@@ -232,6 +240,9 @@ pub(super) fn name_lost(shared: &Shared) -> Option<String> {
 pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -> Found {
     let mut link = match shared.dial(address).await {
         Ok(link) => link,
+        Err(error) if must_be_mended(&error) => {
+            return Found::Refused(error.to_string(), reason_of_failure(&error));
+        }
         Err(error) => return Found::Silent(error.to_string()),
     };
     if link.peer.member == shared.core.borrow().engine.identity().member {
@@ -267,6 +278,23 @@ pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -
             Found::Refused("it answered something else".to_owned(), "malformed")
         }
         None => Found::Silent("it did not answer".to_owned()),
+    }
+}
+
+/// Whether no link will ever stand until a person changes what one of the sides was told.
+const fn must_be_mended(error: &LinkError) -> bool {
+    use crate::security::Refusal;
+    let LinkError::Handshake(HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal)) =
+        error
+    else {
+        return false;
+    };
+    match refusal {
+        Refusal::WrongCluster { .. }
+        | Refusal::IncompatibleProtocol { .. }
+        | Refusal::UnknownKeyId
+        | Refusal::Malformed => true,
+        Refusal::Authentication | Refusal::Timeout | Refusal::Busy => false,
     }
 }
 

@@ -213,7 +213,8 @@ impl Counts {
     }
 }
 
-const fn reason_of_failure(error: &LinkError) -> &'static str {
+/// Why there is no link, for programs.
+pub(super) const fn reason_of_failure(error: &LinkError) -> &'static str {
     match error {
         LinkError::Io(_) | LinkError::CutOff => "connection",
         LinkError::Handshake(HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal)) => {

@@ -38,6 +38,8 @@ pub(super) struct View {
     pub(super) callers: BTreeSet<String>,
     /// Seeds that did not answer when they were last asked for a cluster.
     pub(super) silent_seeds: BTreeSet<String>,
+    /// Seeds that did not let this member in when they were asked last, and why.
+    pub(super) refusing_seeds: BTreeMap<String, String>,
     /// This member's part in the creation of its cluster.
     pub(super) creating: Creating,
     /// The member that says that this one was removed.
@@ -67,6 +69,7 @@ impl View {
             own_addresses: BTreeSet::new(),
             callers: BTreeSet::new(),
             silent_seeds: BTreeSet::new(),
+            refusing_seeds: BTreeMap::new(),
             creating: Creating::default(),
             expelled_by: None,
             outdated: None,
