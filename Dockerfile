@@ -1,5 +1,6 @@
 # A small image with nothing but the binary. Build: docker build -t kith .
-# Run: docker run -v ./config:/etc/kith:ro -v kith-data:/var/lib/kith -p 7400-7402:7400-7402 kith
+# Run, with member.toml and the secret in ./member, readable by the user 7400:
+# docker run -v ./member:/etc/kith:ro -v kith-data:/var/lib/kith -p 7400-7402:7400-7402 kith
 FROM rust:1-slim-trixie AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
