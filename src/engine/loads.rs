@@ -36,6 +36,8 @@ pub(super) enum Waiter {
     Fresh(Fresh),
     /// The slot only has to be merged with what redb holds.
     Resolve,
+    /// The record is watched and its time is over.
+    Expire,
     /// A tombstone is to be settled: has redb anything?
     Absence,
     /// Records that a peer wants, packed hashes of their keys: this is the first.
@@ -131,6 +133,7 @@ impl Engine {
             match (waiter, found) {
                 // Nobody can tell what it should be compared with any more.
                 (Waiter::Fresh(fresh), Loaded::Damaged | Loaded::Found(_)) => self.release_fresh(fresh, None),
+                (Waiter::Expire, Loaded::Failed) => self.expire_later(key, hash),
                 (waiter, _) => self.go_without(key, hash, waiter),
             }
         }
@@ -158,7 +161,8 @@ impl Engine {
     /// What was read here is of no use: others are asked, or told that this member can't tell.
     fn go_without(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter) {
         match waiter {
-            Waiter::Resolve | Waiter::Absence => {}
+            // What is lost is copied from others, and whoever watches it begins anew.
+            Waiter::Resolve | Waiter::Absence | Waiter::Expire => {}
             Waiter::Read(token) => self.read_elsewhere(token, key, hash),
             Waiter::Peer(origin) | Waiter::Fetch(origin, _) => {
                 self.reply(origin, Reply::Failed(Failure::NotReady));
@@ -177,6 +181,7 @@ impl Engine {
         let slot = self.records.table.find(key, hash);
         match waiter {
             Waiter::Resolve => {}
+            Waiter::Expire => self.expire_loaded(slot),
             Waiter::Absence if slot.is_none() => self.note_absent(hash),
             Waiter::Absence => {}
             Waiter::Fetch(origin, hashes) => {

@@ -216,6 +216,12 @@ impl Engine {
         &self.tokens
     }
 
+    /// The same with what was made and revoked in this turn already: for judging whether another one may be.
+    pub fn latest_tokens(&mut self) -> Arc<Tokens> {
+        self.refresh_tokens();
+        Arc::clone(&self.tokens)
+    }
+
     fn read_settings(&mut self) -> Settings {
         let entries = Self::live_entries(&mut self.records, SETTINGS).filter_map(|(name, value)| {
             Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))

@@ -350,6 +350,7 @@ impl Engine {
         self.refresh_tokens();
         self.step_checkpoint();
         self.step_comparing();
+        self.seek_sources();
         self.tell_changes();
         self.settle_writes();
     }

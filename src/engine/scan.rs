@@ -181,12 +181,21 @@ impl Engine {
             };
             let owners = self.placement.set(partition).owners.iter().map(|owner| owner.member);
             let member = if mine { Some(me) } else { owners.clone().find(is_complete) };
-            let bits = plan.entry(member?).or_insert_with(|| vec![0; count.div_ceil(8)]);
-            if let Some(byte) = bits.get_mut(usize::from(partition / 8)) {
-                *byte |= 1 << (partition % 8);
-            }
+            set_bit(plan.entry(member?).or_insert_with(|| vec![0; count.div_ceil(8)]), partition);
         }
         Some(plan)
+    }
+
+    /// The partitions that each member owns.
+    pub(super) fn partitions_by_owner(&self) -> BTreeMap<MemberId, Vec<u8>> {
+        let count = self.placement.partitions();
+        let mut owned: BTreeMap<MemberId, Vec<u8>> = BTreeMap::new();
+        for partition in (0..count).filter_map(|partition| u16::try_from(partition).ok()) {
+            for owner in &self.placement.set(partition).owners {
+                set_bit(owned.entry(owner.member).or_insert_with(|| vec![0; count.div_ceil(8)]), partition);
+            }
+        }
+        owned
     }
 
     /// A peer asks for a part.
@@ -418,6 +427,18 @@ impl Range {
 /// Whether a partition is in a set.
 pub(super) fn has_bit(bits: &[u8], at: u16) -> bool {
     bits.get(usize::from(at / 8)).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
+}
+
+/// Puts a partition into a set.
+fn set_bit(bits: &mut [u8], at: u16) {
+    if let Some(byte) = bits.get_mut(usize::from(at / 8)) {
+        *byte |= 1 << (at % 8);
+    }
+}
+
+/// Whether a set has all partitions of another one.
+pub(super) fn has_all_bits(bits: &[u8], wanted: &[u8]) -> bool {
+    bits.len() == wanted.len() && bits.iter().zip(wanted).all(|(bits, wanted)| wanted & !bits == 0)
 }
 
 #[cfg(test)]

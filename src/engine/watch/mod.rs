@@ -9,7 +9,8 @@
 //! **States.** A *feed* is an interest that this member watches for its clients. It *seeks* until every partition
 //! has a source, then it is *begun* with a new epoch, and each source has a *watch*: a subscription here, or at a
 //! peer. Who reads a feed asks for pages of the listing, source by source, and gets changes meanwhile. A feed whose
-//! source is lost has a *gap*: all its watches end, and it seeks again.
+//! source is lost has a *gap*: nothing more is told of its epoch, and it seeks again. Its watches at peers end when it
+//! is its turn to do so (`seeking`).
 //!
 //! **Invariants.**
 //! - Within an epoch a partition has one source, and that one is complete for it from the beginning to the end. A
@@ -37,17 +38,18 @@
 mod expiries;
 mod interests;
 mod noted;
+mod seeking;
 mod source;
 
 pub(super) use noted::Noted;
 
 use super::operation::OperationError;
 use super::requests::Purpose;
+use super::scan::has_all_bits;
 use super::{Engine, Mode};
 use crate::model::limits::MAX_KEY_BYTES;
 use crate::model::{KeyRange, MemberId};
-use crate::protocol::message::{Message, Notice, Request, ScanRequest};
-use crate::protocol::watch::WatchRequest;
+use crate::protocol::message::{Request, ScanRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::protocol::watch::{ChangeKind, Form, Interest, Kinds, NamedChange};
@@ -56,8 +58,6 @@ pub use crate::protocol::watch::{ChangeKind, Form, Interest, Kinds, NamedChange}
 pub const MAX_FEEDS: usize = 4_096;
 /// Watches that one member tells changes to, those of its peers included.
 const MAX_WATCHES: usize = 1 << 16;
-/// Microseconds until sources are looked for again.
-const SEEK_US: u64 = 200_000;
 /// Records in a page of a feed's listing.
 const PAGE_RECORDS: u32 = 512;
 /// Bytes of outputs that wait to be taken. A feed whose changes would exceed it has a gap; if what others tell exceeds
@@ -147,9 +147,11 @@ struct Feed {
     interest: Interest,
     form: Form,
     epoch: u64,
-    /// Empty while it seeks.
+    /// Whether it hears of all changes; else it seeks.
+    is_begun: bool,
+    /// Where it hears of them from; while it seeks, watches that are still to be ended.
     sources: Vec<Source>,
-    /// When it seeks again, in microseconds.
+    /// Before this time in microseconds it does not seek again.
     again_us: u64,
 }
 
@@ -159,6 +161,7 @@ pub(super) struct Watches {
     feeds: BTreeMap<u64, Feed>,
     last_feed: u64,
     last_watch: u64,
+    seeking: seeking::Seeking,
     /// Watches at peers, and the feeds that they are for.
     at_peers: BTreeMap<u64, u64>,
     told: source::Told,
@@ -241,24 +244,28 @@ impl Engine {
             return Err(OperationError::TooManyWatches);
         }
         self.watches.last_feed += 1;
-        let feed = self.watches.last_feed;
-        let seeking = Feed { interest, form, epoch: 0, sources: Vec::new(), again_us: 0 };
+        let (feed, again_us) = (self.watches.last_feed, self.now.mono_us);
+        let seeking = Feed { interest, form, epoch: 0, is_begun: false, sources: Vec::new(), again_us };
         self.watches.feeds.insert(feed, seeking);
-        self.seek(feed);
+        self.watches.seeking.add_new(feed, again_us);
+        // It is sought at the end of this turn, and told what changes in the rest of it.
+        self.records.noted.set_active(true);
         Ok(feed)
     }
 
     /// Ends a feed. What was asked for it may still be told.
     pub fn end_feed(&mut self, feed: u64) {
         self.end_sources(feed);
-        self.watches.feeds.remove(&feed);
+        if let Some(ended) = self.watches.feeds.remove(&feed) {
+            self.watches.seeking.remove(feed, ended.again_us);
+        }
     }
 
     /// Asks for a page of a feed's listing: of one of its sources in an epoch, after a key. [`Output::Page`] brings it
     /// under `token`.
     pub fn feed_page(&mut self, token: u64, feed: u64, epoch: u64, source: usize, after: Option<Vec<u8>>) {
         self.take_writes();
-        let begun = self.watches.feeds.get(&feed).filter(|feed| feed.epoch == epoch);
+        let begun = self.watches.feeds.get(&feed).filter(|feed| feed.is_begun && feed.epoch == epoch);
         let source = begun.and_then(|feed| Some((feed.interest.clone(), feed.sources.get(source)?)));
         let Some((Interest { collection: Some(collection), prefix }, source)) = source else {
             return self.feed_page_failed(token);
@@ -305,7 +312,7 @@ impl Engine {
         let feeds: Vec<u64> = self.watches.feeds.keys().copied().collect();
         for feed in feeds {
             // Also one that seeks: that it had a gap may be what was lost.
-            self.end_sources(feed);
+            self.stop_telling(feed);
             self.watches.output(Output::Gap { feed, reason: Gap::Overflow });
         }
     }
@@ -324,60 +331,6 @@ impl Engine {
             Mode::Gone(gone) => Some(OperationError::Gone(gone)),
             Mode::Serving => None,
         }
-    }
-
-    /// Looks for the sources of a feed, and begins it if every partition has one.
-    fn seek(&mut self, feed: u64) {
-        let again_us = self.now.mono_us + SEEK_US;
-        let Some(seeking) = self.watches.feeds.get_mut(&feed) else { return };
-        seeking.again_us = again_us;
-        let (interest, form) = (seeking.interest.clone(), seeking.form);
-        let Some(plan) = self.plan_parts(interest.collection.as_deref().unwrap_or_default(), false) else {
-            return;
-        };
-        let me = self.identity.member;
-        let mut sources = Vec::with_capacity(plan.len());
-        for (member, partitions) in plan {
-            let watch = self.watches.next_watch();
-            if member == me {
-                self.watches.told.add_own(watch, feed, &interest, form, partitions.clone());
-                self.records.noted.set_active(true);
-            } else {
-                self.watches.at_peers.insert(watch, feed);
-                let (interest, partitions) = (interest.clone(), partitions.clone());
-                let request = WatchRequest { watch, interest, form, partitions };
-                // A link that is gone meanwhile is noticed as one that goes later.
-                self.ask(member, Request::Watch(request), Purpose::Watch(watch));
-            }
-            sources.push(Source { member, partitions, watch });
-        }
-        let Some(begun) = self.watches.feeds.get_mut(&feed) else { return };
-        begun.epoch += 1;
-        let (epoch, count) = (begun.epoch, sources.len());
-        begun.sources = sources;
-        self.watches.output(Output::Begun { feed, epoch, sources: count });
-    }
-
-    /// Something may be missing of a feed: it begins anew.
-    fn gap(&mut self, feed: u64, reason: Gap) {
-        if self.end_sources(feed) {
-            self.watches.output(Output::Gap { feed, reason });
-        }
-    }
-
-    /// Ends the watches of a feed; says whether it had any.
-    fn end_sources(&mut self, feed: u64) -> bool {
-        let sources = self.watches.feeds.get_mut(&feed).map(|feed| std::mem::take(&mut feed.sources));
-        let sources = sources.unwrap_or_default();
-        let was_begun = !sources.is_empty();
-        for Source { member, watch, .. } in sources {
-            if member == self.identity.member {
-                self.watches.told.remove(watch);
-            } else if self.watches.at_peers.remove(&watch).is_some() {
-                self.send_message(member, &Message::Notice(Notice::Unwatch { watch }));
-            }
-        }
-        was_begun
     }
 
     /// A peer can't tell changes any more.
@@ -406,11 +359,13 @@ impl Engine {
     fn feed_at_peer(&self, member: MemberId, watch: u64) -> Option<u64> {
         let feed = *self.watches.at_peers.get(&watch)?;
         let is_its = |source: &Source| source.watch == watch && source.member == member;
-        self.watches.feeds.get(&feed)?.sources.iter().any(is_its).then_some(feed)
+        let begun = self.watches.feeds.get(&feed).filter(|feed| feed.is_begun)?;
+        begun.sources.iter().any(is_its).then_some(feed)
     }
 
     fn gap_where(&mut self, reason: Gap, lacks: impl Fn(&Feed) -> bool) {
-        let feeds = self.watches.feeds.iter().filter(|(_, feed)| lacks(feed)).map(|(id, _)| *id);
+        let lacks = |(_, feed): &(&u64, &Feed)| feed.is_begun && lacks(feed);
+        let feeds = self.watches.feeds.iter().filter(lacks).map(|(id, _)| *id);
         for feed in feeds.collect::<Vec<_>>() {
             self.gap(feed, reason);
         }
@@ -419,17 +374,17 @@ impl Engine {
     /// The placement changed: a source that owns a partition no more will not hear of its changes. (What this member
     /// itself is complete for it notices by itself.)
     pub(super) fn rebase_feeds(&mut self) {
-        let me = self.identity.member;
-        let placement = &self.placement;
-        let owns = |source: &Source| {
-            source.member == me
-                || source::partitions_of(&source.partitions)
-                    .all(|partition| placement.set(partition).contains(source.member))
-        };
-        let moved = self.watches.feeds.iter().filter(|(_, feed)| !feed.sources.iter().all(owns));
-        for feed in moved.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.gap(feed, Gap::Moved);
+        if self.watches.feeds.is_empty() {
+            return;
         }
+        let me = self.identity.member;
+        // Once for all feeds, of which many have the same sources.
+        let owned = self.partitions_by_owner();
+        let owns = |source: &Source| {
+            let owned = owned.get(&source.member);
+            source.member == me || owned.is_some_and(|owned| has_all_bits(owned, &source.partitions))
+        };
+        self.gap_where(Gap::Moved, |feed| !feed.sources.iter().all(owns));
     }
 
     /// This member serves nobody any more.
@@ -442,14 +397,9 @@ impl Engine {
         }
     }
 
-    /// Feeds that seek look again. Called at each tick.
+    /// What is due with time. Called at each tick.
     pub(super) fn tick_watches(&mut self) {
-        let now_us = self.now.mono_us;
-        let seeks = |feed: &Feed| feed.sources.is_empty() && feed.again_us <= now_us;
-        let feeds = self.watches.feeds.iter().filter(|(_, feed)| seeks(feed)).map(|(id, _)| *id);
-        for feed in feeds.collect::<Vec<_>>() {
-            self.seek(feed);
-        }
+        self.watches.seeking.tick();
         self.expire_watched();
     }
 }

@@ -12,7 +12,7 @@ use super::interests::{Interests, Matching};
 use super::{Gap, MAX_OUTPUT_BYTES, MAX_WATCHES, Output};
 use crate::engine::Mode;
 use crate::model::limits::{MAX_COLLECTION_BYTES, MAX_KEY_BYTES};
-use crate::model::{KeyRef, MemberId, RecordRef};
+use crate::model::{KeyHash, KeyRef, MemberId, RecordRef};
 use crate::protocol::message::{Failure, Message, Notice, Reply};
 use crate::protocol::watch::{ChangeKind, Form, Interest, NamedChange, WatchRequest};
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Changes without values in one message: with the longest names they fit into a frame.
 const CHANGES_AT_ONCE: usize = 1_024;
-/// Milliseconds after which what is loaded because its time is over is looked at again.
-const RELOAD_MS: u64 = 100;
+/// Milliseconds after which what could not be loaded although its time is over is tried again.
+const RELOAD_MS: u64 = 1_000;
 /// Records that expire in one tick because they are watched.
 const EXPIRED_AT_ONCE: usize = 4_096;
 
@@ -232,13 +232,26 @@ impl Engine {
 
     /// Tells what changed in this turn.
     pub(in crate::engine) fn tell_changes(&mut self) {
-        if !self.records.noted.is_active() {
-            return;
+        if self.records.noted.is_active() {
+            self.tell_noted();
         }
+        // Peers tell as well, also where nobody is told anything here.
+        if self.watches.output_bytes > MAX_OUTPUT_BYTES {
+            self.outputs_lost();
+        }
+    }
+
+    fn tell_noted(&mut self) {
         let unvouched = std::mem::take(&mut self.watches.unvouched);
         if !unvouched.is_empty() {
             let lost = |watch: &Watch| unvouched.iter().any(|lost| has_bit(&watch.partitions, *lost));
             self.end_watches(&self.watches.told.ids_where(lost), Gap::Source);
+        }
+        // Before what changed: that may have come back since.
+        for (expiry_ms, hash, names) in self.records.noted.take_evicted() {
+            if names.key().is_some_and(|key| self.is_watched(key)) {
+                self.watches.expiries.note(expiry_ms, hash, Some(names));
+            }
         }
         self.watches.told.gathered.own = self.watches.output_bytes;
         match self.records.noted.take() {
@@ -248,19 +261,11 @@ impl Engine {
             }
             None => self.end_watches(&self.watches.told.ids_where(|_| true), Gap::Overflow),
         }
-        for (expiry_ms, hash, names) in self.records.noted.take_evicted() {
-            if names.key().is_some_and(|key| self.is_watched(key)) {
-                self.watches.expiries.note(expiry_ms, hash, Some(names));
-            }
-        }
         let mut touched = std::mem::take(&mut self.watches.told.gathered).touched;
         for id in touched.drain(..) {
             self.tell(id);
         }
         self.watches.told.gathered.touched = touched;
-        if self.watches.output_bytes > MAX_OUTPUT_BYTES {
-            self.outputs_lost();
-        }
         if self.watches.told.len() == 0 {
             self.records.noted.set_active(false);
             self.watches.expiries.clear();
@@ -427,14 +432,27 @@ impl Engine {
     /// What is watched and whose time is over becomes a tombstone now, wherever the sweep is.
     pub(in crate::engine) fn expire_watched(&mut self) {
         for _ in 0..EXPIRED_AT_ONCE {
-            let Some((expiry_ms, hash, names)) = self.watches.expiries.pop(self.wall_ms) else { return };
+            let Some((hash, names)) = self.watches.expiries.pop(self.wall_ms) else { return };
             if let Some(slot) = self.records.table.find_hash(hash) {
-                self.counters.expired += u64::from(self.records.expire_slot(slot, self.wall_ms));
+                self.expire_loaded(Some(slot));
             } else if let Some(key) = names.as_ref().and_then(HintKey::key) {
-                self.load_then(key, hash, Waiter::Resolve);
-                // By then it is in memory.
-                self.watches.expiries.note(expiry_ms.max(self.wall_ms + RELOAD_MS), hash, None);
+                self.load_then(key, hash, Waiter::Expire);
             }
         }
+    }
+
+    /// What was loaded because its time is over becomes a tombstone, unless it was changed meanwhile.
+    pub(in crate::engine) fn expire_loaded(&mut self, slot: Option<SlotId>) {
+        if let Some(slot) = slot {
+            self.counters.expired += u64::from(self.records.expire_slot(slot, self.wall_ms));
+        }
+    }
+
+    /// What could not be loaded although its time is over is tried again, unless it was written anew.
+    pub(in crate::engine) fn expire_later(&mut self, key: KeyRef<'_>, hash: KeyHash) {
+        if self.records.table.find(key, hash).is_some() {
+            return;
+        }
+        self.watches.expiries.note(self.wall_ms + RELOAD_MS, hash, Some(HintKey::of(key)));
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::copying::tests::{World, entry, record};
 use crate::engine::operation::{Change, Gone, Write};
-use crate::engine::{Bounds, Identity, NOBODY, TICK_US};
+use crate::engine::{Bounds, Identity, Loaded, NOBODY, TICK_US};
 use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::roster::entry_key;
 use crate::model::settings::Level;
@@ -238,6 +238,43 @@ fn a_peer_that_does_not_read_loses_its_watch_before_it_loses_its_link() {
     assert_eq!((&reader.gaps[..], reader.value(&name)), (&[Gap::Source][..], Some(&b"last"[..])));
 }
 
+/// How many feeds of the first member are begun in one tick after the other, until all are.
+fn begun_by_tick(world: &mut World, feeds: usize) -> Vec<usize> {
+    let (mut by_tick, mut begun) = (Vec::new(), 0);
+    while begun < feeds {
+        assert!(by_tick.len() < 100, "{by_tick:?}");
+        world.pass(TICK_US / 1_000);
+        let outputs = world.engines[0].take_outputs();
+        by_tick.push(outputs.iter().filter(|output| matches!(output, Output::Begun { .. })).count());
+        begun += by_tick.last().unwrap();
+    }
+    by_tick
+}
+
+#[test]
+fn however_many_feeds_seek_at_once_a_tick_begins_so_many_watches_and_none_is_forgotten() {
+    const FEEDS: usize = 1_000;
+    let mut world = world(1);
+    for number in 0..FEEDS {
+        let interest = Interest { collection: Some("c".to_owned()), prefix: number.to_string().into_bytes() };
+        world.engines[0].begin_feed(interest, Form::Latest).unwrap();
+    }
+    // Each has all three members as its sources, and as its former ones.
+    let began = begun_by_tick(&mut world, FEEDS);
+    assert!(began.iter().all(|begun| 3 * begun <= seeking::WATCHES_A_TICK + 2), "{began:?}");
+    assert!(world.engines.iter().all(|engine| engine.watch_counts().1 == FEEDS));
+    world.cut(0, 1);
+    world.pass(2_000);
+    let outputs = world.engines[0].take_outputs();
+    assert!(matches!(outputs[..], [Output::Gap { .. }, ..]) && outputs.len() == FEEDS);
+    let told = world.engines.iter().map(|engine| engine.watch_counts().1);
+    assert_eq!(told.collect::<Vec<_>>(), [0; 3], "whoever can't be begun is told by nobody");
+    world.link(0, 1);
+    let again = begun_by_tick(&mut world, FEEDS);
+    assert!(again.iter().all(|begun| 3 * begun <= seeking::WATCHES_A_TICK + 2), "{again:?}");
+    assert!(world.engines.iter().all(|engine| engine.watch_counts().1 == FEEDS));
+}
+
 #[test]
 fn what_nobody_watches_any_more_is_noted_nowhere() {
     let mut world = world(1);
@@ -271,8 +308,13 @@ fn what_is_lost_on_the_way_to_who_reads_is_a_gap_and_is_listed_again() {
 
 /// A member that is alone and holds these records.
 fn alone(records: impl Iterator<Item = Record>) -> Engine {
+    alone_with(Bounds::default(), records)
+}
+
+/// The same with other bounds.
+fn alone_with(bounds: Bounds, records: impl Iterator<Item = Record>) -> Engine {
     let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
-    let mut engine = Engine::new(who, Bounds::default(), 4);
+    let mut engine = Engine::new(who, bounds, 4);
     engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
     for record in records {
         engine.restore_record(record.view());
@@ -354,6 +396,7 @@ fn what_was_listed_expires_in_time_however_long_the_sweep_takes() {
     let mut engine = alone((0..MANY).map(record).chain([expires]));
     let interest = Interest { collection: Some("c".to_owned()), prefix: b"late".to_vec() };
     let feed = engine.begin_feed(interest, Form::Latest).unwrap();
+    turn(&mut engine);
     engine.feed_page(1, feed, 1, 0, None);
     turn(&mut engine);
     let listed = engine.take_outputs();
@@ -369,6 +412,59 @@ fn what_was_listed_expires_in_time_however_long_the_sweep_takes() {
         }
     }
     assert_eq!(told_ms, Some(700));
+}
+
+#[test]
+fn what_expires_while_only_redb_has_it_is_told_when_redb_answers_however_late_and_at_which_attempt() {
+    let late = Record::value(key("late"), record(0).view().timestamp(), Some(WALL_MS + 100), b"v");
+    let bounds = Bounds { table_bytes: 0, ..Bounds::default() };
+    let mut engine = alone_with(bounds, std::iter::once(late.clone()));
+    let interest = Interest { collection: Some("c".to_owned()), prefix: Vec::new() };
+    let feed = engine.begin_feed(interest, Form::Latest).unwrap();
+    turn(&mut engine);
+    engine.feed_page(1, feed, 1, 0, None);
+    let range = engine.lanes.ranges.pop().unwrap();
+    engine.range_loaded(range.id, vec![range.row(late.view()).unwrap().0], None);
+    turn(&mut engine);
+    engine.take_outputs();
+    let mut mono_us = 0;
+    let mut load_after = |engine: &mut Engine, wait_ms: u64| {
+        let until = mono_us + 1_000 * wait_ms;
+        while mono_us < until {
+            mono_us += TICK_US;
+            engine.advance(Now { wall_ms: WALL_MS + mono_us / 1_000, mono_us });
+            engine.tick();
+            turn(engine);
+        }
+        assert!(engine.take_outputs().is_empty(), "nobody can know yet what became of it");
+        std::mem::take(&mut engine.lanes.loads)
+    };
+    let [first] = &load_after(&mut engine, 600)[..] else { panic!("it is asked for once") };
+    engine.loaded(first, Loaded::Failed);
+    let [second] = &load_after(&mut engine, 2_000)[..] else { panic!("it is asked for again") };
+    engine.loaded(second, Loaded::Found(late.view().bytes()));
+    turn(&mut engine);
+    let told = engine.take_outputs();
+    let [Output::Changed { records, .. }] = &told[..] else { panic!("{told:?}") };
+    assert!(!RecordRef::parse(records).unwrap().0.kind().is_live());
+}
+
+#[test]
+fn what_others_tell_is_bounded_also_where_nothing_is_owned_and_the_disk_stands_still() {
+    let mut world = world(1);
+    let reader = Reader::open(&mut world, 0);
+    let engine = &mut world.engines[0];
+    let sources = &engine.watches.feeds[&reader.feed].sources;
+    let source_at = |at| sources.iter().find(|source| source.member == entry(at).id()).unwrap();
+    let (member, watch) = (source_at(1).member, source_at(1).watch);
+    // As if it owned nothing.
+    engine.watches.told.remove(source_at(0).watch);
+    let record = Record::value(key("k"), record(0).view().timestamp(), None, &vec![7; 1 << 20]);
+    for _ in 0..64 {
+        engine.peer_changed(member, watch, record.view().bytes().to_vec());
+        engine.end_turn();
+    }
+    assert!(engine.watches.output_bytes <= MAX_OUTPUT_BYTES);
 }
 
 #[test]
