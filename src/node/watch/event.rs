@@ -80,18 +80,10 @@ struct Deleted {
     expired: bool,
 }
 
-/// A record as a listing or a change gives it, without the line that ends an event; nothing of one that has expired
-/// and is not a tombstone yet: that comes.
-pub(super) fn append_record(
-    out: &mut Vec<u8>,
-    record: RecordRef<'_>,
-    wall_ms: u64,
-    with_value: bool,
-) -> bool {
+/// A record as a listing or a change gives it, without the line that ends an event. Whether its time is over the
+/// engine decides, which may go by other clocks than this machine's, and tells it; until then the record is the latest.
+pub(super) fn append_record(out: &mut Vec<u8>, record: RecordRef<'_>, wall_ms: u64, with_value: bool) {
     let is_live = record.kind().is_live();
-    if is_live && !record.is_readable(wall_ms) {
-        return false;
-    }
     out.extend_from_slice(if is_live { b"event: put\ndata: " } else { b"event: delete\ndata: " });
     let entry = Entry::of_record(&Record::copy_of(record), wall_ms, with_value && is_live);
     // Neither document can fail to become JSON, and JSON has no line breaks in it.
@@ -102,18 +94,15 @@ pub(super) fn append_record(
         _ = serde_json::to_writer(&mut *out, &Deleted { entry: Entry { ttl: None, ..entry }, expired });
     }
     out.push(b'\n');
-    true
 }
 
 /// A change with its cursor.
-pub(super) fn text_of(record: RecordRef<'_>, wall_ms: u64, with_value: bool, cursor: Cursor) -> Option<Text> {
+pub(super) fn text_of(record: RecordRef<'_>, wall_ms: u64, with_value: bool, cursor: Cursor) -> Text {
     let mut bytes = Vec::with_capacity(record.bytes().len() + 160);
-    if !append_record(&mut bytes, record, wall_ms, with_value) {
-        return None;
-    }
+    append_record(&mut bytes, record, wall_ms, with_value);
     let id_at = bytes.len();
     bytes.extend_from_slice(format!("id: {cursor}\n\n").as_bytes());
-    Some(Text { bytes: bytes.into(), id_at })
+    Text { bytes: bytes.into(), id_at }
 }
 
 /// All that was known may be wrong: the current state follows.
@@ -164,9 +153,19 @@ mod tests {
         let stamp = Timestamp { time: 1, member: MemberId(1) };
         let record = Record::value(key, stamp, None, b"a\r\nevent: delete\n\n\xe2\x80\xa8");
         let mut out = Vec::new();
-        assert!(append_record(&mut out, record.view(), 0, true));
+        append_record(&mut out, record.view(), 0, true);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.split(['\n', '\r']).count(), 3, "{text}");
         assert!(text.starts_with("event: put\ndata: {") && text.ends_with("}\n"), "{text}");
+    }
+    #[test]
+    fn a_machine_whose_clock_is_ahead_withholds_no_change_of_what_expires() {
+        let key = KeyRef::new("c", b"k").unwrap();
+        let record = Record::value(key, Timestamp { time: 1, member: MemberId(1) }, Some(1_000), b"new");
+        let mut out = Vec::new();
+        append_record(&mut out, record.view(), 3_600_000, true);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("event: put\n") && text.contains("\"value\":\"new\""), "{text}");
+        assert!(text.contains("\"ttl\":\"1ms\""), "{text}");
     }
 }

@@ -313,10 +313,9 @@ impl Watch {
         {
             at = page.records.len() - rest.len();
             listing.after = Some(record.key().to_vec());
-            if append_record(piece, record, wall_ms, self.with_values) {
-                piece.push(b'\n');
-                count += 1;
-            }
+            append_record(piece, record, wall_ms, self.with_values);
+            piece.push(b'\n');
+            count += 1;
         }
         self.hub.counts.events.fetch_add(count, Ordering::Relaxed);
         listing.page = Some((token, at));

@@ -109,10 +109,9 @@ impl Ring {
             let known = if with_value { whole } else { bare };
             let record = item.record.view();
             let text = match known {
-                Some(text) => Some(text.clone()),
+                Some(text) => text.clone(),
                 None => text_of(record, wall_ms, with_value, Cursor { place: *place, ..cursor }),
             };
-            let Some(text) = text else { continue };
             text.append(out, with_cursor);
             count += 1;
             // How long it still lives is different each time.
