@@ -192,7 +192,9 @@ pub(super) async fn run(client: &Client, command: TokenCommand, output: Output) 
 
 fn columns(row: &TokenRow) -> Vec<String> {
     let grants: Vec<String> = row.grants.iter().map(ToString::to_string).collect();
+    let allows = if row.unreadable { "unreadable: revoke it".to_owned() } else { grants.join(", ") };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let age_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(row.created_ms);
-    vec![row.name.clone(), grants.join(", "), duration(age_ms)]
+    let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let age = row.created_ms.map(|created_ms| duration(now_ms.saturating_sub(created_ms)));
+    vec![row.name.clone(), allows, age.unwrap_or_else(|| "-".to_owned())]
 }

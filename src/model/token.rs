@@ -14,7 +14,7 @@ use super::limits::{MAX_COLLECTION_BYTES, MAX_NAME_BYTES};
 use super::roster::is_name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -222,8 +222,8 @@ impl fmt::Debug for Token {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
     by_name: BTreeMap<String, Arc<Token>>,
-    /// Records that can't be read.
-    unreadable: usize,
+    /// Names of records that can't be read.
+    unreadable: BTreeSet<String>,
 }
 
 impl Tokens {
@@ -233,7 +233,7 @@ impl Tokens {
         for (name, value) in records {
             match (std::str::from_utf8(name), Token::decode(value)) {
                 (Ok(name), Some(token)) => _ = tokens.by_name.insert(name.to_owned(), Arc::new(token)),
-                _ => tokens.unreadable += 1,
+                _ => _ = tokens.unreadable.insert(String::from_utf8_lossy(name).into_owned()),
             }
         }
         tokens
@@ -242,13 +242,13 @@ impl Tokens {
     /// Whether no token was made: then clients are judged by where they are.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty() && self.unreadable == 0
+        self.by_name.is_empty() && self.unreadable.is_empty()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_name.len() + self.unreadable
+        self.by_name.len() + self.unreadable.len()
     }
 
     /// The token of this text, with its name.
@@ -268,6 +268,17 @@ impl Tokens {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Token>> {
         self.by_name.get(name)
+    }
+
+    /// Whether there is a token of a name that can't be read.
+    #[must_use]
+    pub fn is_unreadable(&self, name: &str) -> bool {
+        self.unreadable.contains(name)
+    }
+
+    /// Names of tokens that can't be read: what they allow is not known, and nobody is let in with them.
+    pub fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.unreadable.iter().map(String::as_str)
     }
 
     /// Every token that can be read, by name.

@@ -3,7 +3,8 @@
 //! A token is one record under its name, so the rules are checked against what this member knows:
 //! two members that are asked at the same time may both make a token of one name, and the later one
 //! holds; or revoke the last two admins' tokens, and the operator's proof makes another
-//! ([`super::access`]).
+//! ([`super::access`]). At one member what is made or revoked is known to whoever is judged next, though it be
+//! in the same turn: nothing is awaited between judging and writing.
 
 use super::changes::write_confirmed;
 use super::core::Shared;
@@ -42,18 +43,29 @@ pub(super) fn answer(shared: &Rc<Shared>, control: Control) {
 }
 
 fn tokens(shared: &Shared) -> Arc<Tokens> {
-    Arc::clone(shared.core.borrow().engine.tokens())
+    shared.with(|core| core.engine.latest_tokens())
 }
 
 fn list(shared: &Shared, by: &Caller) -> Result<TokenList, ControlError> {
     membership::check_records(shared)?;
-    let tokens = tokens(shared);
+    Ok(listed(&tokens(shared), by))
+}
+
+fn listed(tokens: &Tokens, by: &Caller) -> TokenList {
     let known = tokens.iter().filter(|(_, token)| by.governs(&token.grants));
-    Ok(TokenList { tokens: known.map(|(name, token)| row(name, token)).collect() })
+    let unreadable = tokens.unreadable().filter(|_| by.is_admin_of_all()).map(unreadable_row);
+    let mut rows: Vec<TokenRow> = known.map(|(name, token)| row(name, token)).chain(unreadable).collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    TokenList { tokens: rows }
 }
 
 fn row(name: &str, token: &Token) -> TokenRow {
-    TokenRow { name: name.to_owned(), grants: token.grants.clone(), created_ms: token.created_ms }
+    let (grants, created_ms) = (token.grants.clone(), Some(token.created_ms));
+    TokenRow { name: name.to_owned(), grants, created_ms, unreadable: false }
+}
+
+fn unreadable_row(name: &str) -> TokenRow {
+    TokenRow { name: name.to_owned(), grants: Vec::new(), created_ms: None, unreadable: true }
 }
 
 async fn create(shared: &Shared, request: TokenRequest, by: &Caller) -> Result<CreatedToken, ControlError> {
@@ -75,7 +87,7 @@ fn may_make(tokens: &Tokens, name: &str, token: &Token, by: &Caller) -> Result<(
     if tokens.is_empty() && !token.is_admin_of_all() {
         return Err(ControlError::FirstToken);
     }
-    if tokens.get(name).is_some() {
+    if tokens.get(name).is_some() || tokens.is_unreadable(name) {
         return Err(ControlError::TokenExists(name.to_owned()));
     }
     if tokens.len() >= MAX_TOKENS {
@@ -87,7 +99,7 @@ fn may_make(tokens: &Tokens, name: &str, token: &Token, by: &Caller) -> Result<(
 
 async fn revoke(shared: &Shared, name: String, by: &Caller) -> Result<TokenRow, ControlError> {
     membership::check_records(shared)?;
-    let token = may_revoke(&tokens(shared), &name, by)?;
+    let revoked = may_revoke(&tokens(shared), &name, by)?;
     tracing::info!(name, by = by.name(), "token revoked");
     let mailbox = Mailbox::new();
     shared.with(|core| {
@@ -100,11 +112,14 @@ async fn revoke(shared: &Shared, name: String, by: &Caller) -> Result<TokenRow, 
     mailbox.close();
     match outcome {
         Outcome::Failed(error) => Err(ControlError::Unconfirmed(error.to_string())),
-        _ => Ok(row(&name, &token)),
+        _ => Ok(revoked),
     }
 }
 
-fn may_revoke(tokens: &Tokens, name: &str, by: &Caller) -> Result<Arc<Token>, ControlError> {
+fn may_revoke(tokens: &Tokens, name: &str, by: &Caller) -> Result<TokenRow, ControlError> {
+    if tokens.is_unreadable(name) && by.is_admin_of_all() {
+        return Ok(unreadable_row(name));
+    }
     let Some(token) = tokens.get(name) else {
         // Only names that may be known are told.
         let known = tokens.iter().filter(|(_, token)| by.governs(&token.grants)).map(|(name, _)| name);
@@ -119,7 +134,7 @@ fn may_revoke(tokens: &Tokens, name: &str, by: &Caller) -> Result<Arc<Token>, Co
     if token.is_admin_of_all() && admins == 1 && tokens.len() > 1 {
         return Err(ControlError::LastAdminToken(name.to_owned()));
     }
-    Ok(Arc::clone(token))
+    Ok(row(name, token))
 }
 
 /// Only an admin of all that a token is about changes it.
@@ -135,6 +150,8 @@ fn beyond(grants: &[Grant]) -> ControlError {
 mod tests {
     use super::*;
     use crate::model::token::Role;
+    use crate::node::handle::status::State;
+    use crate::node::tests::Plan;
 
     fn grant(role: Role, prefix: &str) -> Vec<Grant> {
         vec![Grant { role, collections: prefix.to_owned() }]
@@ -170,6 +187,47 @@ mod tests {
         let second = token("b", grant(Role::Admin, ""));
         let three = known(&[("a", &admin), ("b", &second), ("o", &other)]);
         assert!(may_revoke(&three, "a", &Caller::Operator).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_can_not_be_read_is_shown_to_and_revoked_by_an_admin_of_everything_and_its_name_is_taken_until_then()
+     {
+        let (admin, mine) = (token("a", grant(Role::Admin, "")), token("m", grant(Role::Admin, "app.")));
+        let (one, two) = (admin.encode(), mine.encode());
+        let records = [(&b"a"[..], &one[..]), (b"broken", b"no token"), (b"m", &two)];
+        let all = Tokens::from_records(records.into_iter());
+        let exists = Err(ControlError::TokenExists("broken".to_owned()));
+        assert_eq!(may_make(&all, "broken", &mine, &Caller::Operator), exists);
+        let by = Caller::Token("m".to_owned(), Arc::new(mine));
+        assert!(matches!(may_revoke(&all, "broken", &by), Err(ControlError::UnknownToken { .. })));
+        let names = |by: &Caller| {
+            let rows = listed(&all, by).tokens.into_iter().map(|row| (row.name, row.unreadable));
+            rows.collect::<Vec<_>>()
+        };
+        let named = |name: &str, unreadable| (name.to_owned(), unreadable);
+        assert_eq!(names(&by), [named("m", false)]);
+        for by in [Caller::Operator, Caller::Token("a".to_owned(), Arc::new(admin))] {
+            assert_eq!(names(&by), [named("a", false), named("broken", true), named("m", false)]);
+            let revoked = may_revoke(&all, "broken", &by).unwrap();
+            assert!(revoked.unreadable && revoked.name == "broken" && revoked.created_ms.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn of_those_who_ask_one_member_at_once_for_a_token_of_one_name_one_gets_it() {
+        let place = tempfile::tempdir().unwrap();
+        let member = Plan { bootstrap: true, ..Plan::new("one") }.start(place.path());
+        member.until(State::Ready).await;
+        for number in 0..8 {
+            let request = TokenRequest { name: format!("admin-{number}"), grants: grant(Role::Admin, "") };
+            let ask = || member.handle.create_token(request.clone(), Caller::Operator);
+            let answers = <[_; 4]>::from(tokio::join!(ask(), ask(), ask(), ask()));
+            let made = answers.iter().filter(|answer| answer.is_ok()).count();
+            let exists = Err(ControlError::TokenExists(request.name.clone()));
+            let refused = answers.iter().filter(|answer| **answer == exists).count();
+            assert_eq!((made, refused), (1, 3), "{answers:?}");
+        }
+        member.stop().await;
     }
 
     #[test]

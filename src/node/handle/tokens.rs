@@ -25,8 +25,12 @@ pub struct TokenRow {
     pub name: String,
     /// What it allows.
     pub grants: Vec<Grant>,
-    /// When it was made, in milliseconds since the Unix epoch.
-    pub created_ms: u64,
+    /// When it was made, in milliseconds since the Unix epoch; absent where its record can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_ms: Option<u64>,
+    /// Its record can't be read, for it is damaged or of a newer version: nobody is let in with it. It can be revoked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
 }
 
 /// All tokens that who asks may know.
