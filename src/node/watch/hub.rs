@@ -2,6 +2,7 @@
 
 use super::WatchRequest;
 use super::event::Cursor;
+use super::pages::{MAX_PAGES, PageSlot};
 use super::reader::Watch;
 use super::ring::Ring;
 use crate::engine::operation::OperationError;
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// Watches of one member at a time, however many connections it takes.
@@ -25,10 +26,6 @@ const OTHER_CONNECTIONS: usize = 16;
 const MAX_RING_BYTES: usize = 8 << 20;
 /// Bytes of all rings together.
 const MAX_RINGS_BYTES: usize = 128 << 20;
-/// Pages that are asked for or being read at a time; more wait.
-const MAX_PAGES: usize = 16;
-/// How long a page may be read; then it is dropped and asked for again.
-const PAGE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a feed that nobody watches is kept, for who comes again with a cursor.
 const LINGER: Duration = Duration::from_secs(60);
 /// How many of them at most, of those that the engine takes; its own tasks have feeds, too.
@@ -41,8 +38,6 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// What giving a piece of text costs, about: the part that each has, and so many bytes in a microsecond.
 const PIECE_COST: Duration = Duration::from_micros(30);
 const BYTES_IN_MICROSECOND: u64 = 1_000;
-/// What a page of a listing costs, about, most of it on the data thread of its source.
-const PAGE_COST: Duration = Duration::from_micros(200);
 /// All watches together take the time of one processor's `1 / SHARE`.
 const SHARE: u32 = 10;
 
@@ -111,27 +106,6 @@ pub(super) struct Feed {
     idle_since: Option<Instant>,
 }
 
-/// A page that was asked for.
-#[derive(Debug)]
-pub(super) struct PageSlot {
-    feed: u64,
-    pub(super) news: Arc<Notify>,
-    pub(super) page: PageState,
-    since: Instant,
-    _room: OwnedSemaphorePermit,
-}
-
-/// Where a page is.
-#[derive(Debug)]
-pub(super) enum PageState {
-    /// On its way.
-    Awaited,
-    /// The source did not answer.
-    Failed,
-    /// It came when the ring's next place was this.
-    Came(u64, FeedPage),
-}
-
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) feeds: HashMap<u64, Feed>,
@@ -146,7 +120,7 @@ pub(super) struct State {
 }
 
 impl State {
-    fn next_name(&mut self) -> u64 {
+    pub(super) fn next_name(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
@@ -190,7 +164,7 @@ impl State {
         self.charge(PIECE_COST + Duration::from_micros(bytes as u64 / BYTES_IN_MICROSECOND))
     }
 
-    fn charge(&mut self, cost: Duration) -> Instant {
+    pub(super) fn charge(&mut self, cost: Duration) -> Instant {
         let now = Instant::now();
         let paid_until = self.paid_until.map_or(now, |until| until.max(now)) + cost * SHARE;
         self.paid_until = Some(paid_until);
@@ -344,17 +318,6 @@ impl Hub {
         }
     }
 
-    /// Makes room for a page that is asked for, and names it.
-    pub(super) fn expect_page(&self, feed: u64, news: &Arc<Notify>, room: OwnedSemaphorePermit) -> u64 {
-        let mut state = self.state();
-        // Whoever gets it waits for that with the next piece.
-        state.charge(PAGE_COST);
-        let token = state.next_name();
-        let (news, since) = (Arc::clone(news), Instant::now());
-        state.pages.insert(token, PageSlot { feed, news, page: PageState::Awaited, since, _room: room });
-        token
-    }
-
     /// Ends all watches: the member stops.
     pub(in crate::node) fn close(&self) {
         let mut state = self.state();
@@ -405,9 +368,7 @@ impl Hub {
     fn clear_up(&self) -> Vec<u64> {
         let now = Instant::now();
         let mut state = self.state();
-        let is_stale =
-            |slot: &PageSlot| !matches!(slot.page, PageState::Awaited) && now >= slot.since + PAGE_PATIENCE;
-        state.pages.retain(|_, slot| !is_stale(slot));
+        state.pages.retain(|_, slot| !slot.is_stale(now));
         let idle = state.idle_feeds();
         let too_many = idle.len().saturating_sub(MAX_IDLE_FEEDS);
         let is_left = |(at, (since, _)): &(usize, (Instant, u64))| *at < too_many || now >= *since + LINGER;
@@ -491,9 +452,7 @@ impl State {
     fn bring(&mut self, token: u64, page: Option<FeedPage>) {
         let Some(slot) = self.pages.get_mut(&token) else { return };
         let next = self.feeds.get(&slot.feed).map_or(0, |feed| feed.ring.next());
-        slot.since = Instant::now();
-        slot.page = page.map_or(PageState::Failed, |page| PageState::Came(next, page));
-        slot.news.notify_waiters();
+        slot.bring(next, page);
     }
 }
 
@@ -622,6 +581,39 @@ mod tests {
         assert!(next(&mut watch).await.contains("source_lost"));
         let (mut anew, _) = hub.enter(&interest, true, Some(cursor)).unwrap();
         assert!(next(&mut anew).await.contains("\"cursor\""));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_for_a_page_keeps_its_place_and_hears_of_changes_and_that_the_watch_is_alive()
+    {
+        let (hub, mut watch, mut requests, _keep) = open();
+        let pages = u32::try_from(MAX_PAGES).unwrap();
+        let all = Arc::clone(&hub.room_for_pages).acquire_many_owned(pages).await.unwrap();
+        next(&mut watch).await;
+        tell(&hub, vec![changed(&watch, &[record("a", 1, 0)])]);
+        assert!(next(&mut watch).await.starts_with("event: put"));
+        watch.be_silent();
+        assert_eq!(next(&mut watch).await, ": keep-alive\n\n");
+        let behind = tokio::spawn(Arc::clone(&hub.room_for_pages).acquire_many_owned(pages));
+        tokio::task::yield_now().await;
+        drop(all);
+        asked(&mut watch, &mut requests).await;
+        assert!(!behind.is_finished(), "the watch was first");
+        drop(watch);
+        drop(tokio::time::timeout(Duration::from_secs(10), behind).await.unwrap().unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_must_wait_for_others_share_is_known_to_be_alive() {
+        let (hub, mut watch, _requests, _keep) = open();
+        // All that is given from now on waits for hours.
+        hub.state().charge_piece(1 << 40);
+        next(&mut watch).await;
+        tell(&hub, vec![changed(&watch, &[record("a", 1, 0)])]);
+        watch.be_silent();
+        assert_eq!(next(&mut watch).await, ": keep-alive\n\n");
+        watch.be_silent();
+        assert_eq!(next(&mut watch).await, ": keep-alive\n\n");
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@
 
 mod event;
 mod hub;
+mod pages;
 mod reader;
 mod ring;
 

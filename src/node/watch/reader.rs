@@ -1,8 +1,8 @@
 //! One watch: a place in a feed's ring, and how it came there.
 
-use super::WatchRequest;
 use super::event::{append_error, append_record, append_reset, append_synced};
-use super::hub::{Feed, Hub, PageState, State};
+use super::hub::{Feed, Hub, State};
+use super::pages::PageState;
 use crate::engine::operation::OperationError;
 use crate::model::RecordRef;
 use bytes::Bytes;
@@ -115,10 +115,21 @@ impl Watch {
         self.feed
     }
 
+    /// As if nothing had been given for long.
+    #[cfg(test)]
+    pub(super) fn be_silent(&mut self) {
+        self.last_given -= KEEP_ALIVE;
+    }
+
     /// The next piece of the stream of events; `None` at its end.
     pub async fn next(&mut self) -> Option<Bytes> {
-        if let Some(not_before) = self.not_before.take() {
-            tokio::time::sleep_until(not_before).await;
+        if let Some(not_before) = self.not_before {
+            let silent_until = self.last_given + KEEP_ALIVE;
+            tokio::time::sleep_until(not_before.min(silent_until)).await;
+            if silent_until < not_before {
+                return Some(self.keep_alive());
+            }
+            self.not_before = None;
         }
         loop {
             let (news, page_news) = (Arc::clone(&self.news), Arc::clone(&self.page_news));
@@ -133,7 +144,7 @@ impl Watch {
                     return Some(piece.into());
                 }
                 Step::End => return None,
-                Step::Ask { epoch, source, after } => self.ask(epoch, source, after).await,
+                Step::Ask { epoch, source, after } => self.ask((epoch, source, after)),
                 Step::Wait(until) => {
                     let silent_until = self.last_given + KEEP_ALIVE;
                     let wake_at = until.map_or(silent_until, |until| until.min(silent_until));
@@ -143,22 +154,22 @@ impl Watch {
                         () = tokio::time::sleep_until(wake_at) => {}
                     }
                     if Instant::now() >= silent_until {
-                        self.last_given = Instant::now();
-                        return Some(Bytes::from_static(b": keep-alive\n\n"));
+                        return Some(self.keep_alive());
                     }
                 }
             }
         }
     }
 
-    async fn ask(&mut self, epoch: u64, source: usize, after: Option<Vec<u8>>) {
-        // The semaphore is never closed.
-        let Ok(room) = Arc::clone(&self.hub.room_for_pages).acquire_owned().await else { return };
-        let token = self.hub.expect_page(self.feed, &self.page_news, room);
+    fn keep_alive(&mut self) -> Bytes {
+        self.last_given = Instant::now();
+        Bytes::from_static(b": keep-alive\n\n")
+    }
+
+    fn ask(&mut self, wanted: (u64, usize, Option<Vec<u8>>)) {
         if let Phase::Lists(listing) = &mut self.phase {
-            listing.page = Some((token, 0));
+            listing.page = Some((self.hub.ask_for_page(self.feed, &self.page_news, wanted), 0));
         }
-        self.hub.ask(WatchRequest::Page { token, feed: self.feed, epoch, source, after }).await;
     }
 
     fn step(&mut self) -> Step {
