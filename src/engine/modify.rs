@@ -5,7 +5,8 @@
 //! changes in one go on its data thread, so whatever goes through one home happens one after the
 //! other. What must hold:
 //!
-//! - Only a complete owner looks: its table has what was acknowledged, redb is asked first where it must be.
+//! - Only a complete owner looks: it lacks nothing but what is still on its way to it. Redb is asked first where it
+//!   must be.
 //! - Who is asked and takes an owner *before* itself for the home hands the change on to it; one behind
 //!   itself never, so the change goes forward through the owners and nowhere in a circle. Who is no
 //!   home by its own view and knows nobody before itself says that it is not ready, and the front asks anew.
@@ -15,7 +16,8 @@
 //! The interleaving that two changes survive: members disagree about who is alive, two owners both take
 //! themselves for the home, and each finds what was there before both. The later stamp wins, and the
 //! other change is told superseded if it meets the later one in time. A plain write needs no home: one that is
-//! stamped elsewhere at that moment is not seen by the change, and the later of both wins.
+//! stamped elsewhere at that moment is not seen by the change, and the later of both wins. Nor does
+//! the next home see what other owners confirmed to a client when the home was lost, until it has come there too.
 
 use super::Engine;
 use super::operation::{Change, Completion, Modified, OperationError, Outcome, Stored};

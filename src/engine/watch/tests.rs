@@ -175,6 +175,28 @@ fn a_watch_whose_source_is_lost_begins_anew_with_another_and_misses_nothing() {
 }
 
 #[test]
+fn between_a_gap_and_the_next_beginning_nothing_is_told_by_the_sources_that_are_left() {
+    let mut world = world(1);
+    let names = [0, 1, 2].map(|at| name_owned_by(&world, &[at]));
+    let mut reader = Reader::open(&mut world, 0);
+    world.cut(0, 1);
+    let mut outputs = Vec::new();
+    for name in [&names[0], &names[2]] {
+        let at = owners(&world, name)[0];
+        set(&mut world.engines[at], name, b"latest", None);
+        world.carry();
+        outputs.extend(world.engines[0].take_outputs());
+    }
+    assert!(matches!(outputs[..], [Output::Gap { reason: Gap::Source, .. }]), "{outputs:?}");
+    assert_eq!(world.engines[2].watch_counts().1, 1, "its watch was not ended yet");
+    world.link(0, 1);
+    world.pass(1_000);
+    reader.read(&mut world);
+    let latest = [&names[0], &names[2]].map(|name| reader.value(name));
+    assert_eq!((reader.lists, latest), (0, [Some(&b"latest"[..]); 2]));
+}
+
+#[test]
 fn a_source_that_could_not_vouch_for_a_partition_for_a_moment_ends_its_watches_before_it_tells_anything() {
     let mut world = world(1);
     let name = name_owned_by(&world, &[1]);
