@@ -355,7 +355,7 @@ async fn with_tls_both_ports_are_encrypted_and_new_certificates_are_taken_withou
     assert!(answered.unwrap().ends_with(b"vv\r\n"));
 
     // Who speaks in plain text gets no answer.
-    assert!(matches!(group[0].client().status().await, Err(ClientError::Lost { .. })));
+    assert!(matches!(group[0].client().status().await, Err(ClientError::Foreign { .. })));
     let mut plain = TcpStream::connect(group[0].resp).await.unwrap();
     assert!(!line(&mut plain, "PING").await.contains("PONG"));
 

@@ -1,11 +1,12 @@
 //! Answers over HTTP, before anybody knows what they mean, and what is wrong with them.
 
-use super::{ClientError, Tried};
+use super::{ClientError, TlsProblem, Tried};
 use crate::model::Timestamp;
 use crate::node::handle::documents::{Ending, ErrorDocument, Outcome};
 use bytes::Bytes;
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
+use std::error::Error;
 
 /// A member's answer.
 #[derive(Debug)]
@@ -40,11 +41,27 @@ impl RawAnswer {
 
 /// What a request failed with that got no whole answer.
 pub(super) fn failure(address: &str, changes: bool, error: &reqwest::Error) -> ClientError {
+    let address = address.to_owned();
     if error.is_connect() {
-        let tried = Tried { address: address.to_owned(), reason: cause(error) };
-        return ClientError::Unreachable { tried: vec![tried] };
+        return match TlsProblem::of(error) {
+            Some(problem) => ClientError::Tls { address, problem },
+            None => ClientError::Unreachable { tried: vec![Tried { address, reason: cause(error) }] },
+        };
     }
-    lost(address, changes, error)
+    if is_no_http(error) {
+        let plain = error.url().is_some_and(|url| url.scheme() == "http");
+        let what =
+            if plain { "what is no HTTP; with TLS write https:// before it" } else { "what is no HTTP" };
+        return ClientError::Foreign { address, reason: what.to_owned() };
+    }
+    lost(&address, changes, error)
+}
+
+/// Whether what came back can't be read as an answer.
+fn is_no_http(error: &reqwest::Error) -> bool {
+    let first: &(dyn Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |&cause| cause.source());
+    causes.any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
 pub(super) fn lost(address: &str, changes: bool, error: &reqwest::Error) -> ClientError {
@@ -105,7 +122,7 @@ pub fn completed(outcome: Outcome) -> Result<Outcome, ClientError> {
 
 /// The innermost cause, which is what a person can do something about.
 pub(super) fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }

@@ -5,8 +5,7 @@ use super::members::{Members, Session};
 use super::{Client, ClientError, Tried, is_address};
 use crate::model::settings::Level;
 use crate::node::handle::tokens::TokenText;
-use crate::security::tls;
-use reqwest::Certificate;
+use crate::security::{tls, trust};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +70,8 @@ impl ClientBuilder {
         Self { token: Some(TokenText::new(text.into())), ..self }
     }
 
-    /// Over `https`, trusts only certificates of these authorities (PEM) instead of the system's.
+    /// Over `https`, trusts only these certificates (PEM) and those that they vouch for, instead of what the system
+    /// trusts. A member's own certificate among them is trusted as it is, within its time and for its names.
     #[must_use]
     pub fn authorities(self, pem: impl Into<Vec<u8>>) -> Self {
         Self { authorities: Some(pem.into()), ..self }
@@ -147,11 +147,8 @@ impl ClientBuilder {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
         if let Some(pem) = &self.authorities {
-            let authorities = Certificate::from_pem_bundle(pem).unwrap_or_default();
-            if authorities.is_empty() {
-                return Err(ClientError::Authorities);
-            }
-            builder = builder.tls_certs_only(authorities);
+            let trusting = trust::trusting(pem).ok_or(ClientError::Authorities)?;
+            builder = builder.tls_backend_preconfigured(trusting);
         } else if !encrypted {
             // Nobody is to be trusted, so the system need not be asked whom it trusts.
             builder = builder.tls_certs_only([]);

@@ -3,6 +3,7 @@
 use super::DEFAULT_ADDRESS;
 use crate::model::Timestamp;
 use crate::model::key::KeyError;
+use crate::security::trust::TlsProblem;
 use std::fmt;
 
 /// An address that was tried in vain.
@@ -45,6 +46,14 @@ pub enum ClientError {
     Unreachable {
         /// Every address, and why it is none.
         tried: Vec<Tried>,
+    },
+    /// A member was connected to, and TLS with it failed. Nothing was changed.
+    #[error("no TLS with {address}: {problem}")]
+    Tls {
+        /// Who was asked.
+        address: String,
+        /// What is wrong.
+        problem: TlsProblem,
     },
     /// The connection was lost after a question was sent, which changes nothing.
     #[error(

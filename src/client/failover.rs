@@ -85,6 +85,8 @@ fn verdict(nature: Nature, error: &ClientError) -> Verdict {
     match (error, nature) {
         (_, Nature::ChangeOne) => Final,
         (ClientError::Unreachable { .. }, _) => Elsewhere,
+        // Certificates don't mend within a client's patience.
+        (ClientError::Tls { .. }, _) => NeverHere,
         (_, Nature::ReadOne) => Final,
         (ClientError::Lost { .. }, _) | (ClientError::Foreign { .. }, Nature::Read) => Elsewhere,
         (ClientError::Refused { code, .. }, _) => {

@@ -53,6 +53,7 @@ mod watch;
 pub use crate::model::edit::Condition;
 pub use crate::model::settings::Level;
 pub use crate::model::{MemberId, Timestamp};
+pub use crate::security::trust::TlsProblem;
 pub use answer::completed;
 pub use builder::ClientBuilder;
 pub use error::{ClientError, Tried};

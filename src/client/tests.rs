@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod encrypted;
+
 #[test]
 fn an_address_has_a_host_and_a_port() {
     for address in ["127.0.0.1:7401", "localhost:1", "[::1]:7401", "member-1.example:65535"] {

@@ -17,6 +17,7 @@ pub mod operator;
 pub mod seal;
 pub mod secret;
 pub mod tls;
+pub mod trust;
 
 pub use handshake::{Credentials, Established, Handshake, HandshakeError, Progress};
 pub use hello::{ProtocolRange, Refusal, Role};
