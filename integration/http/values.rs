@@ -93,6 +93,8 @@ async fn parts_of_a_value_can_be_read_and_joined() {
     assert_has(&part(&[("Range", "bytes=7-"), ("If-Range", &tag)]).await, &["HTTP/1.1 206", "\r\n\r\n789"]);
     let beyond = part(&[("Range", "bytes=10-")]).await;
     assert_has(&beyond, &["HTTP/1.1 416", "content-range: bytes */10", "bad_range"]);
+    let no_range = part(&[("Range", "bytes=5-1")]).await;
+    assert_has(&no_range, &["HTTP/1.1 200", "\r\n\r\n0123456789"]);
     served.send("PUT", "/v1/kv/c/k", "another one").await;
     let whole = part(&[("Range", "bytes=7-"), ("If-Range", &tag)]).await;
     assert_has(&whole, &["HTTP/1.1 200", "accept-ranges: bytes", "\r\n\r\nanother one"]);

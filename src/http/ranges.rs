@@ -1,6 +1,7 @@
 //! Parts of values (RFC 9110 §14): one range of bytes.
 //!
-//! What asks for several ranges, or in another unit, gets the whole value, as the standard has it.
+//! What asks for several ranges, in another unit, or in no form that the standard knows, gets the whole value, as it
+//! has it; only what is well-formed and lies outside of the value gets nothing.
 
 use axum::http::{HeaderMap, header};
 use std::ops::Range;
@@ -25,12 +26,14 @@ pub(super) fn wanted(headers: &HeaderMap, length: usize) -> Wanted {
         return Wanted::Whole;
     }
     match part(ranges.trim(), length) {
-        Some(part) if part.start < part.end => Wanted::Part(part),
-        _ => Wanted::Nothing,
+        None => Wanted::Whole,
+        Some(part) if part.is_empty() => Wanted::Nothing,
+        Some(part) => Wanted::Part(part),
     }
 }
 
-/// `first-last`, `first-` or `-how many at the end`.
+/// What of the value `first-last`, `first-` or `-how many at the end` names, which may be nothing; `None` if it is
+/// none of these.
 fn part(text: &str, length: usize) -> Option<Range<usize>> {
     let (first, last) = text.split_once('-')?;
     if first.is_empty() {
@@ -39,7 +42,7 @@ fn part(text: &str, length: usize) -> Option<Range<usize>> {
     }
     let first = number(first)?;
     let last = if last.is_empty() { usize::MAX } else { number(last)? };
-    (first <= last && first < length).then(|| first..last.saturating_add(1).min(length))
+    (first <= last).then(|| first..last.saturating_add(1).min(length))
 }
 
 /// A number of digits alone; one that is too large is as large as can be.
@@ -67,14 +70,21 @@ mod tests {
         assert_eq!(of("bytes=7-99999999999999999999999", 10), Wanted::Part(7..10));
         assert_eq!(of("bytes=-3", 10), Wanted::Part(7..10));
         assert_eq!(of("bytes=-30", 10), Wanted::Part(0..10));
-        for nothing in
-            ["bytes=10-", "bytes=4-2", "bytes=-0", "bytes=x", "bytes=-", "bytes=1--2", "bytes=+1-2"]
-        {
+        for nothing in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
             assert_eq!(of(nothing, 10), Wanted::Nothing, "{nothing}");
         }
         assert_eq!(of("bytes=0-", 0), Wanted::Nothing);
-        for whole in ["lines=1-2", "bytes=0-1,3-4", "bytes"] {
+        for whole in ["lines=1-2", "bytes=0-1,3-4"] {
             assert_eq!(of(whole, 10), Wanted::Whole, "{whole}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_range_is_ignored() {
+        for ignored in
+            ["bytes", "bytes=", "bytes=4-2", "bytes=20-10", "bytes=x", "bytes=-", "bytes=1--2", "bytes=+1-2"]
+        {
+            assert_eq!(of(ignored, 10), Wanted::Whole, "{ignored}");
         }
     }
 
