@@ -1,8 +1,8 @@
 //! Batches: many operations in one request.
 //!
-//! All of a batch is checked before the first operation is carried out; then each succeeds or fails by itself, on each
-//! key in the batch's order.
-//! What a batch brings and what it finds are bounded.
+//! All of a batch must be well-formed before the first operation is carried out; then each succeeds or fails by
+//! itself, also where the client may not do it, on each key in the batch's order. What a batch brings and what it
+//! finds are bounded.
 
 use super::access::check;
 use super::answers::Reserved;
@@ -13,7 +13,7 @@ use super::routes::Shared;
 use super::{MAX_BATCH_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_HTTP_BATCH_OPERATIONS};
 use crate::model::token::Role;
 use crate::node::access::Caller;
-use crate::node::handle::documents::{Ending, Entry, Outcome, Outcomes};
+use crate::node::handle::documents::{Entry, Outcome, Outcomes};
 use crate::node::handle::read::Object;
 use crate::node::handle::{Answer, Handle, Operation, OperationError, Stopped};
 use axum::Extension;
@@ -43,65 +43,72 @@ pub(super) async fn batch(
     };
     let body = shared.bodies.read(&headers, body, "a batch", MAX_BATCH_BYTES).await?;
     let wall_ms = wall_ms();
-    let operations = operations_in(&body.bytes, |entry| {
-        let operation = entry.operation(level, after, wall_ms)?;
-        let role = if is_read(&operation) { Role::Read } else { Role::Write };
-        check(&caller, role, operation.key().collection())
-            .inspect_err(|_| shared.access.count_forbidden())?;
-        Ok(operation)
-    })?;
+    let operations = operations_in(&body.bytes, |entry| Ok(entry.operation(level, after, wall_ms)?))?;
+    let allow = |operation: &Operation| {
+        let role = if is_read(operation) { Role::Read } else { Role::Write };
+        check(&caller, role, operation.key().collection()).inspect_err(|_| shared.access.count_forbidden())
+    };
     let room =
         if operations.iter().any(is_read) { shared.answers.reserve().await } else { Reserved::nothing() };
     let changes = operations.iter().any(|operation| !is_read(operation));
     // "Stopping" would say that surely nothing was changed.
     let lost =
         |stopped| if changes { OperationError::Unknown { copies: 0 }.into() } else { Failure::from(stopped) };
-    Ok(room.json(&Outcomes { results: run(&shared.handle, operations).await.map_err(lost)? }))
+    Ok(room.json(&Outcomes { results: run(&shared.handle, operations, allow).await.map_err(lost)? }))
 }
 
 const fn is_read(operation: &Operation) -> bool {
     matches!(operation, Operation::Get { .. })
 }
 
-/// Carries out a batch in pieces; those with reads are small, so that what they find stays within
-/// bounds.
-async fn run(handle: &Handle, operations: Vec<Operation>) -> Result<Vec<Outcome>, Stopped> {
+/// Carries out what `allow` allows of a batch, in pieces; those with reads are small, so that what they find stays
+/// within bounds.
+async fn run(
+    handle: &Handle,
+    operations: Vec<Operation>,
+    allow: impl Fn(&Operation) -> Result<(), Failure>,
+) -> Result<Vec<Outcome>, Stopped> {
     let piece = if operations.iter().any(is_read) { READS_IN_A_PIECE } else { operations.len() };
     let mut outcomes = Vec::with_capacity(operations.len());
     let (mut found_bytes, mut seen) = (0, 0);
     let mut operations = operations.into_iter().peekable();
     while operations.peek().is_some() {
-        let (mut run, mut refused) = (Vec::new(), Vec::new());
+        let (mut run, mut refusals) = (Vec::new(), Vec::new());
         for mut operation in operations.by_ref().take(piece) {
             operation.follow(seen);
-            let refuse = found_bytes > MAX_BATCH_ANSWER_BYTES && is_read(&operation);
-            refused.push(refuse);
-            if !refuse {
+            let too_much = found_bytes > MAX_BATCH_ANSWER_BYTES && is_read(&operation);
+            let allowed = if too_much { Err(too_much_found()) } else { allow(&operation) };
+            refusals.push(allowed.err());
+            if let Some(None) = refusals.last() {
                 run.push(operation);
             }
         }
         let mut answers = handle.run(run).await?.into_iter();
-        for refuse in refused {
-            let answer = if refuse { None } else { answers.next() };
-            if let Some(Ok(answer)) = &answer {
-                seen = seen.max(answer.time());
-            }
-            if let Some(Ok(Answer::Found(Some(record)))) = &answer {
-                found_bytes += record.view().body().len();
-            }
-            outcomes.push(answer.map_or_else(too_much_found, |answer| Outcome::of_answer(&answer)));
+        for refusal in refusals {
+            let outcome = match refusal {
+                Some(failure) => failure.outcome(),
+                None => {
+                    let answer = answers.next().unwrap_or(Err(OperationError::Unknown { copies: 0 }));
+                    seen = seen.max(answer.as_ref().map_or(0, Answer::time));
+                    if let Ok(Answer::Found(Some(record))) = &answer {
+                        found_bytes += record.view().body().len();
+                    }
+                    Outcome::of_answer(&answer)
+                }
+            };
+            outcomes.push(outcome);
         }
     }
     Ok(outcomes)
 }
 
-fn too_much_found() -> Outcome {
+fn too_much_found() -> Failure {
     let message =
         format!("a batch finds at most {MAX_BATCH_ANSWER_BYTES} bytes of values; read this key by itself");
-    Outcome { error: Some("too_large".to_owned()), message: Some(message), ..Outcome::new(Ending::Failed) }
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
-/// The operations of a batch, all of which are checked before the first is carried out.
+/// The operations of a batch, all of which must be well-formed.
 fn operations_in(
     body: &Bytes,
     operation: impl Fn(&Entry) -> Result<Operation, Failure>,

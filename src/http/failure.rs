@@ -3,7 +3,7 @@
 use super::query::QueryError;
 use crate::model::edit::EditError;
 use crate::model::key::KeyError;
-use crate::node::handle::documents::{DocumentError, ErrorDocument};
+use crate::node::handle::documents::{DocumentError, Ending, ErrorDocument, Outcome};
 use crate::node::handle::{ControlError, OperationError, Stopped};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -36,6 +36,11 @@ impl Failure {
     pub(super) fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
+    }
+
+    /// As one operation of a batch is answered, where only it failed.
+    pub(super) fn outcome(self) -> Outcome {
+        Outcome { error: Some(self.code), message: Some(self.message), ..Outcome::new(Ending::Failed) }
     }
 }
 

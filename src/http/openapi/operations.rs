@@ -254,7 +254,7 @@ fn reads(api: &mut Api) {
             level("read_level"),
             if_match(false),
             if_none_match(false),
-            parameter("header", "Range", range.clone(), "A part of the value: `bytes=0-1023`, `bytes=1024-`, `bytes=-10`. Several at once are answered with all of it."),
+            parameter("header", "Range", range.clone(), "A part of the value: `bytes=0-1023`, `bytes=1024-`, `bytes=-10`. Several at once, and what is no range (`bytes=5-1`), are answered with all of it."),
             parameter("header", "If-Range", json!({ "type": "string" }), "The part only if the value has this entity tag, else all of it."),
         ])
         .answers(200, "The value.", "application/octet-stream", bytes.clone())
@@ -317,7 +317,7 @@ fn changes(api: &mut Api) {
 fn batch(api: &mut Api) {
     let outcomes = api.schema::<Outcomes>();
     let batch = Operation::new("batch", KEYS, "Many operations in one request")
-        .says("All are checked before the first is carried out; then each succeeds or fails by itself, and none waits for another. The body may also be lines of JSON, one operation each. A batch without `op`s is a list of records to be stored.")
+        .says("All must be well-formed before the first is carried out; then each succeeds or fails by itself, and none waits for another: one that the token does not allow has the outcome `failed` with the error `forbidden`. The body may also be lines of JSON, one operation each. A batch without `op`s is a list of records to be stored.")
         .takes([level("write_level` or `read_level"), after()])
         .body("application/json", batch_schema(), true)
         .answers_json("What each of them came to, in their order.", outcomes)
