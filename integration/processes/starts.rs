@@ -98,6 +98,20 @@ async fn members_that_are_told_to_stop_under_load_end_in_time_and_lose_nothing()
     }
 }
 
+#[tokio::test]
+async fn a_hangup_changes_nothing_and_a_member_says_so() {
+    let mut group = Group::ready(1, &Plan::default()).await;
+    group[0].signal("HUP");
+    until("the member says so", PATIENCE, async || {
+        let log = group[0].log();
+        if log.contains("SIGHUP changes nothing") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert!(group[0].client().ready().await.is_ok());
+    group[0].signal("TERM");
+    assert!(group[0].ended(PATIENCE).await.success(), "{}", group[0].log());
+}
+
 /// A `kith dev` that ends with the test.
 struct Dev(Child);
 
@@ -110,7 +124,13 @@ impl Drop for Dev {
 }
 
 #[tokio::test]
-async fn ctrl_c_stops_kith_dev_and_all_its_members() {
+async fn ctrl_c_stops_kith_dev_and_all_its_members_and_so_does_the_end_of_its_terminal() {
+    for signal in ["INT", "HUP"] {
+        dev_is_stopped_by(signal).await;
+    }
+}
+
+async fn dev_is_stopped_by(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     until("the ports of kith dev are free", PATIENCE, async || {
         for port in [7_400, 7_401, 7_402, 7_410, 7_411, 7_412] {
@@ -130,7 +150,7 @@ async fn ctrl_c_stops_kith_dev_and_all_its_members() {
         .collect();
     assert_eq!(pids.len(), 2, "kith dev tells of its members");
 
-    signal(dev.0.id(), "INT");
+    signal(dev.0.id(), name);
     let status = until("kith dev ends", STOP_DEADLINE, async || {
         dev.0.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())
     });

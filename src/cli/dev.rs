@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
+use tokio::signal::unix::SignalKind;
 use tokio::time::{Instant, timeout};
 
 /// Members at most: more make no better trial on one machine.
@@ -48,7 +49,9 @@ pub(super) struct DevArgs {
 /// `kith dev`
 pub(super) async fn run(args: &DevArgs, output: Output) -> Result<(), CliError> {
     let plans = directory::prepare(&args.data_dir, args.members)?;
-    let mut stop = pin!(signalled());
+    // The last one comes when the terminal is closed.
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let mut stop = pin!(signalled(signals));
     let mut members = Vec::new();
     for plan in plans {
         match Member::start(plan) {

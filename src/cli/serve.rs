@@ -2,7 +2,8 @@
 //!
 //! The file is read here; everything after that is [`crate::node`]'s. A member stops in order on
 //! SIGINT and SIGTERM, and, when a parent process asked for it, at the end of standard input: so a
-//! member never outlives the `kith dev` that started it, however that one ended.
+//! member never outlives the `kith dev` that started it, however that one ended. SIGHUP, with which others
+//! are told to read their files again, changes nothing: certificates are read again by themselves.
 
 use super::error::CliError;
 use crate::config::{LogFormat, MemberConfig};
@@ -14,7 +15,8 @@ use crate::{http, resp};
 use clap::Args;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use tokio::signal::unix::{SignalKind, signal};
+use std::task::Poll;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -94,7 +96,18 @@ async fn stop_requested(with_input: bool) {
     let input = async { if with_input { input_ended().await } else { std::future::pending().await } };
     tokio::select! {
         () = input => {}
-        () = signalled() => {}
+        () = signalled([SignalKind::interrupt(), SignalKind::terminate()]) => {}
+        () = pass_over_hangups() => {}
+    }
+}
+
+/// Says at each SIGHUP that there is nothing to do; never completes.
+async fn pass_over_hangups() {
+    loop {
+        signalled([SignalKind::hangup()]).await;
+        tracing::info!(
+            "SIGHUP changes nothing: certificates are taken by themselves, all else in the file at a start"
+        );
     }
 }
 
@@ -110,17 +123,13 @@ async fn input_ended() {
     let _ = end.await;
 }
 
-/// Completes at SIGINT or SIGTERM.
-pub(super) async fn signalled() {
-    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    match (interrupt, terminate) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        // Without handlers the signals end the process at once, which loses nothing that was acknowledged.
-        _ => std::future::pending().await,
-    }
+/// Completes at the first of these signals. A process without a handler is ended by them at once, which loses nothing
+/// that was acknowledged.
+pub(super) async fn signalled<const N: usize>(kinds: [SignalKind; N]) {
+    let mut signals: Vec<Signal> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    std::future::poll_fn(|cx| {
+        let is_there = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+        if is_there { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
