@@ -648,6 +648,12 @@ async fn writes_that_lost_are_told_once_though_several_members_know_of_them() {
     assert_eq!((writes, silent), (told.latest, Vec::new()));
     let text = served.send("GET", "/v1/cluster/superseded", "").await;
     assert_has(&text, &["200 OK", r#""key_base64":"/w==""#, r#""winner":"2""#]);
+
+    let (known, [app]) = tokens([("app", Role::Read, "app.")]);
+    served.tokens.publish(&known);
+    let limited = Client::builder([served.address.to_string()]).token(&*app).build().unwrap();
+    let refused = limited.superseded_anywhere(WITHIN).await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Forbidden { .. }), "none are not none to be seen: {refused:?}");
 }
 
 /// Tokens by name, role and beginning of collections' names, and their texts.

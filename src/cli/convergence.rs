@@ -85,7 +85,8 @@ pub(super) async fn superseded(client: &Client, output: Output) -> Result<(), Cl
     }
     output.show(&json!({ "latest": writes, "silent": silent }), || {
         if writes.is_empty() {
-            return "no write is known to have lost to a concurrent one".to_owned();
+            let who = if silent.is_empty() { "no member" } else { "no member that answered" };
+            return format!("{who} knows of a write that lost to a concurrent one");
         }
         table(&["KEY", "COLLECTION", "LOST", "WON", "NOTICED"], writes.iter().map(row))
     })

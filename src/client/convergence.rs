@@ -105,7 +105,8 @@ impl Client {
     /// did not answer within the time.
     ///
     /// # Errors
-    /// [`ClientError`] when no member could be asked who the others are.
+    /// [`ClientError`] when no member could be asked who the others are; [`ClientError::Forbidden`] when the token
+    /// may not see them, for which it takes the role `read` in all collections.
     pub async fn superseded_anywhere(
         &self,
         within: Duration,
@@ -133,14 +134,19 @@ impl Client {
         for address in self.members.addresses() {
             let first = self.at(address);
             match in_time(address, within, first.convergence()).await {
-                Ok(known) => return Ok(first.ask_known(&known, path, within).await),
+                Ok(known) => return first.ask_known(&known, path, within).await,
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| self.foreign(&"no address")))
     }
 
-    async fn ask_known<T>(&self, known: &Convergence, path: &'static str, within: Duration) -> Answers<T>
+    async fn ask_known<T>(
+        &self,
+        known: &Convergence,
+        path: &'static str,
+        within: Duration,
+    ) -> Result<Answers<T>, ClientError>
     where
         T: DeserializeOwned + Send + 'static,
     {
@@ -165,6 +171,8 @@ impl Client {
             match answer {
                 Ok((name, _, Ok(answer))) => answers.told.push((name, answer)),
                 Ok((name, address, Err(error))) => {
+                // Every member says the same, so it is no silence of this one.
+                Ok((_, _, Err(error @ ClientError::Forbidden { .. }))) => return Err(error),
                     answers.silent.push(format!("{name} does not answer at {address}: {error}"));
                 }
                 Err(error) => answers.silent.push(error.to_string()),
@@ -172,7 +180,7 @@ impl Client {
         }
         answers.told.sort_by(|one, other| one.0.cmp(&other.0));
         answers.silent.sort();
-        answers
+        Ok(answers)
     }
 
     /// The same client for one address.
