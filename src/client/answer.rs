@@ -7,6 +7,7 @@ use bytes::Bytes;
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 use std::error::Error;
+use std::time::Duration;
 
 /// A member's answer.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ impl RawAnswer {
         let status = response.status();
         let timestamp = response.headers().get("kith-timestamp");
         let timestamp = timestamp.and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = response.bytes().await.map_err(|error| lost(address, changes, &error))?;
+        let body = response.bytes().await.map_err(|error| lost(address, changes, cause(&error)))?;
         if status.is_success() {
             return Ok(Self { address: address.to_owned(), timestamp, body });
         }
@@ -54,7 +55,7 @@ pub(super) fn failure(address: &str, changes: bool, error: &reqwest::Error) -> C
             if plain { "what is no HTTP; with TLS write https:// before it" } else { "what is no HTTP" };
         return ClientError::Foreign { address, reason: what.to_owned() };
     }
-    lost(&address, changes, error)
+    lost(&address, changes, cause(error))
 }
 
 /// Whether what came back can't be read as an answer.
@@ -64,9 +65,14 @@ fn is_no_http(error: &reqwest::Error) -> bool {
     causes.any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
-pub(super) fn lost(address: &str, changes: bool, error: &reqwest::Error) -> ClientError {
-    let (address, reason) = (address.to_owned(), cause(error));
+fn lost(address: &str, changes: bool, reason: String) -> ClientError {
+    let address = address.to_owned();
     if changes { ClientError::Unknown { address, reason } } else { ClientError::Lost { address, reason } }
+}
+
+/// What a request failed with whose answer took longer than this.
+pub(super) fn late(address: &str, changes: bool, time: Duration) -> ClientError {
+    lost(address, changes, format!("nothing within {time:?}"))
 }
 
 /// What an answer says that is no success.

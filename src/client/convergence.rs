@@ -11,6 +11,7 @@
 //! Whatever was acknowledged before the watch began is then with all its owners, durably: nobody keeps hints,
 //! and what was under way has arrived, or nothing is.
 
+use super::answer::late;
 use super::failover::Nature;
 use super::members::Members;
 use super::{Client, ClientError};
@@ -170,7 +171,6 @@ impl Client {
         while let Some(answer) = asked.join_next().await {
             match answer {
                 Ok((name, _, Ok(answer))) => answers.told.push((name, answer)),
-                Ok((name, address, Err(error))) => {
                 // Every member says the same, so it is no silence of this one.
                 Ok((_, _, Err(error @ ClientError::Forbidden { .. }))) => return Err(error),
                     answers.silent.push(format!("{name} does not answer at {address}: {error}"));

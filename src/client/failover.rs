@@ -14,11 +14,11 @@
 //! Requests that concern one member are not for others: nobody wants member 2 to leave because member 1 is down.
 
 use super::ClientError;
-use super::answer::{RawAnswer, failure};
+use super::answer::{RawAnswer, failure, late};
 use super::members::Members;
 use super::{Client, Tried};
 use bytes::Bytes;
-use reqwest::Method;
+use reqwest::{Method, Response};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,6 +29,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a read waits for a member while there is another one to ask.
 const READ_ATTEMPT: Duration = Duration::from_secs(10);
+/// The least that a change of the cluster is waited for; members give up before that.
+const GOVERN_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the rest of an answer may take that has begun.
+const REST_TIMEOUT: Duration = Duration::from_secs(60);
+/// What bodies are sent at, if slowly.
+const SLOW_BYTES_PER_SECOND: usize = 256 << 10;
 
 /// Refusals after which surely nothing was changed, that pass or that other members may not give.
 const PASSING: [&str; 10] = [
@@ -163,11 +169,15 @@ impl<'a> Attempts<'a> {
             Nature::ChangeOne | Nature::ReadOne => Duration::ZERO,
             _ => client.patience,
         };
+        let timeout = match nature {
+            Nature::Govern | Nature::ChangeOne => client.timeout.max(GOVERN_TIMEOUT),
+            _ => client.timeout,
+        };
         Self {
             members,
             nature,
             began: Instant::now(),
-            timeout: client.timeout,
+            timeout,
             patience,
             pause: FIRST_PAUSE,
             queue,
@@ -257,7 +267,7 @@ impl Client {
         Err(attempts.give_up())
     }
 
-    /// Asks one member.
+    /// Asks one member, which begins to answer within this time.
     pub(super) async fn ask_at(
         &self,
         member: usize,
@@ -265,9 +275,9 @@ impl Client {
         time: Duration,
     ) -> Result<RawAnswer, ClientError> {
         let (address, changes) = (self.members.address(member), request.nature.changes());
-        let sent = self.sent_to(address, request).timeout(time).send().await;
-        let response = sent.map_err(|error| failure(address, changes, &error))?;
-        let answer = RawAnswer::read(address, changes, response).await;
+        let response = self.begun(member, request, time).await?;
+        let rest = tokio::time::timeout(REST_TIMEOUT, RawAnswer::read(address, changes, response)).await;
+        let answer = rest.unwrap_or_else(|_| Err(late(address, changes, REST_TIMEOUT)));
         let seen = match &answer {
             Ok(answer) => answer.timestamp,
             Err(ClientError::ConditionFailed { present }) => *present,
@@ -280,11 +290,21 @@ impl Client {
         answer
     }
 
-    /// A request as it goes to one address.
-    pub(super) fn sent_to(&self, address: &str, request: &Request) -> reqwest::RequestBuilder {
+    /// An answer that has begun within this time, beside what the request takes to be sent.
+    pub(super) async fn begun(
+        &self,
+        member: usize,
+        request: &Request,
+        time: Duration,
+    ) -> Result<Response, ClientError> {
+        let (address, changes) = (self.members.address(member), request.nature.changes());
         let url = format!("{}://{address}{}", self.scheme, request.path);
         let sent = self.http.request(request.method.clone(), url);
         let sent = request.headers.iter().fold(sent, |sent, (name, value)| sent.header(*name, value));
-        sent.body(request.body.clone())
+        let slowly = Duration::from_secs((request.body.len() / SLOW_BYTES_PER_SECOND) as u64);
+        let time = time.saturating_add(slowly);
+        let begun = tokio::time::timeout(time, sent.body(request.body.clone()).send()).await;
+        let response = begun.map_err(|_| late(address, changes, time))?;
+        response.map_err(|error| failure(address, changes, &error))
     }
 }

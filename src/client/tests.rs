@@ -5,6 +5,7 @@ use crate::node::handle::documents::Entry;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -227,6 +228,29 @@ async fn a_change_without_an_answer_in_time_is_of_unknown_fate() {
     let error = put(&client.build().unwrap()).await.unwrap_err();
     assert!(matches!(error, ClientError::Unknown { .. }), "{error:?}");
     assert_eq!((first.times(), second.times()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_change_of_the_cluster_is_waited_for_until_members_give_it_up_and_others_are_not() {
+    use super::failover::{Attempts, Nature};
+    let client = Client::new([nobody()]).unwrap();
+    let time = |nature| Attempts::new(&client, nature).time();
+    for nature in [Nature::Govern, Nature::ChangeOne] {
+        assert!(time(nature) > crate::http::REQUEST_TIMEOUT, "{nature:?}");
+    }
+    for nature in [Nature::Change, Nature::Read, Nature::ReadOne] {
+        assert!(time(nature) <= Duration::from_secs(15), "{nature:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_value_has_the_time_that_a_slow_line_takes() {
+    let (silent, began) = (Fake::start([Does::IsSilent]).await, Instant::now());
+    let client = Client::builder([&silent.address]).timeout(Duration::from_millis(1)).build().unwrap();
+    let value = Bytes::from(vec![0; 512 << 10]);
+    let error = client.put("c", b"k", value, &WriteOptions::default()).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error:?}");
+    assert!(began.elapsed() > Duration::from_secs(2), "at 256 KiB a second");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 //! its event was taken in; nothing is kept but one piece of the connection and the events in it. The reader's
 //! slowness reaches the member: what it does not take is not fetched.
 
-use super::answer::{RawAnswer, failure, refusal};
+use super::answer::{RawAnswer, refusal};
 use super::events::{Event, Parser};
 use super::failover::{Attempts, Nature, Request};
 use super::listing::Item;
@@ -257,12 +257,7 @@ impl Watch {
 
 async fn open(client: &Client, member: usize, request: &Request) -> Result<Response, ClientError> {
     let address = client.members.address(member);
-    let sent = tokio::time::timeout(BEGINNING, client.sent_to(address, request).send()).await;
-    let silent = |_| ClientError::Lost {
-        address: address.to_owned(),
-        reason: format!("nothing within {} s", BEGINNING.as_secs()),
-    };
-    let response = sent.map_err(silent)?.map_err(|error| failure(address, false, &error))?;
+    let response = client.begun(member, request, BEGINNING).await?;
     let is_events = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/event-stream");
     if response.status().is_success() && response.headers().get(CONTENT_TYPE).is_some_and(is_events) {
         return Ok(response);
