@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::names::collection_in;
 use super::routes::Shared;
 use crate::model::token::Role;
-use crate::node::access::{Access, Caller, Denied, Origin};
+use crate::node::access::{Caller, Denied, Origin};
 use axum::BoxError;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -37,8 +37,6 @@ enum Need {
     Known,
     /// A role in a collection.
     Role(Role, String),
-    /// A role in a collection, for as long as the answer goes on.
-    Stream(Role, String),
     /// A role in all collections.
     All(Role),
 }
@@ -47,13 +45,9 @@ impl Need {
     fn check(&self, caller: &Caller) -> Result<(), Failure> {
         match self {
             Self::Open | Self::Known => Ok(()),
-            Self::Role(role, collection) | Self::Stream(role, collection) => check(caller, *role, collection),
+            Self::Role(role, collection) => check(caller, *role, collection),
             Self::All(role) => check_all(caller, *role),
         }
-    }
-
-    const fn is_of_a_stream(&self) -> bool {
-        matches!(self, Self::Stream(..))
     }
 }
 
@@ -64,7 +58,7 @@ fn need(method: &Method, path: &str) -> Need {
         return Need::Role(if reads { Role::Read } else { Role::Write }, collection_in(names));
     }
     if let Some(names) = path.strip_prefix("/v1/watch/") {
-        return Need::Stream(Role::Read, collection_in(names));
+        return Need::Role(Role::Read, collection_in(names));
     }
     match path {
         "/" | "/v1/openapi.json" | "/health/live" | "/health/ready" if reads => Need::Open,
@@ -106,7 +100,7 @@ pub(super) async fn admit(
             request.extensions_mut().insert(caller.clone());
             let is_lost = Arc::new(AtomicBool::new(false));
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                let again = judge_again(&shared, arrival.origin, caller.clone(), need.clone(), &is_lost);
+                let again = judge_again(&shared, arrival.origin, caller, need, &is_lost);
                 request = request.map(|body| and_then(body, again));
             }
             let response = next.run(request).await;
@@ -115,9 +109,6 @@ pub(super) async fn admit(
                 let message =
                     "the client lost its right to this while it was still sending it; nothing was changed";
                 Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", message).into_response()
-            } else if need.is_of_a_stream() {
-                let lost = lost(shared.access.clone(), arrival.origin, caller, need);
-                response.map(|body| Body::from_stream(body.into_data_stream().take_until(lost)))
             } else {
                 response
             }
@@ -165,17 +156,6 @@ fn and_then(
 ) -> Body {
     let parts = body.into_data_stream().map(|part| part.map_err(BoxError::from));
     Body::from_stream(parts.chain(stream::once(last).filter_map(std::future::ready)))
-}
-
-/// Completes once the client may no more what it was let do: an answer without an end ends there.
-async fn lost(mut access: Access, origin: Origin, mut caller: Caller, need: Need) {
-    loop {
-        access.changed().await;
-        match access.review(origin, Some(caller)) {
-            Some(still) if need.check(&still).is_ok() => caller = still,
-            _ => return,
-        }
-    }
 }
 
 /// The token that a request shows.
@@ -253,10 +233,7 @@ fn is_local_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::token::{Grant, Token, Tokens};
-    use crate::security::{ClusterKeys, Keyring, Secret};
     use axum::http::HeaderValue;
-    use std::sync::Arc;
 
     #[test]
     fn a_route_that_nobody_thought_of_takes_an_admin() {
@@ -280,32 +257,8 @@ mod tests {
         assert_eq!(need(&Method::HEAD, "/v1/kv/a/k"), role(Role::Read, "a"));
         assert_eq!(need(&Method::PUT, "/v1/kv/%61/k/l"), role(Role::Write, "a"));
         assert_eq!(need(&Method::POST, "/v1/kv/a/k"), role(Role::Write, "a"));
-        let watched = Need::Stream(Role::Read, "_system_tokens".to_owned());
+        let watched = role(Role::Read, "_system_tokens");
         assert_eq!(need(&Method::GET, "/v1/watch/%5fsystem_tokens"), watched);
-    }
-
-    #[tokio::test]
-    async fn an_answer_without_an_end_ends_when_the_token_loses_its_role() {
-        let keys = ClusterKeys::derive(&Secret::parse("a secret of sixteen bytes").unwrap(), "c").unwrap();
-        let (publisher, access) = Access::new(Keyring::new(keys, None), false);
-        let tokens = |others: &[&str], role| {
-            let made = others.iter().chain(&["app"]).map(|name| {
-                let grants = vec![Grant { role, collections: "a".to_owned() }];
-                (name.as_bytes(), Token::create(name, name, grants, 0).unwrap().0.encode())
-            });
-            let made: Vec<_> = made.collect();
-            Arc::new(Tokens::from_records(made.iter().map(|(name, value)| (*name, value.as_slice()))))
-        };
-        publisher.publish(&tokens(&[], Role::Read));
-        let origin = Origin { local: false, encrypted: false };
-        let caller = access.admit(origin, Some("kith_app_app")).unwrap();
-        let need = Need::Stream(Role::Read, "a".to_owned());
-        let mut ends = std::pin::pin!(lost(access.clone(), origin, caller, need));
-        publisher.publish(&tokens(&["other"], Role::Read));
-        let is_over = std::future::poll_fn(|cx| std::task::Poll::Ready(ends.as_mut().poll(cx).is_ready()));
-        assert!(!is_over.await, "another token came");
-        publisher.publish(&tokens(&["other"], Role::Write));
-        ends.await;
     }
 
     #[test]
