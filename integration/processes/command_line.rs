@@ -105,6 +105,46 @@ async fn of_several_addresses_one_that_left_is_passed_over_and_none_leaves_for_a
     assert!(String::from_utf8_lossy(&given_up.stderr).contains("given up"), "{given_up:?}");
 }
 
+/// The documents on standard error, and the exit code.
+fn documents(output: &Output) -> (Vec<serde_json::Value>, Option<i32>) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    (text.lines().map(|line| serde_json::from_str(line).expect(line)).collect(), output.status.code())
+}
+
+#[tokio::test]
+async fn with_json_what_failed_is_told_as_over_http_and_the_exit_code_stays() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let kith = |arguments: &[&str]| {
+        let mut command = clean(Command::new(KITH));
+        command.env("KITH_ADDRESS", group[0].http.to_string());
+        command.args(arguments).arg("--json").output().unwrap()
+    };
+    for (arguments, code, exit) in [
+        (&["get", "none"][..], "not_found", 1),
+        (&["get", "k", "-c", "_no_/such"], "bad_key", 1),
+        (&["increment", "text"], "not_a_number", 1),
+        (&["delete", "text", "--if-timestamp", "0000000000000001-0000000000000001"], "condition_failed", 1),
+        (&["get"], "usage", 2),
+        (&["get", "k", "--level", "most"], "usage", 2),
+        (&["leave", "-a", "localhost:1,localhost:2"], "usage", 2),
+        (&["check-config", "/nowhere"], "bad_config", 1),
+        (&["status", "-a", "127.0.0.1:1"], "no_member", 1),
+        (&["export", "/nowhere/file"], "io", 1),
+    ] {
+        assert!(group[0].kith(&["put", "text", "words"]).status.success());
+        let output = kith(arguments);
+        let (documents, got) = documents(&output);
+        let [document] = &documents[..] else { panic!("{arguments:?}: {output:?}") };
+        assert_eq!((document["error"].as_str(), got), (Some(code), Some(exit)), "{arguments:?}: {output:?}");
+        assert!(document["message"].as_str().is_some_and(|message| message.len() > 10), "{document}");
+    }
+    let limited = kith(&["scan", "--limit", "1"]);
+    assert_eq!(documents(&limited), (Vec::new(), Some(0)), "there is nothing to tell");
+    assert!(group[0].kith(&["put", "more", "words"]).status.success());
+    let told = documents(&kith(&["scan", "--limit", "1"])).0;
+    assert!(told[0]["note"].as_str().unwrap().contains("more keys"), "{told:?}");
+}
+
 #[test]
 fn shells_are_told_how_to_complete() {
     for (shell, part) in

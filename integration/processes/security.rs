@@ -2,13 +2,13 @@
 
 use crate::members::{Group, KITH, Member, PATIENCE, Plan, until};
 use bytes::Bytes;
-use kith::client::{Client, ClientError, WriteOptions};
+use kith::client::{Client, ClientError, WatchEvent, WriteOptions};
 use kith::model::key::DEFAULT;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -48,7 +48,7 @@ fn client(member: &Member, token: &str) -> Client {
 }
 
 fn is_refused<T: std::fmt::Debug>(answer: &Result<T, ClientError>, wanted: &str) -> bool {
-    answer.as_ref().is_err_and(|error| error.code() == Some(wanted))
+    answer.as_ref().is_err_and(|error| error.code() == wanted)
 }
 
 /// Sends a line of RESP and gives the first line of the answer.
@@ -151,6 +151,45 @@ async fn revoke_and_see(group: &mut Group, admin: &str, app: &str, open: &mut [T
     }
     let metrics = client(&group[0], admin).status().await.unwrap();
     assert!(metrics.warnings.is_empty(), "{:?}", metrics.warnings);
+}
+
+#[tokio::test]
+async fn who_watches_with_a_token_that_is_revoked_is_told_so_and_hears_no_more() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let member = &group[0];
+    let admin = create(member, "", &["admin", "--role", "admin"]);
+    let app = create(member, &admin, &["app", "--role", "read"]);
+    let http = reqwest::Client::new().get(member.url(&format!("/v1/watch/{DEFAULT}"))).bearer_auth(&app);
+    let mut events = http.send().await.unwrap();
+    let mut watch = client(member, &app).watch(DEFAULT, b"", true);
+    while watch.next().await.unwrap().unwrap() != WatchEvent::Synced {}
+    let printed = group.directory.path().join("watch.out");
+    let mut command = Command::new(KITH);
+    command.args(["watch", "--json", "--address", &member.http.to_string()]).env("KITH_TOKEN", &app);
+    command.stdin(Stdio::null()).stdout(fs::File::create(&printed).unwrap()).stderr(Stdio::piped());
+    let mut command = command.spawn().unwrap();
+    until("the command watches", PATIENCE, async || {
+        let text = fs::read_to_string(&printed).unwrap();
+        if text.contains("synced") { Ok(()) } else { Err(text) }
+    })
+    .await;
+
+    assert!(token_command(member, &admin, &["revoke", "app"]).status.success());
+    let told = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
+    assert!(is_refused(&told, "unauthenticated"), "{told:?}");
+    assert!(watch.next().await.is_none());
+    let mut text = String::new();
+    while let Some(piece) = tokio::time::timeout(PATIENCE, events.chunk()).await.unwrap().unwrap() {
+        text += std::str::from_utf8(&piece).unwrap();
+    }
+    let (_, last) = text.trim_end().rsplit_once("\n\n").unwrap();
+    assert!(last.starts_with("event: error\ndata: {\"error\":\"unauthenticated\","), "{text}");
+    until("the command ends", PATIENCE, async || {
+        command.try_wait().unwrap().ok_or_else(|| "it watches".to_owned())
+    })
+    .await;
+    let complaint = complaint(&command.wait_with_output().unwrap());
+    assert!(complaint.starts_with("{\"error\":\"unauthenticated\","), "{complaint}");
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ fn summary(look: &Look) -> String {
 pub(super) async fn superseded(client: &Client, output: Output) -> Result<(), CliError> {
     let (writes, silent) = client.superseded_anywhere(ANSWER).await?;
     for reason in &silent {
-        output.note(&format!("warning: {reason}"));
+        output.warn(reason);
     }
     output.show(&json!({ "latest": writes, "silent": silent }), || {
         if writes.is_empty() {

@@ -87,7 +87,7 @@ pub(super) fn describe_transition(transition: &Transition) -> String {
 pub(super) async fn remove(client: &Client, name: &str, force: bool, output: Output) -> Result<(), CliError> {
     let removed = client.remove(name, force).await?;
     for warning in &removed.warnings {
-        output.note(&format!("warning: {warning}"));
+        output.warn(warning);
     }
     output.show(&removed, || format!("`{}` ({}) is removed", removed.name, removed.id))
 }

@@ -4,6 +4,9 @@ use crate::client::ClientError;
 use crate::config::ConfigErrors;
 use std::io;
 
+/// The code of wrong usage.
+pub(super) const USAGE: &str = "usage";
+
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -19,6 +22,9 @@ pub(super) enum CliError {
     /// The command line is wrong in a way that only shows when it is carried out.
     #[error("{0}")]
     Usage(String),
+    /// There is nothing under the key that was asked for.
+    #[error("there is no record under `{key}` in collection `{collection}`")]
+    NotFound { key: String, collection: String },
     /// It was carried out, and failed with a reason of its own.
     #[error("{0}")]
     Failed(String),
@@ -34,10 +40,24 @@ impl CliError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }
 
+    /// Its name for programs.
+    pub(super) fn code(&self) -> &str {
+        match self {
+            Self::Client(error) => error.code(),
+            Self::Config(_) => "bad_config",
+            Self::Io { .. } => "io",
+            Self::Usage(_) => USAGE,
+            Self::NotFound { .. } => "not_found",
+            Self::Failed(_) => "failed",
+        }
+    }
+
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Client(ClientError::Address(_)) => 2,
-            Self::Client(_) | Self::Config(_) | Self::Io { .. } | Self::Failed(_) => 1,
+            Self::Client(_) | Self::Config(_) | Self::Io { .. } | Self::NotFound { .. } | Self::Failed(_) => {
+                1
+            }
         }
     }
 }

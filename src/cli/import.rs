@@ -407,8 +407,8 @@ async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result
 /// Whether no other record will fare better: no member that was named serves its cluster, or who imports may not.
 fn is_of_the_member(error: &ClientError) -> bool {
     const GONE: [&str; 4] = ["left", "removed", "outdated", "no_cluster"];
-    matches!(error, ClientError::Unauthenticated { .. })
-        || error.code().is_some_and(|code| GONE.contains(&code))
+    matches!(error, ClientError::Unauthenticated { .. } | ClientError::Tls { .. })
+        || GONE.contains(&error.code())
 }
 
 /// Whether the same request may be stored a little later.

@@ -90,10 +90,8 @@ impl ChangeArgs {
 pub(super) async fn get(client: &Client, args: &GetArgs, output: Output) -> Result<(), CliError> {
     let (collection, key) = (&args.collection.collection, argument_bytes(&args.key));
     let Some(found) = client.get(collection, &key, args.level.level).await? else {
-        let name = printable(&key);
-        return Err(CliError::Failed(format!(
-            "there is no record under `{name}` in collection `{collection}`"
-        )));
+        let (key, collection) = (printable(&key), collection.clone());
+        return Err(CliError::NotFound { key, collection });
     };
     if output.json {
         let timestamp = Some(found.timestamp.to_string());

@@ -132,8 +132,8 @@ pub(super) async fn export(
     if addresses == 1 {
         let Status { name, state, .. } = client.status().await?;
         if is_gone(state) {
-            output.note(&format!(
-                "warning: `{name}` is in its cluster no more ({state}); this is what it itself holds, and others may hold newer"
+            output.warn(&format!(
+                "`{name}` is in its cluster no more ({state}); this is what it itself holds, and others may hold newer"
             ));
             query.held = true;
         }

@@ -4,7 +4,7 @@
 //! files, and everything else asks a member over HTTP through [`crate::client`].
 //!
 //! Invariants: results go to standard output and everything else to standard error, so output can be
-//! piped; `--json` prints one JSON document, or one a line; the exit code is 0 when it is done, 1 when it
+//! piped; `--json` prints one JSON document, or one a line, on either; the exit code is 0 when it is done, 1 when it
 //! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
 
 mod cluster;
@@ -46,7 +46,8 @@ use std::process::ExitCode;
         kith put greeting hello         store a value\n  \
         kith get greeting               read it, from any member: --address 127.0.0.1:7411\n  \
         kith status                     how a member is\n\n\
-        Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
+        Exit codes: 0 done, 1 refused or failed, 2 wrong usage. With --json, standard error has a JSON document a\n\
+        line: {\"error\", \"message\"}, the last one, of what failed; {\"warning\"} or {\"note\"} of all else."
 )]
 struct Cli {
     /// HTTP address of a member, https://HOST:PORT with TLS; of several (A,B,C) the first that can take it is asked
@@ -62,7 +63,7 @@ struct Cli {
     address: Vec<String>,
     #[command(flatten)]
     access: token::AccessArgs,
-    /// Print JSON for programs instead of text for people
+    /// Print JSON for programs instead of text for people, errors too: {"error": CODE, "message": TEXT}
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -76,7 +77,7 @@ enum Command {
         Member i listens on 7400 + 10 (i - 1) for members, one higher for HTTP, two higher for RESP.\n\
         Ctrl-C stops all members; the next start in the same directory finds the data again.")]
     Dev(dev::DevArgs),
-    /// Run one member until it is told to stop (Ctrl-C, SIGTERM)
+    /// Run one member until it is told to stop (Ctrl-C, SIGTERM); SIGHUP changes nothing
     #[command(
         after_help = "Example:\n  kith secret > cluster.secret\n  kith serve --config config/member1.toml"
     )]
@@ -270,25 +271,29 @@ fn argument_bytes(argument: &OsString) -> Vec<u8> {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to standard output with code 0, wrong usage to standard error with 2.
-            let code = error.exit_code();
-            return if error.print().is_ok() {
-                ExitCode::from(u8::try_from(code).unwrap_or(2))
-            } else {
-                ExitCode::FAILURE
-            };
-        }
+        Err(error) => return no_command(&error),
     };
     let output = Output { json: cli.json };
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            output.complain(&error.to_string());
+            output.fail(error.code(), &error.to_string());
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Help and version go to standard output with code 0, wrong usage to standard error with 2.
+fn no_command(error: &clap::Error) -> ExitCode {
+    let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    let json =
+        std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    if json && error.use_stderr() {
+        Output { json }.fail(error::USAGE, error.render().to_string().trim());
+        return code;
+    }
+    if error.print().is_ok() { code } else { ExitCode::FAILURE }
 }
 
 fn run(cli: Cli, output: Output) -> Result<(), CliError> {

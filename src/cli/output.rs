@@ -3,6 +3,7 @@
 use super::error::CliError;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 
 /// Codes of ECMA-48 for colours.
@@ -55,14 +56,29 @@ impl Output {
 
     /// Something that a person should know and that is no result.
     pub(super) fn note(self, text: &str) {
-        // There is nowhere left to tell that this failed.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        self.beside(&json!({ "note": text }), text);
     }
 
-    /// Why it was not done.
+    /// A result that is not all that it could be.
+    pub(super) fn warn(self, text: &str) {
+        self.beside(&json!({ "warning": text }), &format!("warning: {text}"));
+    }
+
+    /// Something that was not done, while others are.
     pub(super) fn complain(self, text: &str) {
-        let name = if has_colours(&io::stderr()) { painted("kith:", RED) } else { "kith:".to_owned() };
-        self.note(&format!("{name} {text}"));
+        self.beside(&json!({ "warning": text }), &by_name(text));
+    }
+
+    /// Why all was not done; the last that is said.
+    pub(super) fn fail(self, code: &str, message: &str) {
+        self.beside(&json!({ "error": code, "message": message }), &by_name(message));
+    }
+
+    /// A line to standard error.
+    fn beside(self, document: &Value, text: &str) {
+        let line = if self.json { &document.to_string() } else { text };
+        // There is nowhere left to tell that this failed.
+        let _ = writeln!(io::stderr().lock(), "{line}");
     }
 
     /// A word of a result that tells of something there.
@@ -78,6 +94,12 @@ impl Output {
     pub(super) fn is_terminal() -> bool {
         io::stdout().is_terminal()
     }
+}
+
+/// What the program says of itself.
+fn by_name(text: &str) -> String {
+    let name = if has_colours(&io::stderr()) { painted("kith:", RED) } else { "kith:".to_owned() };
+    format!("{name} {text}")
 }
 
 /// A table in plain columns, which `grep` and `awk` can take too.

@@ -111,7 +111,7 @@ fn place(outcomes: &mut [Option<Outcome>], at: usize, outcome: Outcome) {
 
 /// What is told of an operation whose request failed.
 fn failed(error: &ClientError) -> Outcome {
-    let code = if error.is_of_unknown_fate() { "unknown" } else { error.code().unwrap_or("lost") };
+    let code = if error.is_of_unknown_fate() { "unknown" } else { error.code() };
     Outcome { error: Some(code.to_owned()), message: Some(error.to_string()), ..Outcome::new(Ending::Failed) }
 }
 

@@ -173,6 +173,7 @@ impl Client {
                 Ok((name, _, Ok(answer))) => answers.told.push((name, answer)),
                 // Every member says the same, so it is no silence of this one.
                 Ok((_, _, Err(error @ ClientError::Forbidden { .. }))) => return Err(error),
+                Ok((name, address, Err(error))) => {
                     answers.silent.push(format!("{name} does not answer at {address}: {error}"));
                 }
                 Err(error) => answers.silent.push(error.to_string()),
@@ -195,11 +196,7 @@ async fn in_time<T>(
     within: Duration,
     answer: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {
-    let late = |_| ClientError::Lost {
-        address: address.to_owned(),
-        reason: format!("nothing within {} ms", within.as_millis()),
-    };
-    tokio::time::timeout(within, answer).await.map_err(late)?
+    tokio::time::timeout(within, answer).await.map_err(|_| late(address, false, within))?
 }
 
 /// What is in the way, by what the members told `asked_ms` after the watch had begun.

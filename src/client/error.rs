@@ -115,14 +115,23 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The name for programs that a member gave its refusal, if one did.
+    /// Its name for programs, in snake case; the member's, where one refused.
     #[must_use]
-    pub fn code(&self) -> Option<&str> {
+    pub fn code(&self) -> &str {
         match self {
-            Self::Refused { code, .. } | Self::Unauthenticated { code, .. } => Some(code),
-            Self::Forbidden { .. } => Some("forbidden"),
-            Self::ConditionFailed { .. } => Some("condition_failed"),
-            _ => None,
+            Self::Address(_) => "bad_address",
+            Self::Token => "bad_token",
+            Self::Authorities => "bad_authorities",
+            Self::Key(_) => "bad_key",
+            Self::Condition(_) => "bad_condition",
+            Self::Unreachable { .. } => "no_member",
+            Self::Tls { .. } => "tls",
+            Self::Lost { .. } => "lost",
+            Self::Unknown { .. } => "unknown",
+            Self::ConditionFailed { .. } => "condition_failed",
+            Self::Forbidden { .. } => "forbidden",
+            Self::Refused { code, .. } | Self::Unauthenticated { code, .. } => code,
+            Self::Foreign { .. } => "foreign_answer",
         }
     }
 
