@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, end to end, as a person would do it: a real cluster of three processes, real data, one member
 # killed meanwhile, everything found. Ends with 0 if all of it holds. Needs ports 7400 to 7422.
-# KITH_BINARY names a binary to be tried instead of a release build of these sources.
+# integration/dev.sh tells of the variable KITH_BINARY.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,62 +9,8 @@ MIN_RECORDS=50000
 ONE=127.0.0.1:7401
 TWO=127.0.0.1:7411
 
-target="$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')"
-kith="${KITH_BINARY:-$target/release/kith}"
-[ -n "${KITH_BINARY:-}" ] || cargo build --release --locked --bin kith
-work="$(mktemp -d)"
-unset KITH_ADDRESS
-dev=""
-
-finish() {
-    status=$?
-    if [ -n "$dev" ] && kill -0 "$dev" 2>/dev/null; then
-        kill -TERM "$dev" || true
-        wait "$dev" || true
-    fi
-    if [ "$status" -ne 0 ]; then
-        echo "main job: FAILED; the last lines of every log follow" >&2
-        tail -n 20 "$work"/*.out "$work"/*.err "$work"/cluster/*.log >&2 || true
-    fi
-    rm -rf "$work"
-    exit "$status"
-}
-trap finish EXIT
-
-fail() {
-    echo "main job: $1" >&2
-    exit 1
-}
-
-# Waits until a command succeeds, so many seconds at most.
-eventually() {
-    local seconds="$1" deadline
-    shift
-    deadline=$((SECONDS + seconds))
-    until "$@" >/dev/null 2>&1; do
-        [ "$SECONDS" -lt "$deadline" ] || fail "this did not come true in $seconds s: $*"
-        sleep 0.2
-    done
-}
-
-start_cluster() {
-    "$kith" dev --data-dir "$work/cluster" >"$work/dev.out" 2>"$work/dev.err" &
-    dev=$!
-    eventually 90 cluster_is_announced
-}
-
-cluster_is_announced() {
-    kill -0 "$dev" 2>/dev/null || fail "kith dev ended: $(cat "$work/dev.err")"
-    grep -q 'Ctrl-C stops them all' "$work/dev.out"
-}
-
-stop_cluster() {
-    local expected="$1" status=0
-    kill -INT "$dev"
-    wait "$dev" || status=$?
-    dev=""
-    [ "$status" -eq "$expected" ] || fail "kith dev ended with $status, not $expected"
-}
+trial="main job"
+source integration/dev.sh
 
 pid_of() {
     sed -n "s/^  $1 .* pid \([0-9]*\)$/\1/p" "$work/dev.out"

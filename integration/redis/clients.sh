@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The clients that people have, against three members: redis-cli, redis-benchmark and two independent libraries.
 # Ends with 0 if all of them work. Needs redis-cli and redis-benchmark (Debian: redis-tools), Python 3 with venv, and
-# ports 7400 to 7422. KITH_BINARY names a binary to be tried instead of a release build of these sources.
+# ports 7400 to 7422. integration/dev.sh tells of the variable KITH_BINARY.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -11,9 +11,9 @@ PORTS=(7402 7412 7422)
 # Of its default set what is about keys and values; lists, sets, sorted sets and hashes are not offered.
 TESTS=ping_inline,ping_mbulk,set,get,incr,mset
 
-target="$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')"
-kith="${KITH_BINARY:-$target/release/kith}"
-[ -n "${KITH_BINARY:-}" ] || cargo build --release --locked --bin kith
+trial=clients
+source integration/dev.sh
+
 libraries="$target/redis-py-$REDIS_PY-coredis-$COREDIS"
 if [ ! -e "$libraries/complete" ]; then
     rm -rf "$libraries"
@@ -21,30 +21,6 @@ if [ ! -e "$libraries/complete" ]; then
     "$libraries/bin/pip" install --quiet --disable-pip-version-check "redis==$REDIS_PY" "coredis==$COREDIS"
     touch "$libraries/complete"
 fi
-
-work="$(mktemp -d)"
-unset KITH_ADDRESS
-dev=""
-
-finish() {
-    status=$?
-    if [ -n "$dev" ] && kill -0 "$dev" 2>/dev/null; then
-        kill -TERM "$dev" || true
-        wait "$dev" || true
-    fi
-    if [ "$status" -ne 0 ]; then
-        echo "clients: FAILED; the last lines of every log follow" >&2
-        tail -n 20 "$work"/*.out "$work"/*.err "$work"/cluster/*.log >&2 || true
-    fi
-    rm -rf "$work"
-    exit "$status"
-}
-trap finish EXIT
-
-fail() {
-    echo "clients: $1" >&2
-    exit 1
-}
 
 # What redis-cli prints for a command at the first member.
 says() {
@@ -54,15 +30,7 @@ says() {
     [ "$got" = "$expected" ] || fail "redis-cli $*: got '$got', expected '$expected'"
 }
 
-"$kith" dev --data-dir "$work/cluster" >"$work/dev.out" 2>"$work/dev.err" &
-dev=$!
-for attempt in $(seq 450); do
-    kill -0 "$dev" 2>/dev/null || fail "kith dev ended: $(cat "$work/dev.err")"
-    grep -q 'Ctrl-C stops them all' "$work/dev.out" && break
-    [ "$attempt" -lt 450 ] || fail "the members did not come up"
-    sleep 0.2
-done
-
+start_cluster
 says OK SET greeting hello
 says hello GET greeting
 says hello -3 GET greeting
