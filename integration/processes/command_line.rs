@@ -108,7 +108,7 @@ async fn of_several_addresses_one_that_left_is_passed_over_and_none_leaves_for_a
 /// The documents on standard error, and the exit code.
 fn documents(output: &Output) -> (Vec<serde_json::Value>, Option<i32>) {
     let text = String::from_utf8_lossy(&output.stderr);
-    (text.lines().map(|line| serde_json::from_str(line).expect(line)).collect(), output.status.code())
+    (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), output.status.code())
 }
 
 #[tokio::test]
