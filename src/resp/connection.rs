@@ -364,7 +364,7 @@ impl<L: Local> Connection<L> {
                 wall_ms,
             };
             // An empty line is no command.
-            if arguments.len() > 0 {
+            if !arguments.is_empty() {
                 if commands::execute(&mut context, arguments) == Flow::Held {
                     return Pause::Held;
                 }

@@ -3,7 +3,8 @@
 //! A connection that never sent anything owns no memory here. The buffer doubles while a large
 //! command arrives (never because one was announced) and goes back to its usual size after it.
 
-use super::parse::{Arguments, Parser, ProtocolError};
+use super::commands::is_key;
+use super::parse::{Arguments, Parsed, Parser, ProtocolError};
 
 /// Bytes of a buffer in normal use.
 const USUAL_BYTES: usize = 16 << 10;
@@ -22,14 +23,18 @@ pub struct Input {
 }
 
 impl Input {
-    /// The oldest complete command; the same again until [`Input::consume`].
+    /// The oldest complete command, or a refused one that has ended; the same again until [`Input::consume`].
     ///
     /// # Errors
     /// [`ProtocolError`]: nothing after it can be understood.
     pub fn command(&mut self) -> Result<Option<Arguments<'_>>, ProtocolError> {
         if self.complete.is_none() {
             let unread = self.data.get_mut(self.start..self.end).unwrap_or_default();
-            self.complete = self.parser.parse(unread)?;
+            match self.parser.parse(unread, is_key)? {
+                Parsed::Partial => {}
+                Parsed::Skipped(bytes) => self.start += bytes,
+                Parsed::Complete(bytes) => self.complete = Some(bytes),
+            }
         }
         let unread = self.data.get(self.start..self.end).unwrap_or_default();
         Ok(self.complete.map(|_| self.parser.arguments(unread)))
@@ -121,6 +126,20 @@ mod tests {
         assert_eq!(input.data.capacity(), 0);
         feed(&mut input, b"*2\r\n$8388608\r\n");
         assert_eq!(input.data.len(), USUAL_BYTES);
+    }
+
+    #[test]
+    fn of_an_argument_that_is_too_long_nothing_is_kept() {
+        let mut input = Input::default();
+        for (command, bytes) in
+            [("*2\r\n$3\r\nGET\r\n", 5_000_000), ("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n", 9_000_000)]
+        {
+            let mut large = format!("{command}${bytes}\r\n").into_bytes();
+            large.resize(large.len() + bytes, b'x');
+            assert_eq!(feed(&mut input, &large), 0);
+            assert_eq!(input.large_bytes(), 0);
+            assert_eq!(feed(&mut input, b"\r\nPING\r\n"), 2);
+        }
     }
 
     #[test]

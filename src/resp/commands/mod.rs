@@ -21,8 +21,8 @@ mod server;
 mod strings;
 mod table;
 
-use super::connection::{Client, Shared};
-use super::parse::{Arguments, number};
+use super::connection::{Client, Shared, count};
+use super::parse::{Arguments, Oversize, number};
 use super::replies::{GatherReply, ReadReply, Replies, TOKENS, WriteReply};
 use super::reply::Encoder;
 use crate::engine::operation::{Change, Outcome, Read, Write};
@@ -30,6 +30,7 @@ use crate::model::edit::Modify;
 use crate::model::key::DEFAULT;
 use crate::model::{KeyRef, Record, RecordRef};
 use crate::node::local::Local;
+use auth::Need;
 use listing::Listing;
 use table::{Run, Spec};
 
@@ -115,8 +116,16 @@ pub struct Context<'a, L> {
     pub wall_ms: u64,
 }
 
+/// Whether the argument at a place of a command is a key; see [`super::parse::IsKey`].
+pub fn is_key(command: &[u8], at: usize, of: usize) -> bool {
+    table::find(command).is_some_and(|spec| spec.takes(of) && spec.is_key(at, of))
+}
+
 /// Carries out one command.
 pub fn execute<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
+    if let Some(oversize) = arguments.refused() {
+        return context.refuse_oversize(oversize);
+    }
     let Some(mut spec) = table::find(arguments.get(0)) else {
         if is_of_http(arguments.get(0)) {
             context.client.quits = true;
@@ -231,6 +240,15 @@ impl<L: Local> Context<'_, L> {
             self.local.wake_when_relieved(&self.client.shown.mailbox);
         }
         congested
+    }
+
+    /// Answers a command of which nothing was kept.
+    fn refuse_oversize(&mut self, oversize: Oversize) -> Flow {
+        count(&self.shared.counts.too_large, 1);
+        if !self.client.session.may(Need::Known) {
+            return auth::refuse(self, "", Need::Known);
+        }
+        self.error(&oversize.to_string())
     }
 
     fn wrong_arity(&mut self, command: &str) -> Flow {

@@ -113,6 +113,15 @@ impl Spec {
         arguments == needed || (self.arity < 0 && arguments > needed)
     }
 
+    /// Whether the argument at a place is a key, when there are so many, the name included.
+    pub fn is_key(&self, at: usize, of: usize) -> bool {
+        let (first, last, step) = self.keys;
+        let (Ok(at), Ok(of)) = (i64::try_from(at), i64::try_from(of)) else { return false };
+        let last = if last < 0 { of + last } else { last };
+        // A command without keys has no step.
+        (first..=last).contains(&at) && (at - first).checked_rem(step) == Some(0)
+    }
+
     /// What a client must be allowed.
     pub const fn need(&self) -> Need {
         match self.run {
@@ -512,6 +521,20 @@ mod tests {
         for word in ["", "client|id", "geta", "a-name-of-more-than-16-bytes"] {
             assert!(find(word.as_bytes()).is_none(), "{word}");
         }
+    }
+
+    #[test]
+    fn keys_stand_where_clients_are_told_that_they_stand() {
+        let keys = |command: &str, of| {
+            let spec = find(command.as_bytes()).unwrap();
+            (0..of).filter(|at| spec.is_key(*at, of)).collect::<Vec<_>>()
+        };
+        assert_eq!(keys("get", 2), [1]);
+        assert_eq!(keys("set", 5), [1]);
+        assert_eq!(keys("rename", 3), [1, 2]);
+        assert_eq!(keys("mget", 4), [1, 2, 3]);
+        assert_eq!(keys("mset", 5), [1, 3]);
+        assert_eq!(keys("echo", 2), [0; 0]);
     }
 
     #[test]

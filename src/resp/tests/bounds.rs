@@ -34,7 +34,7 @@ fn broken_requests_are_answered_and_cut_off() {
         (b"*1\r\n:4\r\nPING\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
         (b"*1\r\n$\n", "-ERR Protocol error: invalid bulk length\r\n"),
         (b"GET 'a\r\nPING\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"),
-        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$8388609\r\nabc", "-ERR Protocol error: invalid bulk length\r\n"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870913\r\nabc", "-ERR Protocol error: invalid bulk length\r\n"),
     ];
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;
@@ -43,6 +43,26 @@ fn broken_requests_are_answered_and_cut_off() {
             stream.write_all(input).await.unwrap();
             assert_eq!(rest(&mut stream).await, reply);
         }
+    });
+}
+
+#[test]
+fn what_is_too_long_is_answered_in_its_turn_and_the_connection_goes_on() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits { large_input_bytes: 0, ..Limits::default() }).await;
+        let (key, value) = ("k".repeat(4_097), "v".repeat((8 << 20) + 1));
+        let input = format!(
+            "SET a 1\r\n*2\r\n$3\r\nGET\r\n$4097\r\n{key}\r\nGET a\r\n\
+             *5\r\n$4\r\nMSET\r\n$1\r\nb\r\n$1\r\n2\r\n$1\r\nc\r\n$8388609\r\n{value}\r\nGET b\r\n"
+        );
+        let replies = "+OK\r\n-ERR a key has at most 4096 bytes\r\n$1\r\n1\r\n\
+                       -ERR an argument has at most 8388608 bytes\r\n$-1\r\n";
+        assert_eq!(port.exchange(input.as_bytes()).await, replies);
+        assert_eq!(port.fake.0.borrow().counts.too_large.get(), 2);
+        port.tokens.publish(&tokens(&[("app", Role::Write, "")]));
+        let stranger = format!("*2\r\n$3\r\nGET\r\n$4097\r\n{key}\r\n");
+        let replies = "-NOAUTH Authentication required.\r\n";
+        assert_eq!(port.exchange(stranger.as_bytes()).await, replies);
     });
 }
 
