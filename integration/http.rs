@@ -481,7 +481,7 @@ async fn who_loses_a_right_while_sending_changes_nothing() {
     let mut begun = vec![0; 12];
     stream.read_exact(&mut begun).await.unwrap();
     assert_eq!(begun, b"HTTP/1.1 100", "its body is waited for, so it was let in");
-    let (known, text) = tokens([("all", Role::Admin, "")]);
+    let (known, text) = tokens([("all", Role::Admin, "*")]);
     served.tokens.publish(&known);
     stream.write_all(b"value").await.unwrap();
     let mut answer = vec![0; 13 + 12];
@@ -656,10 +656,10 @@ async fn writes_that_lost_are_told_once_though_several_members_know_of_them() {
     assert!(matches!(&refused, ClientError::Forbidden { .. }), "none are not none to be seen: {refused:?}");
 }
 
-/// Tokens by name, role and beginning of collections' names, and their texts.
+/// Tokens by name, role and collections, and their texts.
 fn tokens<const N: usize>(all: [(&str, Role, &str); N]) -> (Arc<Tokens>, [String; N]) {
-    let made = all.map(|(name, role, prefix)| {
-        let grants = vec![Grant { role, collections: prefix.to_owned() }];
+    let made = all.map(|(name, role, collections)| {
+        let grants = vec![Grant { role, collections: collections.to_owned() }];
         let (token, text) = Token::create(name, "thesecretpart", grants, 0).unwrap();
         (name, token.encode(), text)
     });
@@ -684,7 +684,7 @@ impl Served {
 async fn every_route_but_the_health_checks_and_the_description_takes_a_token_once_there_is_one() {
     let served = serve(true).await;
     assert_eq!(served.show("", ("GET", "/v1/status", "")).await.0, 200);
-    let (known, [_]) = tokens([("app", Role::Write, "app.")]);
+    let (known, [_]) = tokens([("app", Role::Write, "app.*")]);
     served.tokens.publish(&known);
     let index = served.show("", ("GET", "/", "")).await.1;
     let lines = index.lines().filter(|line| line.starts_with(char::is_uppercase) && line.contains(" /"));
@@ -715,7 +715,7 @@ async fn every_route_but_the_health_checks_and_the_description_takes_a_token_onc
 async fn a_token_allows_its_role_in_its_collections_and_nothing_else() {
     let served = serve(true).await;
     let (known, [app, eye, admin]) =
-        tokens([("app", Role::Write, "app."), ("eye", Role::Read, ""), ("admin", Role::Admin, "")]);
+        tokens([("app", Role::Write, "app.*"), ("eye", Role::Read, "*"), ("admin", Role::Admin, "*")]);
     served.tokens.publish(&known);
     let line = |op: &str, collection: &str| {
         format!(
@@ -799,7 +799,7 @@ async fn an_operation_that_is_forbidden_fails_by_itself_and_the_others_of_its_ba
 #[tokio::test]
 async fn who_knows_the_cluster_secret_is_let_in_and_a_revoked_token_is_not() {
     let served = serve(true).await;
-    let (known, [app, _]) = tokens([("app", Role::Write, ""), ("eye", Role::Read, "")]);
+    let (known, [app, _]) = tokens([("app", Role::Write, "*"), ("eye", Role::Read, "*")]);
     served.tokens.publish(&known);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     for (proof, status) in
@@ -808,14 +808,14 @@ async fn who_knows_the_cluster_secret_is_let_in_and_a_revoked_token_is_not() {
         assert_eq!(served.show(&proof, ("POST", "/v1/cluster/leave", "")).await.0, status);
     }
     assert_eq!(served.show(&app, ("PUT", "/v1/kv/c/k", "v")).await.0, 200);
-    served.tokens.publish(&tokens([("eye", Role::Read, "")]).0);
+    served.tokens.publish(&tokens([("eye", Role::Read, "*")]).0);
     assert_eq!(served.show(&app, ("PUT", "/v1/kv/c/k", "v")).await.0, 401);
 }
 
 #[tokio::test]
 async fn the_client_shows_its_token_and_hides_it_from_people() {
     let served = serve(true).await;
-    let (known, [app]) = tokens([("app", Role::Write, "")]);
+    let (known, [app]) = tokens([("app", Role::Write, "*")]);
     served.tokens.publish(&known);
     let refused = served.client.get("c", b"k", None).await.unwrap_err();
     assert!(matches!(&refused, ClientError::Unauthenticated { .. }), "{refused:?}");

@@ -63,10 +63,10 @@ pub(super) enum TokenCommand {
     /// Make a token and print it; it is shown this once
     #[command(after_help = "Examples:\n  \
         kith token create admin --role admin                          # the first one\n  \
-        kith token create shop --role write --collections shop.       # keys of shop.users, shop.carts, ...\n  \
-        kith token create web --role read --collections shop. --also write=sessions\n\n\
-        A role includes those before it: read, write, admin. With --collections it holds where the collection's\n\
-        name begins like that, else everywhere. An admin makes and revokes tokens of the same collections; one of\n\
+        kith token create shop --role write --collections 'shop.*'    # shop.users, shop.carts, ...\n  \
+        kith token create web --role read --collections 'shop.*' --also write=sessions\n\n\
+        A role includes those before it: read, write, admin. With --collections it holds in the collection of that\n\
+        name, or with * at the end in all whose names begin like that; else everywhere. An admin makes and revokes tokens of the same collections; one of\n\
         all collections may do everything, also to the cluster.\n\
         If no admin's token is left, whoever can read a member's file on its machine makes a new one:\n  \
         kith token create admin2 --role admin --config /etc/kith/member.toml")]
@@ -76,11 +76,11 @@ pub(super) enum TokenCommand {
         /// What it allows: read, write or admin
         #[arg(long, value_parser = parse_role)]
         role: Role,
-        /// How the collections' names begin [default: all collections]
-        #[arg(long, value_name = "PREFIX")]
+        /// A collection, or with * at the end all whose names begin like that [default: all collections]
+        #[arg(long, value_name = "COLLECTION")]
         collections: Vec<String>,
         /// A role in further collections
-        #[arg(long, value_name = "ROLE=PREFIX", value_parser = parse_grant)]
+        #[arg(long, value_name = "ROLE=COLLECTION", value_parser = parse_grant)]
         also: Vec<Grant>,
         #[command(flatten)]
         operator: OperatorArgs,
@@ -112,8 +112,9 @@ fn parse_role(text: &str) -> Result<Role, String> {
 }
 
 fn parse_grant(text: &str) -> Result<Grant, String> {
-    let (role, prefix) = text.split_once('=').ok_or("write ROLE=PREFIX, such as read=shared.")?;
-    Ok(Grant { role: parse_role(role)?, collections: prefix.to_owned() })
+    let (role, collections) =
+        text.split_once('=').ok_or("write ROLE=COLLECTION, such as read=sessions or read=shared.*")?;
+    Ok(Grant { role: parse_role(role)?, collections: collections.to_owned() })
 }
 
 impl TokenCommand {
@@ -164,9 +165,13 @@ fn own_address(config: &MemberConfig) -> String {
 pub(super) async fn run(client: &Client, command: TokenCommand, output: Output) -> Result<(), CliError> {
     match command {
         TokenCommand::Create { name, role, collections, also, operator: _ } => {
-            let prefixes = if collections.is_empty() { vec![String::new()] } else { collections };
-            let given = prefixes.into_iter().map(|collections| Grant { role, collections });
-            let request = TokenRequest { name, grants: given.chain(also).collect() };
+            let named = collections.into_iter().map(|collections| Grant { role, collections });
+            let mut grants: Vec<Grant> = named.collect();
+            if grants.is_empty() {
+                grants.push(Grant::everywhere(role));
+            }
+            grants.extend(also);
+            let request = TokenRequest { name, grants };
             let created = client.create_token(&request).await?;
             output.show(&created, || created.token.expose().to_owned())?;
             if !output.json {

@@ -57,7 +57,7 @@ POST  /v1/cluster/join                        {\"address\": \"host:7400\"}
 POST  /v1/cluster/leave                       hand over what the member holds, and go; /v1/status shows how far it is
 DELETE  /v1/cluster/members/{name}            ?force=true   fence a dead member for good
 GET, PATCH  /v1/settings                      {\"settings\": {\"replication_factor\": \"3\"}}
-GET, POST  /v1/tokens                         {\"name\", \"grants\": [{\"role\", \"collections\": PREFIX}]}
+GET, POST  /v1/tokens                         {\"name\", \"grants\": [{\"role\", \"collections\": \"shop.*\"}]}
 DELETE  /v1/tokens/{name}
 GET   /health/live  /health/ready             200, or 503 with the reason
 GET   /metrics                                for Prometheus

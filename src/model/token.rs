@@ -75,20 +75,42 @@ impl FromStr for Role {
     }
 }
 
-/// A role in all collections whose names begin with the same characters.
+/// Stands for all names, and behind a beginning for those that begin with it.
+const ANY: char = '*';
+
+/// A role in one collection, or in all whose names begin with the same characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Grant {
     /// What may be done there.
     pub role: Role,
-    /// How the collections' names begin; empty for all.
+    /// The name of a collection; or how names begin with `*` behind it, and then all those are meant; `*` for all.
     pub collections: String,
 }
 
 impl Grant {
     /// A role in all collections.
     #[must_use]
-    pub const fn everywhere(role: Role) -> Self {
-        Self { role, collections: String::new() }
+    pub fn everywhere(role: Role) -> Self {
+        Self { role, collections: ANY.into() }
+    }
+
+    /// Whether it is about all collections.
+    #[must_use]
+    pub fn is_everywhere(&self) -> bool {
+        self.prefix() == Some("")
+    }
+
+    /// How the names of the collections begin, unless it is about one only.
+    fn prefix(&self) -> Option<&str> {
+        self.collections.strip_suffix(ANY)
+    }
+
+    /// Whether it is about a collection; or, of what another grant names, about all of that.
+    fn covers(&self, collections: &str) -> bool {
+        match self.prefix() {
+            Some(prefix) => collections.starts_with(prefix),
+            None => collections == self.collections,
+        }
     }
 
     /// Whether it allows `role` in a collection. kith's own collections take an admin of everything.
@@ -97,28 +119,28 @@ impl Grant {
         if collection.starts_with(SYSTEM_PREFIX) {
             return self.is_admin_of_all();
         }
-        self.role >= role && collection.starts_with(&self.collections)
+        self.role >= role && self.covers(collection)
     }
 
     /// Whether it is about everything, the cluster itself included.
     #[must_use]
     pub fn is_admin_of_all(&self) -> bool {
-        self.role == Role::Admin && self.collections.is_empty()
+        self.role == Role::Admin && self.is_everywhere()
     }
 
     /// Whether who has this may hand out and take back the other one.
     #[must_use]
     pub fn governs(&self, other: &Self) -> bool {
-        self.role == Role::Admin && other.collections.starts_with(&self.collections)
+        self.role == Role::Admin && self.covers(&other.collections)
     }
 }
 
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.collections.as_str() {
-            "" => write!(f, "{} in all collections", self.role),
-            prefix => write!(f, "{} in `{prefix}*`", self.role),
+        if self.is_everywhere() {
+            return write!(f, "{} in all collections", self.role);
         }
+        write!(f, "{} in `{}`", self.role, self.collections)
     }
 }
 
@@ -129,9 +151,9 @@ pub enum TokenError {
     /// The name has a bad length or character.
     #[error("a token's name has 1 to {MAX_NAME_BYTES} characters of a-z, A-Z, 0-9, `-`, `_` and `.`")]
     Name,
-    /// The prefix of collections has a bad length or character.
+    /// What names collections has a bad length or character.
     #[error(
-        "the beginning of collections' names has at most {MAX_COLLECTION_BYTES} characters of a-z, A-Z, 0-9, `_`, `-` and `.`"
+        "collections are a name, 1 to {MAX_COLLECTION_BYTES} characters of a-z, A-Z, 0-9, `_`, `-` and `.`; or the beginning of names and `*` behind it; or `*` for all"
     )]
     Collections,
     /// kith's own collections can't be granted apart.
@@ -174,7 +196,9 @@ impl Token {
             if grant.collections.starts_with(SYSTEM_PREFIX) {
                 return Err(TokenError::SystemCollections);
             }
-            if grant.collections.len() > MAX_COLLECTION_BYTES || !grant.collections.bytes().all(is_plain) {
+            let name = grant.prefix().unwrap_or(&grant.collections);
+            let is_named = grant.prefix().is_some() || !name.is_empty();
+            if !is_named || name.len() > MAX_COLLECTION_BYTES || !name.bytes().all(is_plain) {
                 return Err(TokenError::Collections);
             }
         }
@@ -304,7 +328,7 @@ mod tests {
     use super::*;
 
     fn token(name: &str, secret: &str, grants: &[(Role, &str)]) -> (Token, String) {
-        let grant = |(role, prefix): &(Role, &str)| Grant { role: *role, collections: (*prefix).to_owned() };
+        let grant = |(role, names): &(Role, &str)| Grant { role: *role, collections: (*names).to_owned() };
         Token::create(name, secret, grants.iter().map(grant).collect(), 7).unwrap()
     }
 
@@ -315,8 +339,8 @@ mod tests {
 
     #[test]
     fn only_the_whole_text_of_a_token_is_one() {
-        let (one, text) = token("a_b", "secret", &[(Role::Read, "")]);
-        let (two, other) = token("a", "secret", &[(Role::Admin, "")]);
+        let (one, text) = token("a_b", "secret", &[(Role::Read, "*")]);
+        let (two, other) = token("a", "secret", &[(Role::Admin, "*")]);
         assert_ne!(one.hash, two.hash, "the name is part of what is hashed");
         let all = tokens(&[("a_b", &one), ("a", &two)]);
         assert_eq!(all.authenticate(&text).unwrap().0, "a_b");
@@ -331,54 +355,69 @@ mod tests {
 
     #[test]
     fn a_record_under_another_name_is_another_token() {
-        let (one, _) = token("one", "secret", &[(Role::Admin, "")]);
+        let (one, _) = token("one", "secret", &[(Role::Admin, "*")]);
         assert!(tokens(&[("two", &one)]).authenticate("kith_two_secret").is_none());
     }
 
     #[test]
     fn a_grant_holds_for_its_role_and_below_in_its_collections() {
-        let (limited, _) = token("t", "s", &[(Role::Write, "app."), (Role::Read, "shared")]);
+        let (limited, _) =
+            token("t", "s", &[(Role::Write, "app.*"), (Role::Read, "shared"), (Role::Read, "1")]);
         for (role, collection, allowed) in [
             (Role::Read, "app.users", true),
             (Role::Write, "app.users", true),
             (Role::Admin, "app.users", false),
             (Role::Read, "app", false),
             (Role::Read, "shared", true),
-            (Role::Read, "shared2", true),
+            (Role::Read, "shared2", false),
+            (Role::Read, "share", false),
+            (Role::Read, "1", true),
+            (Role::Read, "12", false),
             (Role::Write, "shared", false),
             (Role::Read, "_system_tokens", false),
         ] {
             assert_eq!(limited.allows(role, collection), allowed, "{role} {collection}");
         }
-        let (writer, _) = token("t", "s", &[(Role::Write, "")]);
+        let (writer, _) = token("t", "s", &[(Role::Write, "*")]);
         assert!(writer.allows(Role::Write, "any") && !writer.allows(Role::Read, "_system_roster"));
-        let (admin, _) = token("t", "s", &[(Role::Admin, "")]);
+        let (admin, _) = token("t", "s", &[(Role::Admin, "*")]);
         assert!(admin.allows(Role::Read, "_system_roster") && admin.is_admin_of_all());
     }
 
     #[test]
     fn an_admin_of_some_collections_governs_tokens_of_these_alone() {
-        let (admin, _) = token("t", "s", &[(Role::Admin, "app."), (Role::Write, "other")]);
+        let (admin, _) =
+            token("t", "s", &[(Role::Admin, "app.*"), (Role::Admin, "one"), (Role::Write, "other")]);
         let grants = |all: &[(Role, &str)]| token("u", "s", all).0.grants;
-        assert!(admin.governs(&grants(&[(Role::Admin, "app."), (Role::Read, "app.users")])));
-        assert!(!admin.governs(&grants(&[(Role::Read, "app.users"), (Role::Read, "other")])));
-        assert!(!admin.governs(&grants(&[(Role::Read, "")])));
+        for governed in ["app.*", "app.users", "app.users*", "app.", "one"] {
+            assert!(admin.governs(&grants(&[(Role::Admin, governed)])), "{governed}");
+        }
+        for not_governed in ["*", "app*", "app", "one*", "on*", "one2", "other"] {
+            assert!(
+                !admin.governs(&grants(&[(Role::Read, "app.users"), (Role::Read, not_governed)])),
+                "{not_governed}"
+            );
+        }
         assert!(!admin.is_admin_of_all() && !admin.allows(Role::Read, "_system_tokens"));
     }
 
     #[test]
     fn what_can_not_be_a_token_is_refused() {
         let everywhere = || vec![Grant::everywhere(Role::Read)];
-        let prefix = |text: &str| vec![Grant { role: Role::Read, collections: text.to_owned() }];
+        let names = |text: &str| vec![Grant { role: Role::Read, collections: text.to_owned() }];
         for (name, grants, error) in [
             ("", everywhere(), TokenError::Name),
             ("a b", everywhere(), TokenError::Name),
             (&*"n".repeat(MAX_NAME_BYTES + 1), everywhere(), TokenError::Name),
             ("a", vec![], TokenError::Grants),
             ("a", vec![Grant::everywhere(Role::Read); MAX_GRANTS + 1], TokenError::Grants),
-            ("a", prefix("a/b"), TokenError::Collections),
-            ("a", prefix(&"c".repeat(MAX_COLLECTION_BYTES + 1)), TokenError::Collections),
-            ("a", prefix("_system_settings"), TokenError::SystemCollections),
+            ("a", names("a/b"), TokenError::Collections),
+            ("a", names(""), TokenError::Collections),
+            ("a", names("a*b"), TokenError::Collections),
+            ("a", names("**"), TokenError::Collections),
+            ("a", names(&"c".repeat(MAX_COLLECTION_BYTES + 1)), TokenError::Collections),
+            ("a", names("_system_settings"), TokenError::SystemCollections),
+            ("a", names("_system_*"), TokenError::SystemCollections),
         ] {
             assert_eq!(Token::create(name, "s", grants, 0).unwrap_err(), error, "{name}");
         }
@@ -393,7 +432,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_is_shown_or_stored() {
-        let (token, text) = token("t", "thesecretpart", &[(Role::Read, "")]);
+        let (token, text) = token("t", "thesecretpart", &[(Role::Read, "*")]);
         assert!(text.contains("thesecretpart"));
         let shown = format!("{token:?} {}", String::from_utf8(token.encode()).unwrap());
         assert!(!shown.contains("thesecretpart"));

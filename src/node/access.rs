@@ -114,7 +114,7 @@ impl Caller {
             Self::Anyone | Self::Operator => true,
             Self::Observer => false,
             Self::Token(_, token) => {
-                token.grants.iter().any(|grant| grant.role >= role && grant.collections.is_empty())
+                token.grants.iter().any(|grant| grant.role >= role && grant.is_everywhere())
             }
         }
     }

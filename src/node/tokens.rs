@@ -153,8 +153,8 @@ mod tests {
     use crate::node::handle::status::State;
     use crate::node::tests::Plan;
 
-    fn grant(role: Role, prefix: &str) -> Vec<Grant> {
-        vec![Grant { role, collections: prefix.to_owned() }]
+    fn grant(role: Role, names: &str) -> Vec<Grant> {
+        vec![Grant { role, collections: names.to_owned() }]
     }
 
     fn token(name: &str, grants: Vec<Grant>) -> Token {
@@ -168,23 +168,23 @@ mod tests {
 
     #[test]
     fn the_first_token_is_an_admins_of_everything() {
-        for grants in [grant(Role::Write, ""), grant(Role::Admin, "app")] {
+        for grants in [grant(Role::Write, "*"), grant(Role::Admin, "app")] {
             let made = may_make(&Tokens::default(), "t", &token("t", grants), &Caller::Anyone);
             assert_eq!(made, Err(ControlError::FirstToken));
         }
-        let admin = token("t", grant(Role::Admin, ""));
+        let admin = token("t", grant(Role::Admin, "*"));
         assert_eq!(may_make(&Tokens::default(), "t", &admin, &Caller::Anyone), Ok(()));
     }
 
     #[test]
     fn the_last_admins_token_goes_last() {
-        let (admin, other) = (token("a", grant(Role::Admin, "")), token("o", grant(Role::Read, "")));
+        let (admin, other) = (token("a", grant(Role::Admin, "*")), token("o", grant(Role::Read, "*")));
         let both = known(&[("a", &admin), ("o", &other)]);
         let last = Err(ControlError::LastAdminToken("a".to_owned()));
         assert_eq!(may_revoke(&both, "a", &Caller::Operator).map(drop), last);
         assert!(may_revoke(&both, "o", &Caller::Operator).is_ok());
         assert!(may_revoke(&known(&[("a", &admin)]), "a", &Caller::Operator).is_ok());
-        let second = token("b", grant(Role::Admin, ""));
+        let second = token("b", grant(Role::Admin, "*"));
         let three = known(&[("a", &admin), ("b", &second), ("o", &other)]);
         assert!(may_revoke(&three, "a", &Caller::Operator).is_ok());
     }
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn nobody_hands_out_or_takes_back_more_than_they_govern() {
-        let (admin, mine) = (token("a", grant(Role::Admin, "")), token("m", grant(Role::Admin, "app.")));
+        let (admin, mine) = (token("a", grant(Role::Admin, "*")), token("m", grant(Role::Admin, "app.*")));
         let all = known(&[("a", &admin), ("m", &mine)]);
         let by = Caller::Token("m".to_owned(), Arc::new(mine.clone()));
         let more = token("x", grant(Role::Read, "application"));

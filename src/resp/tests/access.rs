@@ -7,7 +7,7 @@ fn a_copy_needs_the_right_to_write_where_it_goes() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;
         port.exchange(b"SELECT 1\r\nSET k v\r\n").await;
-        port.tokens.publish(&tokens(&[("app", Role::Write, "1")]));
+        port.tokens.publish(&tokens(&[("app", Role::Write, "1*")]));
         let reply =
             port.exchange(b"AUTH kith_app_app\r\nSELECT 1\r\nCOPY k l DB 2\r\nCOPY k l DB 12\r\n").await;
         let forbidden =
@@ -16,7 +16,8 @@ fn a_copy_needs_the_right_to_write_where_it_goes() {
     });
 }
 
-/// What a client meets once there are tokens: `app` writes in the collections `1...`, `eye` reads everywhere.
+/// What a client meets once there are tokens: `app` writes in the collection `1` and those that begin with `20`,
+/// `eye` reads everywhere.
 const GUARDED: &[(&str, &str)] = &[
     ("PING", "-NOAUTH Authentication required.\r\n"),
     ("GET k", "-NOAUTH Authentication required.\r\n"),
@@ -30,7 +31,11 @@ const GUARDED: &[(&str, &str)] = &[
     ("AUTH kith_app_app", "+OK\r\n"),
     ("PING", "+PONG\r\n"),
     ("GET k", "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"),
+    ("SELECT 1", "+OK\r\n"),
+    ("SET k w", "+OK\r\n"),
     ("SELECT 12", "+OK\r\n"),
+    ("SET k v", "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"),
+    ("SELECT 201", "+OK\r\n"),
     ("SET k v", "+OK\r\n"),
     ("GET k", "$1\r\nv\r\n"),
     ("SELECT 2", "+OK\r\n"),
@@ -48,7 +53,7 @@ const GUARDED: &[(&str, &str)] = &[
 fn a_token_opens_its_collections_and_no_others() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;
-        port.tokens.publish(&tokens(&[("app", Role::Write, "1"), ("eye", Role::Read, "")]));
+        port.tokens.publish(&tokens(&[("app", Role::Write, "1 20*"), ("eye", Role::Read, "*")]));
         let mut stream = port.connect().await;
         for &(command, reply) in GUARDED {
             stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
@@ -68,13 +73,13 @@ fn an_open_connection_loses_what_its_token_loses() {
         let mut early = port.connect().await;
         early.write_all(b"PING\r\n").await.unwrap();
         expect(&mut early, "+PONG\r\n").await;
-        port.tokens.publish(&tokens(&[("app", Role::Write, ""), ("eye", Role::Read, "")]));
+        port.tokens.publish(&tokens(&[("app", Role::Write, "*"), ("eye", Role::Read, "*")]));
         early.write_all(b"PING\r\nAUTH kith_app_app\r\nSET k v\r\n").await.unwrap();
         expect(&mut early, "-NOAUTH Authentication required.\r\n+OK\r\n+OK\r\n").await;
-        port.tokens.publish(&tokens(&[("app", Role::Read, ""), ("eye", Role::Read, "")]));
+        port.tokens.publish(&tokens(&[("app", Role::Read, "*"), ("eye", Role::Read, "*")]));
         early.write_all(b"GET k\r\nAUTH kith_app_app\r\nGET k\r\n").await.unwrap();
         expect(&mut early, "-NOAUTH Authentication required.\r\n+OK\r\n$1\r\nv\r\n").await;
-        port.tokens.publish(&tokens(&[("eye", Role::Read, "")]));
+        port.tokens.publish(&tokens(&[("eye", Role::Read, "*")]));
         early.write_all(b"GET k\r\n").await.unwrap();
         expect(&mut early, "-NOAUTH Authentication required.\r\n").await;
     });
@@ -96,7 +101,7 @@ fn a_command_that_loses_its_right_in_its_middle_ends_the_connection() {
         ] {
             let port = Port::open(place, 5, Limits { in_flight: 4, ..Limits::default() }).await;
             port.exchange(b"SET a 1\r\nSET b 1\r\n").await;
-            port.tokens.publish(&tokens(&[("app", Role::Write, ""), ("eye", Role::Write, "")]));
+            port.tokens.publish(&tokens(&[("app", Role::Write, "*"), ("eye", Role::Write, "*")]));
             let mut stream = port.connect().await;
             stream.write_all(b"AUTH kith_app_app\r\nPING\r\n").await.unwrap();
             expect(&mut stream, "+OK\r\n+PONG\r\n").await;
@@ -104,7 +109,7 @@ fn a_command_that_loses_its_right_in_its_middle_ends_the_connection() {
             let input = format!("{command}\r\nAUTH kith_eye_eye\r\nSET later 1\r\nKEYS *\r\n");
             stream.write_all(input.as_bytes()).await.unwrap();
             until(|| !port.fake.0.borrow().pending.is_empty()).await;
-            port.tokens.publish(&tokens(&[("eye", Role::Write, "")]));
+            port.tokens.publish(&tokens(&[("eye", Role::Write, "*")]));
             port.fake.0.borrow_mut().held = false;
             assert_eq!(rest(&mut stream).await, "-NOAUTH Authentication required.\r\n", "{command}");
             let later = (DEFAULT.to_owned(), b"later".to_vec());
@@ -117,7 +122,7 @@ fn a_command_that_loses_its_right_in_its_middle_ends_the_connection() {
 fn a_client_that_was_not_let_in_gets_no_more_than_the_usual_buffer() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;
-        port.tokens.publish(&tokens(&[("app", Role::Write, "")]));
+        port.tokens.publish(&tokens(&[("app", Role::Write, "*")]));
         let mut large = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n".to_vec();
         large.resize(large.len() + 100_000, b'x');
         large.extend_from_slice(b"\r\n");

@@ -59,7 +59,7 @@ fn what_is_too_long_is_answered_in_its_turn_and_the_connection_goes_on() {
                        -ERR an argument has at most 8388608 bytes\r\n$-1\r\n";
         assert_eq!(port.exchange(input.as_bytes()).await, replies);
         assert_eq!(port.fake.0.borrow().counts.too_large.get(), 2);
-        port.tokens.publish(&tokens(&[("app", Role::Write, "")]));
+        port.tokens.publish(&tokens(&[("app", Role::Write, "*")]));
         let stranger = format!("*2\r\n$3\r\nGET\r\n$4097\r\n{key}\r\n");
         let replies = "-NOAUTH Authentication required.\r\n";
         assert_eq!(port.exchange(stranger.as_bytes()).await, replies);

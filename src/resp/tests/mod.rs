@@ -336,12 +336,13 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Tokens by name, role and beginning of collections' names; the secret of each is its name again.
+/// Tokens by name, role and collections between spaces; the secret of each is its name again.
 fn tokens(all: &[(&str, Role, &str)]) -> Arc<Tokens> {
     let values: Vec<_> = all
         .iter()
-        .map(|(name, role, prefix)| {
-            let grants = vec![Grant { role: *role, collections: (*prefix).to_owned() }];
+        .map(|(name, role, collections)| {
+            let grant = |collections: &str| Grant { role: *role, collections: collections.to_owned() };
+            let grants = collections.split(' ').map(grant).collect();
             (name.as_bytes(), Token::create(name, name, grants, 0).unwrap().0.encode())
         })
         .collect();
