@@ -15,6 +15,9 @@ use crate::node::local::Mailbox;
 /// Bytes of what a client tells of itself: its name, its library's name, its library's version.
 pub const MAX_TOLD_BYTES: usize = 256;
 
+/// The user that every token answers to, and who shows none.
+pub const DEFAULT_USER: &str = "default";
+
 /// The client's address and the member's, of one connection.
 pub type Addresses = (SocketAddr, SocketAddr);
 
@@ -33,6 +36,8 @@ pub struct Shown {
     pub name: RefCell<Vec<u8>>,
     /// The client's library and its version.
     pub library: RefCell<[Vec<u8>; 2]>,
+    /// The name of the token that its client shows.
+    pub user: RefCell<Option<String>>,
     /// The number of the collection that is selected.
     pub database: Cell<u16>,
     /// What is spoken.
@@ -59,6 +64,7 @@ impl Shown {
             mailbox: Mailbox::new(),
             name: RefCell::default(),
             library: RefCell::default(),
+            user: RefCell::default(),
             database: Cell::new(0),
             protocol: Cell::default(),
             last_ms: Cell::new(since_ms),
@@ -78,7 +84,7 @@ impl Shown {
     pub fn line(&self, out: &mut String, wall_ms: u64) {
         let seconds = |since_ms: u64| wall_ms.saturating_sub(since_ms) / 1_000;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (name, library) = (self.name.borrow(), self.library.borrow());
+        let (name, library, user) = (self.name.borrow(), self.library.borrow(), self.user.borrow());
         let (channels, patterns) = self.listening.get();
         let [library, library_version] = &*library;
         let (unexecuted, unsent) = (self.unexecuted.get(), self.unsent.get());
@@ -92,7 +98,7 @@ impl Shown {
             out,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={channels} psub={patterns} ssub=0 multi=-1 \
              qbuf={unexecuted} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={unsent} oll=0 omem={unsent} \
-             tot-mem={} events=r cmd={last} user=default redir=-1 resp={version} lib-name={} lib-ver={}",
+             tot-mem={} events=r cmd={last} user={} redir=-1 resp={version} lib-name={} lib-ver={}",
             self.id,
             self.addresses.0,
             self.addresses.1,
@@ -102,6 +108,7 @@ impl Shown {
             if self.is_listening() { "P" } else { "N" },
             self.database.get(),
             unexecuted + unsent,
+            user.as_deref().unwrap_or(DEFAULT_USER),
             text(library),
             text(library_version),
         );

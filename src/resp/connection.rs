@@ -224,7 +224,7 @@ impl<L: Local> Connection<L> {
 
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
         self.client.shown.mailbox.attend();
-        self.client.session.refresh(&self.client.collection);
+        self.client.session.refresh(&self.client.collection, &self.client.shown);
         let mut reads = 0;
         loop {
             self.collect();

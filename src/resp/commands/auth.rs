@@ -10,10 +10,8 @@ use super::{Context, Flow};
 use crate::model::token::Role;
 use crate::node::access::{Access, Caller, Denied, Origin};
 use crate::node::local::Local;
+use crate::resp::clients::{DEFAULT_USER, Shown};
 use crate::resp::parse::Arguments;
-
-/// The user that every token answers to.
-const DEFAULT_USER: &[u8] = b"default";
 
 /// What a command takes. Each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +43,19 @@ impl Session {
         session
     }
 
+    /// Lets others see whose connection it is.
+    fn show(&self, shown: &Shown) {
+        *shown.user.borrow_mut() = self.caller.as_ref().and_then(Caller::name).map(str::to_owned);
+    }
+
+    /// Whether the client of `own` may be told of another connection: an admin of everything of all of them, others
+    /// of those with the same token.
+    pub fn may_see(&self, own: &Shown, other: &Shown) -> bool {
+        let is_admin = self.caller.as_ref().is_some_and(Caller::is_admin_of_all);
+        let has_name = own.user.borrow().is_some();
+        is_admin || own.id == other.id || has_name && own.user == other.user
+    }
+
     /// Whether a command may be carried out.
     #[inline]
     pub fn may(&self, need: Need) -> bool {
@@ -63,9 +74,10 @@ impl Session {
     }
 
     /// Forgets what the client showed, as if it had just come.
-    pub fn reset(&mut self, collection: &str) {
+    pub fn reset(&mut self, collection: &str, shown: &Shown) {
         self.caller = None;
         self.review(collection);
+        self.show(shown);
     }
 
     /// Whether a collection that is not selected may be read.
@@ -80,9 +92,10 @@ impl Session {
 
     /// Takes in changes of the tokens since the last call. To be called once a turn.
     #[inline]
-    pub fn refresh(&mut self, collection: &str) {
+    pub fn refresh(&mut self, collection: &str, shown: &Shown) {
         if self.access.has_changed() {
             self.review(collection);
+            self.show(shown);
         }
     }
 
@@ -103,7 +116,7 @@ impl Session {
     fn authenticate(&mut self, user: &[u8], token: &[u8], collection: &str) -> Result<(), Denied> {
         let token = std::str::from_utf8(token).unwrap_or_default();
         let caller = self.access.admit(self.origin, Some(token))?;
-        if user != DEFAULT_USER && caller.name().is_some_and(|name| name.as_bytes() != user) {
+        if user != DEFAULT_USER.as_bytes() && caller.name().is_some_and(|name| name.as_bytes() != user) {
             return Err(Denied::Wrong);
         }
         self.caller = Some(caller);
@@ -115,7 +128,7 @@ impl Session {
 /// AUTH \[user\] token
 pub fn auth<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let (user, token) = match arguments.len() {
-        2 => (DEFAULT_USER, arguments.get(1)),
+        2 => (DEFAULT_USER.as_bytes(), arguments.get(1)),
         3 => (arguments.get(1), arguments.get(2)),
         _ => return context.error("syntax error"),
     };
@@ -134,7 +147,10 @@ pub fn auth<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
 pub fn log_in<L: Local>(context: &mut Context<'_, L>, user: &[u8], token: &[u8]) -> Result<(), Flow> {
     let client = &mut *context.client;
     match client.session.authenticate(user, token, &client.collection) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            client.session.show(&client.shown);
+            Ok(())
+        }
         Err(Denied::Starting) => Err(context.error(&Denied::Starting.to_string())),
         Err(_) => {
             let message = b"invalid username-password pair or user is disabled.";

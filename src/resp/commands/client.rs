@@ -84,7 +84,7 @@ pub fn reset<L: Local>(context: &mut Context<'_, L>) -> Flow {
     shown.protocol.set(Protocol::Resp2);
     shown.database.set(0);
     context.client.collection = collection_of(0);
-    context.client.session.reset(&context.client.collection);
+    context.client.session.reset(&context.client.collection, &context.client.shown);
     context.replies.set_protocol(Protocol::Resp2);
     context.answer(|out| out.simple("RESET"))
 }
@@ -173,7 +173,7 @@ pub fn info<L: Local>(context: &mut Context<'_, L>) -> Flow {
     context.answer(|out| out.text(&text))
 }
 
-/// CLIENT LIST \[TYPE type | ID id \[id …\]\]
+/// Of the connections that the client may be told of: CLIENT LIST \[TYPE type | ID id \[id …\]\]
 pub fn list<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let option = arguments.get(2);
     let (mut ids, mut listening, mut none) = (None, None, false);
@@ -195,7 +195,11 @@ pub fn list<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
         return context.error("syntax error");
     }
     let mut text = String::new();
+    let own = &context.client.shown;
     context.shared.clients.for_each(|shown| {
+        if !context.client.session.may_see(own, shown) {
+            return;
+        }
         let is_of_type = listening.is_none_or(|listening| listening == shown.is_listening());
         if !none && is_of_type && ids.as_ref().is_none_or(|ids| ids.contains(&shown.id)) {
             shown.line(&mut text, context.wall_ms);

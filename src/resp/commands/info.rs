@@ -23,7 +23,9 @@ pub fn info<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
             || arguments.from(1).any(|word| all(word) || word.eq_ignore_ascii_case(name.as_bytes()))
     };
     let port = context.client.shown.addresses.1.port();
-    let text = sections(&context.local.info(), context.shared, (port, context.wall_ms), &wanted);
+    let mut info = context.local.info();
+    info.collections.retain(|(name, _)| context.client.session.may_read(name));
+    let text = sections(&info, context.shared, (port, context.wall_ms), &wanted);
     context.answer(|out| out.text(&text))
 }
 
@@ -201,7 +203,7 @@ fn kith(info: &LocalInfo) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The databases that this member has records of. Their expiries are not counted.
+/// The databases that this member has records of, and the client may read. Their expiries are not counted.
 fn keyspace(info: &LocalInfo) -> String {
     let mut databases: Vec<(u16, u64)> =
         info.collections.iter().filter_map(|(name, keys)| Some((database_of(name)?, *keys))).collect();

@@ -1,4 +1,4 @@
-//! SCAN, KEYS, DBSIZE, RANDOMKEY and FLUSHDB: commands that go through the keys of a collection.
+//! SCAN, KEYS, DBSIZE and FLUSHDB: commands that go through the keys of a collection.
 //!
 //! They ask for pages in the order of keys, one at a time, as each says where the next one begins. The
 //! connection waits meanwhile and nobody else does: between two pages the data thread serves others. A page
@@ -149,27 +149,6 @@ pub fn size<L: Local>(context: &mut Context<'_, L>) -> Flow {
     }
     let Listing { count, .. } = std::mem::take(&mut context.client.progress.listing);
     context.answer(|out| out.integer(i64::try_from(count).unwrap_or(i64::MAX)))
-}
-
-/// RANDOMKEY: one of the keys after a place that chance names, the first of all if there is none.
-pub fn random_key<L: Local>(context: &mut Context<'_, L>) -> Flow {
-    while !context.client.progress.listing.over {
-        match next_page(context, Vec::new()) {
-            Ok(rows) => {
-                let listing = &mut context.client.progress.listing;
-                listing.over |= !rows.is_empty();
-                listing.page = rows;
-            }
-            Err(flow) => return flow,
-        }
-    }
-    let Listing { page, .. } = std::mem::take(&mut context.client.progress.listing);
-    let chosen = rand::random::<u32>().checked_rem(u32::try_from(page.len()).unwrap_or_default());
-    let key = chosen.and_then(|at| page.get(at as usize));
-    context.answer(|out| match key {
-        Some(row) => out.bulk(row.key()),
-        None => out.nil(),
-    })
 }
 
 /// FLUSHDB \[ASYNC | SYNC\]: deletes one key after the other, page by page.

@@ -17,6 +17,7 @@ mod keys;
 mod listen;
 mod listing;
 mod moves;
+mod random;
 mod server;
 mod strings;
 mod table;
@@ -32,6 +33,7 @@ use crate::model::{KeyRef, Record, RecordRef};
 use crate::node::local::Local;
 use auth::Need;
 use listing::Listing;
+use random::Descent;
 use table::{Run, Spec};
 
 /// The token of an operation that belongs to no reply: a command looks before it goes on.
@@ -63,6 +65,8 @@ pub struct Progress {
     asked: Asked,
     /// What a command that goes through all keys has found.
     listing: Listing,
+    /// Where RANDOMKEY is.
+    descent: Descent,
     /// When WAIT ends, in milliseconds since the Unix epoch.
     until_ms: Option<u64>,
     /// What RENAME or COPY has read.
@@ -80,6 +84,7 @@ impl Progress {
         !self.is_between()
             || !matches!(self.asked, Asked::Nothing)
             || self.listing.has_begun()
+            || self.descent.has_begun()
             || self.until_ms.is_some()
             || self.moved.is_some()
     }
@@ -179,7 +184,7 @@ fn carry_out<L: Local>(context: &mut Context<'_, L>, spec: &'static Spec, argume
         Run::Scan => listing::scan(context, arguments),
         Run::Keys => listing::keys(context, arguments),
         Run::DbSize => listing::size(context),
-        Run::RandomKey => listing::random_key(context),
+        Run::RandomKey => random::random_key(context),
         Run::FlushDb => listing::flush(context, arguments),
         Run::Ping => server::ping(context, arguments),
         Run::Echo => context.answer(|out| out.bulk(arguments.get(1))),

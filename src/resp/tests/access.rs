@@ -67,6 +67,53 @@ fn a_token_opens_its_collections_and_no_others() {
 }
 
 #[test]
+fn a_token_is_told_of_its_own_databases_and_connections_alone() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let made = [("app", Role::Write, "1"), ("eye", Role::Read, "2"), ("root", Role::Admin, "*")];
+        port.tokens.publish(&tokens(&made));
+        let mut others = Vec::new();
+        for (login, reply) in
+            [("AUTH kith_app_app", "+OK\r\n"), ("AUTH kith_eye_eye", "+OK\r\n"), ("PING", "-NOAUTH")]
+        {
+            let mut other = port.connect().await;
+            other.write_all(format!("{login}\r\n").as_bytes()).await.unwrap();
+            expect(&mut other, reply).await;
+            others.push(other);
+        }
+        let seen = async |name: &str| {
+            let asked = format!("AUTH kith_{name}_{name}\r\nINFO keyspace\r\nCLIENT LIST\r\n");
+            let told = port.exchange(asked.as_bytes()).await;
+
+            let after = |mark: &str| {
+                let mut found: Vec<_> = told
+                    .split(mark)
+                    .skip(1)
+                    .map(|rest| rest.split([':', ' ']).next().unwrap().to_owned())
+                    .collect();
+                found.sort_unstable();
+                found.join(" ")
+            };
+            (after("\ndb"), after(" user="))
+        };
+        let told = |databases: &str, users: &str| (databases.to_owned(), users.to_owned());
+        assert_eq!(seen("app").await, told("1", "app app"));
+        assert_eq!(seen("eye").await, told("2", "eye eye"));
+        assert_eq!(seen("root").await, told("0 1 2", "app default eye root"));
+        // Who logs in as somebody else, or out, is seen as that.
+        others[0].write_all(b"AUTH kith_eye_eye\r\n").await.unwrap();
+        expect(&mut others[0], "+OK\r\n").await;
+        others[1].write_all(b"RESET\r\n").await.unwrap();
+        expect(&mut others[1], "+RESET\r\n").await;
+        assert_eq!(seen("root").await.1, "default default eye root");
+        assert_eq!(seen("app").await.1, "app");
+        port.tokens.publish(&tokens(&made[..1]));
+        until(|| port.fake.0.borrow().counts.connections.get() == 3).await;
+        assert_eq!(port.exchange(b"AUTH kith_app_app\r\nCLIENT LIST ID 1 2\r\n").await, "+OK\r\n$0\r\n\r\n");
+    });
+}
+
+#[test]
 fn an_open_connection_loses_what_its_token_loses() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits::default()).await;

@@ -1,6 +1,7 @@
 //! What each command answers.
 
 use super::*;
+use std::collections::BTreeSet;
 
 /// Commands of one session and their replies.
 const SESSION: &[(&str, &str)] = &[
@@ -153,6 +154,31 @@ fn keys_answers_no_more_than_a_value_may_have() {
         assert!(reply.starts_with(refused), "{}", &reply[..100]);
         let flushed = port.exchange(b"FLUSHDB\r\nDBSIZE\r\nRANDOMKEY\r\n").await;
         assert_eq!(flushed, "+OK\r\n:0\r\n$-1\r\n");
+    });
+}
+
+#[test]
+fn any_key_may_be_the_random_one() {
+    run(async {
+        let port = Port::open(Place::Here, 3, Limits::default()).await;
+        let numbers = (0..3_000).map(|n| format!("user:{n:04}"));
+        let names: Vec<String> = numbers.chain(["user:", "user:123456", "z"].map(str::to_owned)).collect();
+        for name in &names {
+            let record =
+                Record::value(KeyRef::new("default", name.as_bytes()).unwrap(), Timestamp::ZERO, None, b"");
+            let name = ("default".to_owned(), name.clone().into_bytes());
+            port.fake.0.borrow_mut().records.insert(name, record);
+        }
+        let mut awaited: BTreeSet<&str> = ["user:", "user:0", "user:1", "user:2", "user:29", "z"].into();
+        while !awaited.is_empty() {
+            let reply = port.exchange(&b"RANDOMKEY\r\n".repeat(20)).await;
+            for key in reply.lines().filter(|line| !line.starts_with('$')) {
+                assert!(names.iter().any(|name| name == key), "{key}");
+                awaited.retain(|begin| key != *begin && (begin.len() < 6 || !key.starts_with(begin)));
+            }
+        }
+        let single = b"SELECT 1\r\nSET k v\r\nRANDOMKEY\r\nDEL k\r\nRANDOMKEY\r\n";
+        assert_eq!(port.exchange(single).await, "+OK\r\n+OK\r\n$1\r\nk\r\n:1\r\n$-1\r\n");
     });
 }
 

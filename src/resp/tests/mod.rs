@@ -191,8 +191,13 @@ impl State {
     fn page(&self, scan: &Scan) -> Page {
         let fits =
             |(collection, key): &(String, Vec<u8>)| *collection == scan.collection && scan.keys.contains(key);
-        let mut found = self.records.iter().filter(|(name, _)| fits(name)).map(|(_, record)| record.clone());
-        let rows: Vec<Row> = found.by_ref().take(scan.limit).map(Row::Whole).collect();
+        let fitting = self.records.iter().filter(|(name, _)| fits(name));
+        let mut found: Vec<&Record> = fitting.map(|(_, record)| record).collect();
+        if scan.reverse {
+            found.reverse();
+        }
+        let mut found = found.into_iter();
+        let rows: Vec<Row> = found.by_ref().take(scan.limit).cloned().map(Row::Whole).collect();
         let resume = found.next().and_then(|_| rows.last().map(|row| row.key().to_vec()));
         Page { rows, resume }
     }
@@ -245,7 +250,8 @@ impl Local for Fake {
     }
 
     fn info(&self) -> LocalInfo {
-        LocalInfo { member: "one".to_owned(), records: 3, ..LocalInfo::default() }
+        let collections = ["default", "1", "2"].map(|name| (name.to_owned(), 1)).to_vec();
+        LocalInfo { member: "one".to_owned(), records: 3, collections, ..LocalInfo::default() }
     }
 
     fn is_congested(&self) -> bool {
