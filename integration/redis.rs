@@ -56,6 +56,16 @@ const DIFFERENT: &[Different] = &[
         reason: "numbers have 64 bits, not 80",
     },
     Different {
+        command: "INCRBYFLOAT none 0x10",
+        kith: "-ERR value is not a valid float\r\n",
+        reason: "numbers are decimal",
+    },
+    Different {
+        command: "SCAN -1",
+        kith: "-ERR invalid cursor\r\n",
+        reason: "a cursor names a place that the member remembers",
+    },
+    Different {
         command: "SETRANGE none 8388608 x",
         kith: "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n",
         reason: "a value has 8 MiB at most",

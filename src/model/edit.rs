@@ -271,12 +271,12 @@ fn add(present: Option<&[u8]>, delta: f64) -> Result<String, EditError> {
     if sum.is_finite() { Ok(format!("{sum}")) } else { Err(EditError::NotFinite) }
 }
 
-/// Reads a finite decimal number; spaces around it are none of it.
+/// Reads a decimal number, or an infinity in words, which no sum is made of; spaces around it are none of it.
 #[must_use]
 pub fn decimal(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    text.parse::<f64>().ok().filter(|number| is_plain && number.is_finite())
+    text.parse::<f64>().ok().filter(|number| if is_plain { number.is_finite() } else { number.is_infinite() })
 }
 
 /// Decimal places of a number in fixed point.
@@ -448,13 +448,18 @@ mod tests {
             let expected = Edited::Value(expected.as_bytes().to_vec(), None);
             assert_eq!(sum(present, delta), Ok(expected));
         }
-        for wrong in [&b"x"[..], b" 1", b"inf", b"nan", b"1e999"] {
+        for endless in [&b"inf"[..], b"-Inf", b"+INFINITY"] {
+            assert_eq!(sum(endless, 1.0), Err(EditError::NotFinite), "{endless:?}");
+        }
+        for wrong in [&b"x"[..], b" 1", b"infx", b"nan", b"-nan", b"1e999", b"0x10"] {
             assert_eq!(sum(wrong, 1.0), Err(EditError::NotADecimal), "{wrong:?}");
         }
         let empty = value(b"", None);
         let over_empty = run(Some(&empty), Condition::Always, Edit::Add(Real(1.0)));
         assert_eq!(over_empty, Err(EditError::NotADecimal));
         assert_eq!(sum(b"1e308", 1e308), Err(EditError::NotFinite));
+        assert_eq!(sum(b"1", f64::INFINITY), Err(EditError::NotFinite));
+        assert_eq!(sum(b"x", f64::INFINITY), Err(EditError::NotADecimal));
         assert_eq!(sum(b"1", f64::NAN), Err(EditError::NotFinite));
     }
 }

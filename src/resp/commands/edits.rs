@@ -92,16 +92,7 @@ pub fn set_range<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_
 
 /// INCRBYFLOAT key number
 pub fn add_float<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
-    let text = arguments.get(2);
-    let Some(number) = decimal(text) else {
-        let unsigned = text.strip_prefix(b"-").or_else(|| text.strip_prefix(b"+")).unwrap_or(text);
-        let endless = unsigned.eq_ignore_ascii_case(b"inf") || unsigned.eq_ignore_ascii_case(b"infinity");
-        return context.error(if endless {
-            "increment would produce NaN or Infinity"
-        } else {
-            "value is not a valid float"
-        });
-    };
+    let Some(number) = decimal(arguments.get(2)) else { return context.error("value is not a valid float") };
     always(context, arguments, Edit::Add(Real(number)), Returns::After, WriteReply::Record)
 }
 

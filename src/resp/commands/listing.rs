@@ -90,10 +90,20 @@ pub fn scan<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     }
 }
 
-/// A cursor: a number without a sign.
+/// A cursor as Redis reads it: a number, counted down from 2^64 behind a minus; nothing is 0.
 fn cursor(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+    if text.is_empty() {
+        return Some(0);
+    }
+    let text = std::str::from_utf8(text).ok()?;
+    // The digits may have one sign, the plus that is read with them.
+    text.strip_prefix('-').map_or_else(
+        || text.parse().ok(),
+        |digits| {
+            let number: u64 = digits.parse().ok().filter(|_| !digits.starts_with('+'))?;
+            Some(number.wrapping_neg())
+        },
+    )
 }
 
 fn scanned<L: Local>(context: &mut Context<'_, L>, next: u64, keys: &[&[u8]]) -> Flow {

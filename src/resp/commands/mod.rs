@@ -20,7 +20,7 @@ mod moves;
 mod random;
 mod server;
 mod strings;
-mod table;
+pub mod table;
 
 use super::connection::{Client, Shared, count};
 use super::parse::{Arguments, Oversize, number};

@@ -39,7 +39,7 @@ pub fn time<L: Local>(context: &mut Context<'_, L>) -> Flow {
 }
 
 /// WAIT copies milliseconds: until all that the client wrote has so many copies beside the first one, or the time
-/// is over; 0 is for ever. The member is asked again and again, so that it soon forgets who left.
+/// is over; 0 is for ever, but no copies are waited for at all. The member is asked again and again, so that it soon forgets who left.
 pub fn wait<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let copies = match context.integer(arguments.get(1)) {
         Ok(copies) => u16::try_from(copies.max(0)).unwrap_or(u16::MAX).saturating_add(1),
@@ -48,6 +48,8 @@ pub fn wait<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     let timeout_ms = match number(arguments.get(2)) {
         None => return context.error("timeout is not an integer or out of range"),
         Some(..0) => return context.error("timeout is negative"),
+        // There is one copy of what was written, or none is needed.
+        Some(_) if copies == 1 => 0,
         Some(0) => u64::MAX,
         Some(timeout_ms) => u64::try_from(timeout_ms).unwrap_or(u64::MAX),
     };

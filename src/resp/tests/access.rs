@@ -1,6 +1,7 @@
 //! What tokens open.
 
 use super::*;
+use crate::resp::commands::table::COMMANDS;
 
 #[test]
 fn a_copy_needs_the_right_to_write_where_it_goes() {
@@ -132,6 +133,35 @@ fn an_open_connection_loses_what_its_token_loses() {
     });
 }
 
+/// A right that each command needs.
+fn named_right(flags: &str) -> Option<Role> {
+    let has = |flag| flags.split(' ').any(|word| word == flag);
+    if has("write") { Some(Role::Write) } else { has("readonly").then_some(Role::Read) }
+}
+
+#[test]
+fn commands_that_clients_know_to_read_or_write_take_that_role() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        port.tokens.publish(&tokens(&[("app", Role::Read, "1")]));
+        for spec in COMMANDS.iter().filter(|spec| spec.subcommands().next().is_none()) {
+            let arguments = " 1".repeat(usize::try_from(spec.arity.abs()).unwrap() - 1);
+            let command = format!("{}{arguments}\r\n", spec.name);
+            let stranger = port.exchange(command.as_bytes()).await;
+            let opens = spec.flags.contains("no_auth") || spec.name == "quit";
+            assert_eq!(!stranger.starts_with("-NOAUTH Auth"), opens, "{command}: {stranger}");
+            for (database, role) in [("0", None), ("1", Some(Role::Read))] {
+                let input = format!("AUTH kith_app_app\r\nSELECT {database}\r\n{command}");
+                let reply = port.exchange(input.as_bytes()).await;
+                let is_refused = reply.starts_with("+OK\r\n+OK\r\n-NOPERM ");
+                assert_eq!(is_refused, named_right(spec.flags) > role, "{database} {command}: {reply}");
+            }
+        }
+    });
+}
+
+const LOGIN: &[u8] = b"AUTH kith_app_app\r\nPING\r\n";
+
 #[test]
 fn a_command_that_loses_its_right_in_its_middle_ends_the_connection() {
     run(async {
@@ -146,21 +176,35 @@ fn a_command_that_loses_its_right_in_its_middle_ends_the_connection() {
             ("RENAME a z", Place::Here),
             ("WAIT 1 0", Place::Here),
         ] {
-            let port = Port::open(place, 5, Limits { in_flight: 4, ..Limits::default() }).await;
-            port.exchange(b"SET a 1\r\nSET b 1\r\n").await;
-            port.tokens.publish(&tokens(&[("app", Role::Write, "*"), ("eye", Role::Write, "*")]));
-            let mut stream = port.connect().await;
-            stream.write_all(b"AUTH kith_app_app\r\nPING\r\n").await.unwrap();
-            expect(&mut stream, "+OK\r\n+PONG\r\n").await;
-            port.fake.0.borrow_mut().held = true;
-            let input = format!("{command}\r\nAUTH kith_eye_eye\r\nSET later 1\r\nKEYS *\r\n");
-            stream.write_all(input.as_bytes()).await.unwrap();
-            until(|| !port.fake.0.borrow().pending.is_empty()).await;
-            port.tokens.publish(&tokens(&[("eye", Role::Write, "*")]));
-            port.fake.0.borrow_mut().held = false;
-            assert_eq!(rest(&mut stream).await, "-NOAUTH Authentication required.\r\n", "{command}");
-            let later = (DEFAULT.to_owned(), b"later".to_vec());
-            assert!(!port.fake.0.borrow().records.contains_key(&later), "{command}");
+            // WAIT takes no role.
+            for is_stranger in
+                [true, false].into_iter().filter(|stranger| *stranger || !command.starts_with("WAIT"))
+            {
+                let port = Port::open(place, 5, Limits { in_flight: 4, ..Limits::default() }).await;
+                port.exchange(b"SET a 1\r\nSET b 1\r\n").await;
+                let mut stream = port.connect().await;
+                if is_stranger {
+                    port.tokens.publish(&tokens(&[("app", Role::Write, "*"), ("eye", Role::Write, "*")]));
+                    stream.write_all(LOGIN).await.unwrap();
+                    expect(&mut stream, "+OK\r\n+PONG\r\n").await;
+                }
+                port.fake.0.borrow_mut().held = true;
+                let input = format!("{command}\r\nAUTH kith_eye_eye\r\nSET later 1\r\nKEYS *\r\n");
+                stream.write_all(input.as_bytes()).await.unwrap();
+                until(|| !port.fake.0.borrow().pending.is_empty()).await;
+                let refused = if is_stranger {
+                    port.tokens.publish(&tokens(&[("eye", Role::Write, "*")]));
+                    "-NOAUTH Authentication required.\r\n"
+                } else {
+                    // Who comes from this machine may then look at the member's state and at no key.
+                    port.tokens.publish_unsure();
+                    "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"
+                };
+                port.fake.0.borrow_mut().held = false;
+                assert_eq!(rest(&mut stream).await, refused, "{command}");
+                let later = (DEFAULT.to_owned(), b"later".to_vec());
+                assert!(!port.fake.0.borrow().records.contains_key(&later), "{command}");
+            }
         }
     });
 }

@@ -133,7 +133,13 @@ fn a_scan_goes_on_over_another_connection_and_finds_each_key_once() {
         }
         assert_eq!(keys, (0..95).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
         let unknown = "-ERR invalid cursor\r\n";
-        assert_eq!(port.exchange(b"SCAN 77\r\nSCAN x\r\nSCAN -1\r\n").await, unknown.repeat(3));
+        for cursor in ["77", "x", "-1", "-", "-+1", "\" 1\"", "18446744073709551616"] {
+            assert_eq!(port.exchange(format!("SCAN {cursor}\r\n").as_bytes()).await, unknown, "{cursor}");
+        }
+        for cursor in ["''", "-0", "+0", "00"] {
+            let page = port.exchange(format!("SCAN {cursor} MATCH k00\r\n").as_bytes()).await;
+            assert_eq!(page, "*2\r\n$1\r\n0\r\n*1\r\n$3\r\nk00\r\n", "{cursor}");
+        }
     });
 }
 
@@ -158,18 +164,28 @@ fn keys_answers_no_more_than_a_value_may_have() {
 }
 
 #[test]
+fn a_wait_for_no_copies_ends_though_there_are_none() {
+    run(async {
+        let port = Port::open(Place::Here, 3, Limits::default()).await;
+        port.fake.0.borrow_mut().copies = 0;
+        let reply = port.exchange(b"SET k v\r\nWAIT 0 0\r\nWAIT -1 0\r\nWAIT 0 9000000\r\n").await;
+        assert_eq!(reply, "+OK\r\n:0\r\n:0\r\n:0\r\n");
+    });
+}
+
+#[test]
 fn any_key_may_be_the_random_one() {
     run(async {
         let port = Port::open(Place::Here, 3, Limits::default()).await;
         let numbers = (0..3_000).map(|n| format!("user:{n:04}"));
-        let names: Vec<String> = numbers.chain(["user:", "user:123456", "z"].map(str::to_owned)).collect();
+        let names: Vec<String> = numbers.chain(["user:", "user:123456", "v"].map(str::to_owned)).collect();
         for name in &names {
             let record =
                 Record::value(KeyRef::new("default", name.as_bytes()).unwrap(), Timestamp::ZERO, None, b"");
             let name = ("default".to_owned(), name.clone().into_bytes());
             port.fake.0.borrow_mut().records.insert(name, record);
         }
-        let mut awaited: BTreeSet<&str> = ["user:", "user:0", "user:1", "user:2", "user:29", "z"].into();
+        let mut awaited: BTreeSet<&str> = ["user:", "user:0", "user:1", "user:2", "user:29", "v"].into();
         while !awaited.is_empty() {
             let reply = port.exchange(&b"RANDOMKEY\r\n".repeat(20)).await;
             for key in reply.lines().filter(|line| !line.starts_with('$')) {

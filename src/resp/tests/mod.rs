@@ -58,6 +58,8 @@ struct State {
     waiting: Vec<Mailbox>,
     /// How many writes were waited for, and for how many copies.
     waits: Vec<(usize, u16)>,
+    /// How many copies are found of them at most.
+    copies: u16,
     /// Who listens, and whether it still does.
     subscriptions: Vec<(Mailbox, bool)>,
     counts: Rc<RespCounts>,
@@ -81,6 +83,7 @@ impl Fake {
             congested_after: None,
             waiting: Vec::new(),
             waits: Vec::new(),
+            copies: 2,
             subscriptions: Vec::new(),
             counts: Rc::default(),
         })));
@@ -231,7 +234,7 @@ impl Local for Fake {
     }
 
     fn wait(&self, mailbox: &Mailbox, token: u32, wait: Wait) {
-        let copies = Outcome::Copies(wait.copies.min(2));
+        let copies = Outcome::Copies(wait.copies.min(self.0.borrow().copies));
         self.0.borrow_mut().waits.push((wait.writes.len(), wait.copies));
         self.0.borrow_mut().pending.push((mailbox.clone(), token, Pending::Answer(copies)));
     }
