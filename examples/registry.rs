@@ -13,11 +13,12 @@
 //!
 //! `KITH_ADDRESS` names the members' HTTP addresses; without it, those of `kith dev`.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what it does")]
 
 use kith::Client;
 use kith::client::{ClientError, ListingQuery, WatchEvent, WriteOptions};
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Where services are registered, as `name/address`.
@@ -28,7 +29,17 @@ const STARTS: &str = "starts";
 const TTL: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), ClientError> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), ClientError> {
     let addresses = std::env::var("KITH_ADDRESS");
     let addresses = addresses.as_deref().unwrap_or("127.0.0.1:7401,127.0.0.1:7411,127.0.0.1:7421");
     let client = Client::new(addresses.split(','))?;

@@ -326,7 +326,8 @@ pub(super) async fn change_settings(
     settings: &[(String, String)],
     output: Output,
 ) -> Result<(), CliError> {
-    let changed = client.change_settings(&by_name(settings)?).await?;
+    let mut changed = client.change_settings(&by_name(settings)?).await?;
+    changed.entries.retain(|row| settings.iter().any(|(name, _)| *name == row.name));
     show_settings(&changed, output)?;
     if settings.iter().any(|(name, _)| name == "replication_factor") {
         output.note("copies are made or given up one at a time; `kith status` shows how far that is");

@@ -47,9 +47,8 @@ pub(super) async fn leave(client: &Client, no_wait: bool, output: Output) -> Res
     }
     output.show(&status, || match status.state {
         State::Left => format!(
-            "`{}` left; its process can be stopped. {}",
-            status.name,
-            status.warnings.first().cloned().unwrap_or_default()
+            "`{}` left its cluster; its process can be stopped. To come back it starts with an empty data directory, as a new member.",
+            status.name
         ),
         _ => format!("`{}` leaves; `kith status` shows how far it is", status.name),
     })

@@ -54,7 +54,7 @@ impl CliError {
 
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Client(ClientError::Address(_)) => 2,
+            Self::Usage(_) | Self::Client(ClientError::Address(_) | ClientError::MixedAddresses(_)) => 2,
             Self::Client(_) | Self::Config(_) | Self::Io { .. } | Self::NotFound { .. } | Self::Failed(_) => {
                 1
             }

@@ -30,7 +30,7 @@ pub(super) struct PutArgs {
     #[arg(allow_hyphen_values = true)]
     value: OsString,
     /// How long it lives: seconds, or a number with ms, s, m, h or d [default: for ever]
-    #[arg(long, value_parser = parse_ttl_arg)]
+    #[arg(long, value_parser = parse_ttl_arg, allow_negative_numbers = true)]
     ttl: Option<u64>,
     /// Only if nothing is there
     #[arg(long, conflicts_with = "if_timestamp")]
@@ -52,7 +52,7 @@ pub(super) struct IncrementArgs {
     /// The key
     key: OsString,
     /// What is added, also a negative number
-    #[arg(default_value_t = 1, allow_negative_numbers = true)]
+    #[arg(default_value_t = 1, allow_negative_numbers = true, value_parser = parse_delta)]
     delta: i64,
     #[command(flatten)]
     collection: CollectionArg,
@@ -84,6 +84,10 @@ impl ChangeArgs {
             ttl: None,
         }
     }
+}
+
+fn parse_delta(text: &str) -> Result<i64, &'static str> {
+    text.parse().map_err(|_| "this is not a whole number of 64 bits")
 }
 
 /// `kith get`
@@ -165,6 +169,6 @@ fn show_change(changed: Result<Written, ClientError>, output: Output) -> Result<
         if superseded {
             return format!("superseded: a newer record is there, of {timestamp}");
         }
-        format!("done: {}, {timestamp}", counted(copies, "copy", "copies"))
+        format!("done: durable on {}, {timestamp}", counted(copies, "owner", "owners"))
     })
 }

@@ -35,6 +35,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Under what `--help` shows the options of commands that ask a member.
+const MEMBER: &str = "Which member is asked, and how";
+
 /// A key-value store for machines that must stay writable whatever fails.
 #[derive(Debug, Parser)]
 #[command(
@@ -55,6 +58,7 @@ struct Cli {
         long,
         short = 'a',
         global = true,
+        help_heading = MEMBER,
         env = "KITH_ADDRESS",
         default_value = DEFAULT_ADDRESS,
         value_name = "HOST:PORT",
@@ -64,7 +68,7 @@ struct Cli {
     #[command(flatten)]
     access: token::AccessArgs,
     /// Print JSON for programs instead of text for people, errors too: {"error": CODE, "message": TEXT}
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = MEMBER)]
     json: bool,
     #[command(subcommand)]
     command: Command,

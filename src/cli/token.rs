@@ -1,5 +1,6 @@
 //! Tokens: create, list, revoke; and what the command line shows of its own.
 
+use super::MEMBER;
 use super::error::CliError;
 use super::output::{Output, duration, table};
 use crate::client::{Client, ClientBuilder};
@@ -21,13 +22,13 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Args)]
 pub(super) struct AccessArgs {
     /// Token to show; others on this machine see it here, so rather use KITH_TOKEN or --token-file
-    #[arg(long, global = true, env = "KITH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, global = true, help_heading = MEMBER, env = "KITH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     /// File that holds the token to show
-    #[arg(long, global = true, env = "KITH_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = MEMBER, env = "KITH_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Certificates (PEM) of who vouches for the members, for https:// addresses [default: the system's]
-    #[arg(long, global = true, env = "KITH_CA_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = MEMBER, env = "KITH_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
@@ -66,8 +67,8 @@ pub(super) enum TokenCommand {
         kith token create shop --role write --collections 'shop.*'    # shop.users, shop.carts, ...\n  \
         kith token create web --role read --collections 'shop.*' --also write=sessions\n\n\
         A role includes those before it: read, write, admin. With --collections it holds in the collection of that\n\
-        name, or with * at the end in all whose names begin like that; else everywhere. An admin makes and revokes tokens of the same collections; one of\n\
-        all collections may do everything, also to the cluster.\n\
+        name, or with * at the end in all whose names begin like that; else everywhere. An admin makes and revokes\n\
+        tokens of the same collections; one of all collections may do everything, also to the cluster.\n\
         If no admin's token is left, whoever can read a member's file on its machine makes a new one:\n  \
         kith token create admin2 --role admin --config /etc/kith/member.toml")]
     Create {
@@ -189,8 +190,15 @@ pub(super) async fn run(client: &Client, command: TokenCommand, output: Output) 
             })
         }
         TokenCommand::Revoke { name, operator: _ } => {
+            let before = client.tokens().await.map(|list| list.tokens).unwrap_or_default();
             let row = client.revoke_token(&name).await?;
-            output.show(&row, || format!("token `{name}` is revoked"))
+            output.show(&row, || format!("token `{name}` is revoked"))?;
+            if before.iter().all(|row| row.name == name) && !before.is_empty() {
+                output.note(
+                    "if no other token is left, each member serves all clients of its own machine again, and no others",
+                );
+            }
+            Ok(())
         }
     }
 }

@@ -132,5 +132,9 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
+    let ended = |error: &std::io::Error| error.kind() == std::io::ErrorKind::UnexpectedEof;
+    if cause.downcast_ref().is_some_and(ended) {
+        return "the connection ended".to_owned();
+    }
     cause.to_string()
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// What addresses begin with where TLS is spoken.
 const HTTPS: &str = "https://";
+/// What addresses may begin with where it is not.
+const HTTP: &str = "http://";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer about records may be waited for: a member gives up after a few times `write_timeout`, 1 s
@@ -116,16 +118,20 @@ impl ClientBuilder {
     /// The client. Connects to no member yet.
     ///
     /// # Errors
-    /// [`ClientError::Address`], [`ClientError::Token`], [`ClientError::Authorities`].
+    /// [`ClientError::Address`], [`ClientError::MixedAddresses`], [`ClientError::Token`], [`ClientError::Authorities`].
     pub fn build(self) -> Result<Client, ClientError> {
         let encrypted = self.addresses.first().is_some_and(|address| address.starts_with(HTTPS));
-        let plain = |text: &str| {
-            if encrypted { text.strip_prefix(HTTPS).map(str::to_owned) } else { Some(text.to_owned()) }
-        };
         let mut addresses = Vec::with_capacity(self.addresses.len());
         for text in &self.addresses {
-            let address = plain(text).filter(|address| is_address(address));
-            addresses.push(address.ok_or_else(|| ClientError::Address(text.clone()))?);
+            let secured = text.strip_prefix(HTTPS);
+            if secured.is_some() != encrypted {
+                return Err(ClientError::MixedAddresses(text.clone()));
+            }
+            let address = secured.or_else(|| text.strip_prefix(HTTP)).unwrap_or(text).trim_end_matches('/');
+            if !is_address(address) {
+                return Err(ClientError::Address(text.clone()));
+            }
+            addresses.push(address.to_owned());
         }
         if addresses.is_empty() {
             return Err(ClientError::Address(String::new()));

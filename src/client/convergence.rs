@@ -246,11 +246,11 @@ fn obstacles_at(member: &Convergence, is_quiet: bool, obstacles: &mut Vec<String
     }
     let kept = |peer: &&PeerConvergence| peer.hints > 0;
     for peer in member.peers.iter().filter(kept) {
-        obstacles.push(format!("{name} keeps {} hints for {}", peer.hints, peer.name));
+        obstacles.push(format!("{name} keeps {} for {}", hints(peer.hints), peer.name));
     }
     let others = member.hints.saturating_sub(member.peers.iter().map(|peer| peer.hints).sum());
     if others > 0 {
-        obstacles.push(format!("{name} keeps {others} hints for members that it does not know"));
+        obstacles.push(format!("{name} keeps {} for members that it does not know", hints(others)));
     }
     for peer in member.peers.iter().filter(|peer| peer.records_under_way > 0 && !is_quiet) {
         let number = peer.records_under_way;
@@ -268,6 +268,10 @@ fn differing(one: &Convergence, other: &Convergence) -> usize {
 fn compared(one: &Convergence, other: &Convergence, asked_ms: u64) -> bool {
     let peer = one.peers.iter().find(|peer| peer.id == other.id);
     peer.is_some_and(|peer| peer.differing_leaves == 0 && peer.lag_ms.is_some_and(|lag| lag <= asked_ms))
+}
+
+fn hints(count: u64) -> String {
+    if count == 1 { "1 hint".to_owned() } else { format!("{count} hints") }
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub enum ClientError {
         "`{0}` is not an address; write HOST:PORT, such as {DEFAULT_ADDRESS}, or with TLS https://HOST:PORT for all"
     )]
     Address(String),
+    /// An address with https:// beside one without. Nothing was sent.
+    #[error("`{0}` and another address differ in https://; write it before all of them, or before none")]
+    MixedAddresses(String),
     /// A token that can't be one. Nothing was sent.
     #[error("the token has characters that no token has; is it the right file or variable (KITH_TOKEN)?")]
     Token,
@@ -119,7 +122,7 @@ impl ClientError {
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
-            Self::Address(_) => "bad_address",
+            Self::Address(_) | Self::MixedAddresses(_) => "bad_address",
             Self::Token => "bad_token",
             Self::Authorities => "bad_authorities",
             Self::Key(_) => "bad_key",

@@ -127,7 +127,8 @@ fn operations_in(
             return Err(too_many());
         }
         for (index, Object(entry)) in entries.iter().enumerate() {
-            operations.push(operation(entry).map_err(|failure| failure.at(&format!("element {index}")))?);
+            operations
+                .push(operation(entry).map_err(|failure| failure.at(&format!("element {}", index + 1)))?);
         }
         return Ok(operations);
     }

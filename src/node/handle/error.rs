@@ -48,7 +48,7 @@ pub enum ControlError {
     },
     /// The same cluster was created before with another content.
     #[error(
-        "the cluster exists already and differs in {0}; `kith init` repeats only what was asked the first time"
+        "the cluster exists already and differs in {0}; `kith init` repeats only what was asked the first time, and `kith settings set` changes settings"
     )]
     OtherContent(String),
     /// What a new cluster was asked to be is not possible.
