@@ -1,6 +1,7 @@
 //! What clients may send, and what they read elsewhere.
 
-use crate::members::{Group, PATIENCE, Plan, until};
+use crate::members::{Group, Member, PATIENCE, Plan, until};
+use crate::security::line;
 use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
@@ -137,4 +138,38 @@ async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
     let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!((status, code.as_str()), (403, "system_collection"));
     assert!(client.get(DEFAULT, b"large", None).await.unwrap().is_none());
+}
+
+async fn until_subscriptions(member: &Member, wanted: f64) {
+    until(&format!("there are {wanted} subscriptions"), PATIENCE, async || {
+        let got = member.metric("kith_watch_subscriptions").await?;
+        if (got - wanted).abs() < 0.5 { Ok(()) } else { Err(got.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_listeners_took_is_given_back_however_they_leave() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let mut listeners = Vec::new();
+    for number in 1..=4 {
+        let mut stream = TcpStream::connect(group[0].resp).await.unwrap();
+        assert_eq!(line(&mut stream, &format!("SUBSCRIBE __keyspace@0__:{number}")).await, "*3\r\n");
+        listeners.push(stream);
+    }
+    until_subscriptions(&group[0], 4.0).await;
+    let [mut unsubscribes, mut quits, resets, leaves] = <[TcpStream; 4]>::try_from(listeners).unwrap();
+    unsubscribes.write_all(b"UNSUBSCRIBE\r\n").await.unwrap();
+    until_subscriptions(&group[0], 3.0).await;
+    quits.write_all(b"QUIT\r\n").await.unwrap();
+    until_subscriptions(&group[0], 2.0).await;
+    // What was not read makes the machine reset the connection.
+    drop(resets);
+    until_subscriptions(&group[0], 1.0).await;
+    let mut rest = Vec::new();
+    let (mut reading, writing) = leaves.into_split();
+    drop(writing);
+    reading.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(b":1\r\n"));
+    until_subscriptions(&group[0], 0.0).await;
 }

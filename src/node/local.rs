@@ -114,6 +114,14 @@ pub struct RespCounts {
     pub slow_listeners: Cell<u64>,
     /// Channels and patterns that were refused at a bound.
     pub refused_listeners: Cell<u64>,
+    /// Bytes of memory of what waits for clients to read it.
+    pub unsent_bytes: Cell<u64>,
+    /// Connections that were cut off because their clients took nothing of what waited for them.
+    pub stalled: Cell<u64>,
+    /// Connections that were cut off because too much waited for all clients together.
+    pub evicted: Cell<u64>,
+    /// Connections that ended because their clients showed no token in time.
+    pub unauthenticated: Cell<u64>,
 }
 
 /// Names a subscription of a mailbox.

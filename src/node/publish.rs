@@ -332,6 +332,10 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
         held_pipeline: resp.held_pipeline.get(),
         held_output: resp.held_output.get(),
         slow_listeners: resp.slow_listeners.get(),
+        unsent_bytes: gauge(resp.unsent_bytes.get()),
+        stalled: resp.stalled.get(),
+        evicted: resp.evicted.get(),
+        unauthenticated: resp.unauthenticated.get(),
     });
 }
 

@@ -21,6 +21,42 @@ pub const DEFAULT_USER: &str = "default";
 /// The client's address and the member's, of one connection.
 pub type Addresses = (SocketAddr, SocketAddr);
 
+/// Why a connection ends though its client did not end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Its client did not say in time who it is.
+    Stranger,
+    /// Its client took nothing of what waited for it.
+    Stalled,
+    /// What waited for all clients was too much, and this one had the greatest part in it.
+    Evicted,
+}
+
+/// How long something has lasted, in the port's sweeps. Nobody needs to look at a clock to begin or end it.
+#[derive(Debug, Default)]
+pub struct Lasting(Cell<Option<u32>>);
+
+impl Lasting {
+    /// Whether it is so now; it goes on if it was so before.
+    pub fn set(&self, is_so: bool) {
+        self.0.set(is_so.then(|| self.0.get().unwrap_or_default()));
+    }
+
+    /// It is not so, or begins anew.
+    pub fn end(&self) {
+        self.0.set(None);
+    }
+
+    /// Sweeps since it began.
+    pub fn sweeps(&self) -> u32 {
+        self.0.get().unwrap_or_default()
+    }
+
+    fn sweep(&self) {
+        self.0.set(self.0.get().map(|sweeps| sweeps.saturating_add(1)));
+    }
+}
+
 /// What a connection shows.
 #[derive(Debug)]
 pub struct Shown {
@@ -48,10 +84,18 @@ pub struct Shown {
     pub last: Cell<&'static str>,
     /// Channels and patterns that it listens to.
     pub listening: Cell<(usize, usize)>,
-    /// Bytes that were received and not executed, and replies' bytes that were not sent.
+    /// Bytes that were received and not executed.
     pub unexecuted: Cell<usize>,
-    /// See `unexecuted`.
+    /// Bytes of memory of what waits for its client to read.
     pub unsent: Cell<usize>,
+    /// Whether there are any.
+    pub owing: Lasting,
+    /// Whether something could be sent of which the client takes nothing.
+    pub stalled: Lasting,
+    /// Whether its client is to say who it is, and did not.
+    pub unknown: Lasting,
+    /// Why it ends.
+    pub cut: Cell<Option<Cut>>,
 }
 
 impl Shown {
@@ -72,6 +116,22 @@ impl Shown {
             listening: Cell::default(),
             unexecuted: Cell::new(0),
             unsent: Cell::new(0),
+            owing: Lasting::default(),
+            stalled: Lasting::default(),
+            unknown: Lasting::default(),
+            cut: Cell::new(None),
+        }
+    }
+
+    /// Whether it ends without being told anything more.
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self.cut.get(), Some(Cut::Stalled | Cut::Evicted))
+    }
+
+    /// Some time has passed.
+    pub fn sweep(&self) {
+        for lasting in [&self.owing, &self.stalled, &self.unknown] {
+            lasting.sweep();
         }
     }
 
@@ -140,6 +200,13 @@ impl Clients {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.open.borrow().len()
+    }
+
+    /// The one for which `measure` gives the most, of those for which it gives anything.
+    pub fn max_by_key(&self, measure: impl Fn(&Shown) -> Option<usize>) -> Option<Rc<Shown>> {
+        let open = self.open.borrow();
+        let measured = open.values().filter_map(|shown| Some((measure(shown)?, shown)));
+        measured.max_by_key(|(most, _)| *most).map(|(_, shown)| Rc::clone(shown))
     }
 
     /// Calls `look` with each, the oldest first.

@@ -4,12 +4,15 @@
 //! One task owns everything and one poll does all that can be done: take the answers that arrived,
 //! execute the complete commands, read until nothing more is there, and send every reply whose turn
 //! has come with one write. It sleeps until the socket can be read or written or an answer arrives.
+//! A poll costs no more than a turn ([`Replies::is_turn_over`]); then whoever is ready comes first.
+//!
+//! A client that may not stay is told why: it listens to what it may not read any more, or showed no token in time. One that
+//! does not read is cut off ([`super::unsent`]).
 //!
 //! Invariants: commands begin in the order in which they were sent; while too much is unsent or
 //! unanswered, or waits for the disk, nothing more is executed, and while a complete command waits
 //! nothing more is read, so a client that does not read its replies stops being read.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,19 +22,20 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::Limits;
-use super::clients::{Addresses, Clients, Shown};
+use super::clients::{Addresses, Cut, Shown};
 use super::commands::auth::{Need, Session};
-use super::commands::{self, Context, Flow, PROBE, Progress};
-use super::cursors::Cursors;
+use super::commands::{self, Context, Flow, PROBE, Progress, listen};
 use super::input::Input;
 use super::listening::Listening;
 use super::parse::ProtocolError;
 use super::replies::Replies;
 use super::reply::Encoder;
+use super::shared::{Shared, count};
+use super::unsent::SCARCE_BYTES;
 use super::written::Written;
 use crate::engine::operation::{Modified, Outcome};
 use crate::model::key::DEFAULT;
-use crate::node::local::{Changes, Local, RespCounts};
+use crate::node::local::{Changes, Local};
 use crate::security::tls::ClientStream;
 
 /// Reads of one poll, before other tasks get their turn.
@@ -42,65 +46,6 @@ const STEPS_PER_POLL: usize = 1 << 20;
 /// before the connection is cut: closing at once would let the error be lost.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
-
-/// What the connections of one port share.
-#[derive(Debug)]
-pub struct Shared {
-    stopping: Cell<bool>,
-    /// The open connections.
-    pub clients: Clients,
-    /// The places that SCAN went to.
-    pub cursors: Cursors,
-    /// What the port has done, for metrics.
-    pub counts: Rc<RespCounts>,
-    /// Commands and bytes when INFO last looked, and when that was.
-    pub rates: Cell<Rates>,
-    /// Connections at a time.
-    pub max_clients: usize,
-    /// Bytes of all buffers for commands beyond what each has anyway.
-    large_input: Cell<usize>,
-    max_large_input: usize,
-}
-
-/// What INFO remembers to tell how much was done since.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Rates {
-    /// When INFO looked, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// Commands until then.
-    pub commands: u64,
-    /// Bytes received until then.
-    pub received: u64,
-    /// Bytes sent until then.
-    pub sent: u64,
-}
-
-/// Adds to what the port has done.
-pub fn count(counter: &Cell<u64>, more: u64) {
-    counter.set(counter.get().wrapping_add(more));
-}
-
-impl Shared {
-    /// Without connections.
-    pub fn new(counts: Rc<RespCounts>, limits: &Limits) -> Self {
-        Self {
-            stopping: Cell::default(),
-            clients: Clients::default(),
-            cursors: Cursors::default(),
-            counts,
-            rates: Cell::default(),
-            max_clients: limits.connections,
-            large_input: Cell::default(),
-            max_large_input: limits.large_input_bytes,
-        }
-    }
-
-    /// Makes every connection end once what it has read is answered.
-    pub fn stop(&self) {
-        self.stopping.set(true);
-        self.clients.for_each(|shown| shown.mailbox.wake());
-    }
-}
 
 /// What a connection knows of its client.
 #[derive(Debug)]
@@ -136,9 +81,10 @@ pub struct Connection<L: Local> {
     /// Changes of which only so many were compared with what is listened to.
     telling: Option<(Changes, usize)>,
     max_message_bytes: usize,
+    max_output_bytes: usize,
     /// Nothing more is read or executed.
     ending: bool,
-    /// It ends because the client does not speak RESP.
+    /// It ends because the client did something wrong, of which it is told.
     broken: bool,
     /// Whether the next command waits until replies have left.
     is_held: bool,
@@ -161,6 +107,13 @@ enum Told {
     Part,
     /// More than is kept for a client that does not read.
     TooMuch,
+}
+
+/// Has the task go on after everybody's turn: those that are ready, and those whose sockets are. Waking it at once would
+/// put it behind the former only, and before the runtime looks at sockets again, whose clients would wait for many turns.
+fn give_way(task: &mut TaskContext<'_>) {
+    // It is the first poll that asks for the wake, and it is pending always.
+    _ = std::pin::pin!(tokio::task::yield_now()).poll(task);
 }
 
 impl<L: Local> Connection<L> {
@@ -195,6 +148,7 @@ impl<L: Local> Connection<L> {
             messages: Vec::new(),
             telling: None,
             max_message_bytes: limits.message_bytes,
+            max_output_bytes: limits.output_bytes,
             ending: false,
             broken: false,
             is_held: false,
@@ -208,8 +162,12 @@ impl<L: Local> Connection<L> {
             (self.ending, self.broken) = (true, true);
         }
         let served = poll_fn(|task| self.poll(task)).await;
-        // Errors mean that the client is gone, and nobody is left to be told.
-        if served.is_ok() && self.stream.shutdown().await.is_ok() && self.broken {
+        // Errors mean that the client is gone or was cut off, and nobody is left to be told.
+        if served.is_err() {
+            return;
+        }
+        let closed = tokio::time::timeout(self.shared.stall, self.stream.shutdown()).await;
+        if matches!(closed, Ok(Ok(()))) && self.broken {
             _ = tokio::time::timeout(LINGER, self.linger()).await;
         }
     }
@@ -225,40 +183,72 @@ impl<L: Local> Connection<L> {
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
         self.client.shown.mailbox.attend();
         self.client.session.refresh(&self.client.collection, &self.client.shown);
+        if self.client.shown.is_cut_off() {
+            return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+        }
+        let scarce = if self.shared.is_scarce() { SCARCE_BYTES } else { usize::MAX };
+        self.replies.begin_turn(self.max_output_bytes.min(scarce));
         let mut reads = 0;
         loop {
             self.collect();
             let wall_ms = self.local.read_clocks();
             let pause = self.execute(wall_ms);
-            self.ending |= self.client.quits || (pause == Pause::Input && self.shared.stopping.get());
+            self.look_around(wall_ms);
+            self.ending |= self.client.quits || (pause == Pause::Input && self.shared.is_stopping());
             if pause == Pause::Input && !self.ending && self.read(task)?.is_ready() {
                 reads += 1;
                 if reads < READS_PER_POLL {
                     continue;
                 }
-                task.waker().wake_by_ref();
             }
             self.replies.advance(wall_ms);
             let told = self.tell();
-            match told {
-                Told::All => {}
-                Told::Part => task.waker().wake_by_ref(),
-                Told::TooMuch => return Poll::Ready(Err(std::io::ErrorKind::QuotaExceeded.into())),
+            if told == Told::TooMuch {
+                return Poll::Ready(Err(std::io::ErrorKind::QuotaExceeded.into()));
             }
             count(&self.shared.counts.errors, self.replies.take_errors());
             let sent = self.send(task)?;
             if self.ending && self.replies.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if sent && pause == Pause::Held && told == Told::All {
+            let is_over = pause == Pause::Held && self.replies.is_turn_over();
+            let gives_way = is_over || reads >= READS_PER_POLL || told == Told::Part;
+            if sent && pause == Pause::Held && !gives_way {
                 continue;
             }
-            self.show();
-            let gives_way = reads >= READS_PER_POLL || told == Told::Part;
-            if gives_way || self.client.shown.mailbox.sleep(task.waker()) {
+            self.show()?;
+            if gives_way {
+                give_way(task);
+                return Poll::Pending;
+            }
+            if self.client.shown.mailbox.sleep(task.waker()) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Ends the connection, and tells it why, when its client may not stay.
+    fn look_around(&mut self, wall_ms: u64) {
+        let Client { session, listening, shown, progress, quits, .. } = &self.client;
+        if self.ending || *quits {
+            return;
+        }
+        let is_known = session.may(Need::Known);
+        let is_deaf = |collection: &str| !session.may_read(collection);
+        if listening.collections().any(is_deaf) || !is_known && !listening.is_empty() {
+            listen::revoke(&mut self.context(wall_ms));
+            self.broken = true;
+        } else if shown.cut.take() == Some(Cut::Stranger) && !is_known && progress.is_between() {
+            count(&self.shared.counts.unauthenticated, 1);
+            self.replies
+                .refused(|out| out.error("NOAUTH", b"Authentication required, and none came in time."));
+            (self.ending, self.broken) = (true, true);
+        }
+    }
+
+    fn context(&mut self, wall_ms: u64) -> Context<'_, L> {
+        let Self { local, shared, client, replies, .. } = self;
+        Context { local, shared, client, replies, wall_ms }
     }
 
     /// Takes in the changes that came, and puts what they tell behind the replies once it can stand there.
@@ -297,10 +287,14 @@ impl<L: Local> Connection<L> {
         if steps < STEPS_PER_POLL { Told::All } else { Told::Part }
     }
 
-    /// Shows the others how much is under way.
-    fn show(&self) {
-        self.client.shown.unexecuted.set(self.input.unexecuted());
-        self.client.shown.unsent.set(self.replies.output().len());
+    /// Shows the others how much is under way. An error if it is too much.
+    fn show(&self) -> std::io::Result<()> {
+        let Client { shown, session, progress, .. } = &self.client;
+        shown.unexecuted.set(self.input.unexecuted());
+        shown.unknown.set(!session.may(Need::Known));
+        shown.stalled.set(!self.replies.output().is_empty());
+        self.shared.owe(shown, self.replies.room() + self.messages.len() + progress.room());
+        if shown.is_cut_off() { Err(std::io::ErrorKind::QuotaExceeded.into()) } else { Ok(()) }
     }
 
     /// Takes the answers that arrived.
@@ -348,6 +342,9 @@ impl<L: Local> Connection<L> {
                     break;
                 }
             };
+            if self.replies.is_turn_over() {
+                return Pause::Held;
+            }
             if self.replies.is_full() {
                 return self.held();
             }
@@ -370,7 +367,7 @@ impl<L: Local> Connection<L> {
                 }
                 count(&self.shared.counts.commands, 1);
             }
-            self.input.consume();
+            self.replies.step(self.input.consume());
         }
         Pause::Input
     }
@@ -395,8 +392,7 @@ impl<L: Local> Connection<L> {
     /// Whether all connections together keep within their bound when this one's buffer grows.
     fn may_grow(&self) -> bool {
         let more = self.input.growth();
-        let fits = || self.shared.large_input.get() + more <= self.shared.max_large_input;
-        more == 0 || self.client.session.may(Need::Known) && fits()
+        more == 0 || self.client.session.may(Need::Known) && self.shared.has_room_for(more)
     }
 
     /// Reads once. Ready if something happened: bytes came, or the client's end was seen.
@@ -411,8 +407,7 @@ impl<L: Local> Connection<L> {
         let mut room = ReadBuf::new(self.input.room());
         let polled = Pin::new(&mut self.stream).poll_read(task, &mut room);
         let bytes = room.filled().len();
-        let large = &self.shared.large_input;
-        large.set((large.get() + self.input.large_bytes()).saturating_sub(before));
+        self.shared.resize_input(before, self.input.large_bytes());
         if let Poll::Ready(Ok(())) = polled {
             self.input.filled(bytes);
             count(&self.shared.counts.bytes_received, bytes as u64);
@@ -430,6 +425,7 @@ impl<L: Local> Connection<L> {
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => {
                     self.replies.sent(bytes);
+                    self.client.shown.stalled.end();
                     count(&self.shared.counts.bytes_sent, bytes as u64);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -453,8 +449,8 @@ impl<L: Local> Drop for Connection<L> {
         }
         let Shared { clients, counts, .. } = &*self.shared;
         clients.remove(self.client.shown.id);
-        let large = &self.shared.large_input;
-        large.set(large.get().saturating_sub(self.input.large_bytes()));
+        self.shared.owe(&self.client.shown, 0);
+        self.shared.resize_input(self.input.large_bytes(), 0);
         counts.connections.set(counts.connections.get().saturating_sub(1));
         self.client.shown.mailbox.close();
     }

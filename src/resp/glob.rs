@@ -3,6 +3,21 @@
 //! A star that was passed is come back to only if no later star was: what was matched up to a later star stays
 //! matched. So the work is bounded by the product of both lengths, whoever wrote the pattern.
 
+/// Bytes of a pattern from its first wildcard on. Comparing takes up to as many steps for each byte of a text.
+pub const MAX_WILD_BYTES: usize = 256;
+/// What is said of a pattern that has more.
+pub const TOO_WILD: &str = "a pattern has at most 256 bytes from its first wildcard on";
+
+/// Whether comparing with a pattern takes more steps than anybody should need.
+pub fn is_too_wild(pattern: &[u8]) -> bool {
+    wild(pattern).len() > MAX_WILD_BYTES
+}
+
+/// How many steps comparing takes, at most.
+pub fn steps(pattern: &[u8], text: &[u8]) -> usize {
+    text.len() * (1 + wild(pattern).len())
+}
+
 /// Whether the whole of `text` matches.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
@@ -28,7 +43,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// The pattern from its first element on that is no byte.
-pub fn wild(mut pattern: &[u8]) -> &[u8] {
+fn wild(mut pattern: &[u8]) -> &[u8] {
     loop {
         pattern = match pattern {
             [] | [b'*' | b'?' | b'[', ..] => return pattern,

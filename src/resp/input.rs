@@ -40,10 +40,12 @@ impl Input {
         Ok(self.complete.map(|_| self.parser.arguments(unread)))
     }
 
-    /// The command was executed.
-    pub fn consume(&mut self) {
-        self.start += self.complete.take().unwrap_or_default();
+    /// The command was executed. Returns how many bytes it had.
+    pub fn consume(&mut self) -> usize {
+        let bytes = self.complete.take().unwrap_or_default();
+        self.start += bytes;
         self.parser.next();
+        bytes
     }
 
     /// Room for what comes next; never empty.

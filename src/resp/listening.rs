@@ -33,9 +33,6 @@ pub const MAX_PATTERNS: usize = 64;
 pub const MAX_NAME_BYTES: usize = MAX_KEY_BYTES + 64;
 /// Bytes of all names of a connection.
 pub const MAX_ALL_BYTES: usize = 64 << 10;
-/// Bytes of a pattern from its first wildcard on. Comparing takes up to as many steps for each byte of a channel.
-pub const MAX_WILD_BYTES: usize = 256;
-
 /// How a client names what it listens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -50,6 +47,8 @@ pub enum Kind {
 pub struct Listening {
     names: BTreeMap<(Kind, Vec<u8>), Option<Subscription>>,
     of: BTreeMap<Subscription, (Kind, Vec<u8>)>,
+    /// The collections that are listened to, but for what is of all of them.
+    collections: BTreeMap<Subscription, String>,
     channels: usize,
     bytes: usize,
 }
@@ -85,6 +84,11 @@ impl Listening {
         self.of.keys().copied()
     }
 
+    /// The collections of which it gets changes, each of which it named.
+    pub fn collections(&self) -> impl Iterator<Item = &str> {
+        self.collections.values().map(String::as_str)
+    }
+
     /// All names of a kind.
     pub fn names(&self, kind: Kind) -> Vec<Vec<u8>> {
         self.names.keys().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
@@ -95,7 +99,11 @@ impl Listening {
         self.channels += usize::from(kind == Kind::Channel);
         self.bytes += name.len();
         self.names.insert((kind, name.to_vec()), subscription);
-        self.of.extend(subscription.map(|subscription| (subscription, (kind, name.to_vec()))));
+        if let Some(subscription) = subscription {
+            self.of.insert(subscription, (kind, name.to_vec()));
+            let collection = interest(kind, name).and_then(|(interest, _)| interest.collection);
+            self.collections.extend(collection.map(|collection| (subscription, collection)));
+        }
     }
 
     /// Listens to one no more; gives the subscription that ends.
@@ -103,7 +111,10 @@ impl Listening {
         let subscription = self.names.remove(&(kind, name.to_vec()))?;
         self.channels -= usize::from(kind == Kind::Channel);
         self.bytes -= name.len();
-        subscription.inspect(|subscription| _ = self.of.remove(subscription))
+        subscription.inspect(|subscription| {
+            self.of.remove(subscription);
+            self.collections.remove(subscription);
+        })
     }
 
     /// Encodes what changes of a subscription say on the channels that are listened to. Returns how many steps that
@@ -117,7 +128,7 @@ impl Listening {
         let keyevent = format!("{KEYEVENT}{database}__:{event}").into_bytes();
         let steps = match kind {
             Kind::Channel => name.len(),
-            Kind::Pattern => (keyspace.len() + keyevent.len()) * (1 + glob::wild(name).len()),
+            Kind::Pattern => glob::steps(name, &keyspace) + glob::steps(name, &keyevent),
         };
         for (channel, message) in [(keyspace, event.as_bytes()), (keyevent, change.key.as_slice())] {
             match kind {

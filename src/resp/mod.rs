@@ -4,8 +4,9 @@
 //! [`Local`]. The modules, in the order in which a request passes them: `input` and `parse` find
 //! commands in what was read, `commands` carries them out, `replies` keeps the replies in order,
 //! `reply` encodes them, and `connection` drives it all. Beside them: `clients` is what connections show
-//! of each other, `cursors` the places that SCAN went to, `written` what WAIT waits for, `listening` the channels
-//! that tell of changes, `glob` patterns, and `process` what the process takes of its machine.
+//! of each other, `shared` what they share, `unsent` what waits for clients to read it, `cursors` the places that SCAN went
+//! to, `written` what WAIT waits for, `listening` the channels that tell of changes, `glob` patterns, and `process` what the
+//! process takes of its machine.
 //!
 //! What holds of commands:
 //! - What looks before it changes (SETNX, GETDEL, EXPIRE, DEL and so on) is one step, at its key's home. While members
@@ -28,8 +29,10 @@ mod parse;
 mod process;
 mod replies;
 mod reply;
+mod shared;
 #[cfg(test)]
 mod tests;
+mod unsent;
 mod written;
 
 use std::rc::Rc;
@@ -37,15 +40,19 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::model::key::DEFAULT;
 use crate::node::access::Guard;
 use crate::node::local::Local;
 use commands::auth::Session;
-use connection::{Connection, Shared, count};
+use connection::Connection;
+use shared::{Shared, count};
 
 /// How long accepting pauses after the system refused to accept (it is out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the connections are looked at for what takes too long.
+const SWEEP: Duration = Duration::from_millis(250);
 /// After how much silence a client's machine is asked whether it still knows the connection.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 
@@ -64,6 +71,13 @@ pub struct Limits {
     pub large_input_bytes: usize,
     /// Bytes of messages on channels that a connection did not read; it is cut off when there are more.
     pub message_bytes: usize,
+    /// Bytes of memory of what waits for the clients of all connections to read it. When it is more, connections are
+    /// cut off, and nobody of them who reads.
+    pub unsent_bytes: usize,
+    /// How long a client may take nothing of what waits for it before it is cut off.
+    pub stall: Duration,
+    /// How long a client may stay without a token while one is needed.
+    pub introduction: Duration,
     /// How long [`serve`] waits for replies when it ends.
     pub drain: Duration,
 }
@@ -76,6 +90,9 @@ impl Default for Limits {
             in_flight: 1_024,
             large_input_bytes: 512 << 20,
             message_bytes: 8 << 20,
+            unsent_bytes: 256 << 20,
+            stall: Duration::from_secs(60),
+            introduction: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         }
     }
@@ -95,10 +112,16 @@ pub async fn serve<L: Local>(
     let shared = Rc::new(Shared::new(local.resp_counts(), &limits));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut sweeps = tokio::time::interval(SWEEP);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tokens = guard.access.clone();
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
+            _ = sweeps.tick() => shared.sweep(),
+            // Each looks itself at what it lost. Sleepers would not notice.
+            () = tokens.changed() => shared.wake_all(),
             Some(ended) = connections.join_next(), if !connections.is_empty() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() >= limits.connections => {

@@ -9,6 +9,9 @@
 //! into a few lots, and each lot counts the places that wait for such changes: both wait while their key's lot has
 //! any.
 //!
+//! What a connection begins in one turn is bounded too, so that others have theirs: each command and each of its
+//! operations counts as [`STEP_BYTES`], and what it takes and gives as its bytes.
+//!
 //! Invariants: replies leave in the order in which they were begun; a token names one place until
 //! its reply has left; nothing is allocated per reply once the queues have grown to their use.
 
@@ -28,6 +31,10 @@ pub const TOKENS: u32 = 1 << 31;
 const LOTS: usize = 64;
 /// What a buffer keeps of its memory once it is empty.
 const KEPT_BYTES: usize = 64 << 10;
+/// What a turn may cost: some hundred small commands, or fewer that are larger. Clients' usual pipelines fit.
+const TURN_BYTES: usize = 256 << 10;
+/// What a command, and each of its operations, costs beside its bytes.
+const STEP_BYTES: usize = 1 << 10;
 
 /// What several operations are answered with, together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,12 +102,14 @@ pub struct Replies {
     held: usize,
     max_bytes: usize,
     max_waiting: usize,
+    /// What this turn has cost.
+    spent: usize,
     /// Errors since [`Replies::take_errors`] was called.
     errors: u64,
 }
 
 impl Replies {
-    /// Nothing to send; [`Replies::is_full`] compares with these bounds.
+    /// Nothing to send; [`Replies::is_full`] compares with these bounds, the first one until a turn begins.
     pub const fn new(max_bytes: usize, max_waiting: usize) -> Self {
         Self {
             protocol: Protocol::Resp2,
@@ -116,14 +125,44 @@ impl Replies {
             held: 0,
             max_bytes,
             max_waiting,
+            spent: 0,
             errors: 0,
         }
     }
 
-    /// Whether no further operation should begin until replies have left.
+    /// A turn of the connection begins, in which so many bytes may wait to be sent.
+    pub const fn begin_turn(&mut self, max_bytes: usize) {
+        (self.spent, self.max_bytes) = (0, max_bytes);
+    }
+
+    /// Adds to what the turn has cost. What is done some thousand million times in a second costs 1.
+    pub const fn spend(&mut self, cost: usize) {
+        self.spent = self.spent.saturating_add(cost);
+    }
+
+    /// Adds a command or an operation, with its bytes.
+    pub const fn step(&mut self, bytes: usize) {
+        self.spend(STEP_BYTES.saturating_add(bytes));
+    }
+
+    /// Whether the turn has cost what it may.
+    pub const fn is_turn_over(&self) -> bool {
+        self.spent >= TURN_BYTES
+    }
+
+    /// Whether no further operation should begin until replies have left, or until the connection's next turn.
     pub fn is_full(&self) -> bool {
-        let bytes = self.out.len() - self.sent + self.staged.len() - self.unstaged + self.held;
-        bytes >= self.max_bytes || self.is_deep()
+        self.unsent() >= self.max_bytes || self.is_deep() || self.is_turn_over()
+    }
+
+    /// Bytes that wait to be sent, or for what is to be sent before them.
+    const fn unsent(&self) -> usize {
+        self.out.len() - self.sent + self.staged.len() - self.unstaged + self.held
+    }
+
+    /// Bytes of memory that these are in: what was sent before them stays until it is the greater part.
+    pub const fn room(&self) -> usize {
+        if self.unsent() == 0 { 0 } else { self.out.len() + self.staged.len() + self.held }
     }
 
     /// Whether that is because too many wait for their answers.
@@ -165,11 +204,14 @@ impl Replies {
     /// Adds a reply that is known.
     pub fn ready(&mut self, encode: impl FnOnce(&mut Encoder<'_>)) {
         if self.places.is_empty() {
-            return encode(&mut Encoder::new(&mut self.out, self.protocol));
+            let before = self.out.len();
+            encode(&mut Encoder::new(&mut self.out, self.protocol));
+            return self.step(self.out.len() - before);
         }
         let before = self.staged.len();
         encode(&mut Encoder::new(&mut self.staged, self.protocol));
         let added = self.staged.len() - before;
+        self.step(added);
         match self.places.back_mut() {
             Some(Place::Staged(bytes)) => *bytes += added,
             _ => self.places.push_back(Place::Staged(added)),
@@ -239,6 +281,7 @@ impl Replies {
 
     /// Announces one more operation of a gathered reply.
     pub fn expect(&mut self, token: u32) {
+        self.step(0);
         if let Some(Place::Gather(gather)) = self.place(token) {
             gather.waiting += 1;
             match gather.reply {
@@ -399,6 +442,7 @@ impl Replies {
     }
 
     fn add(&mut self, place: Place) -> u32 {
+        self.step(0);
         let index = u32::try_from(self.places.len()).unwrap_or_default();
         self.places.push_back(place);
         (self.first + index) % TOKENS
@@ -424,6 +468,7 @@ fn forget(buffer: &mut Vec<u8>, used: &mut usize) {
         buffer.shrink_to(KEPT_BYTES);
     } else if *used >= KEPT_BYTES && *used >= buffer.len() / 2 {
         buffer.drain(..*used);
+        buffer.shrink_to(KEPT_BYTES);
     } else {
         return;
     }

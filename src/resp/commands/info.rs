@@ -4,10 +4,10 @@
 use super::client::REDIS_VERSION;
 use super::{Context, Flow};
 use crate::node::local::{Local, LocalInfo};
-use crate::resp::connection::{Rates, Shared};
 use crate::resp::listening::database_of;
 use crate::resp::parse::Arguments;
 use crate::resp::process::Usage;
+use crate::resp::shared::{Rates, Shared};
 use std::fmt::Write as _;
 
 /// What INFO was asked for.

@@ -44,6 +44,7 @@ pub fn exists<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) 
                 note(seen, found);
                 found.is_some()
             });
+            context.replies.step(0);
             match hit {
                 Some(true) => context.replies.count(token),
                 Some(false) => {}

@@ -5,14 +5,13 @@ use super::{Context, Flow};
 use crate::engine::operation::OperationError;
 use crate::model::limits::MAX_KEY_BYTES;
 use crate::node::local::Local;
-use crate::resp::connection::count;
 use crate::resp::glob;
 use crate::resp::listening::{
-    Kind, Listening, MAX_ALL_BYTES, MAX_NAME_BYTES, MAX_NAMES, MAX_PATTERNS, MAX_SUBSCRIPTIONS,
-    MAX_WILD_BYTES, interest,
+    Kind, Listening, MAX_ALL_BYTES, MAX_NAME_BYTES, MAX_NAMES, MAX_PATTERNS, MAX_SUBSCRIPTIONS, interest,
 };
 use crate::resp::parse::Arguments;
 use crate::resp::reply::{Encoder, Protocol};
+use crate::resp::shared::count;
 
 /// SUBSCRIBE channel \[channel …\], PSUBSCRIBE pattern \[pattern …\]: each is confirmed by itself.
 pub fn subscribe<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>, kind: Kind) -> Flow {
@@ -70,8 +69,8 @@ fn beyond_bounds(listening: &Listening, kind: Kind, name: &[u8]) -> Option<&'sta
     let is_pattern = kind == Kind::Pattern;
     if name.len() > MAX_NAME_BYTES {
         Some("a channel or pattern has at most 4160 bytes")
-    } else if is_pattern && glob::wild(name).len() > MAX_WILD_BYTES {
-        Some("a pattern of channels has at most 256 bytes from its first wildcard on")
+    } else if is_pattern && glob::is_too_wild(name) {
+        Some(glob::TOO_WILD)
     } else if is_pattern && listening.counts().1 >= MAX_PATTERNS {
         Some("a connection listens to 64 patterns at most")
     } else if listening.len() >= MAX_NAMES {
@@ -117,6 +116,14 @@ pub fn end_all<L: Local>(context: &mut Context<'_, L>) {
         }
     }
     show(context);
+}
+
+/// Ends a connection that may not read any more what it listens to, and tells it so: what it would be told from now
+/// on would lack something.
+pub fn revoke<L: Local>(context: &mut Context<'_, L>) {
+    auth::refuse(context, "subscribe", Need::Read);
+    end_all(context);
+    context.client.quits = true;
 }
 
 fn end<L: Local>(context: &mut Context<'_, L>, kind: Kind, name: &[u8]) {

@@ -12,6 +12,7 @@ use crate::model::limits::MAX_SCAN_LIMIT;
 use crate::node::local::Local;
 use crate::resp::glob;
 use crate::resp::parse::Arguments;
+use crate::resp::reply::Encoder;
 
 /// Keys in a page of a command that goes through all of them.
 const PAGE_KEYS: usize = 1_000;
@@ -26,17 +27,33 @@ const MAX_LISTED_KEYS: usize = 1 << 20;
 pub struct Listing {
     /// The key after which the next page begins.
     after: Option<Vec<u8>>,
-    /// What KEYS has found: each key behind its length.
+    /// What KEYS or SCAN has found: each key behind its length.
     keys: Vec<u8>,
     /// How many keys were found.
     count: usize,
-    /// What FLUSHDB deletes before it asks for the next page.
+    /// What is left of the last page, the next key last: FLUSHDB deletes it, KEYS and SCAN compare it with their pattern.
     page: Vec<Row>,
     /// No page is to come.
     over: bool,
 }
 
 impl Listing {
+    /// Bytes of memory of the keys that were found.
+    pub const fn room(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The keys that were found.
+    fn encode(&self, out: &mut Encoder<'_>) {
+        out.array(self.count);
+        let mut rest = self.keys.as_slice();
+        while let Some((length, tail)) = rest.split_first_chunk() {
+            let (key, tail) = tail.split_at_checked(u16::from_be_bytes(*length).into()).unwrap_or_default();
+            out.bulk(key);
+            rest = tail;
+        }
+    }
+
     /// Whether a page was taken in.
     pub const fn has_begun(&self) -> bool {
         self.over || self.after.is_some()
@@ -66,8 +83,12 @@ pub fn scan<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
         }
         at += 2;
     }
+    if glob::is_too_wild(pattern) {
+        return context.error(glob::TOO_WILD);
+    }
     let mut after = None;
-    if cursor > 0 && matches!(context.client.progress.asked, Asked::Nothing) {
+    let progress = &context.client.progress;
+    if cursor > 0 && matches!(progress.asked, Asked::Nothing) && !progress.listing.over {
         match context.shared.cursors.key(cursor) {
             Some(key) => after = Some(key.to_vec()),
             None => return context.error("invalid cursor"),
@@ -75,18 +96,21 @@ pub fn scan<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
     }
     // Every value is a string.
     if !strings {
-        return scanned(context, 0, &[]);
+        return scanned(context);
     }
-    match page(context, glob::literal_prefix(pattern), after, limit) {
-        None => Flow::Held,
-        Some(Err(error)) => failed(context, &error),
-        Some(Ok(Page { rows, resume })) => {
-            let collection = &context.client.collection;
-            let next = resume.map_or(0, |key| context.shared.cursors.place(collection, &key));
-            let keys: Vec<&[u8]> =
-                rows.iter().map(Row::key).filter(|key| glob::matches(pattern, key)).collect();
-            scanned(context, next, &keys)
+    if !context.client.progress.listing.over {
+        match page(context, glob::literal_prefix(pattern), after, limit) {
+            None => return Flow::Held,
+            Some(Err(error)) => return failed(context, &error),
+            Some(Ok(Page { rows, resume })) => {
+                let listing = &mut context.client.progress.listing;
+                (listing.page, listing.after, listing.over) = (backwards(rows), resume, true);
+            }
         }
+    }
+    match compare(context, pattern) {
+        Flow::Held => Flow::Held,
+        Flow::Done => scanned(context),
     }
 }
 
@@ -106,47 +130,67 @@ fn cursor(text: &[u8]) -> Option<u64> {
     )
 }
 
-fn scanned<L: Local>(context: &mut Context<'_, L>, next: u64, keys: &[&[u8]]) -> Flow {
+/// The answer of SCAN: the place where it goes on, and what it has found.
+fn scanned<L: Local>(context: &mut Context<'_, L>) -> Flow {
+    let listing = std::mem::take(&mut context.client.progress.listing);
+    let collection = &context.client.collection;
+    let next = listing.after.as_ref().map_or(0, |key| context.shared.cursors.place(collection, key));
     context.answer(|out| {
         out.array(2);
         out.bulk(next.to_string().as_bytes());
-        out.array(keys.len());
-        for key in keys {
-            out.bulk(key);
-        }
+        listing.encode(out);
     })
 }
 
 /// KEYS pattern: an array's length comes first, so all of it must be known, and that is bounded.
 pub fn keys<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     let pattern = arguments.get(1);
-    while !context.client.progress.listing.over {
-        let rows = match next_page(context, glob::literal_prefix(pattern)) {
-            Ok(rows) => rows,
-            Err(flow) => return flow,
-        };
+    if glob::is_too_wild(pattern) {
+        return context.error(glob::TOO_WILD);
+    }
+    loop {
+        if compare(context, pattern) == Flow::Held {
+            return Flow::Held;
+        }
         let listing = &mut context.client.progress.listing;
-        for key in rows.iter().map(Row::key).filter(|key| glob::matches(pattern, key)) {
+        if listing.keys.len() > MAX_LISTED_BYTES || listing.count > MAX_LISTED_KEYS {
+            *listing = Listing::default();
+            return context.error("too many keys match; use SCAN, which lists them some at a time");
+        }
+        if listing.over {
+            break;
+        }
+        match next_page(context, glob::literal_prefix(pattern)) {
+            Ok(rows) => context.client.progress.listing.page = backwards(rows),
+            Err(flow) => return flow,
+        }
+    }
+    let listing = std::mem::take(&mut context.client.progress.listing);
+    context.answer(|out| listing.encode(out))
+}
+
+fn backwards(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.reverse();
+    rows
+}
+
+/// Takes in what matches of the page. Patterns may be costly, so the connection's turn may end in the middle of it.
+fn compare<L: Local>(context: &mut Context<'_, L>, pattern: &[u8]) -> Flow {
+    let listing = &mut context.client.progress.listing;
+    while let Some(row) = listing.page.pop() {
+        let key = row.key();
+        if glob::matches(pattern, key) {
             // A key's length fits: keys are short.
             listing.keys.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
             listing.keys.extend_from_slice(key);
             listing.count += 1;
         }
-        if listing.keys.len() > MAX_LISTED_BYTES || listing.count > MAX_LISTED_KEYS {
-            context.client.progress.listing = Listing::default();
-            return context.error("too many keys match; use SCAN, which lists them some at a time");
+        context.replies.spend(glob::steps(pattern, key));
+        if context.replies.is_turn_over() {
+            return Flow::Held;
         }
     }
-    let Listing { keys, count, .. } = std::mem::take(&mut context.client.progress.listing);
-    context.answer(|out| {
-        out.array(count);
-        let mut rest = keys.as_slice();
-        while let Some((length, tail)) = rest.split_first_chunk() {
-            let (key, tail) = tail.split_at_checked(u16::from_be_bytes(*length).into()).unwrap_or_default();
-            out.bulk(key);
-            rest = tail;
-        }
-    })
+    Flow::Done
 }
 
 /// DBSIZE: how many keys there are, counted now.

@@ -14,7 +14,7 @@ mod edits;
 mod info;
 mod introspection;
 mod keys;
-mod listen;
+pub mod listen;
 mod listing;
 mod moves;
 mod random;
@@ -22,10 +22,11 @@ mod server;
 mod strings;
 pub mod table;
 
-use super::connection::{Client, Shared, count};
+use super::connection::Client;
 use super::parse::{Arguments, Oversize, number};
 use super::replies::{GatherReply, ReadReply, Replies, TOKENS, WriteReply};
 use super::reply::Encoder;
+use super::shared::{Shared, count};
 use crate::engine::operation::{Change, Outcome, Read, Write};
 use crate::model::edit::Modify;
 use crate::model::key::DEFAULT;
@@ -77,6 +78,11 @@ impl Progress {
     /// Whether no command is held back in its middle, so that something may stand behind the last reply.
     pub const fn is_between(&self) -> bool {
         self.next == 0
+    }
+
+    /// Bytes of memory of what a command has found that its reply will tell.
+    pub const fn room(&self) -> usize {
+        self.listing.room()
     }
 
     /// Whether a command is held back that has asked or done something already.

@@ -227,3 +227,32 @@ fn a_client_that_was_not_let_in_gets_no_more_than_the_usual_buffer() {
         assert_eq!(port.exchange(&known).await, "+OK\r\n+OK\r\n");
     });
 }
+
+#[test]
+fn who_shows_no_token_in_time_is_told_and_cut_off() {
+    run(async {
+        let limits = Limits { introduction: Duration::from_millis(500), ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut open = port.connect().await;
+        open.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut open, "+PONG\r\n").await;
+        port.tokens.publish(&tokens(&[("app", Role::Write, "*")]));
+        let mut known = port.connect().await;
+        known.write_all(b"AUTH kith_app_app\r\n").await.unwrap();
+        expect(&mut known, "+OK\r\n").await;
+        let mut stranger = port.connect().await;
+        stranger.write_all(b"GET k\r\n").await.unwrap();
+        let (refused, ended) = (
+            "-NOAUTH Authentication required.\r\n",
+            "-NOAUTH Authentication required, and none came in time.\r\n",
+        );
+        assert_eq!(rest(&mut stranger).await, format!("{refused}{ended}"));
+        assert_eq!(rest(&mut open).await, ended, "it needs a token since there are any");
+        known.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut known, "+PONG\r\n").await;
+        assert_eq!(counts.unauthenticated.get(), 2);
+        port.tokens.publish(&tokens(&[("eye", Role::Read, "*")]));
+        assert_eq!(rest(&mut known).await, ended);
+    });
+}

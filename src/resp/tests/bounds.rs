@@ -252,3 +252,163 @@ fn answers_for_a_client_that_left_are_dropped() {
         assert_eq!(port.exchange(b"GET k\r\n").await, "$1\r\nv\r\n");
     });
 }
+
+/// A client whose machine takes little of what is sent to it before it reads.
+async fn connect_small(port: &Port) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.connect(port.address).await.unwrap()
+}
+
+/// Makes a record that is too large for the sockets' buffers.
+fn put_large(port: &Port, key: &str, bytes: usize) {
+    let name = (DEFAULT.to_owned(), key.as_bytes().to_vec());
+    let key = KeyRef::new(DEFAULT, name.1.as_slice()).unwrap();
+    let timestamp = Timestamp { time: 1, member: MemberId(1) };
+    let record = Record::value(key, timestamp, None, &vec![b'x'; bytes]);
+    port.fake.0.borrow_mut().records.insert(name, record);
+}
+
+#[test]
+fn what_waits_for_all_clients_together_is_bounded_and_who_reads_does_not_pay_for_it() {
+    const LARGE: usize = 8 << 20;
+    run(async {
+        let limits = Limits { unsent_bytes: 40 << 20, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        put_large(&port, "k", LARGE);
+        let mut reader = port.connect().await;
+        let mut deaf = Vec::new();
+        for asked in 1..=15 {
+            let mut stream = connect_small(&port).await;
+            stream.write_all(b"GET k\r\n").await.unwrap();
+            deaf.push(stream);
+            until(|| port.fake.0.borrow().hits >= 2 * asked - 1).await;
+            reader.write_all(b"GET k\r\nPING\r\n").await.unwrap();
+            let mut reply = vec![0; LARGE + "$8388608\r\n\r\n+PONG\r\n".len()];
+            reader.read_exact(&mut reply).await.unwrap();
+            assert!(counts.unsent_bytes.get() <= 40 << 20, "{}", counts.unsent_bytes.get());
+        }
+        until(|| counts.evicted.get() + counts.connections.get() == 16).await;
+        assert!((5..15).contains(&counts.evicted.get()), "{}", counts.evicted.get());
+        drop(deaf);
+        until(|| counts.connections.get() == 1 && counts.unsent_bytes.get() == 0).await;
+    });
+}
+
+#[test]
+fn connections_leave_little_unread_while_room_is_scarce() {
+    run(async {
+        for (unsent_bytes, least, most) in [(100 << 20, 100_000, 4 << 20), (20 << 20, 0, 100_000)] {
+            let port = Port::open(Place::Here, 1, Limits { unsent_bytes, ..Limits::default() }).await;
+            let counts = Rc::clone(&port.fake.0.borrow().counts);
+            put_large(&port, "large", 16 << 20);
+            put_large(&port, "small", 20_000);
+            let (mut first, mut second) = (connect_small(&port).await, connect_small(&port).await);
+            first.write_all(b"GET large\r\n").await.unwrap();
+            until(|| counts.unsent_bytes.get() >= 8 << 20).await;
+            let before = counts.unsent_bytes.get();
+            second.write_all("GET small\r\n".repeat(1_000).as_bytes()).await.unwrap();
+            until(|| counts.held_output.get() > 0).await;
+            let mut same = 0;
+            let mut hits = 0;
+            while same < 1_000 {
+                yield_now().await;
+                let now = port.fake.0.borrow().hits;
+                (hits, same) = if now == hits { (now, same + 1) } else { (now, 0) };
+            }
+            let more = counts.unsent_bytes.get().saturating_sub(before);
+            assert!((least..most).contains(&more), "{more} of {unsent_bytes}");
+            assert_eq!((counts.evicted.get(), counts.connections.get()), (0, 2));
+        }
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_what_waits_for_it_is_cut_off_and_one_that_waits_itself_is_not() {
+    run(async {
+        let limits = Limits { stall: Duration::ZERO, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        put_large(&port, "k", 8 << 20);
+        let (mut waiting, mut idle) = (port.connect().await, port.connect().await);
+        idle.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut idle, "+PONG\r\n").await;
+        port.fake.0.borrow_mut().held = true;
+        waiting.write_all(b"INCR n\r\nPING\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        // It comes last, so whatever cuts it would have cut the others before.
+        let mut deaf = connect_small(&port).await;
+        deaf.write_all(b"GET k\r\n").await.unwrap();
+        until(|| counts.stalled.get() > 0 && counts.connections.get() == 2).await;
+        assert_eq!((counts.stalled.get(), counts.evicted.get()), (1, 0));
+        assert!(counts.unsent_bytes.get() < 1_000, "{}", counts.unsent_bytes.get());
+        port.fake.0.borrow_mut().held = false;
+        expect(&mut waiting, ":1\r\n+PONG\r\n").await;
+        idle.write_all(b"PING\r\n").await.unwrap();
+        expect(&mut idle, "+PONG\r\n").await;
+    });
+}
+
+#[test]
+fn a_flood_of_commands_gives_way_to_whoever_is_ready() {
+    run(async {
+        let limits = Limits { in_flight: 1 << 20, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let mut flood = port.connect().await;
+        let commands = "SET a b\r\n".repeat(60_000);
+        let flooding = tokio::task::spawn_local(async move {
+            flood.write_all(commands.as_bytes()).await.unwrap();
+            flood
+        });
+        let writes = || port.fake.0.borrow().afters.len();
+        let mut most = 0;
+        while writes() < 50_000 {
+            let before = writes();
+            yield_now().await;
+            most = most.max(writes() - before);
+        }
+        assert!((1..=2 * 128).contains(&most), "{most} commands came before this task had its turn again");
+        drop(flooding);
+    });
+}
+
+#[test]
+fn a_costly_pattern_gives_way_to_other_clients() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        for n in 10..30 {
+            put_large(&port, &format!("{}{n}", "a".repeat(4_000)), 1);
+        }
+        for command in ["KEYS", "SCAN 0 COUNT 100 MATCH"] {
+            let (mut costly, mut other) = (port.connect().await, port.connect().await);
+            other.write_all(b"PING\r\n").await.unwrap();
+            expect(&mut other, "+PONG\r\n").await;
+            let pattern = format!("*{}b", "a".repeat(254));
+            port.fake.0.borrow_mut().held = true;
+            costly.write_all(format!("{command} {pattern}\r\n").as_bytes()).await.unwrap();
+            until(|| !port.fake.0.borrow().pending.is_empty()).await;
+            port.fake.0.borrow_mut().held = false;
+            until(|| port.fake.0.borrow().pending.is_empty()).await;
+            other.try_write(b"PING\r\n").unwrap();
+            expect(&mut other, "+PONG\r\n").await;
+            assert!(costly.try_read(&mut [0; 1]).is_err(), "{command} was answered first");
+            let reply = if command == "KEYS" { "*0\r\n" } else { "*2\r\n$1\r\n0\r\n*0\r\n" };
+            expect(&mut costly, reply).await;
+        }
+    });
+}
+
+#[test]
+fn patterns_of_keys_are_bounded_as_those_of_channels_are() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let long = "x".repeat(256);
+        let error = "-ERR a pattern has at most 256 bytes from its first wildcard on\r\n";
+        for command in ["KEYS", "SCAN 0 MATCH", "PSUBSCRIBE"] {
+            assert_eq!(port.exchange(format!("{command} {long}*{long}\r\n").as_bytes()).await, error);
+        }
+        let input = format!("KEYS {long}{long}*\r\nSCAN 0 MATCH *{}\r\n", &long[1..]);
+        assert_eq!(port.exchange(input.as_bytes()).await, "*0\r\n*2\r\n$1\r\n0\r\n*0\r\n");
+    });
+}

@@ -126,3 +126,57 @@ fn a_listener_hears_only_of_what_it_may_read() {
         expect(&mut stream, &format!("{first}{head}$18\r\n__keyevent@1__:set\r\n$1\r\nb\r\n")).await;
     });
 }
+
+#[test]
+fn a_listener_that_loses_its_right_is_told_and_hears_no_more() {
+    let forbidden = "-NOPERM this user has no permissions to access one of the keys used as arguments\r\n";
+    let both = [("app", Role::Write, "1"), ("eye", Role::Read, "2")];
+    let listens = [
+        ("SUBSCRIBE __keyspace@1__:a", "$9\r\nsubscribe\r\n$16\r\n__keyspace@1__:a\r\n:1\r\n"),
+        ("PSUBSCRIBE *", "$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"),
+        ("SUBSCRIBE news", "$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"),
+    ];
+    run(async {
+        for (command, confirmed) in listens {
+            let port = Port::open(Place::Here, 5, Limits::default()).await;
+            port.tokens.publish(&tokens(&both));
+            let mut stream = port.connect().await;
+            stream.write_all(format!("AUTH kith_app_app\r\n{command}\r\n").as_bytes()).await.unwrap();
+            expect(&mut stream, &format!("+OK\r\n*3\r\n{confirmed}")).await;
+            port.tokens.publish(&tokens(&both[1..]));
+            assert_eq!(rest(&mut stream).await, "-NOAUTH Authentication required.\r\n", "{command}");
+            assert!(port.fake.0.borrow().subscriptions.iter().all(|(_, listens)| !listens));
+        }
+        let port = Port::open(Place::Here, 5, Limits::default()).await;
+        port.tokens.publish(&tokens(&both));
+        let mut stream = port.connect().await;
+        stream
+            .write_all(format!("HELLO 3 AUTH app kith_app_app\r\n{}\r\n", listens[0].0).as_bytes())
+            .await
+            .unwrap();
+        until(|| !port.fake.0.borrow().subscriptions.is_empty()).await;
+        stream.write_all(b"AUTH kith_eye_eye\r\n").await.unwrap();
+        let told = rest(&mut stream).await;
+        assert!(told.ends_with(&format!("{}+OK\r\n{forbidden}", listens[0].1)), "{told}");
+    });
+}
+
+#[test]
+fn a_listener_in_the_middle_of_a_command_ends_with_its_right() {
+    run(async {
+        let port = Port::open(Place::Here, 5, Limits { in_flight: 2, ..Limits::default() }).await;
+        port.tokens.publish(&tokens(&[("app", Role::Write, "*")]));
+        let mut stream = port.connect().await;
+        stream
+            .write_all(b"HELLO 3 AUTH app kith_app_app\r\nSUBSCRIBE news\r\nMSET a 1 b 2 c 3\r\n")
+            .await
+            .unwrap();
+        port.fake.0.borrow_mut().held = true;
+        until(|| port.fake.0.borrow().pending.len() == 2).await;
+        port.tokens.publish(&tokens(&[("eye", Role::Read, "*")]));
+        port.fake.0.borrow_mut().held = false;
+        let told = rest(&mut stream).await;
+        assert!(told.ends_with(":1\r\n-NOAUTH Authentication required.\r\n"), "{told}");
+        assert_eq!(port.fake.0.borrow().afters.len(), 2);
+    });
+}
