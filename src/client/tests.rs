@@ -13,12 +13,14 @@ mod encrypted;
 
 #[test]
 fn an_address_has_a_host_and_a_port() {
-    for address in ["127.0.0.1:7401", "localhost:1", "[::1]:7401", "member-1.example:65535"] {
+    for address in ["127.0.0.1:7401", "localhost:1", "[::1]:7401", "member-1.example:65535", "http://a:1/"] {
         assert!(Client::new([address]).is_ok(), "{address}");
     }
-    for address in ["", "localhost", ":7401", "http://localhost:7401", "::1:7401", "a:0", "a:70000", "a b:1"]
-    {
+    for address in ["", "localhost", ":7401", "http://localhost", "::1:7401", "a:0", "a:70000", "a b:1"] {
         assert!(matches!(Client::new([address]), Err(ClientError::Address(_))), "{address}");
+    }
+    for mixed in [["https://a:1", "b:1"], ["b:1", "https://a:1"]] {
+        assert!(matches!(Client::new(mixed), Err(ClientError::MixedAddresses(_))), "{mixed:?}");
     }
 }
 

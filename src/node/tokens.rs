@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_token_that_can_not_be_read_is_shown_to_and_revoked_by_an_admin_of_everything_and_its_name_is_taken_until_then()
      {
-        let (admin, mine) = (token("a", grant(Role::Admin, "")), token("m", grant(Role::Admin, "app.")));
+        let (admin, mine) = (token("a", grant(Role::Admin, "*")), token("m", grant(Role::Admin, "app.*")));
         let (one, two) = (admin.encode(), mine.encode());
         let records = [(&b"a"[..], &one[..]), (b"broken", b"no token"), (b"m", &two)];
         let all = Tokens::from_records(records.into_iter());
@@ -219,7 +219,7 @@ mod tests {
         let member = Plan { bootstrap: true, ..Plan::new("one") }.start(place.path());
         member.until(State::Ready).await;
         for number in 0..8 {
-            let request = TokenRequest { name: format!("admin-{number}"), grants: grant(Role::Admin, "") };
+            let request = TokenRequest { name: format!("admin-{number}"), grants: grant(Role::Admin, "*") };
             let ask = || member.handle.create_token(request.clone(), Caller::Operator);
             let answers = <[_; 4]>::from(tokio::join!(ask(), ask(), ask(), ask()));
             let made = answers.iter().filter(|answer| answer.is_ok()).count();
