@@ -162,7 +162,8 @@ async fn who_watches_with_a_token_that_is_revoked_is_told_so_and_hears_no_more()
     let http = reqwest::Client::new().get(member.url(&format!("/v1/watch/{DEFAULT}"))).bearer_auth(&app);
     let mut events = http.send().await.unwrap();
     let mut watch = client(member, &app).watch(DEFAULT, b"", true);
-    while watch.next().await.unwrap().unwrap() != WatchEvent::Synced {}
+    let synced = async { while watch.next().await.unwrap().unwrap() != WatchEvent::Synced {} };
+    tokio::time::timeout(PATIENCE, synced).await.unwrap();
     let printed = group.directory.path().join("watch.out");
     let mut command = Command::new(KITH);
     command.args(["watch", "--json", "--address", &member.http.to_string()]).env("KITH_TOKEN", &app);
