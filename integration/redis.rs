@@ -15,6 +15,8 @@
 
 #[path = "support/members.rs"]
 mod members;
+#[path = "redis/random.rs"]
+mod random;
 #[path = "redis/value.rs"]
 mod value;
 
@@ -221,6 +223,34 @@ async fn commands_are_answered_as_redis_answers_them() {
             let (theirs, ours) = (theirs.ask(command).await, ours.ask(command).await);
             assert_ne!(text(&theirs), text(&ours), "{command} does not differ any more: {reason}");
             assert!(kith.is_empty() || ours == kith.as_bytes(), "{command}: {}", text(&ours));
+        }
+    }
+}
+
+/// Commands that chance makes up for one connection, and how many connections there are.
+const RANDOM_COMMANDS: usize = 2_000;
+const RANDOM_ROUNDS: u64 = 2;
+
+/// `KITH_PRNG_SEED` names the round to be repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_chance_makes_up_are_answered_as_redis_answers_them() {
+    let Some((redis, group)) = both().await else { return };
+    let named = std::env::var("KITH_PRNG_SEED").ok().map(|number| number.parse().unwrap());
+    for round in 0..RANDOM_ROUNDS {
+        let prng_seed = named.unwrap_or_else(rand::random::<u64>);
+        let protocol = if round % 2 == 0 { 2 } else { 3 };
+        let mut chance = random::Chance::new(prng_seed);
+        let mut theirs = Connection::fresh(redis.address, protocol).await;
+        let mut ours = Connection::fresh(group[0].resp, protocol).await;
+        let mut before: Vec<String> = Vec::new();
+        for _ in 0..RANDOM_COMMANDS {
+            let (command, shown) = chance.command();
+            theirs.send(&command).await;
+            ours.send(&command).await;
+            let (expected, reply) = (text(&theirs.reply().await), text(&ours.reply().await));
+            before.push(format!("{shown} {expected}"));
+            let last = before.len().saturating_sub(12);
+            assert_eq!(expected, reply, "KITH_PRNG_SEED={prng_seed}\n{}", before[last..].join("\n"));
         }
     }
 }

@@ -59,7 +59,7 @@ pub enum Edit {
         bytes: Bytes,
     },
     /// Adds to a decimal number, 0 if there is none. The expiry stays.
-    Add(Real),
+    Add(Decimal),
     /// Gives what is there another expiry, in milliseconds since the Unix epoch, or none. One that is
     /// over deletes.
     Expire {
@@ -109,17 +109,39 @@ pub enum Returns {
     After,
 }
 
-/// A floating-point number that is compared by its bits.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Real(pub f64);
-
-impl PartialEq for Real {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.to_bits() == other.0.to_bits()
-    }
+/// A number with a fraction, as exactly as it can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decimal {
+    /// In units of 10^-17, so that 0.1 and 0.2 are 0.3.
+    Fixed(i128),
+    /// The bits of a 64-bit floating-point number, where the former has no room.
+    Float(u64),
 }
 
-impl Eq for Real {}
+impl Decimal {
+    const ZERO: Self = Self::Fixed(0);
+
+    /// Reads a decimal number, or an infinity in words, which no sum is made of; spaces around it are none of it.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+        let number: f64 = text.parse().ok()?;
+        if is_plain != number.is_finite() || number.is_nan() {
+            return None;
+        }
+        // In digits it has no exponent.
+        let exactly = fixed(text).or_else(|| fixed(&number.to_string()));
+        Some(exactly.map_or(Self::Float(number.to_bits()), Self::Fixed))
+    }
+
+    fn float(self) -> f64 {
+        match self {
+            Self::Fixed(number) => number as f64 / UNITS as f64,
+            Self::Float(bits) => f64::from_bits(bits),
+        }
+    }
+}
 
 impl Modify {
     /// Bytes of values in it.
@@ -212,7 +234,7 @@ pub fn edit(
             }
             Edited::Value(value, expiry)
         }
-        Edit::Add(Real(delta)) => {
+        Edit::Add(delta) => {
             let present = readable.map(|_| text(readable));
             Edited::Value(add(present.as_deref(), *delta)?.into_bytes(), expiry)
         }
@@ -259,33 +281,28 @@ fn text(readable: Option<RecordRef<'_>>) -> Vec<u8> {
 }
 
 /// The sum of a decimal number in text (none is zero) and `delta`, in as few digits as tell it.
-fn add(present: Option<&[u8]>, delta: f64) -> Result<String, EditError> {
+fn add(present: Option<&[u8]>, delta: Decimal) -> Result<String, EditError> {
     let present = match present {
-        None => 0.0,
-        Some(text) => decimal(text).ok_or(EditError::NotADecimal)?,
+        None => Decimal::ZERO,
+        Some(text) => Decimal::parse(text).ok_or(EditError::NotADecimal)?,
     };
-    if let Some(sum) = fixed(present).zip(fixed(delta)).and_then(|(a, b)| a.checked_add(b)) {
+    if let (Decimal::Fixed(one), Decimal::Fixed(other)) = (present, delta)
+        && let Some(sum) = one.checked_add(other)
+    {
         return Ok(unfixed(sum));
     }
-    let sum = present + delta;
+    let sum = present.float() + delta.float();
     if sum.is_finite() { Ok(format!("{sum}")) } else { Err(EditError::NotFinite) }
-}
-
-/// Reads a decimal number, or an infinity in words, which no sum is made of; spaces around it are none of it.
-#[must_use]
-pub fn decimal(text: &[u8]) -> Option<f64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    text.parse::<f64>().ok().filter(|number| if is_plain { number.is_finite() } else { number.is_infinite() })
 }
 
 /// Decimal places of a number in fixed point.
 const PLACES: usize = 17;
+/// Its units in 1.
+const UNITS: u128 = 10u128.pow(PLACES as u32);
 
-/// A number in fixed point, so that 0.1 and 0.2 are 0.3; `None` when it does not fit.
-fn fixed(number: f64) -> Option<i128> {
-    let text = format!("{number}");
-    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+/// A number in digits in fixed point; `None` when it does not fit, or has an exponent.
+fn fixed(text: &str) -> Option<i128> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > PLACES || whole.len() > 20 {
         return None;
     }
@@ -294,8 +311,7 @@ fn fixed(number: f64) -> Option<i128> {
 
 fn unfixed(number: i128) -> String {
     let (sign, digits) = (if number < 0 { "-" } else { "" }, number.unsigned_abs());
-    let scale = 10u128.pow(u32::try_from(PLACES).unwrap_or_default());
-    let (whole, fraction) = (digits / scale, digits % scale);
+    let (whole, fraction) = (digits / UNITS, digits % UNITS);
     let fraction = format!("{fraction:0>PLACES$}");
     match fraction.trim_end_matches('0') {
         "" => format!("{sign}{whole}"),
@@ -431,35 +447,41 @@ mod tests {
 
     #[test]
     fn decimals_add_up_as_people_expect() {
-        let sum = |present: &[u8], delta| {
+        let sum = |present: &[u8], delta: &str| {
             let present = (!present.is_empty()).then(|| value(present, None));
-            run(present.as_ref(), Condition::Always, Edit::Add(Real(delta)))
+            let delta = Decimal::parse(delta.as_bytes()).unwrap();
+            run(present.as_ref(), Condition::Always, Edit::Add(delta))
         };
-        let cases: [(&[u8], f64, &str); 7] = [
-            (b"0.1", 0.2, "0.3"),
-            (b"", -1.5, "-1.5"),
-            (b"5.0e3", 200.0, "5200"),
-            (b"3", -3.0, "0"),
-            (b"10.50", 0.1, "10.6"),
-            (b"-0.25", 0.5, "0.25"),
-            (b"1e30", 1.0, "1000000000000000000000000000000"),
+        let cases: [(&[u8], &str, &str); 11] = [
+            (b"0.1", "0.2", "0.3"),
+            (b"", "-1.5", "-1.5"),
+            (b"5.0e3", "200.0", "5200"),
+            (b"3", "-3", "0"),
+            (b"10.50", ".1", "10.6"),
+            (b"-0.25", "+0.5", "0.25"),
+            (b"-.5", "1.", "0.5"),
+            (b"9223372036854775807", "1.5e2", "9223372036854775957"),
+            (b"-150", "9223372036854775807", "9223372036854775657"),
+            (b"1e30", "1.0", "1000000000000000000000000000000"),
+            (b"1e20", "-1e20", "0"),
         ];
         for (present, delta, expected) in cases {
             let expected = Edited::Value(expected.as_bytes().to_vec(), None);
             assert_eq!(sum(present, delta), Ok(expected));
         }
         for endless in [&b"inf"[..], b"-Inf", b"+INFINITY"] {
-            assert_eq!(sum(endless, 1.0), Err(EditError::NotFinite), "{endless:?}");
+            assert_eq!(sum(endless, "1"), Err(EditError::NotFinite), "{endless:?}");
         }
         for wrong in [&b"x"[..], b" 1", b"infx", b"nan", b"-nan", b"1e999", b"0x10"] {
-            assert_eq!(sum(wrong, 1.0), Err(EditError::NotADecimal), "{wrong:?}");
+            assert_eq!(sum(wrong, "1"), Err(EditError::NotADecimal), "{wrong:?}");
         }
         let empty = value(b"", None);
-        let over_empty = run(Some(&empty), Condition::Always, Edit::Add(Real(1.0)));
+        let over_empty = run(Some(&empty), Condition::Always, Edit::Add(Decimal::Fixed(1)));
         assert_eq!(over_empty, Err(EditError::NotADecimal));
-        assert_eq!(sum(b"1e308", 1e308), Err(EditError::NotFinite));
-        assert_eq!(sum(b"1", f64::INFINITY), Err(EditError::NotFinite));
-        assert_eq!(sum(b"x", f64::INFINITY), Err(EditError::NotADecimal));
-        assert_eq!(sum(b"1", f64::NAN), Err(EditError::NotFinite));
+        assert_eq!(sum(b"1e308", "1e308"), Err(EditError::NotFinite));
+        assert_eq!(sum(b"1", "inf"), Err(EditError::NotFinite));
+        assert_eq!(sum(b"x", "inf"), Err(EditError::NotADecimal));
+        let none = Edit::Add(Decimal::Float(f64::NAN.to_bits()));
+        assert_eq!(run(None, Condition::Always, none), Err(EditError::NotFinite));
     }
 }

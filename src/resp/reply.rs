@@ -122,12 +122,15 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// An error: its first word, then what happened. Line ends in `message` become spaces.
+    /// An error: its first word, then what happened. Line ends in `message` become spaces, those at its end nothing.
     pub fn error(&mut self, word: &str, message: &[u8]) {
         self.out.push(b'-');
         self.out.extend_from_slice(word.as_bytes());
         self.out.push(b' ');
-        self.out.extend(message.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+        let end = message.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+        self.out.extend(
+            message.iter().take(end).map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }),
+        );
         self.out.extend_from_slice(b"\r\n");
     }
 

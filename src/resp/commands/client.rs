@@ -2,7 +2,7 @@
 
 use super::auth::{Need, log_in, refuse_hello};
 use super::listen;
-use super::{Context, Flow, collection_of};
+use super::{Context, Flow, collection_of, quoted};
 use crate::node::local::Local;
 use crate::resp::clients::MAX_TOLD_BYTES;
 use crate::resp::parse::{Arguments, number};
@@ -39,8 +39,7 @@ pub fn hello<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -
             name = Some(arguments.get(at + 1));
             at += 2;
         } else {
-            let option = String::from_utf8_lossy(option.get(..64).unwrap_or(option));
-            return context.error(&format!("Syntax error in HELLO option '{option}'"));
+            return context.error(&format!("Syntax error in HELLO option '{}'", quoted(option)));
         }
     }
     if !context.client.session.may(Need::Known) {
@@ -141,8 +140,7 @@ pub fn set_info<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>
     } else if attribute.eq_ignore_ascii_case(b"lib-ver") {
         version
     } else {
-        let attribute = String::from_utf8_lossy(attribute.get(..64).unwrap_or(attribute));
-        let message = format!("Unrecognized option '{attribute}'");
+        let message = format!("Unrecognized option '{}'", quoted(attribute));
         context.replies.refused(|out| out.error("ERR", message.as_bytes()));
         return Flow::Done;
     };
@@ -183,8 +181,7 @@ pub fn list<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) ->
         none = is(b"master") || is(b"replica") || is(b"slave");
         listening = Some(is(b"pubsub"));
         if !none && !is(b"normal") && !is(b"pubsub") {
-            let kind = String::from_utf8_lossy(kind.get(..64).unwrap_or(kind));
-            return context.error(&format!("Unknown client type '{kind}'"));
+            return context.error(&format!("Unknown client type '{}'", quoted(kind)));
         }
     } else if option.eq_ignore_ascii_case(b"ID") && arguments.len() > 3 {
         let Some(wanted) = arguments.from(3).map(number).collect::<Option<Vec<_>>>() else {

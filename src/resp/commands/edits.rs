@@ -7,8 +7,8 @@
 
 use super::strings::{Options, moment, options};
 use super::table::Spec;
-use super::{Context, Flow, ReadReply};
-use crate::model::edit::{Condition, Edit, ExpireWhen, Modify, NewExpiry, Real, Returns, decimal};
+use super::{Context, Flow, ReadReply, quoted};
+use crate::model::edit::{Condition, Decimal, Edit, ExpireWhen, Modify, NewExpiry, Returns};
 use crate::model::limits::MAX_VALUE_BYTES;
 use crate::node::local::Local;
 use crate::resp::parse::Arguments;
@@ -92,8 +92,10 @@ pub fn set_range<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_
 
 /// INCRBYFLOAT key number
 pub fn add_float<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
-    let Some(number) = decimal(arguments.get(2)) else { return context.error("value is not a valid float") };
-    always(context, arguments, Edit::Add(Real(number)), Returns::After, WriteReply::Record)
+    let Some(number) = Decimal::parse(arguments.get(2)) else {
+        return context.error("value is not a valid float");
+    };
+    always(context, arguments, Edit::Add(number), Returns::After, WriteReply::Record)
 }
 
 /// EXPIRE key seconds \[NX | XX | GT | LT\], and its kin with milliseconds and Unix times.
@@ -128,8 +130,7 @@ fn when(arguments: Arguments<'_>) -> Result<ExpireWhen, String> {
         match flags.into_iter().find(|(name, _)| option.eq_ignore_ascii_case(name)) {
             Some((_, flag)) => *flag = true,
             None => {
-                let option = String::from_utf8_lossy(option.get(..64).unwrap_or(option));
-                return Err(format!("Unsupported option {option}"));
+                return Err(format!("Unsupported option {}", quoted(option)));
             }
         }
     }

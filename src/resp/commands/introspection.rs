@@ -154,8 +154,14 @@ fn documents(out: &mut Encoder<'_>, specs: &[&Spec]) {
     for spec in specs {
         let subcommands: Vec<&Spec> = spec.subcommands().collect();
         out.bulk(spec.name.as_bytes());
-        out.map(if subcommands.is_empty() { 3 } else { 4 });
-        for (name, text) in [("summary", spec.summary), ("since", spec.since), ("group", spec.group)] {
+        out.map(if subcommands.is_empty() { 4 } else { 5 });
+        let texts = [
+            ("summary", spec.summary),
+            ("since", spec.since),
+            ("group", spec.group),
+            ("complexity", spec.complexity),
+        ];
+        for (name, text) in texts {
             out.bulk(name.as_bytes());
             out.bulk(text.as_bytes());
         }

@@ -446,6 +446,12 @@ fn note(seen: &mut u64, found: Option<RecordRef<'_>>) {
     }
 }
 
+/// A client's word as an error repeats it.
+fn quoted(word: &[u8]) -> String {
+    let word: Vec<u8> = quotable(word).take(QUOTED_BYTES).collect();
+    String::from_utf8_lossy(&word).into_owned()
+}
+
 /// A client's bytes up to the first NUL, where Redis's messages end too.
 fn quotable(word: &[u8]) -> impl Iterator<Item = u8> {
     word.iter().copied().take_while(|&byte| byte != 0)

@@ -102,6 +102,8 @@ pub struct Spec {
     pub since: &'static str,
     /// The chapter in which it is described.
     pub group: &'static str,
+    /// How long it takes, as it is written where algorithms are compared.
+    pub complexity: &'static str,
     /// What it does, for people.
     pub summary: &'static str,
 }
@@ -198,7 +200,7 @@ impl Spec {
 macro_rules! commands {
     ($($name:literal $arity:literal $run:expr,
        $flags:literal $first:literal $last:literal $step:literal $categories:literal $tips:literal $access:literal
-       $since:literal $group:literal $summary:literal;)*) => {
+       $since:literal $group:literal $complexity:literal $summary:literal;)*) => {
         &[$(Spec {
             name: $name,
             arity: $arity,
@@ -210,6 +212,7 @@ macro_rules! commands {
             access: $access,
             since: $since,
             group: $group,
+            complexity: $complexity,
             summary: $summary,
         }),*]
     };
@@ -219,230 +222,230 @@ macro_rules! commands {
 pub const COMMANDS: &[Spec] = commands! {
     "get" 2 Run::Read(ReadReply::Value),
         "readonly fast" 1 1 1 "read string fast" "" "RO access"
-        "1.0.0" "string" "Answers the value of a key.";
+        "1.0.0" "string" "O(1)" "Answers the value of a key.";
     "set" -3 Run::Set,
         "write denyoom" 1 1 1 "write string slow" "" "RW access update variable_flags"
-        "1.0.0" "string" "Stores a value under a key.";
+        "1.0.0" "string" "O(1)" "Stores a value under a key.";
     "setex" 4 Run::SetEx(Unit::Seconds),
         "write denyoom" 1 1 1 "write string slow" "" "OW update"
-        "2.0.0" "string" "Stores a value that expires after some seconds.";
+        "2.0.0" "string" "O(1)" "Stores a value that expires after some seconds.";
     "psetex" 4 Run::SetEx(Unit::Milliseconds),
         "write denyoom" 1 1 1 "write string slow" "" "OW update"
-        "2.6.0" "string" "Stores a value that expires after some milliseconds.";
+        "2.6.0" "string" "O(1)" "Stores a value that expires after some milliseconds.";
     "setnx" 3 Run::SetNx,
         "write denyoom fast" 1 1 1 "write string fast" "" "OW insert"
-        "1.0.0" "string" "Stores a value under a key that has none.";
+        "1.0.0" "string" "O(1)" "Stores a value under a key that has none.";
     "getset" 3 Run::GetSet,
         "write denyoom fast" 1 1 1 "write string fast" "" "RW access update"
-        "1.0.0" "string" "Stores a value and answers the one before.";
+        "1.0.0" "string" "O(1)" "Stores a value and answers the one before.";
     "getdel" 2 Run::GetDel,
         "write fast" 1 1 1 "write string fast" "" "RW access delete"
-        "6.2.0" "string" "Answers the value of a key and deletes the key.";
+        "6.2.0" "string" "O(1)" "Answers the value of a key and deletes the key.";
     "getex" -2 Run::GetEx,
         "write fast" 1 1 1 "write string fast" "" "RW access update"
-        "6.2.0" "string" "Answers the value of a key and changes when it expires.";
+        "6.2.0" "string" "O(1)" "Answers the value of a key and changes when it expires.";
     "mget" -2 Run::MGet,
         "readonly fast" 1 -1 1 "read string fast" "request_policy:multi_shard" "RO access"
-        "1.0.0" "string" "Answers the values of several keys.";
+        "1.0.0" "string" "O(N) for N keys" "Answers the values of several keys.";
     "mset" -3 Run::MSet,
         "write denyoom" 1 -1 2 "write string slow" "request_policy:multi_shard response_policy:all_succeeded" "OW update"
-        "1.0.1" "string" "Stores values under several keys, one after the other.";
+        "1.0.1" "string" "O(N) for N keys" "Stores values under several keys, one after the other.";
     "append" 3 Run::Append,
         "write denyoom fast" 1 1 1 "write string fast" "" "RW insert"
-        "2.0.0" "string" "Adds bytes to the end of a value.";
+        "2.0.0" "string" "O(N) for N bytes of the new value" "Adds bytes to the end of a value.";
     "strlen" 2 Run::Read(ReadReply::Length),
         "readonly fast" 1 1 1 "read string fast" "" "RO"
-        "2.2.0" "string" "Answers how many bytes a value has.";
+        "2.2.0" "string" "O(1)" "Answers how many bytes a value has.";
     "setrange" 4 Run::SetRange,
         "write denyoom" 1 1 1 "write string slow" "" "RW update"
-        "2.2.0" "string" "Writes bytes into a value, from an offset on.";
+        "2.2.0" "string" "O(N) for N bytes of the new value" "Writes bytes into a value, from an offset on.";
     "getrange" 4 Run::GetRange,
         "readonly" 1 1 1 "read string slow" "" "RO access"
-        "2.4.0" "string" "Answers a part of a value.";
+        "2.4.0" "string" "O(N) for N bytes of the answer" "Answers a part of a value.";
     "substr" 4 Run::GetRange,
         "readonly" 1 1 1 "read string slow" "" "RO access"
-        "1.0.0" "string" "Answers a part of a value; the older name of GETRANGE.";
+        "1.0.0" "string" "O(N) for N bytes of the answer" "Answers a part of a value; the older name of GETRANGE.";
     "incr" 2 Run::Count { down: false },
         "write denyoom fast" 1 1 1 "write string fast" "" "RW access update"
-        "1.0.0" "string" "Adds 1 to a number.";
+        "1.0.0" "string" "O(1)" "Adds 1 to a number.";
     "decr" 2 Run::Count { down: true },
         "write denyoom fast" 1 1 1 "write string fast" "" "RW access update"
-        "1.0.0" "string" "Takes 1 from a number.";
+        "1.0.0" "string" "O(1)" "Takes 1 from a number.";
     "incrby" 3 Run::Count { down: false },
         "write denyoom fast" 1 1 1 "write string fast" "" "RW access update"
-        "1.0.0" "string" "Adds to a number.";
+        "1.0.0" "string" "O(1)" "Adds to a number.";
     "decrby" 3 Run::Count { down: true },
         "write denyoom fast" 1 1 1 "write string fast" "" "RW access update"
-        "1.0.0" "string" "Takes from a number.";
+        "1.0.0" "string" "O(1)" "Takes from a number.";
     "incrbyfloat" 3 Run::AddFloat,
         "write denyoom fast" 1 1 1 "write string fast" "" "RW access update"
-        "2.6.0" "string" "Adds to a number with a fraction.";
+        "2.6.0" "string" "O(1)" "Adds to a number with a fraction.";
     "del" -2 Run::Del,
         "write" 1 -1 1 "keyspace write slow" "request_policy:multi_shard response_policy:agg_sum" "RM delete"
-        "1.0.0" "generic" "Deletes keys.";
+        "1.0.0" "generic" "O(N) for N keys" "Deletes keys.";
     "unlink" -2 Run::Del,
         "write fast" 1 -1 1 "keyspace write fast" "request_policy:multi_shard response_policy:agg_sum" "RM delete"
-        "4.0.0" "generic" "Deletes keys.";
+        "4.0.0" "generic" "O(N) for N keys" "Deletes keys.";
     "exists" -2 Run::Exists,
         "readonly fast" 1 -1 1 "keyspace read fast" "request_policy:multi_shard response_policy:agg_sum" "RO"
-        "1.0.0" "generic" "Counts which keys are there.";
+        "1.0.0" "generic" "O(N) for N keys" "Counts which keys are there.";
     "touch" -2 Run::Exists,
         "readonly fast" 1 -1 1 "keyspace read fast" "request_policy:multi_shard response_policy:agg_sum" "RO"
-        "3.2.1" "generic" "Counts which keys are there.";
+        "3.2.1" "generic" "O(N) for N keys" "Counts which keys are there.";
     "type" 2 Run::Read(ReadReply::Type),
         "readonly fast" 1 1 1 "keyspace read fast" "" "RO"
-        "1.0.0" "generic" "Answers the type of a value, which is string.";
+        "1.0.0" "generic" "O(1)" "Answers the type of a value, which is string.";
     "expire" -3 Run::Expire(Since::Now, Unit::Seconds),
         "write fast" 1 1 1 "keyspace write fast" "" "RW update"
-        "1.0.0" "generic" "Lets a key expire after some seconds.";
+        "1.0.0" "generic" "O(1)" "Lets a key expire after some seconds.";
     "pexpire" -3 Run::Expire(Since::Now, Unit::Milliseconds),
         "write fast" 1 1 1 "keyspace write fast" "" "RW update"
-        "2.6.0" "generic" "Lets a key expire after some milliseconds.";
+        "2.6.0" "generic" "O(1)" "Lets a key expire after some milliseconds.";
     "expireat" -3 Run::Expire(Since::Epoch, Unit::Seconds),
         "write fast" 1 1 1 "keyspace write fast" "" "RW update"
-        "1.2.0" "generic" "Lets a key expire at a Unix time in seconds.";
+        "1.2.0" "generic" "O(1)" "Lets a key expire at a Unix time in seconds.";
     "pexpireat" -3 Run::Expire(Since::Epoch, Unit::Milliseconds),
         "write fast" 1 1 1 "keyspace write fast" "" "RW update"
-        "2.6.0" "generic" "Lets a key expire at a Unix time in milliseconds.";
+        "2.6.0" "generic" "O(1)" "Lets a key expire at a Unix time in milliseconds.";
     "ttl" 2 Run::Read(ReadReply::Expiry(Since::Now, Unit::Seconds)),
         "readonly fast" 1 1 1 "keyspace read fast" "nondeterministic_output" "RO access"
-        "1.0.0" "generic" "Answers in how many seconds a key expires.";
+        "1.0.0" "generic" "O(1)" "Answers in how many seconds a key expires.";
     "pttl" 2 Run::Read(ReadReply::Expiry(Since::Now, Unit::Milliseconds)),
         "readonly fast" 1 1 1 "keyspace read fast" "nondeterministic_output" "RO access"
-        "2.6.0" "generic" "Answers in how many milliseconds a key expires.";
+        "2.6.0" "generic" "O(1)" "Answers in how many milliseconds a key expires.";
     "expiretime" 2 Run::Read(ReadReply::Expiry(Since::Epoch, Unit::Seconds)),
         "readonly fast" 1 1 1 "keyspace read fast" "" "RO access"
-        "7.0.0" "generic" "Answers the Unix time in seconds at which a key expires.";
+        "7.0.0" "generic" "O(1)" "Answers the Unix time in seconds at which a key expires.";
     "pexpiretime" 2 Run::Read(ReadReply::Expiry(Since::Epoch, Unit::Milliseconds)),
         "readonly fast" 1 1 1 "keyspace read fast" "" "RO access"
-        "7.0.0" "generic" "Answers the Unix time in milliseconds at which a key expires.";
+        "7.0.0" "generic" "O(1)" "Answers the Unix time in milliseconds at which a key expires.";
     "persist" 2 Run::Persist,
         "write fast" 1 1 1 "keyspace write fast" "" "RW update"
-        "2.2.0" "generic" "Lets a key expire no more.";
+        "2.2.0" "generic" "O(1)" "Lets a key expire no more.";
     "scan" -2 Run::Scan,
         "readonly" 0 0 0 "keyspace read slow" "nondeterministic_output request_policy:special" ""
-        "2.8.0" "generic" "Lists keys, some at a time.";
+        "2.8.0" "generic" "O(N) for a COUNT of N" "Lists keys, some at a time.";
     "keys" 2 Run::Keys,
         "readonly" 0 0 0 "keyspace read slow dangerous" "request_policy:all_shards nondeterministic_output_order" ""
-        "1.0.0" "generic" "Lists the keys that match a pattern, if they are not too many.";
+        "1.0.0" "generic" "O(N) for N keys of the database that begin as the pattern does" "Lists the keys that match a pattern, if they are not too many.";
     "dbsize" 1 Run::DbSize,
         "readonly fast" 0 0 0 "keyspace read fast" "request_policy:all_shards response_policy:agg_sum" ""
-        "1.0.0" "server" "Counts the keys of a database.";
+        "1.0.0" "server" "O(N) for N keys of the database" "Counts the keys of a database.";
     "randomkey" 1 Run::RandomKey,
         "readonly" 0 0 0 "keyspace read slow" "request_policy:all_shards nondeterministic_output" ""
-        "1.0.0" "generic" "Answers some key.";
+        "1.0.0" "generic" "O(log(N)) for N keys of the database" "Answers some key.";
     "rename" 3 Run::Rename,
         "write" 1 2 1 "keyspace write slow" "" "RW access delete / OW update"
-        "1.0.0" "generic" "Moves a value to another key, in two steps.";
+        "1.0.0" "generic" "O(N) for N bytes of the value" "Moves a value to another key, in two steps.";
     "copy" -3 Run::Copy,
         "write denyoom" 1 2 1 "keyspace write slow" "" "RO access / OW update"
-        "6.2.0" "generic" "Copies a value to another key, in two steps.";
+        "6.2.0" "generic" "O(N) for N bytes of the value" "Copies a value to another key, in two steps.";
     "select" 2 Run::Select,
         "loading stale fast" 0 0 0 "fast connection" "" ""
-        "1.0.0" "connection" "Chooses the database, which is the collection of that name.";
+        "1.0.0" "connection" "O(1)" "Chooses the database, which is the collection of that name.";
     "flushdb" -1 Run::FlushDb,
         "write" 0 0 0 "keyspace write slow dangerous" "request_policy:all_shards response_policy:all_succeeded" ""
-        "1.0.0" "server" "Deletes the keys of a database one after the other.";
+        "1.0.0" "server" "O(N) for N keys of the database" "Deletes the keys of a database one after the other.";
     "ping" -1 Run::Ping,
         "fast" 0 0 0 "fast connection" "request_policy:all_shards response_policy:all_succeeded" ""
-        "1.0.0" "connection" "Shows that the member answers.";
+        "1.0.0" "connection" "O(1)" "Shows that the member answers.";
     "echo" 2 Run::Echo,
         "loading stale fast" 0 0 0 "fast connection" "" ""
-        "1.0.0" "connection" "Answers its argument.";
+        "1.0.0" "connection" "O(1)" "Answers its argument.";
     "time" 1 Run::Time,
         "loading stale fast" 0 0 0 "fast" "nondeterministic_output" ""
-        "2.6.0" "server" "Answers the time of the member.";
+        "2.6.0" "server" "O(1)" "Answers the time of the member.";
     "wait" 3 Run::Wait,
         "noscript" 0 0 0 "slow connection" "request_policy:all_shards response_policy:agg_min" ""
-        "3.0.0" "generic" "Waits until the writes before have so many copies.";
+        "3.0.0" "generic" "O(1)" "Waits until the writes before have so many copies.";
     "auth" -2 Run::Auth,
         "noscript loading stale fast no_auth allow_busy" 0 0 0 "fast connection" "" ""
-        "1.0.0" "connection" "Tells who the client is.";
+        "1.0.0" "connection" "O(1)" "Tells who the client is.";
     "hello" -1 Run::Hello,
         "noscript loading stale fast no_auth allow_busy" 0 0 0 "fast connection" "" ""
-        "6.0.0" "connection" "Chooses the protocol and tells about the member.";
+        "6.0.0" "connection" "O(1)" "Chooses the protocol and tells about the member.";
     "quit" -1 Run::Quit,
         "noscript loading stale fast no_auth allow_busy" 0 0 0 "fast connection" "" ""
-        "1.0.0" "connection" "Ends the connection.";
+        "1.0.0" "connection" "O(1)" "Ends the connection.";
     "reset" 1 Run::Reset,
         "noscript loading stale fast no_auth allow_busy" 0 0 0 "fast connection" "" ""
-        "6.2.0" "connection" "Makes the connection as it was when it began.";
+        "6.2.0" "connection" "O(1)" "Makes the connection as it was when it began.";
     "client" -2 Run::Container,
         "" 0 0 0 "slow" "" ""
-        "2.4.0" "connection" "Tells about connections.";
+        "2.4.0" "connection" "as the subcommand" "Tells about connections.";
     "command" -1 Run::Container,
         "loading stale" 0 0 0 "slow connection" "nondeterministic_output_order" ""
-        "2.8.13" "server" "Tells about commands.";
+        "2.8.13" "server" "O(N) for N commands" "Tells about commands.";
     "config" -2 Run::Container,
         "" 0 0 0 "slow" "" ""
-        "2.0.0" "server" "Tells about the configuration.";
+        "2.0.0" "server" "as the subcommand" "Tells about the configuration.";
     "info" -1 Run::Info,
         "loading stale" 0 0 0 "slow dangerous" "nondeterministic_output request_policy:all_shards response_policy:special" ""
-        "1.0.0" "server" "Tells how the member is.";
+        "1.0.0" "server" "O(N) for N connections" "Tells how the member is.";
     "subscribe" -2 Run::Subscribe(Kind::Channel),
         "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
-        "2.0.0" "pubsub" "Listens to channels.";
+        "2.0.0" "pubsub" "O(N) for N channels" "Listens to channels.";
     "psubscribe" -2 Run::Subscribe(Kind::Pattern),
         "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
-        "2.0.0" "pubsub" "Listens to all channels that match patterns.";
+        "2.0.0" "pubsub" "O(N) for N patterns" "Listens to all channels that match patterns.";
     "unsubscribe" -1 Run::Unsubscribe(Kind::Channel),
         "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
-        "2.0.0" "pubsub" "Stops listening to channels.";
+        "2.0.0" "pubsub" "O(N) for N channels" "Stops listening to channels.";
     "punsubscribe" -1 Run::Unsubscribe(Kind::Pattern),
         "pubsub noscript loading stale" 0 0 0 "pubsub slow" "" ""
-        "2.0.0" "pubsub" "Stops listening to patterns.";
+        "2.0.0" "pubsub" "O(N) for N patterns" "Stops listening to patterns.";
 };
 
 /// Every subcommand.
 pub const SUBCOMMANDS: &[Spec] = commands! {
     "client|id" 2 Run::ClientId,
         "noscript loading stale" 0 0 0 "slow connection" "" ""
-        "5.0.0" "connection" "Answers the number of this connection.";
+        "5.0.0" "connection" "O(1)" "Answers the number of this connection.";
     "client|getname" 2 Run::ClientGetName,
         "noscript loading stale" 0 0 0 "slow connection" "" ""
-        "2.6.9" "connection" "Answers the name of this connection.";
+        "2.6.9" "connection" "O(1)" "Answers the name of this connection.";
     "client|setname" 3 Run::ClientSetName,
         "noscript loading stale" 0 0 0 "slow connection" "" ""
-        "2.6.9" "connection" "Names this connection.";
+        "2.6.9" "connection" "O(1)" "Names this connection.";
     "client|setinfo" 4 Run::ClientSetInfo,
         "noscript loading stale" 0 0 0 "slow connection" "" ""
-        "7.2.0" "connection" "Tells which library the client uses.";
+        "7.2.0" "connection" "O(1)" "Tells which library the client uses.";
     "client|no-evict" 3 Run::ClientSwitch,
         "admin noscript loading stale" 0 0 0 "admin slow dangerous connection" "" ""
-        "7.0.0" "connection" "Accepted; connections are never evicted.";
+        "7.0.0" "connection" "O(1)" "Accepted; connections are never evicted.";
     "client|no-touch" 3 Run::ClientSwitch,
         "noscript loading stale" 0 0 0 "slow connection" "" ""
-        "7.2.0" "connection" "Accepted; reads change nothing about keys.";
+        "7.2.0" "connection" "O(1)" "Accepted; reads change nothing about keys.";
     "client|info" 2 Run::ClientInfo,
         "noscript loading stale" 0 0 0 "slow connection" "nondeterministic_output" ""
-        "6.2.0" "connection" "Tells about this connection.";
+        "6.2.0" "connection" "O(1)" "Tells about this connection.";
     "client|list" -2 Run::ClientList,
         "admin noscript loading stale" 0 0 0 "admin slow dangerous connection" "nondeterministic_output" ""
-        "2.4.0" "connection" "Tells about all connections of this member.";
+        "2.4.0" "connection" "O(N) for N connections" "Tells about all connections of this member.";
     "client|help" 2 Run::Help,
         "loading stale" 0 0 0 "slow connection" "" ""
-        "5.0.0" "connection" "Lists the subcommands.";
+        "5.0.0" "connection" "O(1)" "Lists the subcommands.";
     "command|count" 2 Run::CommandCount,
         "loading stale" 0 0 0 "slow connection" "" ""
-        "2.8.13" "server" "Answers how many commands there are.";
+        "2.8.13" "server" "O(1)" "Answers how many commands there are.";
     "command|docs" -2 Run::CommandDocs,
         "loading stale" 0 0 0 "slow connection" "nondeterministic_output_order" ""
-        "7.0.0" "server" "Tells what commands do.";
+        "7.0.0" "server" "O(N) for N commands" "Tells what commands do.";
     "command|info" -2 Run::CommandInfo,
         "loading stale" 0 0 0 "slow connection" "nondeterministic_output_order" ""
-        "2.8.13" "server" "Tells what clients must know of commands.";
+        "2.8.13" "server" "O(N) for N commands" "Tells what clients must know of commands.";
     "command|list" -2 Run::CommandList,
         "loading stale" 0 0 0 "slow connection" "nondeterministic_output_order" ""
-        "7.0.0" "server" "Lists the names of commands.";
+        "7.0.0" "server" "O(N) for N commands" "Lists the names of commands.";
     "command|help" 2 Run::Help,
         "loading stale" 0 0 0 "slow connection" "" ""
-        "5.0.0" "server" "Lists the subcommands.";
+        "5.0.0" "server" "O(1)" "Lists the subcommands.";
     "config|get" -3 Run::ConfigGet,
         "admin noscript loading stale" 0 0 0 "admin slow dangerous" "" ""
-        "2.0.0" "server" "Answers parts of the configuration.";
+        "2.0.0" "server" "O(N) for N patterns" "Answers parts of the configuration.";
     "config|help" 2 Run::Help,
         "loading stale" 0 0 0 "slow" "" ""
-        "5.0.0" "server" "Lists the subcommands.";
+        "5.0.0" "server" "O(1)" "Lists the subcommands.";
 };
 
 /// Slots of the index; more than twice as many as commands, so that a search ends soon.
