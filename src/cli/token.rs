@@ -211,3 +211,15 @@ fn columns(row: &TokenRow) -> Vec<String> {
     let age = row.created_ms.map(|created_ms| duration(now_ms.saturating_sub(created_ms)));
     vec![row.name.clone(), allows, age.unwrap_or_else(|| "-".to_owned())]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_can_not_be_read_is_not_shown_as_one_that_allows_nothing() {
+        let (name, grants) = ("broken".to_owned(), Vec::new());
+        let row = TokenRow { name, grants, created_ms: None, unreadable: true };
+        assert_eq!(columns(&row), ["broken", "unreadable: revoke it", "-"]);
+    }
+}
