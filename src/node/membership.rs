@@ -27,8 +27,7 @@ use crate::model::limits::{MAX_MEMBERS, MAX_PARTITION_BITS};
 use crate::model::roster::{MemberState, RosterEntry};
 use crate::model::{MemberId, timestamp};
 use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal};
-use crate::security::HandshakeError;
-use crate::transport::{self, Link, LinkError};
+use crate::transport::{self, Link};
 use rand::RngExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -240,7 +239,7 @@ pub(super) fn name_lost(shared: &Shared) -> Option<String> {
 pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -> Found {
     let mut link = match shared.dial(address).await {
         Ok(link) => link,
-        Err(error) if must_be_mended(&error) => {
+        Err(error) if error.must_be_mended() => {
             return Found::Refused(error.to_string(), reason_of_failure(&error));
         }
         Err(error) => return Found::Silent(error.to_string()),
@@ -278,23 +277,6 @@ pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -
             Found::Refused("it answered something else".to_owned(), "malformed")
         }
         None => Found::Silent("it did not answer".to_owned()),
-    }
-}
-
-/// Whether no link will ever stand until a person changes what one of the sides was told.
-const fn must_be_mended(error: &LinkError) -> bool {
-    use crate::security::Refusal;
-    let LinkError::Handshake(HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal)) =
-        error
-    else {
-        return false;
-    };
-    match refusal {
-        Refusal::WrongCluster { .. }
-        | Refusal::IncompatibleProtocol { .. }
-        | Refusal::UnknownKeyId
-        | Refusal::Malformed => true,
-        Refusal::Authentication | Refusal::Timeout | Refusal::Busy => false,
     }
 }
 

@@ -18,7 +18,7 @@ pub use dial::retry_delay;
 pub use link::{BLOCKED_BYTES, Frame, Link, LinkReader, LinkWriter, MAX_BUFFERED_BYTES, PeerInfo};
 
 use crate::model::limits::MAX_FRAME_BYTES;
-use crate::security::{HandshakeError, SealError};
+use crate::security::{HandshakeError, Refusal, SealError};
 use std::io;
 
 /// What a frame is for: its first byte.
@@ -73,4 +73,21 @@ pub enum LinkError {
     /// Too much waits to be sent. Nothing was queued, the link lives.
     #[error("too much waits to be sent to this peer: queue the frame again once the link has drained")]
     Full,
+}
+
+impl LinkError {
+    /// Whether no link will ever stand until a person changes what one of the sides was told.
+    pub(crate) const fn must_be_mended(&self) -> bool {
+        let Self::Handshake(HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal)) = self
+        else {
+            return false;
+        };
+        match refusal {
+            Refusal::WrongCluster { .. }
+            | Refusal::IncompatibleProtocol { .. }
+            | Refusal::UnknownKeyId
+            | Refusal::Malformed => true,
+            Refusal::Authentication | Refusal::Timeout | Refusal::Busy => false,
+        }
+    }
 }
