@@ -117,7 +117,7 @@ impl Chance {
                 let options = self.some(&["REPLACE", "DB", "0", "1", "replace", "x"], 3);
                 [vec!["COPY", key, self.one(KEYS)], options].concat()
             }
-            14 => vec!["GETEX", key, self.one(&["PERSIST", "FOO", "EX", "KEEPTTL"])],
+            14 => vec!["GETEX", key, self.one(&["PERSIST", "FOO", "KEEPTTL"])],
             _ => [vec![self.one(&["DEL", "UNLINK"]), key], self.some(KEYS, 2)].concat(),
         }
     }
