@@ -358,6 +358,16 @@ async fn a_session_tells_the_highest_timestamp_that_it_has_seen() {
 }
 
 #[tokio::test]
+async fn who_ends_each_watch_at_once_is_not_asked_without_a_pause() {
+    let member = Fake::start([Does::Tells("")]).await;
+    let client = client_of([&member.address], 0);
+    let mut watch = client.watch("c", b"", true);
+    let watching = async { while let Some(Ok(WatchEvent::Interrupted { .. })) = watch.next().await {} };
+    assert!(tokio::time::timeout(Duration::from_millis(500), watching).await.is_err(), "it goes on for ever");
+    assert_eq!(member.times(), 1);
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_at_another_member_and_tells_that_it_was_interrupted() {
     const BEGIN: &str = "event: reset\ndata: {\"reason\":\"new\"}\nid: a-1-0\n\nevent: put\ndata: {\"key\":\"k\",\"value\":\"v\",\"timestamp\":\"0000000000000009-0000000000000001\"}\nid: a-1-1\n\nevent: put\ndata: {\"key\":\"ha";
     const ON: &str = "event: synced\ndata: {}\nid: b-1-1\n\nevent: error\ndata: {\"error\":\"forbidden\",\"message\":\"no more\"}\n\n";

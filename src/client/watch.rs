@@ -30,6 +30,8 @@ use std::time::Duration;
 const SILENCE: Duration = Duration::from_secs(40);
 /// How long a member may take until it begins.
 const BEGINNING: Duration = Duration::from_secs(10);
+/// The pause behind a connection on which nothing was told: whoever ends each at once is not asked without a pause.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What happened to the keys that are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +114,7 @@ impl Client {
             cursor: None,
             open: None,
             began: false,
+            told: false,
             events: VecDeque::new(),
             interrupted: None,
         };
@@ -135,6 +138,8 @@ struct Watch {
     open: Option<Open>,
     /// Whether any member took it yet.
     began: bool,
+    /// Whether anything came on the latest connection.
+    told: bool,
     events: VecDeque<Event>,
     /// That the connection was lost, if that was not told yet.
     interrupted: Option<String>,
@@ -151,6 +156,7 @@ impl Watch {
     async fn next(&mut self) -> Result<WatchEvent, ClientError> {
         loop {
             if let Some(event) = self.events.pop_front() {
+                self.told = true;
                 let cursor = event.id.clone();
                 let taken = self.taken(event)?;
                 self.cursor = cursor.or(self.cursor.take());
@@ -239,12 +245,15 @@ impl Watch {
         let mut attempts = Attempts::new(&client, Nature::Read);
         if self.began {
             attempts.never_give_up();
+            if !self.told {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         while let Some(member) = attempts.next().await {
             match open(&client, member, &request).await {
                 Ok(response) => {
                     client.members.answered(member);
-                    self.began = true;
+                    (self.began, self.told) = (true, false);
                     self.open = Some(Open { member, response, parser: Parser::default() });
                     return Ok(());
                 }
