@@ -72,7 +72,11 @@ fn lost(address: &str, changes: bool, reason: String) -> ClientError {
 
 /// What a request failed with whose answer took longer than this.
 pub(super) fn late(address: &str, changes: bool, time: Duration) -> ClientError {
-    lost(address, changes, format!("nothing within {time:?}"))
+    let time = match time.subsec_millis() {
+        0 => format!("{} s", time.as_secs()),
+        _ => format!("{} ms", time.as_millis()),
+    };
+    lost(address, changes, format!("nothing within {time}"))
 }
 
 /// What an answer says that is no success.
