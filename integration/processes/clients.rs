@@ -7,6 +7,7 @@ use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -53,6 +54,23 @@ async fn what_is_set_by_resp_on_one_member_is_read_on_another() {
     assert_eq!(resp(one, &["DEL", "greeting"]).await, ":1\r\n");
     everywhere(&["GET", "greeting"], "$-1\r\n").await;
     assert!(resp(one, &["INCR"]).await.starts_with("-ERR"));
+}
+
+#[tokio::test]
+async fn who_reads_is_told_how_long_a_record_lives_still() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let client = group[0].client();
+    let (ttl, minute) = (Duration::from_secs(600), Duration::from_secs(60));
+    let (leased, lasting) =
+        (WriteOptions { ttl: Some(ttl), ..WriteOptions::default() }, WriteOptions::default());
+    // The second one can't stand in a path, so it is read by a batch.
+    for key in [&b"lease"[..], b".."] {
+        client.put(DEFAULT, key, "v".into(), &leased).await.unwrap();
+        let left = client.get(DEFAULT, key, None).await.unwrap().unwrap().ttl.unwrap();
+        assert!(left <= ttl && left > ttl - minute, "{left:?}");
+        client.put(DEFAULT, key, "v".into(), &lasting).await.unwrap();
+        assert_eq!(client.get(DEFAULT, key, None).await.unwrap().unwrap().ttl, None);
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use super::output::{Output, counted, printable};
 use super::{CollectionArg, LevelArg, argument_bytes, parse_timestamp, parse_ttl_arg};
 use crate::client::{Client, ClientError, Condition, Timestamp, WriteOptions, Written};
 use crate::model::limits::MAX_VALUE_BYTES;
-use crate::node::handle::documents::{Ending, Entry, Outcome};
+use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl};
 use bytes::Bytes;
 use clap::Args;
 use std::ffi::OsString;
@@ -99,7 +99,8 @@ pub(super) async fn get(client: &Client, args: &GetArgs, output: Output) -> Resu
     };
     if output.json {
         let timestamp = Some(found.timestamp.to_string());
-        return output.document(&Entry { timestamp, ..Entry::put(collection, &key, &found.value) });
+        let ttl = found.ttl.map(|ttl| Ttl::of_ms(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
+        return output.document(&Entry { timestamp, ttl, ..Entry::put(collection, &key, &found.value) });
     }
     output.raw(&found.value)?;
     // The prompt of a terminal begins on a line of its own; a pipe gets the value and nothing else.

@@ -2,7 +2,7 @@
 
 use super::{ClientError, TlsProblem, Tried};
 use crate::model::Timestamp;
-use crate::node::handle::documents::{Ending, ErrorDocument, Outcome};
+use crate::node::handle::documents::{Ending, ErrorDocument, Outcome, parse_ttl};
 use bytes::Bytes;
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(super) struct RawAnswer {
     pub(super) address: String,
     pub(super) timestamp: Option<Timestamp>,
+    /// How long the record lives still, in milliseconds.
+    pub(super) ttl_ms: Option<u64>,
     pub(super) body: Bytes,
 }
 
@@ -21,11 +23,12 @@ impl RawAnswer {
     /// Takes an answer in; one that is no success is an error.
     pub(super) async fn read(address: &str, changes: bool, response: Response) -> Result<Self, ClientError> {
         let status = response.status();
-        let timestamp = response.headers().get("kith-timestamp");
-        let timestamp = timestamp.and_then(|value| value.to_str().ok()?.parse().ok());
+        let told = |name: &str| response.headers().get(name)?.to_str().ok();
+        let timestamp = told("kith-timestamp").and_then(|text| text.parse().ok());
+        let ttl_ms = told("kith-ttl").and_then(|text| parse_ttl(text).ok());
         let body = response.bytes().await.map_err(|error| lost(address, changes, cause(&error)))?;
         if status.is_success() {
-            return Ok(Self { address: address.to_owned(), timestamp, body });
+            return Ok(Self { address: address.to_owned(), timestamp, ttl_ms, body });
         }
         Err(refusal(address, changes, status, timestamp, &body))
     }

@@ -19,6 +19,8 @@ pub struct FoundValue {
     pub value: Bytes,
     /// Its timestamp, for [`WriteOptions::condition`].
     pub timestamp: Timestamp,
+    /// How long it lives still; `None`: for ever.
+    pub ttl: Option<Duration>,
 }
 
 /// How a change is to be made.
@@ -88,7 +90,8 @@ impl Client {
         match self.ask(Request::get(path)).await {
             Ok(answer) => {
                 let timestamp = answer.timestamp.ok_or_else(|| answer.foreign(&"no kith-timestamp"))?;
-                Ok(Some(FoundValue { timestamp, value: answer.body }))
+                let ttl = answer.ttl_ms.map(Duration::from_millis);
+                Ok(Some(FoundValue { timestamp, ttl, value: answer.body }))
             }
             Err(ClientError::Refused { code, .. }) if code == "not_found" => Ok(None),
             Err(error) => Err(error),
@@ -213,7 +216,10 @@ impl Client {
             return Ok(None);
         }
         let value = outcome.value_bytes().map_err(|error| self.foreign(&error))?;
-        Ok(Some(FoundValue { value, timestamp: self.written(&outcome)?.timestamp }))
+        let ttl_ms =
+            outcome.ttl.as_ref().map(Ttl::as_ms).transpose().map_err(|error| self.foreign(&error))?;
+        let ttl = ttl_ms.map(Duration::from_millis);
+        Ok(Some(FoundValue { value, timestamp: self.written(&outcome)?.timestamp, ttl }))
     }
 
     async fn change_by_batch(&self, change: Entry, options: &WriteOptions) -> Result<Written, ClientError> {

@@ -93,7 +93,7 @@ async fn run(
                     if let Ok(Answer::Found(Some(record))) = &answer {
                         found_bytes += record.view().body().len();
                     }
-                    Outcome::of_answer(&answer)
+                    Outcome::of_answer(&answer, wall_ms())
                 }
             };
             outcomes.push(outcome);

@@ -7,11 +7,14 @@
 use super::failure::Failure;
 use crate::model::edit::Condition;
 use crate::model::{Kind, RecordRef, Timestamp};
+use crate::node::handle::documents::ttl_left_ms;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// Of a read the record's stamp, of a change its own or the one that won.
 pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("kith-timestamp");
+/// How long a record lives still.
+const TTL: HeaderName = HeaderName::from_static("kith-ttl");
 
 /// An entity tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +93,12 @@ fn entity(record: RecordRef<'_>) -> Option<Timestamp> {
     (record.kind() == Kind::Value).then(|| record.timestamp())
 }
 
-/// Tells a record's timestamp and entity tag.
-pub(super) fn tell_record(headers: &mut HeaderMap, record: RecordRef<'_>) {
+/// Tells a record's timestamp, its entity tag, and how long it lives from `wall_ms` on.
+pub(super) fn tell_record(headers: &mut HeaderMap, record: RecordRef<'_>, wall_ms: u64) {
     headers.insert(TIMESTAMP, text_header(&record.timestamp().to_string()));
+    if let Some(ttl_ms) = ttl_left_ms(record.expiry_ms(), wall_ms) {
+        headers.insert(TTL, text_header(&format!("{ttl_ms}ms")));
+    }
     if let Some(stamp) = entity(record) {
         headers.insert(header::ETAG, tag_of(stamp));
     }

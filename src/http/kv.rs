@@ -37,7 +37,7 @@ pub(super) async fn get(
         return Err(Failure::new(StatusCode::NOT_FOUND, "not_found", message));
     };
     let mut told = HeaderMap::new();
-    conditions::tell_record(&mut told, record.view());
+    conditions::tell_record(&mut told, record.view(), wall_ms());
     match conditions::of_read(&headers, record.view())? {
         Reading::Shown => {}
         Reading::Unchanged => return Ok((StatusCode::NOT_MODIFIED, told).into_response()),

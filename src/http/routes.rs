@@ -37,14 +37,15 @@ GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-enco
                       ?consistency=one|available|quorum|all  &ttl=10s (PUT)
                       request headers  kith-after: TIMESTAMP (follow what was seen), Range: bytes=0-99,
                         If-Match: \"TIMESTAMP\" or *, If-None-Match: * (else 412)
-                      answer headers  kith-timestamp, ETag, kith-copies, kith-superseded
+                      answer headers  kith-timestamp, kith-ttl, ETag, kith-copies, kith-superseded
 POST  /v1/kv/{collection}/{key}               ?increment=N   add to a counter
 GET   /v1/kv/{collection}                     ?prefix= &start= &end= &reverse=true &limit= &values=false
                       &after=NEXT: the page behind the one that said so
                       &held=true: only what this member itself holds, also when it left or was removed
 GET   /v1/watch/{collection}                  ?prefix= &cursor= &values=true|false   server-sent events: reset, put,
                       delete, synced; the `id` of the last one is a cursor (or header  last-event-id)
-POST  /v1/batch                               lines or an array of {\"op\", \"collection\", \"key\", \"value\", \"ttl\", \"if\"}
+POST  /v1/batch                               lines or an array of {\"op\": \"get|put|delete|increment\", \"collection\",
+                      \"key\", \"value\", \"ttl\", \"delta\", \"if\": \"absent|present|TIMESTAMP\"}; in order on each key
 GET   /v1/status                              this member
 GET   /v1/cluster                             the cluster and its members
 GET   /v1/cluster/physical                    the members that gossip sees

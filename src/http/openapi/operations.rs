@@ -67,8 +67,9 @@ const OF_CONTROL: Failures = &[(504, &["unconfirmed"]), (507, &["storage"])];
 const OF_BODIES: Failures = &[(400, &["bad_document", "cut_off"]), (413, &["too_large"])];
 
 /// Of reads and changes: the record's stamp.
-const RECORD_HEADERS: [(&str, &str); 2] = [
+const RECORD_HEADERS: [(&str, &str); 3] = [
     ("kith-timestamp", "The record's timestamp; a write with it in `kith-after` follows it."),
+    ("kith-ttl", "How long the record lives still, such as `9500ms`; absent: for ever."),
     ("ETag", "The timestamp in quotes; a counter has none, for increments leave its timestamp as it is."),
 ];
 const CHANGE_HEADERS: [(&str, &str); 4] = [

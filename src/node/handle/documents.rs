@@ -323,8 +323,13 @@ impl Entry {
 
 /// What is left of a record's life.
 fn ttl_left(expiry_ms: Option<u64>, wall_ms: u64) -> Option<Ttl> {
-    // Whoever reads this takes no more.
-    expiry_ms.map(|at| Ttl::of_ms(at.saturating_sub(wall_ms).clamp(1, MAX_TTL_MS)))
+    ttl_left_ms(expiry_ms, wall_ms).map(Ttl::of_ms)
+}
+
+/// Milliseconds from `wall_ms` until an expiry: at least 1, and no more than whoever reads this takes.
+#[must_use]
+pub fn ttl_left_ms(expiry_ms: Option<u64>, wall_ms: u64) -> Option<u64> {
+    expiry_ms.map(|at| at.saturating_sub(wall_ms).clamp(1, MAX_TTL_MS))
 }
 
 /// One page of a listing.
@@ -377,6 +382,9 @@ pub struct Outcome {
     /// The value found, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_base64: Option<String>,
+    /// How long what was found lives still; absent for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
     /// The error's name for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -396,6 +404,7 @@ impl Outcome {
             number: None,
             value: None,
             value_base64: None,
+            ttl: None,
             error: None,
             message: None,
         }
@@ -413,9 +422,9 @@ impl Outcome {
         }
     }
 
-    /// Of any operation.
+    /// Of any operation, told at `wall_ms`.
     #[must_use]
-    pub fn of_answer(answer: &Result<Answer, OperationError>) -> Self {
+    pub fn of_answer(answer: &Result<Answer, OperationError>, wall_ms: u64) -> Self {
         match answer {
             Ok(Answer::Stored(stored)) => Self::of_stored(stored),
             Ok(Answer::Modified(modified)) => match modified.made() {
@@ -429,7 +438,8 @@ impl Outcome {
             Ok(Answer::Found(Some(record))) => {
                 let (value, value_base64) = text_or_base64(&readable_bytes(record));
                 let timestamp = Some(record.view().timestamp().to_string());
-                Self { timestamp, value, value_base64, ..Self::new(Ending::Found) }
+                let ttl = ttl_left(record.view().expiry_ms(), wall_ms);
+                Self { timestamp, value, value_base64, ttl, ..Self::new(Ending::Found) }
             }
             Err(error) => Self {
                 error: Some(error.code().to_owned()),
