@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::output::Output;
-use crate::config::MemberConfig;
+use crate::config::{MemberConfig, unknown_variables};
 use crate::security::secret::Secret;
 use crate::security::tls::Door;
 use serde_json::json;
@@ -29,6 +29,9 @@ pub(super) fn check_config(file: &Path, output: Output) -> Result<(), CliError> 
         let tried = Door::open(&files.certificate, &files.key, 1);
         tried.map_err(|error| CliError::Failed(format!("{}: TLS for clients: {error}", file.display())))?;
     }
+    for doubt in doubts() {
+        output.warn(&doubt);
+    }
     let document = json!({
         "name": config.name,
         "cluster": config.cluster,
@@ -42,5 +45,13 @@ pub(super) fn check_config(file: &Path, output: Output) -> Result<(), CliError> 
         let resp = config.listen_resp.map_or_else(|| "off".to_owned(), |address| address.to_string());
         let (peers, http) = (config.listen_peers, config.listen_http);
         format!("{} is fine: member `{name}` of cluster `{cluster}`\ndata {data}, members {peers}, HTTP {http}, RESP {resp}", file.display())
+    })
+}
+
+/// What in the environment is probably meant for a member's file and is not understood.
+pub(super) fn doubts() -> impl Iterator<Item = String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    unknown_variables(names).into_iter().map(|(name, nearest)| {
+        format!("the environment's {name} is no key of a member's file and changes nothing; the nearest is {nearest}")
     })
 }

@@ -6,6 +6,7 @@
 //! are told to read their files again, changes nothing: certificates are read again by themselves.
 
 use super::error::CliError;
+use super::files;
 use crate::config::{LogFormat, MemberConfig};
 use crate::node::access::Guard;
 use crate::node::handle::Handle;
@@ -36,6 +37,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         LogFormat::Json => telemetry::Format::Json,
     };
     telemetry::init(format, &config.log_level).map_err(|error| CliError::Failed(error.to_string()))?;
+    for doubt in files::doubts() {
+        tracing::warn!("{doubt}");
+    }
     let fronts = fronts(&config);
     let stop = stop_requested(args.stop_with_input);
     node::run(config, fronts, stop).map_err(|error| CliError::Failed(error.to_string()))

@@ -76,6 +76,24 @@ pub const KEYS: &[Key] = &[
     key("create.partitions", Some("256"), "partitions of a cluster that this member creates: a power of two"),
 ];
 
+/// Variables that are no keys of a file: what the command line asks members with.
+const OF_CLIENTS: [&str; 4] = ["KITH_ADDRESS", "KITH_TOKEN", "KITH_TOKEN_FILE", "KITH_CA_FILE"];
+
+/// Of the environment's variables those that look like keys and are none, each with the nearest that is one.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let known: Vec<String> = KEYS.iter().map(Key::variable).collect();
+    let is_unknown = |name: &String| {
+        name.starts_with("KITH_") && !known.contains(name) && !OF_CLIENTS.contains(&name.as_str())
+    };
+    let nearest =
+        |name: &str| known.iter().min_by_key(|known| strsim::damerau_levenshtein(name, known)).cloned();
+    let with_nearest = |name: String| {
+        let nearest = nearest(&name).unwrap_or_default();
+        (name, nearest)
+    };
+    names.filter(is_unknown).map(with_nearest).collect()
+}
+
 pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
@@ -109,6 +127,13 @@ mod tests {
         ] {
             assert_eq!(nearest(wrong), right);
         }
+    }
+
+    #[test]
+    fn a_misspelled_variable_is_told_with_the_nearest_and_others_are_not() {
+        let names = ["PATH", "KITH_LISTEN_HTPP", "KITH_NAME", "KITH_TOKEN", "MY_KITH_X"].map(str::to_owned);
+        let told = unknown_variables(names.into_iter());
+        assert_eq!(told, [("KITH_LISTEN_HTPP".to_owned(), "KITH_LISTEN_HTTP".to_owned())]);
     }
 
     #[test]

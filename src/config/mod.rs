@@ -19,6 +19,6 @@ mod parse;
 mod secret;
 
 pub use error::{ConfigErrors, Problem};
-pub use keys::{KEYS, Key};
+pub use keys::{KEYS, Key, unknown_variables};
 pub use member::{Create, Limits, LogFormat, MemberConfig, Memory, TlsFiles};
 pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretText};
