@@ -7,7 +7,10 @@ target="$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directo
 kith="${KITH_BINARY:-$target/release/kith}"
 [ -n "${KITH_BINARY:-}" ] || cargo build --release --locked --bin kith
 work="$(mktemp -d)"
-unset KITH_ADDRESS
+# What is shown to other members, or found at others, is not for this one.
+for name in "${!KITH_@}"; do
+    [ "$name" = KITH_BINARY ] || unset "$name"
+done
 dev=""
 
 finish() {

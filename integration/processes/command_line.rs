@@ -105,6 +105,49 @@ async fn of_several_addresses_one_that_left_is_passed_over_and_none_leaves_for_a
     assert!(String::from_utf8_lossy(&given_up.stderr).contains("given up"), "{given_up:?}");
 }
 
+#[tokio::test]
+async fn what_is_said_to_members_goes_by_no_proxy_and_is_not_sent_on() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let (proxy, elsewhere) = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).into();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let kith = |address: String, arguments: &[&str]| {
+        let mut command = clean(Command::new(KITH));
+        command.env("KITH_ADDRESS", address).env("http_proxy", &url).env("all_proxy", &url);
+        command.args(arguments).output().unwrap()
+    };
+    let put = kith(group[0].http.to_string(), &["put", "k", "v"]);
+    assert!(put.status.success(), "{put:?}");
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "nobody asked the proxy");
+
+    // Who answers there sends on to the member, where the change would be made.
+    let (from, to) = (elsewhere.local_addr().unwrap().to_string(), group[0].http);
+    let sends_on = std::thread::spawn(move || {
+        let (mut stream, _) = elsewhere.accept().unwrap();
+        let mut asked = [0; 4_096];
+        assert!(std::io::Read::read(&mut stream, &mut asked).unwrap() > 0);
+        let answer =
+            format!("HTTP/1.1 307 x\r\nlocation: http://{to}/v1/kv/default/k\r\ncontent-length: 0\r\n\r\n");
+        std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+    });
+    let sent_on = kith(from, &["put", "k", "other"]);
+    sends_on.join().unwrap();
+    assert_eq!(sent_on.status.code(), Some(1), "{sent_on:?}");
+    assert_eq!(told(&group[0].kith(&["get", "k"])), ("v".to_owned(), Some(0)));
+}
+
+#[tokio::test]
+async fn of_an_empty_variable_nothing_is_meant() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let mut command = clean(Command::new(KITH));
+    command.env("KITH_ADDRESS", group[0].http.to_string());
+    for name in ["KITH_TOKEN", "KITH_TOKEN_FILE", "KITH_CA_FILE"] {
+        command.env(name, "");
+    }
+    let status = command.arg("status").output().unwrap();
+    assert!(status.status.success(), "{status:?}");
+}
+
 /// The documents on standard error, and the exit code.
 fn documents(output: &Output) -> (Vec<serde_json::Value>, Option<i32>) {
     let text = String::from_utf8_lossy(&output.stderr);

@@ -70,7 +70,7 @@ struct Report {
 /// `kith import`
 pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> Result<(), CliError> {
     if let Some(collection) = &args.collection {
-        KeyRef::new(collection, b"any").map_err(|error| CliError::Usage(error.to_string()))?;
+        KeyRef::new(collection, b"any").map_err(|error| CliError::Failed(error.to_string()))?;
     }
     let name =
         if args.file.as_os_str() == "-" { "standard input".into() } else { args.file.display().to_string() };
@@ -381,7 +381,9 @@ async fn send(
     // A value that fills a batch by itself goes as raw bytes, which need no room for escapes.
     if let [entry] = entries {
         return match put_raw(client, entry, level).await {
-            Err(error @ ClientError::Refused { status: 400..500, .. }) => Ok(vec![Err(error)]),
+            Err(error @ (ClientError::Refused { status: 400..500, .. } | ClientError::Forbidden { .. })) => {
+                Ok(vec![Err(error)])
+            }
             other => other.map(|written| vec![Ok(written.superseded)]),
         };
     }

@@ -48,7 +48,7 @@ pub(super) struct ScanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The file to write [default: standard output]
+    /// The file to write; `-` is standard output [default: -]
     file: Option<PathBuf>,
     /// Only keys that begin with this
     #[arg(long, default_value = "")]
@@ -139,7 +139,7 @@ pub(super) async fn export(
         }
     }
     let mut items = client.scan(collection, query);
-    let Some(file) = &args.file else {
+    let Some(file) = args.file.as_ref().filter(|file| file.as_os_str() != "-") else {
         // Lines and a bar on the same terminal would spoil each other.
         let hidden = Output::is_terminal();
         let progress = if hidden { ProgressBar::hidden() } else { progress::of_count("records", output) };

@@ -26,14 +26,16 @@ impl Sink {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         // A link stays one; what it leads to is replaced.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let file = if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            SinkFile::Other(File::options().write(true).open(&path)?)
+        let there = path.metadata().ok();
+        let leads_nowhere = there.is_none() && path.is_symlink();
+        let file = if leads_nowhere || there.as_ref().is_some_and(|there| !there.is_file()) {
+            SinkFile::Other(File::options().write(true).create(leads_nowhere).open(&path)?)
         } else {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let mut partial = tempfile::Builder::new();
             let mut prefix = path.file_name().unwrap_or_default().to_owned();
             prefix.push(".");
-            let mode = Permissions::from_mode(0o666);
+            let mode = there.map_or_else(|| Permissions::from_mode(0o666), |there| there.permissions());
             let partial = partial.prefix(&prefix).suffix(".partial").permissions(mode);
             SinkFile::Partial(partial.tempfile_in(directory.unwrap_or(Path::new(".")))?)
         };
@@ -111,6 +113,20 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"whole");
         assert!(link.is_symlink());
         assert_eq!(names(directory.path()), ["all.jsonl", "link"]);
+    }
+
+    #[test]
+    fn who_may_read_an_older_file_may_read_the_new_one_and_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("all.jsonl");
+        std::fs::write(&file, "older").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        Sink::create(&file).unwrap().finish().unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("new.jsonl"), &link).unwrap();
+        Sink::create(&link).unwrap().finish().unwrap();
+        assert!(link.is_symlink() && link.is_file(), "what it leads to is made");
     }
 
     #[test]

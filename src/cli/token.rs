@@ -9,6 +9,7 @@ use crate::model::token::{Grant, Role};
 use crate::node::handle::tokens::{TokenRequest, TokenRow};
 use crate::security::{ClusterKeys, Secret, operator};
 use clap::{Args, Subcommand};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,10 +27,10 @@ pub(super) struct AccessArgs {
     token: Option<String>,
     /// File that holds the token to show
     #[arg(long, global = true, help_heading = MEMBER, env = "KITH_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    token_file: Option<OsString>,
     /// Certificates (PEM) of who vouches for the members, for https:// addresses [default: the system's]
     #[arg(long, global = true, help_heading = MEMBER, env = "KITH_CA_FILE", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    ca_file: Option<OsString>,
 }
 
 impl AccessArgs {
@@ -40,13 +41,14 @@ impl AccessArgs {
 
     fn builder(&self, addresses: Vec<String>) -> Result<ClientBuilder, CliError> {
         let mut builder = Client::builder(addresses).patience(Duration::ZERO);
-        if let Some(file) = &self.ca_file {
-            builder = builder.authorities(read(file)?);
-        }
         // Of an empty variable nothing is meant.
-        match (&self.token, &self.token_file) {
+        let given = |file: &Option<OsString>| file.clone().filter(|file| !file.is_empty()).map(PathBuf::from);
+        if let Some(file) = given(&self.ca_file) {
+            builder = builder.authorities(read(&file)?);
+        }
+        match (&self.token, given(&self.token_file)) {
             (Some(token), _) if !token.is_empty() => Ok(builder.token(token.trim())),
-            (_, Some(file)) => Ok(builder.token(String::from_utf8_lossy(&read(file)?).trim())),
+            (_, Some(file)) => Ok(builder.token(String::from_utf8_lossy(&read(&file)?).trim())),
             _ => Ok(builder),
         }
     }

@@ -7,6 +7,7 @@ use crate::model::settings::Level;
 use crate::node::handle::tokens::TokenText;
 use crate::security::{tls, trust};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,6 +154,10 @@ impl ClientBuilder {
         tls::use_ring();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // Tokens and values go to members only: neither to a proxy that the environment names for the web, nor
+            // to where something else than a member sends on.
+            .no_proxy()
+            .redirect(Policy::none())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
         if let Some(pem) = &self.authorities {

@@ -2,7 +2,8 @@
 //!
 //! A file of authorities names who may vouch for members. A member's own certificate in it vouches for itself,
 //! also where it calls itself an authority, which the usual `openssl req -x509` makes: the web's rules allow no
-//! authority to be a server, but who names one certificate means exactly that one.
+//! authority to be a server, but who names one certificate means exactly that one. Only what calls itself an authority
+//! vouches for others.
 //!
 //! Invariants: also a certificate that is trusted by itself must be for the name that was asked for and within
 //! its time, and its holder must prove to have its key; nothing here is for the members among themselves.
@@ -14,14 +15,19 @@ use std::time::Duration;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::crypto::{
+    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    self, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, RootCertStore,
+    self, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, OtherError, RootCertStore,
     SignatureScheme,
 };
+use x509_cert::Certificate;
 use x509_cert::der::Decode;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 /// Why there is no TLS with a member. Nothing was sent to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,12 +99,30 @@ impl From<&rustls::Error> for TlsProblem {
                     names: presented.iter().map(|name| bare(name)).collect(),
                 },
                 C::UnknownIssuer => Self::Untrusted { reason: "nobody who is trusted signed it".to_owned() },
+                C::Other(other) if is_own_authority(other) => Self::Untrusted {
+                    reason: "it vouches for itself and is not the one that was named".to_owned(),
+                },
                 other => Self::Untrusted { reason: other.to_string() },
             },
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NotSpoken,
             other => Self::Handshake(other.to_string()),
         }
     }
+}
+
+/// Whether a certificate was refused because it calls itself an authority.
+fn is_own_authority(error: &OtherError) -> bool {
+    error.0.to_string() == "CaUsedAsEndEntity"
+}
+
+/// Whether a certificate may vouch for others.
+fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(certificate) = Certificate::from_der(certificate) else { return false };
+    let Ok(Some((_, constraints))) = certificate.tbs_certificate().get_extension::<BasicConstraints>() else {
+        return false;
+    };
+    let usage = certificate.tbs_certificate().get_extension::<KeyUsage>();
+    constraints.ca && usage.is_ok_and(|usage| usage.is_none_or(|(_, usage)| usage.key_cert_sign()))
 }
 
 /// `DnsName("a")` and `IpAddress(::1)` without what stands around them.
@@ -116,10 +140,13 @@ fn listed(names: &[String]) -> String {
 pub fn trusting(pem: &[u8]) -> Option<ClientConfig> {
     let named = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().ok()?;
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(named.iter().cloned());
+    roots.add_parsable_certificates(named.iter().filter(|named| is_authority(named)).cloned());
+    let is_alone = roots.is_empty();
     let provider = Arc::new(default_provider());
     let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let trust = Trust { named, web: web.build().ok()? };
+    // Without an authority among them, nobody is vouched for.
+    let web = if is_alone { None } else { Some(web.build().ok()?) };
+    let trust = Trust { named, web, algorithms: provider.signature_verification_algorithms };
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
     Some(config.dangerous().with_custom_certificate_verifier(Arc::new(trust)).with_no_client_auth())
 }
@@ -128,7 +155,8 @@ pub fn trusting(pem: &[u8]) -> Option<ClientConfig> {
 #[derive(Debug)]
 struct Trust {
     named: Vec<CertificateDer<'static>>,
-    web: Arc<WebPkiServerVerifier>,
+    web: Option<Arc<WebPkiServerVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for Trust {
@@ -141,7 +169,8 @@ impl ServerCertVerifier for Trust {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if !self.named.iter().any(|named| named == certificate) {
-            return self.web.verify_server_cert(certificate, intermediates, name, ocsp_response, now);
+            let web = self.web.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+            return web.verify_server_cert(certificate, intermediates, name, ocsp_response, now);
         }
         within_its_time(certificate, now)?;
         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
@@ -154,7 +183,7 @@ impl ServerCertVerifier for Trust {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.web.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -163,16 +192,16 @@ impl ServerCertVerifier for Trust {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.web.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.web.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
 fn within_its_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
-    let parsed = x509_cert::Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let parsed = Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let (validity, now) = (parsed.tbs_certificate().validity(), Duration::from_secs(now.as_secs()));
     if now < validity.not_before.to_unix_duration() {
         return Err(CertificateError::NotValidYet);

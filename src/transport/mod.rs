@@ -83,11 +83,10 @@ impl LinkError {
             return false;
         };
         match refusal {
-            Refusal::WrongCluster { .. }
-            | Refusal::IncompatibleProtocol { .. }
-            | Refusal::UnknownKeyId
-            | Refusal::Malformed => true,
-            Refusal::Authentication | Refusal::Timeout | Refusal::Busy => false,
+            Refusal::WrongCluster { .. } | Refusal::IncompatibleProtocol { .. } | Refusal::UnknownKeyId => {
+                true
+            }
+            Refusal::Authentication | Refusal::Timeout | Refusal::Malformed | Refusal::Busy => false,
         }
     }
 }

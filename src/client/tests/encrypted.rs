@@ -100,6 +100,24 @@ async fn a_certificate_that_vouches_for_itself_is_trusted_where_it_is_named_also
         let refused = problem(member.asked("localhost", &twin.pem()).await);
         assert!(matches!(refused, TlsProblem::Untrusted { .. }), "{refused:?}");
         assert!(refused.to_string().contains("--ca-file"), "{refused}");
+        let vouches = refused.to_string().contains("it vouches for itself");
+        assert_eq!(vouches, params.is_ca != IsCa::NoCa, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_no_authority_vouches_for_itself_alone() {
+    let key = KeyPair::generate().unwrap();
+    let mut signing = params(&["elsewhere"]);
+    signing.is_ca = IsCa::ExplicitNoCa;
+    // Who has the key of a member's certificate makes another one with it, as if it were an authority's.
+    let signer = CertifiedIssuer::self_signed(signing, key).unwrap();
+    let (name, own_key) = (params(&["localhost"]), KeyPair::generate().unwrap());
+    let member = Encrypted::start(&name.signed_by(&own_key, &signer).unwrap(), &own_key).await;
+    let (authority, _) = signed_by_itself(&of_openssl(&["the authority"]));
+    for named in [signer.pem(), format!("{}{}", signer.pem(), authority.pem())] {
+        let refused = problem(member.asked("localhost", &named).await);
+        assert!(matches!(refused, TlsProblem::Untrusted { .. }), "{refused:?}");
     }
 }
 
