@@ -184,10 +184,11 @@ impl Engine {
         }
     }
 
-    /// Who stamps: this member if it is an owner with a right clock that stays, else the first owner like
-    /// that, else any owner, else this member, which then holds the write for its owners. An
-    /// increment extends what it finds, so only complete owners take it. `None` while there is none,
-    /// or while nobody's clock was heard.
+    /// Who stamps: this member if it is a complete owner with a right clock that stays, else the first owner like
+    /// that; then the same of owners that are not complete, then any owner, then this member, which holds the write
+    /// for its owners. An increment extends what it finds, so only complete owners take it; and a write before it goes
+    /// the same way, lest it be stamped elsewhere and replace what was counted after it. `None` while there is none, or
+    /// while nobody's clock was heard.
     fn stamper(&self, job: &Job<'_>) -> Option<MemberId> {
         let me = self.identity.member;
         if job.key.is_system() {
@@ -202,18 +203,33 @@ impl Engine {
         let counts = matches!(job.change, Change::Increment { .. });
         let partition = self.placement.partition_of(job.hash);
         let set = self.placement.set(partition);
-        let owns = set.contains(me) && (!counts || self.is_complete_for(job.hash, false));
-        if owns && self.may_stamp && !self.is_leaving {
+        let digest = self.placement.digest();
+        let stamps = set.contains(me) && self.may_stamp && !self.is_leaving;
+        let is_complete = set.contains(me) && self.is_complete_for(job.hash, false);
+        if stamps && is_complete {
             return Some(me);
         }
-        let digest = self.placement.digest();
-        let may_take = |peer: &&Peer| peer.is_reachable() && (!counts || peer.is_complete(partition, digest));
-        let others = || preferred(set).filter_map(|owner| self.peer(owner.member)).filter(may_take);
+        let others =
+            || preferred(set).filter_map(|owner| self.peer(owner.member)).filter(|p| p.is_reachable());
+        let complete = || others().filter(|peer| peer.is_complete(partition, digest));
+        if let Some(owner) = self.first_right(complete) {
+            return Some(owner);
+        }
+        if counts {
+            return if is_complete { Some(me) } else { complete().next().map(|peer| peer.member) };
+        }
+        if stamps {
+            return Some(me);
+        }
+        let anybody = || if set.contains(me) { Some(me) } else { others().next().map(|peer| peer.member) };
+        self.first_right(others).or_else(anybody).or(Some(me))
+    }
+
+    /// The first peer with a right clock, if there can be one that takes writes now.
+    fn first_right<'a, I: Iterator<Item = &'a Peer>>(&'a self, peers: impl Fn() -> I) -> Option<MemberId> {
         let is_ready = |peer: &&Peer| self.now.mono_us >= peer.not_ready_until_us;
-        let right = || others().filter(|peer| self.has_right_clock(peer));
-        let right = right().find(is_ready).or_else(|| right().next()).map(|peer| peer.member);
-        let anybody = || if owns { Some(me) } else { others().next().map(|peer| peer.member) };
-        right.or_else(anybody).or(if counts { None } else { Some(me) })
+        let right = || peers().filter(|peer| self.has_right_clock(peer));
+        right().find(is_ready).or_else(|| right().next()).map(|peer| peer.member)
     }
 
     /// Stamps a write, journals it, and sends it to the other owners.

@@ -1,33 +1,33 @@
 //! Carries out batches of operations on the data thread: those on different keys together, those on one key as if each came
 //! after the answer of the one before.
 //!
-//! Operations of one kind on one key keep their order by themselves: they go the same way. Those of different kinds
-//! do not. A change that looks at a key is carried out at the key's home, and one that looks at nothing is stamped by
-//! this member, whose clock may know nothing of that one yet; a read may be answered by another owner than the one that takes
-//! a change. So an operation waits until those of other kinds on its key are answered, and follows in time
-//! what they met.
+//! Reads among themselves need no order, nor increments. All others do, and take different ways: a change that looks at
+//! a key is carried out at the key's home, another one is stamped by this member, whose clock may know nothing of that one
+//! yet, or by whoever is an owner at that moment; a read may be answered by another owner than the one that takes a change.
+//! So an operation waits until those before it on its key are answered, and follows in time what they met.
 
 use super::handle::{Answer, Answers, Key, Operation, OperationError};
 use super::local::{Local, Mailbox, next, relieved};
 use crate::engine::operation::{Change, Outcome, Read, Write};
 use std::collections::HashMap;
 
-/// What keeps its order by itself.
+/// What may be under way on a key at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// Any number of reads.
     Read,
-    /// A change that looks at nothing.
+    /// Any number of increments.
+    Increment,
+    /// One change of another sort.
     Change,
-    /// A change that looks at what is there.
-    Look,
 }
 
 impl Kind {
     const fn of(operation: &Operation) -> Self {
         match operation {
             Operation::Get { .. } => Self::Read,
-            Operation::Put { .. } | Operation::Delete { .. } | Operation::Increment { .. } => Self::Change,
-            Operation::Modify { .. } => Self::Look,
+            Operation::Increment { .. } => Self::Increment,
+            Operation::Put { .. } | Operation::Delete { .. } | Operation::Modify { .. } => Self::Change,
         }
     }
 }
@@ -41,10 +41,9 @@ impl<'a> Unanswered<'a> {
     fn begin(&mut self, operation: &'a Operation) -> bool {
         let kind = Kind::of(operation);
         let (under_way, count) = self.0.entry(operation.key()).or_insert((kind, 0));
-        if *under_way == kind {
-            *count += 1;
-        }
-        *under_way == kind
+        let may_begin = *count == 0 || *under_way == kind && kind != Kind::Change;
+        *count += usize::from(may_begin);
+        may_begin
     }
 
     /// An operation was answered.
@@ -63,8 +62,13 @@ pub(super) const fn is_change(operation: &Operation) -> bool {
     !matches!(Kind::of(operation), Kind::Read)
 }
 
-/// Carries out operations; the answers are in their order.
-pub(super) async fn run(local: &impl Local, operations: &[Operation]) -> Answers {
+/// Carries out operations; the answers are in their order. Those that were not begun when `is_abandoned` says that nobody
+/// waits for answers any more are left out.
+pub(super) async fn run(
+    local: &impl Local,
+    operations: &[Operation],
+    is_abandoned: impl Fn() -> bool,
+) -> Answers {
     let mailbox = Mailbox::new();
     let mut answers: Vec<Option<Result<Answer, OperationError>>> = vec![None; operations.len()];
     let mut unanswered = Unanswered::default();
@@ -84,6 +88,10 @@ pub(super) async fn run(local: &impl Local, operations: &[Operation]) -> Answers
     for (token, operation) in (0u32..).zip(operations) {
         while !unanswered.begin(operation) {
             take(&mut unanswered, &mut seen).await;
+        }
+        if is_abandoned() {
+            unanswered.end(operation);
+            break;
         }
         if is_change(operation) {
             relieved(local).await;
@@ -130,36 +138,34 @@ mod tests {
     use super::*;
     use crate::model::edit::{Condition, Edit, Modify, Returns};
 
-    /// Operations of each kind on a key: a read, a change, and one that looks.
-    fn of_each_kind(name: &str) -> [Operation; 3] {
+    /// Operations on a key: a read, an increment, and two changes of other sorts.
+    fn of_each_sort(name: &str) -> [Operation; 4] {
         let key = || Key::new("default", name.to_owned()).unwrap();
         let (condition, edit, returns) = (Condition::Present, Edit::Delete, Returns::Nothing);
         let modify = Modify { condition, edit, returns };
         [
             Operation::Get { key: key(), level: None },
+            Operation::Increment { key: key(), delta: 1, level: None, after: 0 },
             Operation::Delete { key: key(), level: None, after: 0 },
             Operation::Modify { key: key(), modify, level: None, after: 0 },
         ]
     }
 
     #[test]
-    fn operations_wait_for_those_of_another_kind_on_their_key_and_for_no_others() {
-        let (these, others) = (of_each_kind("k"), of_each_kind("other"));
-        for first in 0..3 {
-            for second in 0..3 {
+    fn only_reads_and_only_increments_of_one_key_are_under_way_together() {
+        let (these, others) = (of_each_sort("k"), of_each_sort("other"));
+        for first in 0..4 {
+            for second in 0..4 {
+                let together = first == second && first < 2;
                 let mut unanswered = Unanswered::default();
-                assert!(unanswered.begin(&these[first]) && unanswered.begin(&these[first]));
-                assert_eq!(unanswered.begin(&these[second]), first == second);
-                assert!(unanswered.begin(&others[second]));
-                if first == second {
+                assert!(unanswered.begin(&these[first]));
+                assert_eq!(unanswered.begin(&these[second]), together, "{first} {second}");
+                assert!(unanswered.begin(&others[second]), "another key waits for nothing");
+                unanswered.end(&these[first]);
+                if together {
+                    assert!(!unanswered.begin(&these[3]), "one is unanswered still");
                     unanswered.end(&these[second]);
                 }
-                unanswered.end(&these[first]);
-                assert_eq!(unanswered.begin(&these[second]), first == second, "one is unanswered still");
-                if first == second {
-                    unanswered.end(&these[second]);
-                }
-                unanswered.end(&these[first]);
                 assert!(unanswered.begin(&these[second]));
             }
         }

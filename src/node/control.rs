@@ -31,8 +31,7 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
             Request::Operations { operations, mut reply } => {
                 tokio::task::spawn_local(async move {
                     let local = LocalHandle { shared };
-                    // Who gives up before anything was begun asks for nothing any more. Later, operations are
-                    // carried out whether somebody waits for them or not.
+                    // Who gives up asks for nothing any more. What was begun is carried out all the same.
                     if operations.iter().any(batch::is_change) {
                         tokio::select! {
                             biased;
@@ -40,7 +39,8 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
                             () = reply.closed() => return,
                         }
                     }
-                    _ = reply.send(batch::run(&local, &operations).await);
+                    let answers = batch::run(&local, &operations, || reply.is_closed()).await;
+                    _ = reply.send(answers);
                 });
             }
             Request::Scan { scan, reply } => {

@@ -5,6 +5,7 @@ use crate::engine::copying::tests::{World, entry};
 use crate::engine::operation::{Completion, OperationError, Outcome, Write};
 use crate::model::roster::MemberState;
 use crate::model::settings::Level;
+use crate::model::{Kind, Record};
 
 const RECORDS: usize = 60;
 
@@ -226,5 +227,28 @@ fn nothing_is_done_for_who_is_fenced_though_it_knows_it_too() {
     for name in &names {
         let key = KeyRef::new("c", name.as_bytes()).unwrap();
         assert!((0..2).all(|at| world.engines[at].peek(key).is_none()), "{name}");
+    }
+}
+
+#[test]
+fn a_value_and_an_increment_behind_it_go_to_one_owner_whoever_catches_up() {
+    for catching_up in [false, true] {
+        let mut world = world_of(0, 2);
+        let owners = ranked(&world);
+        let front = (0..3).find(|at| !owners.contains(at)).unwrap();
+        let first = entry(owners[0]).id();
+        world.engines[front].peer_mut(first).unwrap().catching_up = catching_up;
+        let key = KeyRef::new("default", b"k").unwrap();
+        let set = Change::Set { value: b"5", expiry_ms: None };
+        for (token, change) in [(7, set), (8, Change::Increment { delta: 1 })] {
+            world.engines[front].write(token, Write { key, change, level: None, after: 0 });
+        }
+        world.carry();
+        world.pass(1_000);
+        for owner in owners {
+            let table = &world.engines[owner].records.table;
+            let record = Record::copy_of(table.record(table.find(key, key.hash()).unwrap()).unwrap());
+            assert_eq!((record.view().kind(), record.view().total()), (Kind::Counter, 6), "{catching_up}");
+        }
     }
 }

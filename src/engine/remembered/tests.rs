@@ -449,6 +449,11 @@ fn what_is_acknowledged_while_a_member_is_rebuilt_survives_its_kill() {
     world.link(1, 2);
     world.carry();
     assert!(world.members[1].engine.rebuilding.is_active());
+    // It stamps itself while it knows of no complete owner.
+    for other in [0, 2] {
+        let other = world.members[other].engine.identity().member;
+        world.members[1].engine.peer_mut(other).unwrap().catching_up = true;
+    }
     world.acknowledge_alone(1, b"acknowledged", Change::Set { value: b"v", expiry_ms: None });
     world.restart(1, usize::MAX);
     assert!(world.members[1].engine.rebuilding.is_active() && world.has(1, b"acknowledged"));
