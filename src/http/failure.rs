@@ -32,6 +32,15 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
+    /// Of a body that is a value: whose bound is a setting.
+    pub(super) fn of_value(mut self) -> Self {
+        if self.code == "too_large" {
+            "value_too_large".clone_into(&mut self.code);
+            self.message.push_str("; the setting `max_value_bytes` allows up to 8MiB");
+        }
+        self
+    }
+
     /// Adds where in the input the error is.
     pub(super) fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);

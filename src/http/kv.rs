@@ -7,7 +7,6 @@ use super::query::{Query, QueryError};
 use super::ranges::{Wanted, wanted};
 use super::routes::Shared;
 use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
-use crate::model::limits::MAX_VALUE_BYTES;
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
 use crate::node::handle::documents::Outcome;
@@ -106,7 +105,8 @@ pub(super) async fn put(
         Ok(asked) => asked,
         Err(failure) => return Err(shared.bodies.refuse(&headers, body, failure)),
     };
-    let body = shared.bodies.read(&headers, body, "a value", MAX_VALUE_BYTES).await?;
+    let most = shared.handle.max_value_bytes();
+    let body = shared.bodies.read(&headers, body, "a value", most).await.map_err(Failure::of_value)?;
     let value = body.bytes.clone();
     let Change { key, level, after, condition } = change;
     match condition {

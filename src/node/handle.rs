@@ -25,12 +25,14 @@ mod topology;
 use super::watch::{Hub, WatchRequest};
 use crate::model::Record;
 use crate::model::edit::Modify;
+use crate::model::limits::MAX_VALUE_BYTES;
 use crate::model::settings::Level;
 use bytes::Bytes;
 use convergence::{Convergence, Superseded};
 use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 pub use super::watch::{Cursor, CursorError, Watch};
@@ -156,6 +158,7 @@ impl From<Stopped> for ControlError {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
+    max_value_bytes: Arc<AtomicUsize>,
 }
 
 impl Handle {
@@ -164,7 +167,19 @@ impl Handle {
     pub fn channel() -> (Self, Requests) {
         let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
         let hub = Arc::new(Hub::new(requests.downgrade(), rand::random()));
-        (Self { requests, hub }, receiver)
+        let max_value_bytes = Arc::new(AtomicUsize::new(MAX_VALUE_BYTES));
+        (Self { requests, hub, max_value_bytes }, receiver)
+    }
+
+    /// Bytes that a value may have, as far as this member knows: the most that any may before it is told.
+    #[must_use]
+    pub fn max_value_bytes(&self) -> usize {
+        self.max_value_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Where the data thread tells [`Self::max_value_bytes`].
+    pub(super) fn told_max_value_bytes(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.max_value_bytes)
     }
 
     /// Whether the member has ended: nothing that is asked will be answered.

@@ -58,6 +58,9 @@ pub trait Local: Clone + 'static {
     /// What a client may be told about this member.
     fn info(&self) -> LocalInfo;
 
+    /// Bytes that a value may have in this cluster.
+    fn max_value_bytes(&self) -> usize;
+
     /// Whether so much waits for the disk that no further operation should be submitted.
     fn is_congested(&self) -> bool;
 
@@ -439,6 +442,10 @@ impl Local for LocalHandle {
 
     fn resp_counts(&self) -> Rc<RespCounts> {
         Rc::clone(&self.shared.resp)
+    }
+
+    fn max_value_bytes(&self) -> usize {
+        self.shared.core.borrow().max_value_bytes()
     }
 
     fn info(&self) -> LocalInfo {

@@ -299,7 +299,7 @@ async fn serve(
     let (publisher, guard) = guard(&config, keyring.clone(), &services)?;
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
-    let hub = Arc::clone(handle.hub());
+    let (hub, told_value_bytes) = (Arc::clone(handle.hub()), handle.told_max_value_bytes());
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
     let (stop_fronts, shutdown) = watch::channel(false);
     let (wires, links) = gossip::wires();
@@ -335,6 +335,7 @@ async fn serve(
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());
     core.problems = opened.problems;
     core.watching.connect(outlet);
+    core.told_value_bytes = told_value_bytes;
     let shared =
         Rc::new(Shared::new(core, clock, config, credentials, (publisher, guard.clone()), disk, view));
     shared.publish_tokens(&shared.core.borrow());

@@ -6,6 +6,7 @@ use super::core::{Core, Shared};
 use super::disks::DiskAnswer;
 use crate::engine::{self, Mode};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ impl Shared {
                 let mut core = self.core.borrow_mut();
                 let turned = core.turn(&self.clock);
                 self.publish_tokens(&core);
+                core.told_value_bytes.store(core.max_value_bytes(), Ordering::Relaxed);
                 (turned, std::mem::take(&mut core.engine.lanes.membership_changed))
             };
             if changed {

@@ -333,8 +333,9 @@ impl<L: Local> Connection<L> {
 
     /// Executes the commands that are complete.
     fn execute(&mut self, wall_ms: u64) -> Pause {
+        let value_bytes = self.local.max_value_bytes();
         while !self.ending && !self.client.quits {
-            let arguments = match self.input.command() {
+            let arguments = match self.input.command(value_bytes) {
                 Ok(Some(arguments)) => arguments,
                 Ok(None) => return Pause::Input,
                 Err(error) => {

@@ -4,7 +4,7 @@
 //! command arrives (never because one was announced) and goes back to its usual size after it.
 
 use super::commands::is_key;
-use super::parse::{Arguments, Parsed, Parser, ProtocolError};
+use super::parse::{Arguments, Parsed, Parser, ProtocolError, Rules};
 
 /// Bytes of a buffer in normal use.
 const USUAL_BYTES: usize = 16 << 10;
@@ -20,28 +20,39 @@ pub struct Input {
     parser: Parser,
     /// Size of the command at `start`, if it is complete.
     complete: Option<usize>,
+    /// The command at `start` is refused, and its end has not come.
+    is_refused: bool,
 }
 
 impl Input {
-    /// The oldest complete command, or a refused one that has ended; the same again until [`Input::consume`].
+    /// The oldest complete command, or one that is refused as soon as that is known; the same again until
+    /// [`Input::consume`]. Values have at most `value_bytes`.
     ///
     /// # Errors
     /// [`ProtocolError`]: nothing after it can be understood.
-    pub fn command(&mut self) -> Result<Option<Arguments<'_>>, ProtocolError> {
-        if self.complete.is_none() {
+    pub fn command(&mut self, value_bytes: usize) -> Result<Option<Arguments<'_>>, ProtocolError> {
+        if self.complete.is_none() && !self.is_refused {
             let unread = self.data.get_mut(self.start..self.end).unwrap_or_default();
-            match self.parser.parse(unread, is_key)? {
+            match self.parser.parse(unread, Rules { is_key, value_bytes })? {
                 Parsed::Partial => {}
-                Parsed::Skipped(bytes) => self.start += bytes,
+                Parsed::Skipped(bytes) => {
+                    self.start += bytes;
+                    self.is_refused = self.parser.has_refused();
+                }
                 Parsed::Complete(bytes) => self.complete = Some(bytes),
             }
         }
         let unread = self.data.get(self.start..self.end).unwrap_or_default();
-        Ok(self.complete.map(|_| self.parser.arguments(unread)))
+        let is_there = self.complete.is_some() || self.is_refused;
+        Ok(is_there.then(|| self.parser.arguments(unread)))
     }
 
     /// The command was executed. Returns how many bytes it had.
     pub fn consume(&mut self) -> usize {
+        if std::mem::take(&mut self.is_refused) {
+            self.parser.told();
+            return 0;
+        }
         let bytes = self.complete.take().unwrap_or_default();
         self.start += bytes;
         self.parser.next();
@@ -102,7 +113,7 @@ mod tests {
             room[..taken].copy_from_slice(&bytes[..taken]);
             input.filled(taken);
             bytes = &bytes[taken..];
-            while input.command().unwrap().is_some() {
+            while input.command(usize::MAX).unwrap().is_some() {
                 commands += 1;
                 input.consume();
             }
@@ -138,7 +149,7 @@ mod tests {
         {
             let mut large = format!("{command}${bytes}\r\n").into_bytes();
             large.resize(large.len() + bytes, b'x');
-            assert_eq!(feed(&mut input, &large), 0);
+            assert_eq!(feed(&mut input, &large), 1, "it is told at once");
             assert_eq!(input.large_bytes(), 0);
             assert_eq!(feed(&mut input, b"\r\nPING\r\n"), 2);
         }

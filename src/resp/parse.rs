@@ -15,7 +15,7 @@ use crate::model::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 /// Arguments in one command, its name included.
 pub const MAX_ARGUMENTS: usize = 64 << 10;
-/// Bytes in one argument.
+/// Bytes in one argument, unless the cluster allows values of fewer.
 pub const MAX_ARGUMENT_BYTES: usize = MAX_VALUE_BYTES;
 /// Bytes in an argument that is passed over because it has more than [`MAX_ARGUMENT_BYTES`]. One that announces
 /// more than this, which is Redis's bound, is taken for a mistake.
@@ -94,9 +94,9 @@ pub enum Oversize {
     /// A key of more than [`MAX_KEY_BYTES`].
     #[error("a key has at most {MAX_KEY_BYTES} bytes")]
     Key,
-    /// An argument of more than [`MAX_ARGUMENT_BYTES`].
-    #[error("an argument has at most {MAX_ARGUMENT_BYTES} bytes")]
-    Argument,
+    /// An argument of more bytes than this, the bound that holds now.
+    #[error("an argument has at most {0} bytes (the setting `max_value_bytes`)")]
+    Argument(usize),
     /// All arguments together are more than [`MAX_COMMAND_BYTES`].
     #[error("a command has at most {MAX_COMMAND_BYTES} bytes")]
     Command,
@@ -105,6 +105,21 @@ pub enum Oversize {
 /// Tells whether the argument at a place of a command is a key: of the command's name, the place, and how many
 /// arguments there are, the name included.
 pub type IsKey = fn(&[u8], usize, usize) -> bool;
+
+/// What bounds arguments beside what holds always.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// Which of them are keys.
+    pub is_key: IsKey,
+    /// Bytes in a value; arguments that fit into the usual buffer are never too long.
+    pub value_bytes: usize,
+}
+
+impl Rules {
+    fn argument_bytes(self) -> usize {
+        self.value_bytes.clamp(MAX_LINE_BYTES, MAX_ARGUMENT_BYTES)
+    }
+}
 
 /// How far [`Parser::parse`] came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +185,8 @@ pub struct Parser {
     length: Option<usize>,
     /// Why nothing of this command is kept.
     refused: Option<Oversize>,
+    /// That was told before the command had ended.
+    is_told: bool,
     /// Everything before this was understood.
     position: usize,
     /// Nothing between `position` and this ends a line.
@@ -183,7 +200,7 @@ impl Parser {
     ///
     /// # Errors
     /// [`ProtocolError`]; the parser is of no more use.
-    pub fn parse(&mut self, input: &mut [u8], is_key: IsKey) -> Result<Parsed, ProtocolError> {
+    pub fn parse(&mut self, input: &mut [u8], rules: Rules) -> Result<Parsed, ProtocolError> {
         let (count, missing) = match self.count {
             Some(counts) => counts,
             None => match input.first() {
@@ -196,7 +213,7 @@ impl Parser {
             },
         };
         for left in (0..missing).rev() {
-            if !self.argument(input, (count - left - 1, count), is_key)? {
+            if !self.argument(input, (count - left - 1, count), rules)? {
                 return Ok(self.pause());
             }
             self.count = Some((count, left));
@@ -217,11 +234,23 @@ impl Parser {
 
     /// The arguments of the complete command at the start of `input`.
     pub fn arguments<'a>(&'a self, input: &'a [u8]) -> Arguments<'a> {
-        Arguments { bytes: input, spans: &self.spans, refused: self.refused }
+        let refused = if self.is_told { None } else { self.refused };
+        Arguments { bytes: input, spans: &self.spans, refused }
+    }
+
+    /// Whether the command that has not ended is refused, which was not told yet.
+    pub const fn has_refused(&self) -> bool {
+        self.refused.is_some() && !self.is_told
+    }
+
+    /// The refusal was told; the command's end, when it comes, is that of an empty one.
+    pub const fn told(&mut self) {
+        self.is_told = true;
     }
 
     /// Forgets the command that was complete.
     pub fn next(&mut self) {
+        self.is_told = false;
         self.spans.clear();
         if self.spans.capacity() > KEPT_SPANS {
             self.spans.shrink_to(KEPT_SPANS);
@@ -243,12 +272,7 @@ impl Parser {
     }
 
     /// Reads the argument at a place of so many, its length first. False if it is not all there.
-    fn argument(
-        &mut self,
-        input: &[u8],
-        place: (usize, usize),
-        is_key: IsKey,
-    ) -> Result<bool, ProtocolError> {
+    fn argument(&mut self, input: &[u8], place: (usize, usize), rules: Rules) -> Result<bool, ProtocolError> {
         let length = match self.length {
             Some(length) => length,
             None => match self.announced_length(input)? {
@@ -257,7 +281,7 @@ impl Parser {
             },
         };
         if self.length.replace(length).is_none() {
-            self.bound(input, length, place, is_key);
+            self.bound(input, length, place, rules);
         }
         let end = self.position + length;
         let Some(ending) = input.get(end..end + 2) else {
@@ -296,16 +320,16 @@ impl Parser {
     }
 
     /// Refuses the command, unless it is refused already, if an argument can't have the length that it announces.
-    fn bound(&mut self, input: &[u8], length: usize, (at, of): (usize, usize), is_key: IsKey) {
+    fn bound(&mut self, input: &[u8], length: usize, (at, of): (usize, usize), rules: Rules) {
         // Anything may be as long as a key.
         if self.refused.is_some() || length <= MAX_KEY_BYTES && self.position + length <= MAX_COMMAND_BYTES {
             return;
         }
         let command = self.arguments(input).get(0);
-        self.refused = if length > MAX_KEY_BYTES && is_key(command, at, of) {
+        self.refused = if length > MAX_KEY_BYTES && (rules.is_key)(command, at, of) {
             Some(Oversize::Key)
-        } else if length > MAX_ARGUMENT_BYTES {
-            Some(Oversize::Argument)
+        } else if length > rules.argument_bytes() {
+            Some(Oversize::Argument(rules.argument_bytes()))
         } else if self.position + length > MAX_COMMAND_BYTES {
             Some(Oversize::Command)
         } else {
@@ -467,13 +491,34 @@ mod tests {
         command == b"GET" && (at, of) == (1, 2) || command == b"PAIR" && at % 2 == 1
     }
 
+    const RULES: Rules = Rules { is_key, value_bytes: MAX_ARGUMENT_BYTES };
+
+    #[test]
+    fn an_argument_is_no_longer_than_a_value_may_be_unless_it_fits_into_any_buffer() {
+        for (value_bytes, most) in [(0, MAX_LINE_BYTES), (1 << 20, 1 << 20), (usize::MAX, MAX_ARGUMENT_BYTES)]
+        {
+            let parse = |bytes: usize| {
+                let mut announced = format!("*2\r\n$3\r\nSET\r\n${bytes}\r\n").into_bytes();
+                let mut parser = Parser::default();
+                let parsed = parser.parse(&mut announced, Rules { is_key, value_bytes });
+                (parsed.unwrap(), parser.refused)
+            };
+            assert_eq!(parse(most), (Parsed::Partial, None));
+            let (parsed, refused) = parse(most + 1);
+            assert!(
+                matches!(parsed, Parsed::Skipped(_)) && refused == Some(Oversize::Argument(most)),
+                "{most}"
+            );
+        }
+    }
+
     /// Feeds `pieces` one after the other, as a connection would.
     fn parse_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Commands, Option<ProtocolError>) {
         let (mut parser, mut buffer, mut commands) = (Parser::default(), Vec::new(), Vec::new());
         for piece in pieces {
             buffer.extend_from_slice(piece);
             loop {
-                match parser.parse(&mut buffer, is_key) {
+                match parser.parse(&mut buffer, RULES) {
                     Err(error) => return (commands, Some(error)),
                     Ok(Parsed::Partial) => break,
                     Ok(Parsed::Skipped(size)) => {
@@ -561,8 +606,8 @@ mod tests {
             (command(&[b"PAIR", b"a", &longer_key, b"b", &value]), None),
             (command(&[b"PAIR", b"a", &value, &longer_key, &longer_value]), Some(Oversize::Key)),
             (command(&[b"OTHER", &longer_key, &value]), None),
-            (command(&[b"OTHER", &longer_value]), Some(Oversize::Argument)),
-            (command(&[b"OTHER", b"a", &longer_value, b"b"]), Some(Oversize::Argument)),
+            (command(&[b"OTHER", &longer_value]), Some(Oversize::Argument(MAX_ARGUMENT_BYTES))),
+            (command(&[b"OTHER", b"a", &longer_value, b"b"]), Some(Oversize::Argument(MAX_ARGUMENT_BYTES))),
             (
                 command(&[b"PAIR", b"a", &value, b"b", &value, b"c", &value, b"d", &value]),
                 Some(Oversize::Command),

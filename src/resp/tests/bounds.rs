@@ -56,9 +56,21 @@ fn what_is_too_long_is_answered_in_its_turn_and_the_connection_goes_on() {
              *5\r\n$4\r\nMSET\r\n$1\r\nb\r\n$1\r\n2\r\n$1\r\nc\r\n$8388609\r\n{value}\r\nGET b\r\n"
         );
         let replies = "+OK\r\n-ERR a key has at most 4096 bytes\r\n$1\r\n1\r\n\
-                       -ERR an argument has at most 8388608 bytes\r\n$-1\r\n";
+                       -ERR an argument has at most 8388608 bytes (the setting `max_value_bytes`)\r\n$-1\r\n";
         assert_eq!(port.exchange(input.as_bytes()).await, replies);
         assert_eq!(port.fake.0.borrow().counts.too_large.get(), 2);
+        // It is told before the rest of it comes.
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET a 2\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$9000000\r\nvv").await.unwrap();
+        expect(
+            &mut stream,
+            "+OK\r\n-ERR an argument has at most 8388608 bytes (the setting `max_value_bytes`)\r\n",
+        )
+        .await;
+        stream.write_all("v".repeat(9_000_000 - 2).as_bytes()).await.unwrap();
+        stream.write_all(b"\r\nGET a\r\n").await.unwrap();
+        expect(&mut stream, "$1\r\n2\r\n").await;
+        assert_eq!(port.fake.0.borrow().counts.too_large.get(), 3);
         port.tokens.publish(&tokens(&[("app", Role::Write, "*")]));
         let stranger = format!("*2\r\n$3\r\nGET\r\n$4097\r\n{key}\r\n");
         let replies = "-NOAUTH Authentication required.\r\n";

@@ -257,6 +257,10 @@ impl Local for Fake {
         LocalInfo { member: "one".to_owned(), records: 3, collections, ..LocalInfo::default() }
     }
 
+    fn max_value_bytes(&self) -> usize {
+        crate::model::limits::MAX_VALUE_BYTES
+    }
+
     fn is_congested(&self) -> bool {
         let state = self.0.borrow();
         state.congested_after.is_some_and(|writes| state.afters.len() >= writes)
