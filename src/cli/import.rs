@@ -1,21 +1,26 @@
 //! `kith import`: a file of records, stored in batches of which several are on their way.
 //!
 //! A line that is wrong or refused is reported by its number and does not stop the rest; what stops
-//! an import is a file that can't be read or a cluster that can't be reached any more. Storing a
-//! record twice changes nothing, so a batch whose fate is unknown is simply sent again.
+//! an import is a file that can't be read or a cluster that can't be reached any more.
+//!
+//! Lines of one key are stored in their order: a record waits until the one before it under its key was
+//! answered, however often that one had to be sent. So lines of one key alone go one by one.
+//!
+//! A batch whose fate is unknown is sent again. If it had been stored all the same, it is so twice, and the
+//! second time is the later change: what somebody else wrote under its keys between the two is replaced.
 
 use super::LevelArg;
 use super::error::CliError;
 use super::output::{Output, counted};
 use super::progress;
 use crate::client::{Client, ClientError, WriteOptions, Written, completed};
-use crate::model::key::{DEFAULT, KeyRef};
+use crate::model::key::{DEFAULT, KeyHash, KeyRef};
 use crate::model::settings::Level;
 use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,7 +100,7 @@ pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> R
     tokio::select! {
         () = import.finish() => {}
         _ = tokio::signal::ctrl_c() => {
-            let problem = "interrupted; the last records may be stored or not: import again, it is safe";
+            let problem = "interrupted; the last records may be stored or not: import again";
             return Err(CliError::Failed(problem.to_owned()));
         }
     }
@@ -118,7 +123,11 @@ struct Import {
     progress: ProgressBar,
     batch: Vec<Numbered>,
     batch_bytes: usize,
-    running: JoinSet<Report>,
+    /// Hashes of the keys in `batch`.
+    gathered: HashSet<KeyHash>,
+    running: JoinSet<(HashSet<KeyHash>, Report)>,
+    /// Hashes of the keys in all batches that run.
+    under_way: HashSet<KeyHash>,
     /// Lines that were read.
     read: u64,
     stored: u64,
@@ -142,7 +151,9 @@ impl Import {
             progress,
             batch: Vec::new(),
             batch_bytes: 0,
+            gathered: HashSet::new(),
             running: JoinSet::new(),
+            under_way: HashSet::new(),
             read: 0,
             stored: 0,
             superseded: 0,
@@ -167,7 +178,7 @@ impl Import {
                 self.fail(number, number, &format!("has more than {MAX_LINE_BYTES} bytes"));
             } else if !line.trim_ascii().is_empty() {
                 match record_of(&line, self.collection.as_deref()) {
-                    Ok(entry) => self.add(number, entry, line.len()).await,
+                    Ok((key, entry)) => self.add(number, key, entry, line.len()).await,
                     Err(reason) => self.fail(number, number, &reason),
                 }
             }
@@ -185,10 +196,15 @@ impl Import {
         }
     }
 
-    async fn add(&mut self, number: u64, entry: Entry, bytes: usize) {
-        if self.batch.len() >= BATCH_RECORDS || self.batch_bytes + bytes > BATCH_BYTES {
+    async fn add(&mut self, number: u64, key: KeyHash, entry: Entry, bytes: usize) {
+        let is_full = self.batch.len() >= BATCH_RECORDS || self.batch_bytes + bytes > BATCH_BYTES;
+        if is_full || self.gathered.contains(&key) || self.under_way.contains(&key) {
             self.send().await;
         }
+        while self.under_way.contains(&key) && !self.running.is_empty() {
+            self.take_one().await;
+        }
+        self.gathered.insert(key);
         self.batch.push((number, entry));
         self.batch_bytes += bytes;
     }
@@ -200,15 +216,19 @@ impl Import {
         }
         self.batch_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
+        let keys = std::mem::take(&mut self.gathered);
         if !batch.is_empty() && self.stop.is_none() {
-            self.running.spawn(store(self.client.clone(), batch, self.level));
+            self.under_way.extend(&keys);
+            let stored = store(self.client.clone(), batch, self.level);
+            self.running.spawn(async move { (keys, stored.await) });
         } else if let Some((first, _)) = batch.first() {
             self.untried_from.get_or_insert(*first);
         }
     }
 
     async fn take_one(&mut self) {
-        let Some(Ok(report)) = self.running.join_next().await else { return };
+        let Some(Ok((keys, report))) = self.running.join_next().await else { return };
+        self.under_way.retain(|key| !keys.contains(key));
         self.stored += report.stored;
         self.superseded += report.superseded;
         self.doubtful += report.doubtful;
@@ -280,7 +300,7 @@ impl Import {
         }
         if doubtful > 0 {
             problem.push_str(&format!(
-                "; of the lines that failed {doubtful} may be stored all the same (outcome unknown): import again, it is safe"
+                "; of the lines that failed {doubtful} may be stored all the same (outcome unknown): import again"
             ));
         }
         Err(CliError::Failed(problem))
@@ -309,16 +329,21 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
     }
 }
 
-fn record_of(line: &[u8], collection: Option<&str>) -> Result<Entry, String> {
+fn record_of(line: &[u8], collection: Option<&str>) -> Result<(KeyHash, Entry), String> {
     let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
     let mut entry = Entry::parse(text).map_err(|error| error.to_string())?;
     entry.collection = entry.collection.or_else(|| collection.map(str::to_owned));
     if entry.op.is_some_and(|verb| verb != Verb::Put) {
         return Err("only records can be imported; leave `op` out".to_owned());
     }
+    if entry.condition.is_some() {
+        // It would not hold when the record is sent again.
+        return Err("records are imported without a condition; leave `if` out".to_owned());
+    }
     // The member would refuse the whole batch for it.
-    entry.operation(None, 0, 0).map_err(|error| error.to_string())?;
-    Ok(entry)
+    let operation = entry.operation(None, 0, 0).map_err(|error| error.to_string())?;
+    let key = operation.key().key_ref().map_err(|error| error.to_string())?.hash();
+    Ok((key, entry))
 }
 
 /// Stores a batch, trying again what may succeed later.
@@ -435,6 +460,9 @@ fn may_succeed_later(error: &ClientError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     #[tokio::test]
     async fn lines_are_cut_at_their_ends_and_counted_whole() {
@@ -448,15 +476,68 @@ mod tests {
         assert_eq!(lines, expected.map(|(text, taken)| (text.to_owned(), taken)));
     }
 
+    /// Takes every record, but refuses the first request for now. Gives the values in the order in which they came
+    /// to stay.
+    async fn refuses_once(listener: TcpListener, stored: Arc<Mutex<Vec<u64>>>) {
+        let mut is_first = true;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            let body = loop {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                let text = String::from_utf8_lossy(&request);
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length =
+                    head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                if body.len() >= length.unwrap_or(0) {
+                    break body.to_owned();
+                }
+            };
+            let (status, answer) = if std::mem::take(&mut is_first) {
+                (503, json!({"error": "overloaded", "message": "too much to do"}))
+            } else {
+                let entries: Vec<_> = body.lines().map(|line| Entry::parse(line).unwrap()).collect();
+                let results = vec![json!({"outcome": "stored"}); entries.len()];
+                let same = entries.into_iter().filter(|entry| entry.key.as_deref() == Some("same"));
+                stored.lock().unwrap().extend(same.map(|entry| entry.value.unwrap().parse::<u64>().unwrap()));
+                (200, json!({ "results": results }))
+            };
+            let (answer, close) = (answer.to_string(), "connection: close");
+            let head = format!("HTTP/1.1 {status} x\r\n{close}\r\ncontent-length: {}\r\n\r\n", answer.len());
+            stream.write_all((head + &answer).as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_of_one_key_are_stored_in_their_order_also_when_one_must_be_sent_again() {
+        // In one batch, and in those that would be on their way beside it.
+        let lines_of_one_key = [1, 2, BATCH_RECORDS, 2 * BATCH_RECORDS, 3 * BATCH_RECORDS];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::builder([listener.local_addr().unwrap().to_string()]);
+        let client = client.patience(Duration::ZERO).build().unwrap();
+        let stored = Arc::default();
+        let member = tokio::spawn(refuses_once(listener, Arc::clone(&stored)));
+        let key = |n| if lines_of_one_key.contains(&n) { "same".to_owned() } else { format!("other {n}") };
+        let lines: String = (0..4 * BATCH_RECORDS)
+            .map(|n| format!("{{\"key\":\"{}\",\"value\":\"{n}\"}}\n", key(n)))
+            .collect();
+        let mut import = Import::new(client, None, Output { json: true }, ProgressBar::hidden());
+        import.read_all(lines.as_bytes()).await.unwrap();
+        import.finish().await;
+        member.abort();
+        assert_eq!((import.stored, import.failed), (4 * BATCH_RECORDS as u64, 0));
+        assert_eq!(*stored.lock().unwrap(), lines_of_one_key.map(|n| n as u64));
+    }
+
     #[tokio::test]
     async fn an_import_that_is_given_up_tells_what_was_not_tried_and_what_may_be_stored() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::builder([listener.local_addr().unwrap().to_string()]);
         let client = client.patience(Duration::ZERO).build().unwrap();
         // It takes one request, never answers, and is gone.
         let dies = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut [0; 1]).await.unwrap();
+            stream.read_exact(&mut [0; 1]).await.unwrap();
         });
         let lines: String =
             (0..20 * BATCH_RECORDS).map(|n| format!("{{\"key\":\"{n}\",\"value\":\"v\"}}\n")).collect();
@@ -489,11 +570,12 @@ mod tests {
         let of = |collection| {
             let (plain, named) =
                 (r#"{"key":"a","value":"b","ttl":"1h"}"#, r#"{"key":"a","value":"b","collection":"c"}"#);
-            [plain, named].map(|line| record_of(line.as_bytes(), collection).unwrap().collection)
+            [plain, named].map(|line| record_of(line.as_bytes(), collection).unwrap().1.collection)
         };
         assert_eq!(of(None), [None, Some("c".to_owned())]);
         assert_eq!(of(Some("d")), [Some("d".to_owned()), Some("c".to_owned())]);
         assert!(record_of(br#"{"op":"delete","key":"a"}"#, None).unwrap_err().contains("only records"));
+        assert!(record_of(br#"{"key":"a","value":"b","if":"absent"}"#, None).unwrap_err().contains("`if`"));
         assert!(record_of(b"\xff", None).unwrap_err().contains("UTF-8"));
         assert!(
             record_of(br#"{"key":"a","value":"b","collection":"no good"}"#, None)

@@ -197,7 +197,9 @@ enum Command {
         after_help = "Examples:\n  kith import words.jsonl\n  kith export | kith import --address 10.0.0.9:7401 -\n\n\
         Each line is an object: {\"key\": \"a\", \"value\": \"b\"}, and if wanted \"collection\" and \"ttl\"\n\
         (seconds, or \"10m\"); bytes that are not UTF-8 go into \"key_base64\" and \"value_base64\".\n\
-        Lines that are wrong or refused are reported by number, and the rest is stored."
+        Lines that are wrong or refused are reported by number, and the rest is stored. Of several lines of one\n\
+        key the last one that is stored stays. What got no answer is sent again: what others wrote under the same\n\
+        keys meanwhile may be replaced."
     )]
     Import(import::ImportArgs),
     /// Cluster-wide settings
