@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, end to end, as a person would do it: a real cluster of three processes, real data, one member
-# killed meanwhile, everything found. Ends with 0 if all of it holds. Needs ports 7400 to 7422.
+# killed meanwhile, everything found. Ends with 0 if all of it holds. Needs curl and ports 7400 to 7422.
 # integration/dev.sh tells of the variable KITH_BINARY.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -85,13 +85,11 @@ expect_exit 0 "$kith" get --collection scratch greeting --address "$TWO"
 expect_exit 0 "$kith" delete --collection scratch greeting --address "$TWO"
 expect_exit 1 "$kith" get --collection scratch greeting --address "$ONE"
 expect_exit 2 "$kith" get
-if command -v curl >/dev/null; then
-    curl -sSf -X PUT --data-binary 'by curl' "http://$ONE/v1/kv/scratch/curl" >/dev/null
-    [ "$(curl -sSf "http://$TWO/v1/kv/scratch/curl")" = 'by curl' ] || fail "curl read something else"
-    # Into a file: a pipe would end before curl has written all, and that counts as a failure.
-    curl -sSf "http://$ONE/metrics" >"$work/metrics.out" || fail "the metrics could not be read"
-    grep -q '^kith_' "$work/metrics.out" || fail "there are no metrics"
-fi
+curl -sSf -X PUT --data-binary 'by curl' "http://$ONE/v1/kv/scratch/curl" >/dev/null
+[ "$(curl -sSf "http://$TWO/v1/kv/scratch/curl")" = 'by curl' ] || fail "curl read something else"
+# Into a file: a pipe would end before curl has written all, and that counts as a failure.
+curl -sSf "http://$ONE/metrics" >"$work/metrics.out" || fail "the metrics could not be read"
+grep -q '^kith_' "$work/metrics.out" || fail "there are no metrics"
 
 # All stop in order; a second start finds the data and brings member 3 back.
 stop_cluster 0

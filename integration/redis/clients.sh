@@ -40,7 +40,8 @@ says 3 INCRBY cli:count 3
 redis-cli -p "${PORTS[0]}" LPUSH list x | grep -q "^ERR unknown command 'LPUSH'" || fail "lists are not offered"
 [ "$(redis-cli -p "${PORTS[0]}" --scan --pattern 'greet*')" = "greeting" ] || fail "redis-cli --scan"
 redis-cli -p "${PORTS[0]}" INFO | grep -q '^redis_version:' || fail "redis-cli INFO"
-printf 'SET piped:%d v\n' $(seq 500) | redis-cli -p "${PORTS[1]}" --pipe | grep -q 'errors: 0' || fail "redis-cli --pipe"
+piped="$(printf 'SET piped:%d v\n' $(seq 500) | redis-cli -p "${PORTS[1]}" --pipe)" || fail "redis-cli --pipe: $piped"
+[ "${piped##*$'\n'}" = 'errors: 0, replies: 500' ] || fail "redis-cli --pipe: $piped"
 echo "clients: redis-cli works"
 
 redis-benchmark -p "${PORTS[0]}" -t "$TESTS" -n 20000 -c 50 -P 16 -r 10000 --csv >"$work/benchmark.out" 2>"$work/benchmark.err" \
