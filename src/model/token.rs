@@ -105,6 +105,19 @@ impl Grant {
         self.collections.strip_suffix(ANY)
     }
 
+    /// Whether it names collections as [`Self::collections`] says, and none of kith's own.
+    fn check(&self) -> Result<(), TokenError> {
+        if self.collections.starts_with(SYSTEM_PREFIX) {
+            return Err(TokenError::SystemCollections);
+        }
+        let name = self.prefix().unwrap_or(&self.collections);
+        let is_named = self.prefix().is_some() || !name.is_empty();
+        if !is_named || name.len() > MAX_COLLECTION_BYTES || !name.bytes().all(is_plain) {
+            return Err(TokenError::Collections);
+        }
+        Ok(())
+    }
+
     /// Whether it is about a collection; or, of what another grant names, about all of that.
     fn covers(&self, collections: &str) -> bool {
         match self.prefix() {
@@ -189,19 +202,7 @@ impl Token {
         if !is_name(name) {
             return Err(TokenError::Name);
         }
-        if !(1..=MAX_GRANTS).contains(&grants.len()) {
-            return Err(TokenError::Grants);
-        }
-        for grant in &grants {
-            if grant.collections.starts_with(SYSTEM_PREFIX) {
-                return Err(TokenError::SystemCollections);
-            }
-            let name = grant.prefix().unwrap_or(&grant.collections);
-            let is_named = grant.prefix().is_some() || !name.is_empty();
-            if !is_named || name.len() > MAX_COLLECTION_BYTES || !name.bytes().all(is_plain) {
-                return Err(TokenError::Collections);
-            }
-        }
+        check_grants(&grants)?;
         let hash = *hash_of(name, secret).as_bytes();
         Ok((Self { created_ms, grants, hash }, format!("{TEXT_PREFIX}{name}_{secret}")))
     }
@@ -231,8 +232,11 @@ impl Token {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// What a record says, if all of its grants say something today: else it would be a token that lets its holder
+    /// in and opens nothing, or less than whoever made it meant.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+        let token: Self = serde_json::from_slice(bytes).ok()?;
+        check_grants(&token.grants).is_ok().then_some(token)
     }
 }
 
@@ -309,6 +313,13 @@ impl Tokens {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Token>)> {
         self.by_name.iter().map(|(name, token)| (name.as_str(), token))
     }
+}
+
+fn check_grants(grants: &[Grant]) -> Result<(), TokenError> {
+    if !(1..=MAX_GRANTS).contains(&grants.len()) {
+        return Err(TokenError::Grants);
+    }
+    grants.iter().try_for_each(Grant::check)
 }
 
 fn hash_of(name: &str, secret: &str) -> blake3::Hash {
@@ -428,6 +439,23 @@ mod tests {
         let tokens = Tokens::from_records([(&b"new"[..], &b"\x02from a newer version"[..])].into_iter());
         assert!(!tokens.is_empty() && tokens.len() == 1 && tokens.iter().next().is_none());
         assert!(tokens.authenticate("kith_new_secret").is_none());
+    }
+
+    #[test]
+    fn a_record_with_a_grant_that_names_no_collections_of_today_can_not_be_read() {
+        let (good, text) = token("t", "s", &[(Role::Read, "a")]);
+        for names in ["", "a/b", "a*b", "_system_tokens", &"c".repeat(MAX_COLLECTION_BYTES + 1)] {
+            let strange = Grant { role: Role::Read, collections: names.to_owned() };
+            let stored = Token { grants: [&good.grants[..], &[strange]].concat(), ..good.clone() };
+            let tokens = tokens(&[("t", &stored)]);
+            assert!(tokens.is_unreadable("t") && tokens.get("t").is_none(), "{names}");
+            assert!(!tokens.is_empty() && tokens.authenticate(&text).is_none(), "{names}");
+        }
+        for number in [0, MAX_GRANTS + 1] {
+            let grants = vec![Grant::everywhere(Role::Read); number];
+            assert!(tokens(&[("t", &Token { grants, ..good.clone() })]).is_unreadable("t"), "{number}");
+        }
+        assert!(!tokens(&[("t", &good)]).is_unreadable("t"));
     }
 
     #[test]
