@@ -75,7 +75,7 @@ struct Report {
 /// `kith import`
 pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> Result<(), CliError> {
     if let Some(collection) = &args.collection {
-        KeyRef::new(collection, b"any").map_err(|error| CliError::Failed(error.to_string()))?;
+        KeyRef::new(collection, b"any").map_err(ClientError::Key)?;
     }
     let name =
         if args.file.as_os_str() == "-" { "standard input".into() } else { args.file.display().to_string() };

@@ -296,10 +296,17 @@ fn no_command(error: &clap::Error) -> ExitCode {
     let json =
         std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
     if json && error.use_stderr() {
-        Output { json }.fail(error::USAGE, error.render().to_string().trim());
+        Output { json }.fail(error::USAGE, &usage_message(error));
         return code;
     }
     if error.print().is_ok() { code } else { ExitCode::FAILURE }
+}
+
+/// Without the word that tells people that it is an error.
+fn usage_message(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.trim();
+    text.strip_prefix("error: ").unwrap_or(text).to_owned()
 }
 
 fn run(cli: Cli, output: Output) -> Result<(), CliError> {

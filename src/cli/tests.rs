@@ -65,6 +65,23 @@ fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
 }
 
 #[test]
+fn for_programs_wrong_usage_is_told_without_the_word_error_before_it() {
+    let told = |line: &[&str]| usage_message(&parse(line).unwrap_err());
+    assert!(told(&["gett", "a"]).starts_with("unrecognized subcommand 'gett'"), "{}", told(&["gett", "a"]));
+    assert!(told(&["get"]).starts_with("the following required"), "{}", told(&["get"]));
+}
+
+#[tokio::test]
+async fn a_collection_that_can_not_be_one_ends_every_command_alike() {
+    let client = Client::new(["127.0.0.1:1"]).unwrap();
+    for line in [&["get", "a", "-c", "no good"][..], &["import", "-", "-c", "no good"]] {
+        let command = parse(line).unwrap().command;
+        let error = ask(command, &client, 1, Output { json: true }).await.unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("bad_key", 1), "{line:?}: {error}");
+    }
+}
+
+#[test]
 fn global_options_stand_anywhere() {
     for line in
         [["--json", "get", "a", "--address", "h:1,i:2"], ["get", "a", "--address", "h:1,i:2", "--json"]]
