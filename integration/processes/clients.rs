@@ -2,6 +2,7 @@
 
 use crate::members::{Group, Member, PATIENCE, Plan, until};
 use crate::security::line;
+use crate::wires::{Cut, Wires};
 use kith::client::{ClientError, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
@@ -163,6 +164,76 @@ async fn values_of_any_allowed_size_replicate_and_larger_ones_are_refused() {
     let Err(ClientError::Refused { status, code, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!((status, code.as_str()), (403, "system_collection"));
     assert!(client.get(DEFAULT, b"large", None).await.unwrap().is_none());
+}
+
+/// Waits until all owners beside the first hold what a connection wrote.
+async fn until_held_by_two_more(stream: &mut TcpStream) {
+    until("both other owners hold it", PATIENCE, async || {
+        let told = line(stream, "WAIT 2 300").await;
+        if told == ":2\r\n" { Ok(()) } else { Err(told) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn wait_counts_no_owner_that_is_stopped_or_dead_until_it_is_back() {
+    let mut group = Group::ready(3, &Plan::default()).await;
+    let mut stream = TcpStream::connect(group[0].resp).await.unwrap();
+    // Stopped, it is taken for alive at first.
+    group[2].signal("STOP");
+    assert_eq!(line(&mut stream, "SET k stopped").await, "+OK\r\n");
+    assert_eq!(line(&mut stream, "WAIT 2 300").await, ":1\r\n");
+    group[2].signal("CONT");
+    until_held_by_two_more(&mut stream).await;
+    group[2].kill();
+    group[0].until_sees("member3", false, PATIENCE).await;
+    assert_eq!(line(&mut stream, "SET k dead").await, "+OK\r\n");
+    assert_eq!(line(&mut stream, "WAIT 2 300").await, ":1\r\n");
+    group.start();
+    until_held_by_two_more(&mut stream).await;
+    // What was counted is there.
+    group[2].until_ready().await;
+    let found = group[2].client().get(DEFAULT, b"k", Some(Level::One)).await.unwrap().unwrap();
+    assert_eq!(found.value, "dead");
+}
+
+#[tokio::test]
+async fn increments_by_resp_on_both_sides_of_a_cut_all_count_after_it() {
+    const EACH: usize = 50;
+    let mut group = Group::empty().await;
+    group.add_together(3, &Plan::default());
+    let wires = Wires::between(&mut group).await;
+    group.start();
+    wires.learn(&group);
+    group.until_ready().await;
+    let mut streams = Vec::new();
+    for member in &group.members {
+        streams.push(TcpStream::connect(member.resp).await.unwrap());
+    }
+    for stream in &mut streams {
+        assert!(line(stream, "INCR visits").await.starts_with(':'));
+    }
+    for cut in [Cut::Loud, Cut::Silent] {
+        wires.cut(cut, &["member3"]);
+        group[0].until_sees("member3", false, PATIENCE).await;
+        group[2].until_sees("member1", false, PATIENCE).await;
+        for _ in 0..EACH {
+            for stream in &mut streams {
+                let told = line(stream, "INCR visits").await;
+                assert!(told.starts_with(':'), "{cut:?}: {told}");
+            }
+        }
+        wires.heal();
+        group.until_ready().await;
+    }
+    let all = (3 + 2 * 3 * EACH).to_string();
+    for member in &group.members {
+        until("all increments are counted", PATIENCE, async || {
+            let told = resp(member.resp, &["GET", "visits"]).await;
+            if told == format!("${}\r\n{all}\r\n", all.len()) { Ok(()) } else { Err(told) }
+        })
+        .await;
+    }
 }
 
 async fn until_subscriptions(member: &Member, wanted: f64) {

@@ -10,7 +10,7 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-use super::members::{Group, free_address};
+use super::members::{Group, PATIENCE, free_address, until};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -54,7 +54,11 @@ impl Wires {
         let mut moved = Vec::new();
         for member in &mut group.members {
             let proxy = free_address();
-            let listener = TcpListener::bind(proxy).await.unwrap();
+            // A process that is just being started has a copy of what looked whether the port is free.
+            let listener = until("the proxy's port can be bound", PATIENCE, async || {
+                TcpListener::bind(proxy).await.map_err(|error| error.to_string())
+            })
+            .await;
             moved.push((member.peers, proxy));
             member.plan.advertise = Some(proxy);
             let (called, target) = (member.name.clone(), member.peers);
