@@ -199,6 +199,35 @@ fn any_key_may_be_the_random_one() {
 }
 
 #[test]
+fn chance_goes_on_beyond_many_deleted_keys_in_both_directions() {
+    run(async {
+        let port = Port::open(Place::Here, 3, Limits::default()).await;
+        port.fake.0.borrow_mut().max_looked_at = 20;
+        let insert = |collection: &str, key: String, lives: bool| {
+            let name = KeyRef::new(collection, key.as_bytes()).unwrap();
+            let record = if lives {
+                Record::value(name, Timestamp::ZERO, None, b"")
+            } else {
+                Record::tombstone(name, Timestamp::ZERO)
+            };
+            port.fake.0.borrow_mut().records.insert((collection.to_owned(), key.into_bytes()), record);
+        };
+        for n in 100..200 {
+            insert("default", format!("a{n}"), false);
+            insert("default", format!("z{n}"), false);
+            insert("1", format!("a{n}"), false);
+        }
+        for n in 10..40 {
+            insert("default", format!("k{n}"), true);
+        }
+        let reply = port.exchange(&b"RANDOMKEY\r\n".repeat(20)).await;
+        let keys: Vec<&str> = reply.lines().filter(|line| !line.starts_with('$')).collect();
+        assert!(keys.len() == 20 && keys.iter().all(|key| key.starts_with('k')), "{reply}");
+        assert_eq!(port.exchange(b"SELECT 1\r\nRANDOMKEY\r\n").await, "+OK\r\n$-1\r\n");
+    });
+}
+
+#[test]
 fn commands_that_list_tell_why_they_can_not() {
     run(async {
         let port = Port::open(Place::Here, 3, Limits::default()).await;

@@ -53,6 +53,8 @@ struct State {
     hits: usize,
     refusal: Option<OperationError>,
     random: u64,
+    /// Records that are looked at for a page, readable or not.
+    max_looked_at: usize,
     /// The disk is behind from so many writes on.
     congested_after: Option<usize>,
     waiting: Vec<Mailbox>,
@@ -80,6 +82,7 @@ impl Fake {
             hits: 0,
             refusal: None,
             random: random | 1,
+            max_looked_at: usize::MAX,
             congested_after: None,
             waiting: Vec::new(),
             waits: Vec::new(),
@@ -199,10 +202,17 @@ impl State {
         if scan.reverse {
             found.reverse();
         }
-        let mut found = found.into_iter();
-        let rows: Vec<Row> = found.by_ref().take(scan.limit).cloned().map(Row::Whole).collect();
-        let resume = found.next().and_then(|_| rows.last().map(|row| row.key().to_vec()));
-        Page { rows, resume }
+        let (mut rows, mut come_to) = (Vec::new(), None);
+        for (looked_at, record) in found.into_iter().enumerate() {
+            if rows.len() == scan.limit || looked_at == self.max_looked_at {
+                return Page { rows, resume: come_to };
+            }
+            come_to = Some(record.view().key().to_vec());
+            if record.view().is_readable(WALL_MS) {
+                rows.push(Row::Whole(record.clone()));
+            }
+        }
+        Page { rows, resume: None }
     }
 }
 
