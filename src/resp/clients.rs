@@ -86,6 +86,8 @@ pub struct Shown {
     pub listening: Cell<(usize, usize)>,
     /// Bytes that were received and not executed.
     pub unexecuted: Cell<usize>,
+    /// Bytes of its buffer for commands beyond the usual size, as they are counted for all connections together.
+    pub large_input: Cell<usize>,
     /// Bytes of memory of what waits for its client to read.
     pub unsent: Cell<usize>,
     /// Whether there are any.
@@ -115,6 +117,7 @@ impl Shown {
             last: Cell::new(""),
             listening: Cell::default(),
             unexecuted: Cell::new(0),
+            large_input: Cell::new(0),
             unsent: Cell::new(0),
             owing: Lasting::default(),
             stalled: Lasting::default(),

@@ -173,6 +173,9 @@ impl<L: Local> Connection<L> {
     }
 
     async fn linger(&mut self) {
+        // What it sent is needed no more, and what it sends now is not kept, so the buffer does not grow.
+        self.input = Input::default();
+        self.count_input();
         for _ in 0..LINGER_READS {
             if !matches!(self.stream.read(self.input.room()).await, Ok(1..)) {
                 return;
@@ -404,17 +407,21 @@ impl<L: Local> Connection<L> {
             self.refuse(if is_known { ProtocolError::NoRoom } else { ProtocolError::Stranger });
             return Poll::Ready(Ok(()));
         }
-        let before = self.input.large_bytes();
         let mut room = ReadBuf::new(self.input.room());
         let polled = Pin::new(&mut self.stream).poll_read(task, &mut room);
         let bytes = room.filled().len();
-        self.shared.resize_input(before, self.input.large_bytes());
+        self.count_input();
         if let Poll::Ready(Ok(())) = polled {
             self.input.filled(bytes);
             count(&self.shared.counts.bytes_received, bytes as u64);
             self.ending |= bytes == 0;
         }
         polled
+    }
+
+    /// Counts the buffer at its size, after each time that it may have changed.
+    fn count_input(&self) {
+        self.shared.resize_input(&self.client.shown, self.input.large_bytes());
     }
 
     /// Sends what can be sent. True if all of it went and it was not nothing.
@@ -451,7 +458,7 @@ impl<L: Local> Drop for Connection<L> {
         let Shared { clients, counts, .. } = &*self.shared;
         clients.remove(self.client.shown.id);
         self.shared.owe(&self.client.shown, 0);
-        self.shared.resize_input(self.input.large_bytes(), 0);
+        self.shared.resize_input(&self.client.shown, 0);
         counts.connections.set(counts.connections.get().saturating_sub(1));
         self.client.shown.mailbox.close();
     }

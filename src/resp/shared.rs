@@ -91,9 +91,10 @@ impl Shared {
         self.large_input.get() + more <= self.max_large_input
     }
 
-    /// A buffer for commands that took so much more than others has another size now.
-    pub fn resize_input(&self, before: usize, now: usize) {
-        self.large_input.set((self.large_input.get() + now).saturating_sub(before));
+    /// A connection's buffer for commands has so many bytes beyond its usual size now.
+    pub fn resize_input(&self, shown: &Shown, bytes: usize) {
+        let before = shown.large_input.replace(bytes);
+        self.large_input.set((self.large_input.get() + bytes).saturating_sub(before));
     }
 
     /// Whether connections should keep what they leave unread small.

@@ -2,28 +2,51 @@
 
 use super::*;
 
+/// What a large command is told for which there is no room.
+const NO_ROOM: &str = "-ERR Protocol error: too many large requests at once, try again shortly\r\n";
+
+/// A SET of so many bytes whose end is missing.
+fn large_set(bytes: usize) -> String {
+    format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n{}", "x".repeat(bytes))
+}
+
 #[test]
 fn large_commands_of_all_connections_together_are_bounded() {
     run(async {
         let limits = Limits { large_input_bytes: 80_000, ..Limits::default() };
         let port = Port::open(Place::Here, 1, limits).await;
-        let large = |bytes: usize| {
-            let value = "x".repeat(bytes);
-            format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n{value}")
-        };
         let mut first = port.connect().await;
-        first.write_all(large(60_000).as_bytes()).await.unwrap();
+        first.write_all(large_set(60_000).as_bytes()).await.unwrap();
         until(|| port.fake.0.borrow().counts.bytes_received.get() >= 60_000).await;
         let mut second = port.connect().await;
-        _ = second.write_all(large(60_000).as_bytes()).await;
-        let refused = "-ERR Protocol error: too many large requests at once, try again shortly\r\n";
-        assert_eq!(rest(&mut second).await, refused);
+        _ = second.write_all(large_set(60_000).as_bytes()).await;
+        assert_eq!(rest(&mut second).await, NO_ROOM);
         assert_eq!(port.fake.0.borrow().counts.too_large.get(), 1);
         first.write_all(b"\r\n").await.unwrap();
         expect(&mut first, "+OK\r\n").await;
         drop(first);
         until(|| port.fake.0.borrow().counts.connections.get() == 0).await;
-        assert_eq!(port.exchange(format!("{}\r\n", large(60_000)).as_bytes()).await, "+OK\r\n");
+        assert_eq!(port.exchange(format!("{}\r\n", large_set(60_000)).as_bytes()).await, "+OK\r\n");
+    });
+}
+
+#[test]
+fn a_refusal_takes_nothing_from_the_account_of_large_commands() {
+    run(async {
+        let limits = Limits { large_input_bytes: 80_000, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut first = port.connect().await;
+        first.write_all(large_set(60_000).as_bytes()).await.unwrap();
+        until(|| counts.bytes_received.get() >= 60_000).await;
+        for round in 1..=3 {
+            let mut next = port.connect().await;
+            _ = next.write_all(large_set(60_000).as_bytes()).await;
+            expect(&mut next, NO_ROOM).await;
+            drop(next);
+            until(|| counts.connections.get() == 1).await;
+            assert_eq!(counts.too_large.get(), round);
+        }
     });
 }
 
