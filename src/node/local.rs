@@ -119,7 +119,8 @@ pub struct RespCounts {
     pub refused_listeners: Cell<u64>,
     /// Bytes of memory of what waits for clients to read it.
     pub unsent_bytes: Cell<u64>,
-    /// Connections that were cut off because their clients took nothing of what waited for them.
+    /// Connections that were cut off because their clients took nothing of what waited for them, or sent nothing more of a
+    /// large command.
     pub stalled: Cell<u64>,
     /// Connections that were cut off because too much waited for all clients together.
     pub evicted: Cell<u64>,

@@ -26,7 +26,7 @@ pub type Addresses = (SocketAddr, SocketAddr);
 pub enum Cut {
     /// Its client did not say in time who it is.
     Stranger,
-    /// Its client took nothing of what waited for it.
+    /// Its client took nothing of what waited for it, or sent nothing more of a large command.
     Stalled,
     /// What waited for all clients was too much, and this one had the greatest part in it.
     Evicted,
@@ -94,6 +94,8 @@ pub struct Shown {
     pub owing: Lasting,
     /// Whether something could be sent of which the client takes nothing.
     pub stalled: Lasting,
+    /// Whether its client has begun a large command, whose rest is awaited.
+    pub halted: Lasting,
     /// Whether its client is to say who it is, and did not.
     pub unknown: Lasting,
     /// Why it ends.
@@ -121,6 +123,7 @@ impl Shown {
             unsent: Cell::new(0),
             owing: Lasting::default(),
             stalled: Lasting::default(),
+            halted: Lasting::default(),
             unknown: Lasting::default(),
             cut: Cell::new(None),
         }
@@ -133,7 +136,7 @@ impl Shown {
 
     /// Some time has passed.
     pub fn sweep(&self) {
-        for lasting in [&self.owing, &self.stalled, &self.unknown] {
+        for lasting in [&self.owing, &self.stalled, &self.halted, &self.unknown] {
             lasting.sweep();
         }
     }
@@ -206,10 +209,10 @@ impl Clients {
     }
 
     /// The one for which `measure` gives the most, of those for which it gives anything.
-    pub fn max_by_key(&self, measure: impl Fn(&Shown) -> Option<usize>) -> Option<Rc<Shown>> {
+    pub fn max_by_key<K: Ord>(&self, measure: impl Fn(&Shown) -> Option<K>) -> Option<Rc<Shown>> {
         let open = self.open.borrow();
         let measured = open.values().filter_map(|shown| Some((measure(shown)?, shown)));
-        measured.max_by_key(|(most, _)| *most).map(|(_, shown)| Rc::clone(shown))
+        measured.max_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, shown)| Rc::clone(shown))
     }
 
     /// Calls `look` with each, the oldest first.

@@ -219,7 +219,7 @@ impl<L: Local> Connection<L> {
             if sent && pause == Pause::Held && !gives_way {
                 continue;
             }
-            self.show()?;
+            self.show(pause)?;
             if gives_way {
                 give_way(task);
                 return Poll::Pending;
@@ -291,11 +291,12 @@ impl<L: Local> Connection<L> {
     }
 
     /// Shows the others how much is under way. An error if it is too much.
-    fn show(&self) -> std::io::Result<()> {
+    fn show(&self, pause: Pause) -> std::io::Result<()> {
         let Client { shown, session, progress, .. } = &self.client;
         shown.unexecuted.set(self.input.unexecuted());
         shown.unknown.set(!session.may(Need::Known));
         shown.stalled.set(!self.replies.output().is_empty());
+        shown.halted.set(pause == Pause::Input && !self.ending && self.input.large_bytes() > 0);
         self.shared.owe(shown, self.replies.room() + self.messages.len() + progress.room());
         if shown.is_cut_off() { Err(std::io::ErrorKind::QuotaExceeded.into()) } else { Ok(()) }
     }
@@ -393,10 +394,10 @@ impl<L: Local> Connection<L> {
         (self.ending, self.broken) = (true, true);
     }
 
-    /// Whether all connections together keep within their bound when this one's buffer grows.
+    /// Whether all connections together keep within their bound when this one's buffer grows; idle ones may be cut off for it.
     fn may_grow(&self) -> bool {
         let more = self.input.growth();
-        more == 0 || self.client.session.may(Need::Known) && self.shared.has_room_for(more)
+        more == 0 || self.client.session.may(Need::Known) && self.shared.make_room_for(more)
     }
 
     /// Reads once. Ready if something happened: bytes came, or the client's end was seen.
@@ -413,6 +414,7 @@ impl<L: Local> Connection<L> {
         self.count_input();
         if let Poll::Ready(Ok(())) = polled {
             self.input.filled(bytes);
+            self.client.shown.halted.end();
             count(&self.shared.counts.bytes_received, bytes as u64);
             self.ending |= bytes == 0;
         }

@@ -66,15 +66,17 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Operations of one connection that wait for their answer.
     pub in_flight: usize,
-    /// Bytes of the buffers into which large commands are read, of all connections together. A command for
-    /// which there is no room is refused, and its connection closed.
+    /// Bytes of the buffers into which large commands are read, of all connections together. For a command for which
+    /// there is no room whoever sent nothing more of its own for two seconds is cut off; if nobody did, the command is
+    /// refused, and its connection closed.
     pub large_input_bytes: usize,
     /// Bytes of messages on channels that a connection did not read; it is cut off when there are more.
     pub message_bytes: usize,
     /// Bytes of memory of what waits for the clients of all connections to read it. When it is more, connections are
     /// cut off, and nobody of them who reads.
     pub unsent_bytes: usize,
-    /// How long a client may take nothing of what waits for it before it is cut off.
+    /// How long a client may take nothing of what waits for it, or send nothing more of a large command, before it is cut
+    /// off.
     pub stall: Duration,
     /// How long a client may stay without a token while one is needed.
     pub introduction: Duration,

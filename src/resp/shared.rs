@@ -10,6 +10,9 @@ use super::unsent::Unsent;
 use super::{Limits, SWEEP};
 use crate::node::local::RespCounts;
 
+/// Sweeps without a byte after which an unfinished large command leaves its room to another one: two seconds.
+const HALTED_SWEEPS: u32 = 8;
+
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Shared {
@@ -29,7 +32,7 @@ pub struct Shared {
     max_large_input: usize,
     /// What waits for the clients to read.
     unsent: Unsent,
-    /// How long a client may take nothing of it.
+    /// How long a client may take nothing of it, or send nothing more of a large command.
     pub stall: Duration,
     introduction: Duration,
 }
@@ -86,9 +89,18 @@ impl Shared {
         self.clients.for_each(|shown| shown.mailbox.wake());
     }
 
-    /// Whether all buffers for commands together keep within their bound when one grows by so much.
-    pub const fn has_room_for(&self, more: usize) -> bool {
-        self.large_input.get() + more <= self.max_large_input
+    /// Whether all buffers for commands together keep within their bound when one grows by so much. Connections whose
+    /// clients sent nothing more of a large command for [`HALTED_SWEEPS`] are cut off for it, the longest idle first.
+    pub fn make_room_for(&self, more: usize) -> bool {
+        while self.large_input.get() + more > self.max_large_input {
+            let idle = |shown: &Shown| {
+                let sweeps = shown.halted.sweeps();
+                (sweeps >= HALTED_SWEEPS && !shown.is_cut_off()).then_some(sweeps)
+            };
+            let Some(victim) = self.clients.max_by_key(idle) else { return false };
+            self.cut(&victim, Cut::Stalled);
+        }
+        true
     }
 
     /// A connection's buffer for commands has so many bytes beyond its usual size now.
@@ -124,7 +136,8 @@ impl Shared {
             }
             // What a sweep found may have begun just before it.
             let longer = |sweeps: u32, than: Duration| SWEEP.saturating_mul(sweeps.saturating_sub(1)) >= than;
-            if shown.stalled.sweeps() > 0 && longer(shown.stalled.sweeps(), self.stall) {
+            let still = shown.stalled.sweeps().max(shown.halted.sweeps());
+            if still > 0 && longer(still, self.stall) {
                 self.cut(shown, Cut::Stalled);
             } else if shown.unknown.sweeps() > 0 && longer(shown.unknown.sweeps(), self.introduction) {
                 self.cut(shown, Cut::Stranger);
@@ -142,6 +155,7 @@ impl Shared {
         }
         if shown.is_cut_off() {
             self.unsent.show(shown, 0);
+            self.resize_input(shown, 0);
         }
         shown.mailbox.wake();
     }

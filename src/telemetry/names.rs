@@ -233,7 +233,7 @@ parts! {
         counter held_output = "kith_resp_held_output_total", "Times that a RESP connection waited because its client did not read its replies.";
         counter slow_listeners = "kith_resp_slow_listeners_total", "RESP connections cut off because they did not read the messages of their channels.";
         gauge unsent_bytes = "kith_resp_unsent_bytes", "Memory of the replies and messages that wait for RESP clients to read them.";
-        counter stalled = "kith_resp_stalled_total", "RESP connections cut off because their clients took nothing of what waited for them.";
+        counter stalled = "kith_resp_stalled_total", "RESP connections cut off because their clients took nothing of what waited for them, or sent nothing more of a large command.";
         counter evicted = "kith_resp_evicted_total", "RESP connections cut off because too much waited for all clients together.";
         counter unauthenticated = "kith_resp_unauthenticated_total", "RESP connections ended because their clients showed no token in time.";
     }

@@ -51,6 +51,53 @@ fn a_refusal_takes_nothing_from_the_account_of_large_commands() {
 }
 
 #[test]
+fn an_unfinished_large_command_of_which_nothing_more_comes_is_cut_off_and_a_small_one_is_not() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits { stall: Duration::ZERO, ..Limits::default() }).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let (mut small, mut held) = (port.connect().await, port.connect().await);
+        // What is complete waits for the disk.
+        relieve(&port, Some(0));
+        small.write_all(large_set(10_000).as_bytes()).await.unwrap();
+        held.write_all(format!("{}\r\n", large_set(60_000)).as_bytes()).await.unwrap();
+        until(|| counts.bytes_received.get() >= 70_000).await;
+        // It comes last, so whatever cuts it would have cut the others before.
+        let mut large = port.connect().await;
+        large.write_all(large_set(60_000).as_bytes()).await.unwrap();
+        until(|| counts.stalled.get() > 0 && counts.connections.get() == 2).await;
+        assert_eq!((counts.stalled.get(), counts.evicted.get()), (1, 0));
+        relieve(&port, None);
+        small.write_all(b"\r\n").await.unwrap();
+        expect(&mut small, "+OK\r\n").await;
+        expect(&mut held, "+OK\r\n").await;
+    });
+}
+
+#[test]
+fn the_room_of_large_commands_goes_to_who_sends_them() {
+    run(async {
+        let limits = Limits { large_input_bytes: 80_000, ..Limits::default() };
+        let port = Port::open(Place::Here, 1, limits).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut idle = port.connect().await;
+        idle.write_all(large_set(60_000).as_bytes()).await.unwrap();
+        until(|| counts.bytes_received.get() >= 60_000).await;
+        // It has some seconds to go on.
+        loop {
+            let mut next = port.connect().await;
+            _ = next.write_all(format!("{}\r\n", large_set(60_000)).as_bytes()).await;
+            let mut reply = vec![0; "+OK\r\n".len()];
+            if matches!(next.read_exact(&mut reply).await, Ok(_) if reply == *b"+OK\r\n") {
+                break;
+            }
+            assert_eq!(counts.stalled.get(), 0);
+        }
+        assert_eq!((counts.stalled.get(), counts.evicted.get()), (1, 0));
+        assert!(!matches!(idle.read(&mut [0; 1]).await, Ok(1..)), "it is told nothing");
+    });
+}
+
+#[test]
 fn broken_requests_are_answered_and_cut_off() {
     let cases: [(&[u8], &str); 5] = [
         (b"PING\r\n*x\r\n", "+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n"),
