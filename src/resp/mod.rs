@@ -73,7 +73,7 @@ pub struct Limits {
     /// Bytes of messages on channels that a connection did not read; it is cut off when there are more.
     pub message_bytes: usize,
     /// Bytes of memory of what waits for the clients of all connections to read it. When it is more, connections are
-    /// cut off, and nobody of them who reads.
+    /// cut off that have more than an equal part of it, those first whose clients read nothing.
     pub unsent_bytes: usize,
     /// How long a client may take nothing of what waits for it, or send nothing more of a large command, before it is cut
     /// off.

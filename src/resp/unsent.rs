@@ -5,13 +5,15 @@
 //! - While more than half of the bound waits for clients, what a connection may leave unread shrinks to
 //!   [`SCARCE_BYTES`]. Waiting takes nothing back, and who reads does not notice.
 //! - When the bound is exceeded, connections are cut until it is not. Candidates are those that have more than an equal
-//!   part of the bound, so what takes little is never cut for what takes much. Of them goes the one with the greatest
-//!   product of bytes and time since its client had read everything; the time counts up to [`OLDEST_SWEEPS`], so that a
-//!   client that reads a large reply slowly is not worse off for ever.
+//!   part of the bound, so what takes little is never cut for what takes much. Of them go first those whose clients took
+//!   nothing between two sweeps; of these, and of the others if there are none, the one with the greatest product of
+//!   bytes and time since its client had read everything. The time counts up to [`OLDEST_SWEEPS`], so that a client that
+//!   reads a large reply slowly is not worse off for ever.
 //! - A client that takes nothing for a while of what could be sent is cut off ([`Limits::stall`]).
 //!
-//! So a client that reads as fast as it asks owes nothing, and nobody can have it cut. Only what a socket did not take
-//! at once counts. Invariant: the sum is that of what the connections show, and after each of their turns within the bound.
+//! So a client that has read what it asked for owes nothing, and nobody can have it cut. One that is in the middle of a
+//! reply of more than an equal part can be cut though it reads, but not for one that has as much and does not. What counts
+//! is what a socket did not take at once, and what a command has gathered. Invariant: the sum is that of what the connections show, and after each of their turns within the bound.
 //!
 //! [`Limits::stall`]: super::Limits::stall
 
@@ -66,7 +68,7 @@ impl Unsent {
         clients.max_by_key(|shown| {
             let bytes = shown.unsent.get();
             let sweeps = 1 + shown.owing.sweeps().min(OLDEST_SWEEPS) as usize;
-            (bytes > part).then(|| bytes.saturating_mul(sweeps))
+            (bytes > part).then(|| (shown.stalled.sweeps() > 0, bytes.saturating_mul(sweeps)))
         })
     }
 }
@@ -109,6 +111,21 @@ mod tests {
             let at = found.map(|found| shown.iter().position(|shown| Rc::ptr_eq(shown, &found)).unwrap());
             assert_eq!(at, victim, "{owing:?}");
         }
+    }
+
+    #[test]
+    fn who_takes_nothing_goes_before_who_takes_some_of_more() {
+        let unsent = Unsent::new(1_000);
+        let (clients, shown) = clients(&unsent, &[(900, 9), (550, 0)]);
+        let is_victim =
+            |at: usize| unsent.victim(&clients).is_some_and(|found| Rc::ptr_eq(&found, &shown[at]));
+        assert!(is_victim(0));
+        shown[1].stalled.set(true);
+        assert!(is_victim(0), "it may have begun just now");
+        shown[1].sweep();
+        assert!(is_victim(1));
+        shown[1].stalled.end();
+        assert!(is_victim(0), "it took something");
     }
 
     #[test]
