@@ -38,9 +38,9 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Bytes of memory of the keys that were found.
-    pub const fn room(&self) -> usize {
-        self.keys.len()
+    /// Bytes of memory of the keys that were found, and of the page that is looked at.
+    pub fn room(&self) -> usize {
+        self.keys.len() + rows_room(&self.page)
     }
 
     /// The keys that were found.
@@ -58,6 +58,11 @@ impl Listing {
     pub const fn has_begun(&self) -> bool {
         self.over || self.after.is_some()
     }
+}
+
+/// Bytes of memory of rows.
+pub fn rows_room(rows: &[Row]) -> usize {
+    rows.iter().map(|row| size_of::<Row>() + row.bytes()).sum()
 }
 
 /// SCAN cursor \[MATCH pattern\] \[COUNT count\] \[TYPE type\]

@@ -80,9 +80,19 @@ impl Progress {
         self.next == 0
     }
 
-    /// Bytes of memory of what a command has found that its reply will tell.
-    pub const fn room(&self) -> usize {
-        self.listing.room()
+    /// Bytes of memory of what a command has found and was answered before its end.
+    pub fn room(&self) -> usize {
+        let of_record =
+            |record: &Option<Record>| record.as_ref().map_or(0, |record| record.view().bytes().len());
+        let answered = match &self.asked {
+            Asked::Answered(Outcome::Page(page)) => listing::rows_room(&page.rows),
+            Asked::Answered(Outcome::Found(record)) => of_record(record),
+            Asked::Answered(Outcome::Modified(modified)) => of_record(&modified.record),
+            Asked::Nothing
+            | Asked::Waiting
+            | Asked::Answered(Outcome::Stored(_) | Outcome::Copies(_) | Outcome::Failed(_)) => 0,
+        };
+        self.listing.room() + of_record(&self.moved) + answered
     }
 
     /// Whether a command is held back that has asked or done something already.

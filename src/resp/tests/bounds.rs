@@ -379,6 +379,40 @@ fn what_waits_for_all_clients_together_is_bounded_and_who_reads_does_not_pay_for
 }
 
 #[test]
+fn what_a_command_has_gathered_counts_until_it_is_answered() {
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let counts = Rc::clone(&port.fake.0.borrow().counts);
+        let mut stream = port.connect().await;
+        put_large(&port, "from", 1 << 20);
+        port.fake.0.borrow_mut().held = true;
+        stream.write_all(b"RENAME from to\r\n").await.unwrap();
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        assert_eq!(counts.unsent_bytes.get(), 0);
+        // The source has come, and waits for the disk.
+        relieve(&port, Some(0));
+        port.fake.0.borrow_mut().held = false;
+        until(|| counts.unsent_bytes.get() >= 1 << 20).await;
+        // It is on its way to its other name.
+        port.fake.0.borrow_mut().held = true;
+        relieve(&port, None);
+        until(|| !port.fake.0.borrow().pending.is_empty()).await;
+        assert!(counts.unsent_bytes.get() >= 1 << 20);
+        port.fake.0.borrow_mut().held = false;
+        expect(&mut stream, "+OK\r\n").await;
+        until(|| counts.unsent_bytes.get() == 0).await;
+        for n in 10..30 {
+            put_large(&port, &format!("{}{n}", "a".repeat(4_000)), 1);
+        }
+        // Comparing takes several turns, and nothing matches.
+        stream.write_all(format!("KEYS *{}b\r\n", "a".repeat(254)).as_bytes()).await.unwrap();
+        until(|| counts.unsent_bytes.get() >= 40_000).await;
+        expect(&mut stream, "*0\r\n").await;
+        until(|| counts.unsent_bytes.get() == 0).await;
+    });
+}
+
+#[test]
 fn connections_leave_little_unread_while_room_is_scarce() {
     run(async {
         for (unsent_bytes, least, most) in [(100 << 20, 100_000, 4 << 20), (20 << 20, 0, 100_000)] {
