@@ -17,8 +17,7 @@ use super::local::{Mailbox, RespCounts};
 use super::publish::{Asked, Counts};
 use crate::config::MemberConfig;
 use crate::engine::operation::Completion;
-use crate::engine::{self, CheckpointStep, Engine, Mode};
-use crate::model::limits::MAX_VALUE_BYTES;
+use crate::engine::{self, CheckpointStep, Engine};
 use crate::model::settings::Sync;
 use crate::model::{MemberId, Now};
 use crate::protocol::introduction::ClusterFacts;
@@ -28,8 +27,6 @@ use crate::transport::{FrameKind, LinkWriter};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -66,8 +63,6 @@ pub(super) struct Core {
     pub(super) cluster: Option<ClusterFacts>,
     pub(super) counts: Counts,
     pub(super) watching: super::watch::Outlet,
-    /// Where the services' runtime is told [`Self::max_value_bytes`].
-    pub(super) told_value_bytes: Arc<AtomicUsize>,
     /// What was damaged or lost on the disk since the start, for people.
     pub(super) problems: Vec<String>,
     /// Damage that was told, to tell the next.
@@ -120,7 +115,6 @@ impl Core {
             cluster,
             counts: Counts::default(),
             watching: super::watch::Outlet::default(),
-            told_value_bytes: Arc::default(),
             problems: Vec::new(),
             told_damaged: 0,
             told_lost_syncs: 0,
@@ -229,14 +223,6 @@ impl Core {
         self.hand_on_changes();
         self.wake_waiting();
         Ok(self.engine.wants_turn())
-    }
-
-    /// Bytes that a value may have; the most that any may while the settings may be others than the cluster's.
-    pub(super) fn max_value_bytes(&self) -> usize {
-        match self.engine.mode() {
-            Mode::Serving => usize::try_from(self.engine.settings().max_value_bytes).unwrap_or(usize::MAX),
-            _ => MAX_VALUE_BYTES,
-        }
     }
 
     /// Appends the turn's bytes to the journal in one write.

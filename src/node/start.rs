@@ -314,6 +314,7 @@ async fn serve(
     let address = advertised(&config.advertise_peers, acceptor.local_address().map_err(unheard)?);
     let http_address = advertised(&config.advertise_http, http.local_addr().map_err(unheard)?);
     let mut view = View::new(address, http_address, links.incoming.clone());
+    view.told_value_bytes = told_value_bytes;
     let front = (fronts.shared)(http, handle, guard.clone(), telemetry.clone(), shutdown.clone());
     let mut http_front = Some(services.spawn(front));
 
@@ -335,7 +336,6 @@ async fn serve(
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());
     core.problems = opened.problems;
     core.watching.connect(outlet);
-    core.told_value_bytes = told_value_bytes;
     let shared =
         Rc::new(Shared::new(core, clock, config, credentials, (publisher, guard.clone()), disk, view));
     shared.publish_tokens(&shared.core.borrow());

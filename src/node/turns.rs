@@ -5,10 +5,21 @@ use super::NodeError;
 use super::core::{Core, Shared};
 use super::disks::DiskAnswer;
 use crate::engine::{self, Mode};
+use crate::model::limits::MAX_VALUE_BYTES;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
+
+impl Core {
+    /// Bytes that a value may have; the most that any may while the settings may be others than the cluster's.
+    pub(super) fn max_value_bytes(&self) -> usize {
+        match self.engine.mode() {
+            Mode::Serving => usize::try_from(self.engine.settings().max_value_bytes).unwrap_or(usize::MAX),
+            _ => MAX_VALUE_BYTES,
+        }
+    }
+}
 
 impl Shared {
     /// The flusher: ends a turn whenever one was begun.
@@ -30,7 +41,8 @@ impl Shared {
                 let mut core = self.core.borrow_mut();
                 let turned = core.turn(&self.clock);
                 self.publish_tokens(&core);
-                core.told_value_bytes.store(core.max_value_bytes(), Ordering::Relaxed);
+                let told = &self.view.borrow().told_value_bytes;
+                told.store(core.max_value_bytes(), Ordering::Relaxed);
                 (turned, std::mem::take(&mut core.engine.lanes.membership_changed))
             };
             if changed {

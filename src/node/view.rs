@@ -8,6 +8,7 @@ use crate::gossip::{self, Gossip, Pulses};
 use crate::model::MemberId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -40,6 +41,8 @@ pub(super) struct View {
     pub(super) silent_seeds: BTreeSet<String>,
     /// Seeds that did not let this member in when they were asked last, and why.
     pub(super) refusing_seeds: BTreeMap<String, String>,
+    /// Where the services' runtime is told how many bytes a value may have.
+    pub(super) told_value_bytes: Arc<AtomicUsize>,
     /// This member's part in the creation of its cluster.
     pub(super) creating: Creating,
     /// The member that says that this one was removed.
@@ -70,6 +73,7 @@ impl View {
             callers: BTreeSet::new(),
             silent_seeds: BTreeSet::new(),
             refusing_seeds: BTreeMap::new(),
+            told_value_bytes: Arc::default(),
             creating: Creating::default(),
             expelled_by: None,
             outdated: None,

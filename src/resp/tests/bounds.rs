@@ -87,7 +87,7 @@ fn the_room_of_large_commands_goes_to_who_sends_them() {
             let mut next = port.connect().await;
             _ = next.write_all(format!("{}\r\n", large_set(60_000)).as_bytes()).await;
             let mut reply = vec![0; "+OK\r\n".len()];
-            if matches!(next.read_exact(&mut reply).await, Ok(_) if reply == *b"+OK\r\n") {
+            if next.read_exact(&mut reply).await.is_ok() && reply == *b"+OK\r\n" {
                 break;
             }
             assert_eq!(counts.stalled.get(), 0);
