@@ -139,6 +139,9 @@ fn listed(names: &[String]) -> String {
 #[must_use]
 pub fn trusting(pem: &[u8]) -> Option<ClientConfig> {
     let named = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().ok()?;
+    if named.is_empty() {
+        return None;
+    }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(named.iter().filter(|named| is_authority(named)).cloned());
     let is_alone = roots.is_empty();
