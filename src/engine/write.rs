@@ -185,7 +185,7 @@ impl Engine {
     }
 
     /// Who stamps: this member if it is a complete owner with a right clock that stays, else the first owner like
-    /// that; then the same of owners that are not complete, then any owner, then this member, which holds the write
+    /// that which takes writes now; then the same of owners that are not complete, then any owner, then this member, which holds the write
     /// for its owners. An increment extends what it finds, so only complete owners take it; and a write before it goes
     /// the same way, lest it be stamped elsewhere and replace what was counted after it. `None` while there is none, or
     /// while nobody's clock was heard.
@@ -212,11 +212,16 @@ impl Engine {
         let others =
             || preferred(set).filter_map(|owner| self.peer(owner.member)).filter(|p| p.is_reachable());
         let complete = || others().filter(|peer| peer.is_complete(partition, digest));
-        if let Some(owner) = self.first_right(complete) {
-            return Some(owner);
-        }
         if counts {
-            return if is_complete { Some(me) } else { complete().next().map(|peer| peer.member) };
+            let anybody = || if is_complete { Some(me) } else { complete().next().map(|peer| peer.member) };
+            return self.first_right(complete).or_else(anybody);
+        }
+        // A value waits for no complete owner that can't take it now.
+        let takes_now = |peer: &&Peer| {
+            self.now.mono_us >= peer.not_ready_until_us && !peer.unresponsive && self.has_right_clock(peer)
+        };
+        if let Some(owner) = complete().find(takes_now) {
+            return Some(owner.member);
         }
         if stamps {
             return Some(me);

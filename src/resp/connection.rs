@@ -237,11 +237,15 @@ impl<L: Local> Connection<L> {
             return;
         }
         let is_known = session.may(Need::Known);
+        let is_late = shown.cut.get() == Some(Cut::Stranger);
+        if is_late {
+            shown.cut.set(None);
+        }
         let is_deaf = |collection: &str| !session.may_read(collection);
         if listening.collections().any(is_deaf) || !is_known && !listening.is_empty() {
             listen::revoke(&mut self.context(wall_ms));
             self.broken = true;
-        } else if shown.cut.take() == Some(Cut::Stranger) && !is_known && progress.is_between() {
+        } else if is_late && !is_known && progress.is_between() {
             count(&self.shared.counts.unauthenticated, 1);
             self.replies
                 .refused(|out| out.error("NOAUTH", b"Authentication required, and none came in time."));

@@ -67,6 +67,16 @@ impl Input {
                 self.data = vec![0; USUAL_BYTES];
             }
         }
+        if self.start > 0 && self.large_bytes() > 0 && self.unexecuted() <= USUAL_BYTES - LEAST_ROOM {
+            // The large command has gone, and what came with its end needs no large buffer.
+            let mut usual = vec![0; USUAL_BYTES];
+            let rest = self.data.get(self.start..self.end).unwrap_or_default();
+            if let Some(place) = usual.get_mut(..rest.len()) {
+                place.copy_from_slice(rest);
+            }
+            (self.start, self.end) = (0, rest.len());
+            self.data = usual;
+        }
         if self.start > 0 && self.data.len() - self.end < LEAST_ROOM {
             self.data.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -131,6 +141,19 @@ mod tests {
         assert_eq!(input.large_bytes(), input.data.len() - USUAL_BYTES);
         assert_eq!(feed(&mut input, b"\r\nPING\r\n"), 2);
         assert_eq!(input.room().len(), USUAL_BYTES);
+    }
+
+    #[test]
+    fn the_beginning_of_the_next_command_keeps_no_large_buffer() {
+        let mut input = Input::default();
+        let mut large = b"*1\r\n$100000\r\n".to_vec();
+        large.resize(large.len() + 100_000, b'x');
+        large.extend_from_slice(b"\r\n*1\r\n$4\r\nPI");
+        assert_eq!(feed(&mut input, &large), 1);
+        assert!(input.large_bytes() > 0);
+        assert_eq!((input.room().len() + input.unexecuted(), input.large_bytes()), (USUAL_BYTES, 0));
+        assert_eq!(feed(&mut input, b"NG\r\n"), 1);
+        assert_eq!(input.unexecuted(), 0);
     }
 
     #[test]

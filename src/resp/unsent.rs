@@ -68,7 +68,7 @@ impl Unsent {
         clients.max_by_key(|shown| {
             let bytes = shown.unsent.get();
             let sweeps = 1 + shown.owing.sweeps().min(OLDEST_SWEEPS) as usize;
-            (bytes > part).then(|| (shown.stalled.sweeps() > 0, bytes.saturating_mul(sweeps)))
+            (bytes > part).then(|| (shown.stalled.sweeps() > 1, bytes.saturating_mul(sweeps)))
         })
     }
 }
@@ -122,6 +122,8 @@ mod tests {
         assert!(is_victim(0));
         shown[1].stalled.set(true);
         assert!(is_victim(0), "it may have begun just now");
+        shown[1].sweep();
+        assert!(is_victim(0), "so it may still have");
         shown[1].sweep();
         assert!(is_victim(1));
         shown[1].stalled.end();
