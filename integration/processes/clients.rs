@@ -200,12 +200,7 @@ async fn wait_counts_no_owner_that_is_stopped_or_dead_until_it_is_back() {
 #[tokio::test]
 async fn increments_by_resp_on_both_sides_of_a_cut_all_count_after_it() {
     const EACH: usize = 50;
-    let mut group = Group::empty().await;
-    group.add_together(3, &Plan::default());
-    let wires = Wires::between(&mut group).await;
-    group.start();
-    wires.learn(&group);
-    group.until_ready().await;
+    let (group, wires) = Wires::ready(3).await;
     let mut streams = Vec::new();
     for member in &group.members {
         streams.push(TcpStream::connect(member.resp).await.unwrap());

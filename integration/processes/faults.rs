@@ -125,12 +125,7 @@ async fn with_one_of_two_owners_dead_available_goes_on_and_quorum_and_all_tell_w
 
 #[tokio::test]
 async fn a_member_that_was_cut_off_loudly_silently_one_way_or_now_and_then_catches_up_and_so_do_the_others() {
-    let mut group = Group::empty().await;
-    group.add_together(3, &Plan::default());
-    let wires = Wires::between(&mut group).await;
-    group.start();
-    wires.learn(&group);
-    group.until_ready().await;
+    let (group, wires) = Wires::ready(3).await;
     let mut model = import(&group[0].client(), "before", 300).await;
     for (round, cut) in [Cut::Loud, Cut::Silent, Cut::OneWay].into_iter().enumerate() {
         wires.cut(cut, &["member3"]);

@@ -235,12 +235,7 @@ async fn a_dead_member_is_removed_by_a_majority_told_so_when_it_returns_and_rejo
 
 #[tokio::test]
 async fn of_two_sides_of_a_cut_only_a_live_majority_removes_members_of_the_other() {
-    let mut group = Group::empty().await;
-    group.add_together(4, &Plan::default());
-    let wires = Wires::between(&mut group).await;
-    group.start();
-    wires.learn(&group);
-    group.until_ready().await;
+    let (group, wires) = Wires::ready(4).await;
     let mut model = import(&group[0].client(), "before", 300).await;
     let sees_dead = async |pairs: &[(usize, usize)]| {
         for (one, other) in pairs {

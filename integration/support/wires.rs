@@ -10,7 +10,7 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-use super::members::{Group, PATIENCE, free_address, until};
+use super::members::{Group, PATIENCE, Plan, free_address, until};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -45,6 +45,17 @@ pub struct Wires {
 }
 
 impl Wires {
+    /// So many members that form a cluster through proxies, ready.
+    pub async fn ready(members: usize) -> (Group, Self) {
+        let mut group = Group::empty().await;
+        group.add_together(members, &Plan::default());
+        let wires = Self::between(&mut group).await;
+        group.start();
+        wires.learn(&group);
+        group.until_ready().await;
+        (group, wires)
+    }
+
     /// Puts a proxy before every member of a group that was not started yet: seeds and advertised
     /// addresses become the proxies'.
     pub async fn between(group: &mut Group) -> Self {
