@@ -17,11 +17,14 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use std::sync::Arc;
 use std::time::Instant;
 
-/// What handlers share.
-#[derive(Clone)]
-pub(super) struct Shared {
+/// What handlers share. Every request clones it more than once on its way.
+pub(super) type Shared = Arc<Parts>;
+
+/// See [`Shared`].
+pub(super) struct Parts {
     pub(super) handle: Handle,
     pub(super) access: Access,
     pub(super) telemetry: Telemetry,
@@ -72,7 +75,7 @@ Errors are {\"error\": \"code\", \"message\": \"what happened and what to do\"}.
 pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Router {
     let bodies = BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY);
     let answers = AnswerRoom::new(MAX_ANSWER_BYTES_IN_MEMORY);
-    let shared = Shared { handle, access, telemetry: telemetry.clone(), bodies, answers };
+    let shared = Arc::new(Parts { handle, access, telemetry, bodies, answers });
     Router::new()
         .route("/", get(async || INDEX))
         .route("/v1/kv/{collection}", get(listing::list))
@@ -101,8 +104,8 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
         .method_not_allowed_fallback(no_method)
         // Each handler states its own limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(shared.clone(), access::admit))
-        .layer(middleware::from_fn_with_state(telemetry, attend))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), access::admit))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), attend))
         .with_state(shared)
 }
 
@@ -155,7 +158,7 @@ fn route_of(path: &str) -> &'static str {
 
 /// Bounds a request's time and counts it.
 async fn attend(
-    State(telemetry): State<Telemetry>,
+    State(shared): State<Shared>,
     ConnectInfo(arrival): ConnectInfo<Arrival>,
     request: Request,
     next: Next,
@@ -172,7 +175,7 @@ async fn attend(
         .into_response(),
     };
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    telemetry.metrics().http.record(route, response.status().as_u16(), micros);
+    shared.telemetry.metrics().http.record(route, response.status().as_u16(), micros);
     arrival.turns.end();
     response
 }
