@@ -268,7 +268,7 @@ impl Core {
     }
 
     fn sync(&mut self, now_us: u64) {
-        self.disks.sync();
+        self.disks.sync(self.engine.settings().sync == Sync::Always);
         self.last_sync_us = now_us;
         self.counts.sync_asked(self.engine.positions().written, now_us);
     }

@@ -69,6 +69,8 @@ pub(super) enum DiskAnswer {
 #[derive(Debug, Default)]
 struct Wanted {
     sync: bool,
+    /// Whether space should be prepared behind the sync.
+    ahead: bool,
     stop: bool,
 }
 
@@ -115,9 +117,11 @@ impl Disks {
         Ok((Self { state, jobs: Some(jobs), threads: vec![sync, store] }, receiver))
     }
 
-    /// Asks for a sync of everything that is written by now.
-    pub(super) fn sync(&self) {
+    /// Asks for a sync of everything that is written by now. `ahead` tells that somebody waits for it and for those that come
+    /// next: space that was prepared makes them faster, but appends may have to wait while it is.
+    pub(super) fn sync(&self, ahead: bool) {
         let mut wanted = self.state.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.ahead |= ahead;
         if !std::mem::replace(&mut wanted.sync, true) {
             self.state.changed.notify_one();
         }
@@ -160,13 +164,13 @@ impl Drop for Disks {
 
 fn sync_loop(state: &SyncState, syncer: &Syncer<OsDisk>, answers: &answers::UnboundedSender<DiskAnswer>) {
     loop {
-        let stop = {
+        let (stop, ahead) = {
             let wanted = state.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let idle = |wanted: &mut Wanted| !wanted.sync && !wanted.stop;
             let waited = state.changed.wait_while(wanted, idle);
             let mut wanted = waited.unwrap_or_else(PoisonError::into_inner);
             wanted.sync = false;
-            wanted.stop
+            (wanted.stop, std::mem::take(&mut wanted.ahead))
         };
         match syncer.sync() {
             Ok(position) => {
@@ -182,7 +186,7 @@ fn sync_loop(state: &SyncState, syncer: &Syncer<OsDisk>, answers: &answers::Unbo
         if stop {
             return;
         }
-        if let Err(error) = syncer.prepare() {
+        if ahead && let Err(error) = syncer.prepare() {
             _ = answers.send(DiskAnswer::Fatal(error));
             return;
         }

@@ -461,7 +461,7 @@ async fn stop(
                 let core = shared.core.borrow();
                 let positions = core.engine.positions();
                 if positions.synced < positions.written {
-                    core.disks.sync();
+                    core.disks.sync(false);
                 }
                 core.engine.is_idle() && positions.synced >= positions.written
             };

@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Memory that the buffer of appends keeps between turns.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
-/// Zeros are written in steps of this size, so that an append never waits long.
-const ZEROS_BYTES: usize = 1 << 20;
+/// Zeros are written in steps of this size, so that an append never waits long for the file.
+const ZEROS_BYTES: usize = 128 << 10;
 const APPENDING: &str = "appending to the journal";
 const ROTATING: &str = "starting a journal segment";
 const SYNCING: &str = "syncing the journal";

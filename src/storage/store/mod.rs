@@ -29,7 +29,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The file's name.
 pub const STORE_FILE: &str = "records.redb";
@@ -217,7 +217,7 @@ impl<D: Disk> Store<D> {
             Err(error) => return Err(failed(error)),
         };
         let file = self.disk.open(STORE_FILE, true).map_err(failed)?;
-        let backend = Backend { file, access: Arc::clone(&self.access) };
+        let backend = Backend { file, access: Arc::clone(&self.access), unsynced: AtomicUsize::new(0) };
         let (database, totals) = open_database(backend, self.cache_bytes)?;
         if fresh {
             self.disk.sync_dir().map_err(failed)?;
@@ -394,6 +394,10 @@ fn from_redb<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> Storage
     }
 }
 
+/// Redb writes a whole checkpoint before it syncs. A disk that has so much to do at once lets the journal's syncs
+/// wait until all of it is done; so it is given to the disk in pieces.
+const MOST_UNSYNCED_BYTES: usize = 4 << 20;
+
 /// All is passed on to the file.
 const OPEN: u8 = 0;
 /// Writes are let fall: redb checks the file, and what it would repair must stay as it is.
@@ -407,6 +411,8 @@ const SHUT: u8 = 2;
 struct Backend<F> {
     file: F,
     access: Arc<AtomicU8>,
+    /// Bytes that were written since the last sync.
+    unsynced: AtomicUsize,
 }
 
 impl<F> Backend<F> {
@@ -439,10 +445,14 @@ impl<F: File> redb::StorageBackend for Backend<F> {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
         self.change(File::sync_data)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.unsynced.fetch_add(bytes.len(), Ordering::Relaxed) >= MOST_UNSYNCED_BYTES {
+            self.sync_data()?;
+        }
         self.change(|file| file.write(offset, bytes))
     }
 }

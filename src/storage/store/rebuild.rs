@@ -11,7 +11,7 @@ use super::{
 };
 use crate::storage::error::StorageError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 const FRESH_FILE: &str = "records.redb.new";
 const REBUILDING: &str = "rebuilding the record store";
@@ -52,7 +52,7 @@ impl<D: Disk> Store<D> {
         let failed = |error| StorageError::from_io(REBUILDING, error);
         let file = self.disk.open(FRESH_FILE, true).map_err(failed)?;
         file.set_len(0).map_err(failed)?;
-        let backend = Backend { file, access: Arc::new(AtomicU8::new(OPEN)) };
+        let backend = Backend { file, access: Arc::new(AtomicU8::new(OPEN)), unsynced: AtomicUsize::new(0) };
         let (database, _) = open_database(backend, self.cache_bytes)?;
         let journal_from = self.totals.journal_from;
         guarded(|| {
