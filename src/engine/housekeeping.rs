@@ -1,7 +1,9 @@
 //! What is due with time: deadlines, hints, expiry, eviction, copies, and comparing what all must know.
 
 use super::Engine;
+use super::membership::DISAGREE_US;
 use super::peer::Link;
+use crate::model::MemberId;
 use crate::protocol::message::{Message, Notice};
 
 /// Slots that are looked at for expiry at a time; four times as many for eviction.
@@ -46,18 +48,31 @@ impl Engine {
         u64::try_from(self.records.trees.system().root() >> 64).unwrap_or_default()
     }
 
-    /// Tells all peers what roster and settings are here. A change reaches every member by itself; what
+    /// Exchanges roster and settings with peers whose placement stays another one, and tells all peers now and then what they
+    /// are here. A change reaches every member by itself; what
     /// was under way when its author was lost does not.
     fn compare_system(&mut self) {
-        if self.now.mono_us < self.compare_system_us {
+        let now = self.now.mono_us;
+        let is_due = |since: u64| now >= since.saturating_add(DISAGREE_US);
+        let disagree = self.peers.iter().filter(|peer| peer.disagrees_since_us.is_some_and(is_due));
+        for member in disagree.map(|peer| peer.member).collect::<Vec<_>>() {
+            self.exchange_system(member);
+        }
+        if now < self.compare_system_us {
             return;
         }
         self.compare_system_us = self.now.mono_us + COMPARE_SYSTEM_US;
-        let message = Message::Notice(Notice::System { digest: self.system_digest() });
         let members: Vec<_> = self.linked().collect();
         for member in members {
-            self.send_message(member, &message);
+            self.tell_system(member);
         }
+    }
+
+    /// Tells a peer what roster and settings are here: whoever has others exchanges them. On a new link no more is said, for all
+    /// of them on each link would be the square of the members' number when a member starts.
+    pub(super) fn tell_system(&mut self, member: MemberId) {
+        let message = Message::Notice(Notice::System { digest: self.system_digest() });
+        self.send_message(member, &message);
     }
 
     /// Expiry and eviction, a bounded part of the table at a time.

@@ -24,6 +24,9 @@ use std::sync::Arc;
 
 /// Microseconds between two exchanges of system records with one peer.
 pub(super) const EXCHANGE_US: u64 = 200_000;
+/// Microseconds for which a peer's placement may be another one before system records are exchanged for it: what changed comes
+/// to both by itself, mostly.
+pub(super) const DISAGREE_US: u64 = 50_000;
 /// The token of writes that nobody waits for.
 pub const NOBODY: u64 = u64::MAX;
 
@@ -154,7 +157,7 @@ impl Engine {
         self.placement_position = self.end();
         self.lanes.sync = true;
         for peer in &mut self.peers {
-            peer.exchange_after_us = 0;
+            (peer.exchange_after_us, peer.disagrees_since_us) = (0, None);
         }
         self.rebase_hints(&before);
         self.rebase_writes();

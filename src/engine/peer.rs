@@ -69,6 +69,8 @@ pub(super) struct Peer {
     pub(super) linked_incarnation: u64,
     /// What it said of its lives' journals.
     pub(super) ends: Ends,
+    /// Since when its frames tell another placement, in microseconds.
+    pub(super) disagrees_since_us: Option<u64>,
     /// A roster exchange is under way; not again before this time in microseconds.
     pub(super) exchange_after_us: u64,
     /// It refused records: no hints before this time in microseconds.
@@ -97,6 +99,7 @@ impl Peer {
             life: None,
             linked_incarnation: 0,
             ends: Ends::default(),
+            disagrees_since_us: None,
             exchange_after_us: 0,
             hints_after_us: 0,
             compared: Compared::default(),

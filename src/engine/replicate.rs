@@ -51,7 +51,7 @@ impl Engine {
             peer.link = Some(Link::new(link, checkpoint));
             peer.dead = false;
             peer.unresponsive = false;
-            peer.exchange_after_us = 0;
+            (peer.exchange_after_us, peer.disagrees_since_us) = (0, None);
             peer.linked_us = self.now.mono_us;
             let incarnation = peer.life.map_or(0, |(incarnation, _)| incarnation);
             // What it said in a former life it does not vouch for in this one, until it says so again.
@@ -61,7 +61,7 @@ impl Engine {
         }
         self.compare_soon(member);
         self.hints.rewind(member);
-        self.exchange_system(member);
+        self.tell_system(member);
         // Before the hints: whoever lost what it had acknowledged must not have caught up without it.
         self.remind(member);
         self.greet_with_hints(member);
@@ -177,9 +177,6 @@ impl Engine {
                 }
             }
         }
-        if !same_placement {
-            self.exchange_system(member);
-        }
         Ok(())
     }
 
@@ -187,11 +184,13 @@ impl Engine {
         self.note_clock(member, header.wall_ms, header.time);
         self.remember_position(member, header.durable);
         let agrees = header.placement == self.placement.digest();
-        let mut agreed_again = false;
+        let (mut agreed_again, now) = (false, self.now.mono_us);
         if let Some(peer) = self.peer_mut(member) {
-            agreed_again = agrees && peer.exchange_after_us > 0;
-            if agreed_again {
-                peer.exchange_after_us = 0;
+            if agrees {
+                agreed_again = peer.exchange_after_us > 0 || peer.disagrees_since_us.is_some();
+                (peer.exchange_after_us, peer.disagrees_since_us) = (0, None);
+            } else {
+                peer.disagrees_since_us.get_or_insert(now);
             }
         }
         if agreed_again {

@@ -61,6 +61,8 @@ pub(in crate::engine) struct World {
     pub(in crate::engine) questions: Vec<(usize, Compare)>,
     /// What was answered to comparisons, and by whom.
     pub(in crate::engine) compared: Vec<(usize, Compared)>,
+    /// Times that a member sent its whole roster and settings.
+    exchanged: usize,
 }
 
 impl World {
@@ -104,6 +106,7 @@ impl World {
             pages_left: usize::MAX,
             questions: Vec::new(),
             compared: Vec::new(),
+            exchanged: 0,
         }
     }
 
@@ -191,6 +194,9 @@ impl World {
             match message::decode(message.unwrap()).unwrap() {
                 Message::Request(_, Request::Compare(question)) => self.questions.push((from, question)),
                 Message::Reply(_, Reply::Compared(compared)) => self.compared.push((from, compared)),
+                Message::Request(_, Request::System { .. }) | Message::Reply(_, Reply::System { .. }) => {
+                    self.exchanged += 1;
+                }
                 _ => {}
             }
         }
@@ -245,6 +251,77 @@ impl World {
             self.pages_left = self.pages_a_tick;
             self.carry();
         }
+    }
+}
+
+/// Three members, all linked.
+fn linked() -> World {
+    let mut world = World::new(2, 20);
+    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+        world.link(one, other);
+    }
+    world.carry();
+    world
+}
+
+#[test]
+fn members_that_know_the_same_roster_do_not_send_it_when_they_link() {
+    let mut world = linked();
+    world.cut(0, 1);
+    world.link(0, 1);
+    world.pass(10_000);
+    assert_eq!(world.exchanged, 0);
+}
+
+#[test]
+fn a_change_that_reaches_all_by_itself_sends_no_whole_roster() {
+    let mut world = linked();
+    world.pass(10_000);
+    let entry = RosterEntry { state: MemberState::Leaving, ..entry(2) };
+    world.engines[0].write_roster_entry(entry.id(), &entry);
+    world.carry();
+    world.pass(100);
+    assert_eq!(world.exchanged, 0);
+    let digest = world.engines[0].placement().digest();
+    assert!(world.engines.iter().all(|engine| engine.placement().digest() == digest));
+}
+
+#[test]
+fn a_change_that_a_member_never_heard_of_reaches_it_from_whoever_disagrees_with_it() {
+    let mut world = linked();
+    world.pass(10_000);
+    isolate(&mut world, 0);
+    let other = RosterEntry { state: MemberState::Leaving, ..entry(2) };
+    // As if its author had been lost before it had told the third one.
+    let mut author = World::new(2, 0);
+    author.engines[0].write_roster_entry(other.id(), &other);
+    author.engines[0].end_turn();
+    let system = author.engines[0].system_records();
+    world.engines[1].take_system(&system);
+    world.pass(500);
+    let knows =
+        |engine: &Engine| engine.roster().get(other.id()).unwrap().entry.state == MemberState::Leaving;
+    assert!(world.engines[1..].iter().all(knows));
+}
+
+#[test]
+fn who_has_other_settings_than_a_peer_exchanges_them_with_the_first_frames_of_their_link() {
+    for changes in 0..2 {
+        let mut world = linked();
+        isolate(&mut world, changes);
+        let key = KeyRef::new(SETTINGS, b"write_timeout").unwrap();
+        let change = Change::Set { value: b"777ms", expiry_ms: None };
+        world.engines[changes].write_system(crate::engine::NOBODY, key, change);
+        world.carry();
+        world.link(0, 1);
+        world.carry();
+        assert!(world.engines[..2].iter().all(|engine| engine.settings().write_timeout_ms == 777));
+    }
+}
+
+fn isolate(world: &mut World, member: usize) {
+    for other in (0..3).filter(|other| *other != member) {
+        world.cut(member, other);
     }
 }
 
