@@ -336,7 +336,7 @@ impl World {
             Action::Delete => engine.write(id, write(Change::Delete)),
             Action::Increment(delta) => engine.write(id, write(Change::Increment { delta })),
             Action::Get if level == Some(Level::One) && self.random.chance(500) => {
-                let found = match engine.read_now(key) {
+                let found = match engine.read_now(key, key.hash()) {
                     Local::Found(record) => Some(kith::model::Record::copy_of(record)),
                     Local::Missing => None,
                     Local::Elsewhere => return engine.read(id, Read { key, level }),

@@ -16,6 +16,7 @@
 
 mod anti_entropy;
 mod catching_up;
+mod cells;
 mod checkpoint;
 mod clocks;
 mod convergence;

@@ -15,6 +15,8 @@ use smallvec::SmallVec;
 
 /// Ids in a chunk before it is split in two.
 const CHUNK_IDS: usize = 1_024;
+/// Ids by which a chunk's memory grows.
+const GROWTH_IDS: usize = 128;
 
 /// Collection and key of a slot, compared in this order.
 pub(super) type Names<'a> = (&'a [u8], &'a [u8]);
@@ -54,7 +56,8 @@ impl Order {
         let middle = if is_last { CHUNK_IDS } else { CHUNK_IDS / 2 };
         let chunk = &mut self.chunks[at];
         let upper = chunk.ids.split_off(middle);
-        let lower = std::mem::take(&mut chunk.ids);
+        let mut lower = std::mem::take(&mut chunk.ids);
+        lower.shrink_to_fit();
         self.chunks.splice(at..=at, [Chunk::of(lower, &names), Chunk::of(upper, &names)]);
     }
 
@@ -157,6 +160,11 @@ impl Chunk {
             self.low = name.into();
         }
         let at = self.locate(name, names);
+        // Doubling would leave half of it unused where chunks are cut in two.
+        if self.ids.len() == self.ids.capacity() {
+            self.ids.reserve_exact(GROWTH_IDS);
+            self.marks.reserve_exact(GROWTH_IDS);
+        }
         self.ids.insert(at, id);
         self.marks.insert(at, mark(name, self.shared));
     }

@@ -66,11 +66,10 @@ impl Gather {
 }
 
 impl Engine {
-    /// What a reader at level `one` gets without waiting for anything: the hot path of a read.
+    /// What a reader at level `one` gets without waiting for anything: the hot path of a read. `hash` is the key's.
     #[must_use]
-    pub fn read_now(&mut self, key: KeyRef<'_>) -> Local<'_> {
+    pub fn read_now(&mut self, key: KeyRef<'_>, hash: KeyHash) -> Local<'_> {
         self.take_writes();
-        let hash = key.hash();
         if self.mode != Mode::Serving || !self.is_complete_for(hash, key.is_system()) {
             return Local::Elsewhere;
         }
@@ -86,6 +85,11 @@ impl Engine {
             Standing::Absent => Local::Missing,
             Standing::Unknown => Local::Elsewhere,
         }
+    }
+
+    /// Brings what reads of these keys will need into the processor's cache: their waits for memory overlap then.
+    pub fn foresee(&self, keys: &[KeyHash]) {
+        self.records.table.warm(keys.iter().copied());
     }
 
     /// A client's read. The answer comes under `token`, an [`Outcome::Found`] or

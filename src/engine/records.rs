@@ -201,7 +201,7 @@ impl Records {
                     (_, false) => (UNRESOLVED, true),
                 };
                 let system = if is_system { SYSTEM } else { 0 };
-                let id = self.table.insert(hash, Record::copy_of(incoming), DIRTY | flags | system);
+                let id = self.table.insert(hash, incoming, DIRTY | flags | system);
                 if !unresolved {
                     self.trees.toggle(hash, is_system, incoming.element());
                     // Nobody sees that nothing is deleted.
@@ -259,7 +259,7 @@ impl Records {
         self.trees.toggle(hash, is_system, record.element());
         if is_system || self.table.bytes() < table_bytes {
             let flags = if is_system { SYSTEM } else { FOUND };
-            self.table.insert(hash, Record::copy_of(record), flags);
+            self.table.insert(hash, record, flags);
         } else {
             self.note_evicted(hash, record.timestamp().time);
         }
@@ -293,7 +293,7 @@ impl Records {
             (None, Some(old)) => {
                 self.forget_evicted(hash);
                 // When redb got it nobody can tell any more.
-                self.table.insert(hash, Record::copy_of(old), FOUND);
+                self.table.insert(hash, old, FOUND);
             }
             (None, None) => {}
         }

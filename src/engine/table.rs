@@ -1,21 +1,23 @@
 //! The table: every record in memory, found by key in one probe.
 //!
-//! Records live in slots; a hash index over the slots finds them by the key's fixed hash, and
-//! [`Order`] keeps key order apart. Nothing iterates over the index for a decision.
+//! What is known of a record is in its slot, its bytes in a cell ([`Cells`]); a hash index over the slots finds
+//! them by the key's fixed hash, and [`Order`] keeps key order apart. Nothing iterates over the index for a decision.
 //!
-//! Nothing here stalls while it grows: slots come in blocks that never move, and the index is cut into
+//! Nothing here stalls while it grows: slots and cells come in blocks that never move, and the index is cut into
 //! shards, each of which grows by itself.
 #![expect(
     clippy::indexing_slicing,
     reason = "slot ids come from the index or the order, which hold occupied slots only"
 )]
 
+use super::cells::{CellId, Cells};
 use super::order::{Names, Order};
-use crate::model::{KeyHash, KeyRange, KeyRef, Record, RecordRef};
+use crate::model::{KeyHash, KeyRange, KeyRef, RecordRef};
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
-/// What a record costs beside its bytes: slot, index, order and the allocator's part.
-pub(super) const OVERHEAD_BYTES: usize = 64;
+/// What a record costs beside its bytes, about: slot, index, order, and what its cell has more than it.
+pub(super) const OVERHEAD_BYTES: usize = 40;
 
 /// Changed since it was last handed to a checkpoint.
 pub(super) const DIRTY: u8 = 1;
@@ -43,17 +45,37 @@ const LINE_BYTES: usize = 64;
 /// Bytes of a record that are brought there: its header, its names, and a small value.
 const WARM_BYTES: usize = 256;
 
+/// Keys that are looked for together without an allocation.
+const WARM_AT_ONCE: usize = 64;
+
 /// Place of a record in the table; valid until that record is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlotId(pub(super) u32);
 
+/// 16 bytes, so that a line of the processor's cache has four of them.
 #[derive(Debug)]
 struct Slot {
     hash: KeyHash,
-    record: Option<Record>,
-    /// Number of the last checkpoint that it was handed to.
-    checkpoint: u32,
+    /// Of the record's cell the number and the class; the class of an empty slot is that of nowhere.
+    cell: u32,
+    /// Number of the last checkpoint that it was handed to, or what the last 16 bits of it are.
+    checkpoint: u16,
+    class: u8,
     flags: u8,
+}
+
+impl Slot {
+    const fn cell(&self) -> CellId {
+        CellId { class: self.class, number: self.cell }
+    }
+
+    const fn move_to(&mut self, cell: CellId) {
+        (self.class, self.cell) = (cell.class, cell.number);
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.class == CellId::NOWHERE.class
+    }
 }
 
 /// Slots by their number, in blocks.
@@ -97,13 +119,34 @@ impl std::ops::IndexMut<u32> for Slots {
     }
 }
 
+/// Slots and what is in them.
+#[derive(Debug, Default)]
+struct Kept {
+    slots: Slots,
+    cells: Cells,
+}
+
+impl Kept {
+    /// The record of a slot.
+    fn record(&self, slot: &Slot) -> Option<RecordRef<'_>> {
+        (!slot.is_empty()).then(|| RecordRef::at_start_of(self.cells.get(slot.cell())))
+    }
+
+    fn names(&self, id: u32) -> Names<'_> {
+        let record = self.slots.get(id).and_then(|slot| self.record(slot));
+        record.map(|record| (record.collection_bytes(), record.key())).unwrap_or_default()
+    }
+}
+
 /// All records in memory.
 #[derive(Debug)]
 pub(super) struct Table {
     index: Vec<HashTable<u32>>,
-    slots: Slots,
+    kept: Kept,
     free: Vec<u32>,
     order: Order,
+    /// The number of the last checkpoint that anything was handed to.
+    checkpoint: u32,
     records: usize,
     bytes: usize,
     dirty: usize,
@@ -113,9 +156,10 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             index: vec![HashTable::new(); SHARDS],
-            slots: Slots::default(),
+            kept: Kept::default(),
             free: Vec::new(),
             order: Order::default(),
+            checkpoint: 0,
             records: 0,
             bytes: 0,
             dirty: 0,
@@ -152,25 +196,24 @@ impl Table {
 
     /// Finds the slot of a key, also when all that is there is a settled tombstone, or the mark that it is gone.
     pub(super) fn find_any(&self, key: KeyRef<'_>, hash: KeyHash) -> Option<SlotId> {
-        self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| record.view().is_of(key)))
+        self.find_slot(hash, |slot| self.kept.record(slot).is_some_and(|record| record.is_of(key)))
     }
 
     /// Finds the slot of a record's key, also when all that is there is a settled tombstone, or the mark that
     /// it is gone.
     pub(super) fn find_any_like(&self, like: RecordRef<'_>, hash: KeyHash) -> Option<SlotId> {
-        self.find_slot(hash, |slot| slot.record.as_ref().is_some_and(|record| is_like(record.view(), like)))
+        self.find_slot(hash, |slot| self.kept.record(slot).is_some_and(|record| is_like(record, like)))
     }
 
     fn find_where(&self, hash: KeyHash, fits: impl Fn(RecordRef<'_>) -> bool) -> Option<SlotId> {
         self.find_slot(hash, |slot| {
-            slot.flags & (GONE | SETTLED) == 0
-                && slot.record.as_ref().is_some_and(|record| fits(record.view()))
+            slot.flags & (GONE | SETTLED) == 0 && self.kept.record(slot).is_some_and(&fits)
         })
     }
 
     fn find_slot(&self, hash: KeyHash, fits: impl Fn(&Slot) -> bool) -> Option<SlotId> {
         let is_it = |id: &u32| {
-            let slot = &self.slots[*id];
+            let slot = &self.kept.slots[*id];
             slot.hash == hash && fits(slot)
         };
         let (shard, place) = place(hash);
@@ -182,13 +225,21 @@ impl Table {
         self.find_slot(hash, |slot| slot.flags & SHADOW != 0)
     }
 
-    /// Reads what looking for these keys will read, so that it is in the processor's cache then. The
-    /// memory that one key's lookup needs is known only step by step, and each step waits for the one
-    /// before; steps of different keys don't wait for each other when nothing else stands between them.
+    /// Reads what looking for these keys will read, so that it is in the processor's cache then. One key's
+    /// lookup waits for memory step by step: the index, the slot, the record. Here each step is taken for all
+    /// keys before the next one, so that they wait together. Nothing else is compared than the index's own tags,
+    /// which may now and then bring another record than the key's.
     pub(super) fn warm(&self, hashes: impl Iterator<Item = KeyHash>) {
+        let found = hashes.filter_map(|hash| {
+            let (shard, place) = place(hash);
+            self.index[shard].find(place, |_| true).copied()
+        });
+        let ids: SmallVec<[u32; WARM_AT_ONCE]> = found.collect();
         let mut seen = 0;
-        for hash in hashes {
-            let Some(record) = self.find_hash(hash).and_then(|id| self.record(id)) else { continue };
+        for slot in ids.iter().filter_map(|id| self.kept.slots.get(*id)) {
+            seen ^= slot.flags;
+        }
+        for record in ids.iter().filter_map(|id| self.record(SlotId(*id))) {
             let lines = record.bytes().iter().take(WARM_BYTES).step_by(LINE_BYTES);
             seen ^= lines.fold(0, |all, byte| all ^ byte);
         }
@@ -196,88 +247,94 @@ impl Table {
     }
 
     /// Adds the first record of a key that is not in the table.
-    pub(super) fn insert(&mut self, hash: KeyHash, record: Record, flags: u8) -> SlotId {
-        self.bytes += record.view().bytes().len() + OVERHEAD_BYTES;
+    pub(super) fn insert(&mut self, hash: KeyHash, record: RecordRef<'_>, flags: u8) -> SlotId {
+        self.bytes += record.bytes().len() + OVERHEAD_BYTES;
         self.dirty += usize::from(flags & DIRTY != 0);
         self.records += 1;
-        let slot = Slot { hash, record: Some(record), checkpoint: 0, flags };
+        let Kept { slots, cells } = &mut self.kept;
+        let CellId { class, number } = cells.put(record.bytes());
+        let slot = Slot { hash, cell: number, checkpoint: 0, class, flags };
         let id = match self.free.pop() {
             Some(id) => {
-                self.slots[id] = slot;
+                slots[id] = slot;
                 id
             }
-            None => self.slots.push(slot),
+            None => slots.push(slot),
         };
-        let slots = &self.slots;
         let (shard, at) = place(hash);
+        let slots = &self.kept.slots;
         self.index[shard].insert_unique(at, id, |id| place(slots[*id].hash).1);
-        self.order.insert(id, |id| names_of(slots, id));
+        self.order.insert(id, |id| self.kept.names(id));
         SlotId(id)
     }
 
     /// Overwrites a record with another of the same key, which then is dirty.
     pub(super) fn replace(&mut self, id: SlotId, record: RecordRef<'_>) {
-        let slot = &mut self.slots[id.0];
-        if let Some(present) = &mut slot.record {
-            self.bytes = self.bytes + record.bytes().len() - present.view().bytes().len();
-            present.assign(record);
+        let Kept { slots, cells } = &mut self.kept;
+        let slot = &mut slots[id.0];
+        if !slot.is_empty() {
+            let present = RecordRef::at_start_of(cells.get(slot.cell()));
+            self.bytes = self.bytes + record.bytes().len() - present.bytes().len();
+            slot.move_to(cells.replace(slot.cell(), record.bytes()));
         }
         self.add_flags(id, DIRTY);
     }
 
     /// Takes a record out.
     pub(super) fn remove(&mut self, id: SlotId) {
-        let slots = &self.slots;
-        self.order.remove(id.0, |id| names_of(slots, id));
-        let slot = &mut self.slots[id.0];
+        self.order.remove(id.0, |id| self.kept.names(id));
+        let Kept { slots, cells } = &mut self.kept;
+        let slot = &mut slots[id.0];
         let (shard, at) = place(slot.hash);
         if let Ok(entry) = self.index[shard].find_entry(at, |other| *other == id.0) {
             entry.remove();
         }
-        if let Some(record) = slot.record.take() {
+        if !slot.is_empty() {
             self.records -= 1;
-            self.bytes -= record.view().bytes().len() + OVERHEAD_BYTES;
+            self.bytes -= RecordRef::at_start_of(cells.get(slot.cell())).bytes().len() + OVERHEAD_BYTES;
             self.dirty -= usize::from(slot.flags & DIRTY != 0);
+            cells.free(slot.cell());
+            slot.move_to(CellId::NOWHERE);
             self.free.push(id.0);
         }
     }
 
     /// The record of an occupied slot.
     pub(super) fn record(&self, id: SlotId) -> Option<RecordRef<'_>> {
-        self.slots.get(id.0)?.record.as_ref().map(Record::view)
+        self.kept.record(self.kept.slots.get(id.0)?)
     }
 
     /// The hash of the key in a slot.
     pub(super) fn hash(&self, id: SlotId) -> KeyHash {
-        self.slots[id.0].hash
+        self.kept.slots[id.0].hash
     }
 
     /// Whether a slot holds nothing that belongs to a partition.
     pub(super) fn is_system_or_empty(&self, id: SlotId) -> bool {
-        let slot = &self.slots[id.0];
-        slot.flags & SYSTEM != 0 || slot.record.is_none()
+        let slot = &self.kept.slots[id.0];
+        slot.flags & SYSTEM != 0 || slot.is_empty()
     }
 
     /// Whether any of these flags is set.
     pub(super) fn has_any(&self, id: SlotId, flags: u8) -> bool {
-        self.slots[id.0].flags & flags != 0
+        self.kept.slots[id.0].flags & flags != 0
     }
 
     /// Whether all of these flags are set.
     pub(super) fn has(&self, id: SlotId, flags: u8) -> bool {
-        self.slots[id.0].flags & flags == flags
+        self.kept.slots[id.0].flags & flags == flags
     }
 
     /// Sets flags.
     pub(super) fn add_flags(&mut self, id: SlotId, flags: u8) {
-        let slot = &mut self.slots[id.0];
+        let slot = &mut self.kept.slots[id.0];
         self.dirty += usize::from(flags & !slot.flags & DIRTY != 0);
         slot.flags |= flags;
     }
 
     /// Clears flags.
     pub(super) fn clear_flags(&mut self, id: SlotId, flags: u8) {
-        let slot = &mut self.slots[id.0];
+        let slot = &mut self.kept.slots[id.0];
         self.dirty -= usize::from(flags & slot.flags & DIRTY != 0);
         slot.flags &= !flags;
     }
@@ -285,13 +342,15 @@ impl Table {
     /// Notes that a record was handed to a checkpoint.
     pub(super) fn hand_out(&mut self, id: SlotId, checkpoint: u32) {
         self.clear_flags(id, DIRTY);
-        self.slots[id.0].checkpoint = checkpoint;
+        self.kept.slots[id.0].checkpoint = checkpoint as u16;
+        self.checkpoint = checkpoint;
     }
 
     /// Makes all records dirty again that a failed checkpoint had been handed.
     pub(super) fn take_back(&mut self, checkpoint: u32) {
-        for id in (0..self.slots.len()).map_while(|at| u32::try_from(at).ok()) {
-            if self.slots[id].checkpoint == checkpoint && self.slots[id].record.is_some() {
+        for id in (0..self.kept.slots.len()).map_while(|at| u32::try_from(at).ok()) {
+            let slot = &self.kept.slots[id];
+            if slot.checkpoint == checkpoint as u16 && !slot.is_empty() {
                 self.add_flags(SlotId(id), DIRTY);
             }
         }
@@ -299,8 +358,8 @@ impl Table {
 
     /// Makes every record dirty: nobody knows which of them redb holds.
     pub(super) fn make_all_dirty(&mut self) {
-        for id in (0..self.slots.len()).map_while(|at| u32::try_from(at).ok()) {
-            if self.slots[id].record.is_some() {
+        for id in (0..self.kept.slots.len()).map_while(|at| u32::try_from(at).ok()) {
+            if !self.kept.slots[id].is_empty() {
                 self.add_flags(SlotId(id), DIRTY);
             }
         }
@@ -308,27 +367,33 @@ impl Table {
 
     /// Whether redb holds this very record: it may be evicted.
     pub(super) fn is_clean(&self, id: SlotId, committed: u32) -> bool {
-        let slot = &self.slots[id.0];
-        slot.flags & (DIRTY | SHADOW | UNRESOLVED) == 0 && slot.checkpoint <= committed
+        let slot = &self.kept.slots[id.0];
+        slot.flags & (DIRTY | SHADOW | UNRESOLVED) == 0 && self.handed_out(slot) <= committed
+    }
+
+    /// The latest checkpoint that a slot may have been handed to: slots keep only a part of its number. What is taken for
+    /// later than it was is handed out once more than it must be, or stays a little longer.
+    const fn handed_out(&self, slot: &Slot) -> u32 {
+        let before = (self.checkpoint as u16).wrapping_sub(slot.checkpoint);
+        self.checkpoint.saturating_sub(before as u32)
     }
 
     /// Occupied slots from `start` on in the order of the slots, without end: for sweeps.
     pub(super) fn sweep(&self, start: u32, count: usize) -> impl Iterator<Item = SlotId> + '_ {
-        let length = self.slots.len();
+        let length = self.kept.slots.len();
         let places = (0..count.min(length)).map(move |step| (start as usize + step) % length);
         let ids = places.map_while(|at| u32::try_from(at).ok());
-        ids.filter(|id| self.slots[*id].record.is_some()).map(SlotId)
+        ids.filter(|id| !self.kept.slots[*id].is_empty()).map(SlotId)
     }
 
     /// Slots, occupied or free.
     pub(super) fn slots(&self) -> usize {
-        self.slots.len()
+        self.kept.slots.len()
     }
 
     /// Slots in key order from `start` on (after it, if `exclusive`).
     pub(super) fn iter_from(&self, start: Names<'_>, exclusive: bool) -> impl Iterator<Item = SlotId> {
-        let slots = &self.slots;
-        self.order.iter_from(start, exclusive, |id| names_of(slots, id)).map(SlotId)
+        self.order.iter_from(start, exclusive, |id| self.kept.names(id)).map(SlotId)
     }
 
     /// Slots of a collection's keys of a range, in order, from either end.
@@ -337,14 +402,12 @@ impl Table {
         collection: &[u8],
         keys: &KeyRange,
     ) -> impl DoubleEndedIterator<Item = SlotId> {
-        let slots = &self.slots;
-        self.order.range(collection, keys, |id| names_of(slots, id)).map(SlotId)
+        self.order.range(collection, keys, |id| self.kept.names(id)).map(SlotId)
     }
 
     /// The collections, `most` of them, and how many records each has in memory.
     pub(super) fn collections(&self, most: usize) -> Vec<(String, u64)> {
-        let slots = &self.slots;
-        let names = |id| names_of(slots, id);
+        let names = |id| self.kept.names(id);
         let (mut found, mut next, mut before) = (Vec::new(), Vec::new(), 0);
         while found.len() < most {
             let first = self.order.iter_from((&next, &[]), false, names).next();
@@ -376,9 +439,4 @@ impl Table {
 
 fn is_like(record: RecordRef<'_>, other: RecordRef<'_>) -> bool {
     record.key() == other.key() && record.collection_bytes() == other.collection_bytes()
-}
-
-fn names_of(slots: &Slots, id: u32) -> Names<'_> {
-    let record = slots.get(id).and_then(|slot| slot.record.as_ref());
-    record.map(|record| (record.view().collection_bytes(), record.view().key())).unwrap_or_default()
 }

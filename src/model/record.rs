@@ -153,6 +153,19 @@ impl<'a> RecordRef<'a> {
         if fits && !unknown_flags { Ok(()) } else { Err(RecordError::Malformed("field for its kind")) }
     }
 
+    /// The record with which bytes begin that are known to be one's: nothing is checked.
+    #[must_use]
+    pub fn at_start_of(bytes: &'a [u8]) -> Self {
+        let header = bytes.first_chunk::<HEADER_BYTES>().copied().unwrap_or([0; HEADER_BYTES]);
+        let kind = Kind::of(header[17]).unwrap_or(Kind::Tombstone);
+        let total = HEADER_BYTES
+            + usize::from(header[19])
+            + usize::from(u16::from_le_bytes([header[20], header[21]]))
+            + if header[18] & HAS_EXPIRY == 0 { 0 } else { 8 }
+            + u32::from_le_bytes([header[22], header[23], header[24], header[25]]) as usize;
+        Self { bytes: bytes.get(..total).unwrap_or(bytes), kind }
+    }
+
     /// Checks the element against the content.
     ///
     /// # Errors

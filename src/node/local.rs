@@ -19,21 +19,29 @@ use crate::engine;
 use crate::engine::operation::{OperationError, Outcome, Read, Scan, Wait, Write};
 pub use crate::engine::watch::{ChangeKind, Interest, Kinds, NamedChange};
 use crate::model::settings::Level;
-use crate::model::{KeyRef, RecordRef};
+use crate::model::{KeyHash, KeyRef, RecordRef};
 
 /// Collections in [`LocalInfo`].
 const SHOWN_COLLECTIONS: usize = 1_000;
 
 /// A cheap handle on this member for tasks of its data thread.
 pub trait Local: Clone + 'static {
-    /// Answers a read at once, if this member may answer it alone and has the record in memory.
+    /// Answers a read at once, if this member may answer it alone and has the record in memory. `hash` is the key's.
     ///
     /// Calls `hit` with the record, which is readable at this moment, or with `None` if there
     /// surely is none, and returns what `hit` returns. `None` without a call of `hit` means that
     /// the answer needs a load, other members, or a level above `one`: use [`Local::read`] then.
     /// A write that was submitted before, even if it is not answered yet, is seen. `hit` must not use this
     /// handle: the table may be borrowed meanwhile.
-    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R>;
+    fn get_now<R>(
+        &self,
+        key: KeyRef<'_>,
+        hash: KeyHash,
+        hit: impl FnOnce(Option<RecordRef<'_>>) -> R,
+    ) -> Option<R>;
+
+    /// Tells which keys are read next: a hint, which makes their reads faster.
+    fn foresee(&self, _keys: &[KeyHash]) {}
 
     /// Submits a read. `mailbox` gets [`Outcome::Found`] or [`Outcome::Failed`] under `token`,
     /// possibly before this returns.
@@ -368,12 +376,17 @@ pub struct LocalHandle {
 }
 
 impl Local for LocalHandle {
-    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
+    fn get_now<R>(
+        &self,
+        key: KeyRef<'_>,
+        hash: KeyHash,
+        hit: impl FnOnce(Option<RecordRef<'_>>) -> R,
+    ) -> Option<R> {
         let core = &mut *self.shared.core.borrow_mut();
         if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
             return None;
         }
-        match core.engine.read_now(key) {
+        match core.engine.read_now(key, hash) {
             engine::Local::Found(record) => {
                 core.counts.found_at_once();
                 Some(hit(Some(record)))
@@ -384,6 +397,10 @@ impl Local for LocalHandle {
             }
             engine::Local::Elsewhere => None,
         }
+    }
+
+    fn foresee(&self, keys: &[KeyHash]) {
+        self.shared.core.borrow().engine.foresee(keys);
     }
 
     fn read(&self, mailbox: &Mailbox, token: u32, read: Read<'_>) {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::Limits;
+use super::ahead::Foreseen;
 use super::clients::{Addresses, Cut, Shown};
 use super::commands::auth::{Need, Session};
 use super::commands::{self, Context, Flow, PROBE, Progress, listen};
@@ -66,6 +67,8 @@ pub struct Client {
     pub quits: bool,
     /// Where the command that is held back goes on.
     pub progress: Progress,
+    /// The reads that come next.
+    pub foreseen: Foreseen,
 }
 
 /// A connection and its state.
@@ -137,6 +140,7 @@ impl<L: Local> Connection<L> {
             listening: Listening::default(),
             quits: false,
             progress: Progress::default(),
+            foreseen: Foreseen::default(),
         };
         Self {
             stream,
@@ -343,6 +347,10 @@ impl<L: Local> Connection<L> {
     fn execute(&mut self, wall_ms: u64) -> Pause {
         let value_bytes = self.local.max_value_bytes();
         while !self.ending && !self.client.quits {
+            let Client { foreseen, collection, .. } = &mut self.client;
+            if let Some(keys) = foreseen.look(self.input.next_bytes(), collection) {
+                self.local.foresee(keys);
+            }
             let arguments = match self.input.command(value_bytes) {
                 Ok(Some(arguments)) => arguments,
                 Ok(None) => return Pause::Input,
@@ -376,6 +384,7 @@ impl<L: Local> Connection<L> {
                 }
                 count(&self.shared.counts.commands, 1);
             }
+            self.client.foreseen.pass();
             self.replies.step(self.input.consume());
         }
         Pause::Input

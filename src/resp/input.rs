@@ -98,6 +98,11 @@ impl Input {
         self.data.len().saturating_sub(USUAL_BYTES)
     }
 
+    /// What was not executed, from where the next command begins; nothing while one is passed over.
+    pub fn next_bytes(&self) -> &[u8] {
+        if self.is_refused { &[] } else { self.data.get(self.start..self.end).unwrap_or_default() }
+    }
+
     /// Bytes that were not executed.
     pub const fn unexecuted(&self) -> usize {
         self.end - self.start

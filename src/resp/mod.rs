@@ -5,7 +5,7 @@
 //! commands in what was read, `commands` carries them out, `replies` keeps the replies in order,
 //! `reply` encodes them, and `connection` drives it all. Beside them: `clients` is what connections show
 //! of each other, `shared` what they share, `unsent` what waits for clients to read it, `cursors` the places that SCAN went
-//! to, `written` what WAIT waits for, `listening` the channels that tell of changes, `glob` patterns, and `process` what the
+//! to, `ahead` reads that come next, `written` what WAIT waits for, `listening` the channels that tell of changes, `glob` patterns, and `process` what the
 //! process takes of its machine.
 //!
 //! What holds of commands:
@@ -18,6 +18,7 @@
 //! Left to others: what an operation means (the engine), and who may connect (the node's choice of
 //! address, and its tokens).
 
+mod ahead;
 mod clients;
 mod commands;
 mod connection;

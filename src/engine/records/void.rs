@@ -72,7 +72,7 @@ impl Records {
                 true
             }
             None if self.evicted_of(hash).count > 0 => {
-                self.table.insert(hash, tombstone, DIRTY | SHADOW | GONE);
+                self.table.insert(hash, tombstone.view(), DIRTY | SHADOW | GONE);
                 true
             }
             None => false,

@@ -40,7 +40,7 @@ pub fn exists<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) 
         }
         let Client { collection, seen, progress, shown, .. } = &mut *context.client;
         if let Ok(key) = KeyRef::new(collection, key) {
-            let hit = context.local.get_now(key, |found| {
+            let hit = context.local.get_now(key, key.hash(), |found| {
                 note(seen, found);
                 found.is_some()
             });

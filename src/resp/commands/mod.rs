@@ -142,6 +142,11 @@ pub fn is_key(command: &[u8], at: usize, of: usize) -> bool {
     table::find(command).is_some_and(|spec| spec.takes(of) && spec.is_key(at, of))
 }
 
+/// Whether a command of this name and one argument reads the key that it names, and no more.
+pub fn reads_one_key(name: &[u8]) -> bool {
+    table::find(name).is_some_and(|spec| matches!(spec.run, Run::Read(_)))
+}
+
 /// Carries out one command.
 pub fn execute<L: Local>(context: &mut Context<'_, L>, arguments: Arguments<'_>) -> Flow {
     if let Some(oversize) = arguments.refused() {
@@ -308,13 +313,15 @@ impl<L: Local> Context<'_, L> {
         if self.replies.is_looked_at(key) {
             return Flow::Held;
         }
-        let Client { collection, seen, shown, .. } = &mut *self.client;
+        let Client { collection, seen, shown, foreseen, .. } = &mut *self.client;
         let key = match KeyRef::new(collection, key) {
             Ok(key) => key,
             Err(error) => return self.error(&error.to_string()),
         };
+        let hash = foreseen.next().unwrap_or_else(|| key.hash());
+        debug_assert_eq!(hash, key.hash(), "what was foreseen comes");
         let (wall_ms, replies) = (self.wall_ms, &mut *self.replies);
-        let hit = self.local.get_now(key, |found| {
+        let hit = self.local.get_now(key, hash, |found| {
             note(seen, found);
             replies.ready(|out| reply.encode(out, found, wall_ms));
         });

@@ -217,7 +217,13 @@ impl State {
 }
 
 impl Local for Fake {
-    fn get_now<R>(&self, key: KeyRef<'_>, hit: impl FnOnce(Option<RecordRef<'_>>) -> R) -> Option<R> {
+    fn get_now<R>(
+        &self,
+        key: KeyRef<'_>,
+        hash: KeyHash,
+        hit: impl FnOnce(Option<RecordRef<'_>>) -> R,
+    ) -> Option<R> {
+        assert_eq!(hash, key.hash());
         let mut state = self.0.borrow_mut();
         if state.place == Place::Elsewhere {
             return None;
