@@ -18,7 +18,7 @@ use kith::engine::{Bounds, Engine, Identity, Local, Mode};
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, entry_key};
 use kith::model::settings::Settings;
-use kith::model::{KeyRef, MemberId, Now};
+use kith::model::{KeyHash, KeyRef, MemberId, Now};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use support::members::{Member, Plan, together};
@@ -30,11 +30,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const RECORDS: u64 = 1_000_000;
 const READS: u64 = 2_000_000;
+/// Reads that a client with that many in flight sends together.
+const TOGETHER: usize = 16;
 
 fn main() -> Result<()> {
     println!("| what | measured | bound |\n|---|---|---|");
-    let (read, probe) = read_from_memory();
+    let (read, together, probe) = read_from_memory();
     println!("| random read of one of {RECORDS} records in memory | {read:.0} ns | < 500 ns |");
+    println!("| … of which the next {TOGETHER} are told together | {together:.0} ns | |");
     println!("| … of it a random access to 1 GiB of plain memory, as the limit | {probe:.0} ns | |");
     starts("512MiB", "the journal")?;
     // So small that most of them are in the store when the member stops.
@@ -44,7 +47,8 @@ fn main() -> Result<()> {
 /// Starts a member, fills it, and starts it again.
 fn starts(journal_bytes: &str, place: &str) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let plan = Plan { cluster: "bench", settings: "", journal_bytes: Some(journal_bytes) };
+    let memory = format!("journal_bytes = \"{journal_bytes}\"");
+    let plan = Plan { cluster: "bench", settings: "", memory: &memory };
     let mut member = together(directory.path(), 1, &plan)?.pop().context("one member")?;
     println!("| resident memory of an idle member | {:.1} MB | < 40 MB |", member.process()?.resident_mb()?);
     let loaded = fill(&member)?;
@@ -62,8 +66,9 @@ fn starts(journal_bytes: &str, place: &str) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds of a random read through the engine, and of a random access to plain memory.
-fn read_from_memory() -> (f64, f64) {
+/// Nanoseconds of a random read through the engine, alone and told of with others, and of a random access to
+/// plain memory.
+fn read_from_memory() -> (f64, f64, f64) {
     let public_key = [7; 32];
     let member = MemberId::of_public_key(&public_key);
     let mut engine = Engine::new(Identity { member, incarnation: 1, life: 1 }, Bounds::default(), 8);
@@ -103,17 +108,8 @@ fn read_from_memory() -> (f64, f64) {
         }
     }
     let keys: Vec<String> = (0..READS).map(|n| format!("key:{:012}", scramble(n) % RECORDS)).collect();
-    let began = Instant::now();
-    let mut found = 0u64;
-    for key in &keys {
-        if let Ok(key) = KeyRef::new("default", key.as_bytes())
-            && let Local::Found(record) = engine.read_now(key)
-        {
-            found += record.body().len() as u64;
-        }
-    }
-    let read = began.elapsed().as_secs_f64() * 1e9 / READS as f64;
-    assert_eq!(found, READS * 100, "every key is found");
+    let read = read_all(&mut engine, &keys, 1);
+    let together = read_all(&mut engine, &keys, TOGETHER);
     let memory = vec![1u8; 1 << 30];
     let began = Instant::now();
     let mut at = 0u64;
@@ -121,7 +117,28 @@ fn read_from_memory() -> (f64, f64) {
         at += u64::from(memory[(scramble(n + at) % (1 << 30)) as usize]);
     }
     black_box(at);
-    (read, began.elapsed().as_secs_f64() * 1e9 / READS as f64)
+    (read, together, began.elapsed().as_secs_f64() * 1e9 / READS as f64)
+}
+
+/// Nanoseconds of a read when so many are told of before the first of them.
+fn read_all(engine: &mut Engine, keys: &[String], together: usize) -> f64 {
+    let began = Instant::now();
+    let mut found = 0u64;
+    for part in keys.chunks(together) {
+        let part: Vec<KeyRef<'_>> =
+            part.iter().filter_map(|key| KeyRef::new("default", key.as_bytes()).ok()).collect();
+        let hashes: Vec<KeyHash> = part.iter().map(|key| key.hash()).collect();
+        if together > 1 {
+            engine.foresee(&hashes);
+        }
+        for (key, hash) in part.into_iter().zip(hashes) {
+            if let Local::Found(record) = engine.read_now(key, hash) {
+                found += record.body().len() as u64;
+            }
+        }
+    }
+    assert_eq!(found, READS * 100, "every key is found");
+    began.elapsed().as_secs_f64() * 1e9 / READS as f64
 }
 
 /// An even spread without a generator's state (the finalizer of SplitMix64).

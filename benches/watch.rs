@@ -38,7 +38,7 @@ const KINDS: [(Option<&str>, &str); 4] = [
 
 fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let plan = Plan { cluster: "bench", settings: "", journal_bytes: None };
+    let plan = Plan { cluster: "bench", settings: "", memory: "" };
     let member = together(directory.path(), 1, &plan)?.pop().context("one member")?;
     Resp::connect(member.resp)?.fill((0..KEYS).map(|n| format!("key/{n:012}")), &"x".repeat(100))?;
     let mut measured = [const { Vec::new() }; KINDS.len()];

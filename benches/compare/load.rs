@@ -1,6 +1,5 @@
 //! Runs redis-benchmark and reads what it measured.
 
-use super::options::Options;
 use super::report::{Case, Measured};
 use super::servers::Target;
 use anyhow::{Context, Result, bail};
@@ -8,7 +7,16 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// redis-benchmark never gives up on a server that is gone.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Requests of each connection in the round that tells how many requests a round needs.
+const PROBED: u64 = 1_000;
+/// Connections of redis-benchmark.
+pub const CONNECTIONS: u64 = 50;
+/// Servers that take less of a processor than this are at rest.
+const RESTING: f64 = 0.1;
+/// Over which time that is looked at, and how long one waits for it.
+const LOOK: Duration = Duration::from_millis(500);
+const REST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails with advice if Redis is not installed.
 pub fn check_tools() -> Result<()> {
@@ -24,18 +32,22 @@ pub fn check_tools() -> Result<()> {
     Ok(())
 }
 
-/// Writes as many random keys as there are, so that reads find most of them.
-pub fn fill(target: &Target, options: &Options) -> Result<()> {
-    let case = Case { test: "set", pipeline: 16, requests: options.keys, rounds: 1, long: false };
-    measure(target, &case, options).map(|_| ())
+/// How many requests a case needs against a server to last about so long.
+pub fn requests(target: &Target<'_>, case: &Case, seconds: u64) -> Result<u64> {
+    let probe = PROBED * CONNECTIONS * case.pipeline;
+    let rate = measure(target, case, probe)?.rate;
+    // Rounds are faster than the first one, and should not be shorter than asked for.
+    Ok((rate * seconds as f64 * 1.15) as u64)
 }
 
-/// One round of one case.
-pub fn measure(target: &Target, case: &Case, options: &Options) -> Result<Measured> {
+/// One round of one case, begun when nothing is left over of the rounds before.
+pub fn measure(target: &Target<'_>, case: &Case, requests: u64) -> Result<Measured> {
+    target.prepare()?;
+    let before = target.cpu_seconds()?;
     let mut command = Command::new("redis-benchmark");
-    command.args(["-h", "127.0.0.1", "-c", "50", "-d", "100", "--csv"]);
+    command.args(["-h", "127.0.0.1", "-d", "100", "--csv", "-c", &CONNECTIONS.to_string()]);
     command.args(["-p", &target.port.to_string(), "-t", case.test, "-P", &case.pipeline.to_string()]);
-    command.args(["-n", &case.requests.to_string(), "-r", &options.keys.to_string()]);
+    command.args(["-n", &requests.to_string(), "-r", &case.keys.to_string()]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let started = Instant::now();
     while child.try_wait()?.is_none() {
@@ -47,8 +59,26 @@ pub fn measure(target: &Target, case: &Case, options: &Options) -> Result<Measur
         std::thread::sleep(Duration::from_millis(5));
     }
     let output = child.wait_with_output()?;
+    // What a server does behind its answers (checkpoints, rewriting its file) is part of what they cost.
+    rest(target)?;
+    let cpu = target.cpu_seconds()? - before;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    parse(&text).with_context(|| format!("redis-benchmark said: {text}"))
+    let parsed = parse(&text).with_context(|| format!("redis-benchmark said: {text}"))?;
+    Ok(Measured { cpu_per_million: cpu * 1e6 / requests as f64, ..parsed })
+}
+
+/// Waits until a server has nothing to do any more.
+pub fn rest(target: &Target<'_>) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < REST_PATIENCE {
+        let before = target.cpu_seconds()?;
+        std::thread::sleep(LOOK);
+        let took = target.cpu_seconds()? - before;
+        if took <= RESTING * LOOK.as_secs_f64() && !target.is_rewriting() {
+            return Ok(());
+        }
+    }
+    bail!("{} still works {} s after its load", target.name, REST_PATIENCE.as_secs())
 }
 
 /// `"test","rps","avg_latency_ms","min…","p50…","p95…","p99…","max…"`, then a line of figures.
@@ -64,5 +94,6 @@ fn parse(csv: &str) -> Option<Measured> {
         rate: figure("rps")?,
         p50_ms: figure("p50_latency_ms")?,
         p99_ms: figure("p99_latency_ms")?,
+        cpu_per_million: 0.0,
     })
 }

@@ -1,26 +1,38 @@
-//! Compares three kith members with Redis 7 (one primary, two replicas) and with the limit: a server
-//! that answers OK and does nothing. `cargo bench --bench compare` is the whole command.
+//! Compares three kith members with Redis 7 (one primary, two replicas), with etcd, and with the limit: a
+//! server that answers OK and does nothing. `cargo bench --bench compare` is the whole command.
 //!
-//! All servers run at the same time on this machine, all rounds are interleaved (each round asks
-//! every server the same), and medians are compared; so what else the machine does falls on all
-//! alike. The result is a table in Markdown. Everything that is started is ended, by its process id,
-//! and all data lies in one temporary directory.
+//! The servers of a part run at the same time on this machine, and all rounds are interleaved (each round asks
+//! every server the same), so what else the machine does falls on all alike. Who was asked is left to rest
+//! before the next one is, and what it does meanwhile counts as its processor time. The result are
+//! tables in Markdown. Everything that is started is ended, by its process id, and all data lies in one
+//! temporary directory.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+mod etcd;
 mod load;
 mod machine;
+mod memory;
 mod options;
 mod report;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
+mod tail;
+mod web;
 
 use anyhow::{Context, Result};
-use options::{Fsync, Options};
+use memory::Memory;
+use options::{Fsync, Options, Part};
 use report::{Case, Report};
-use servers::{Kith, OkServer, Redis, Target};
+use servers::{KITH_ONE, Kith, LIMIT, REDIS, Redis, Target};
 use std::process::ExitCode;
+use support::limit::OkServer;
+use tail::Tail;
+
+/// Bytes of kith's table when its records should be on disk only, the least that it takes, and of redb's cache that
+/// has them all.
+const STORE: &str = "table_bytes = \"16MiB\"\nstore_cache_bytes = \"1GiB\"\njournal_bytes = \"64MiB\"";
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -46,61 +58,147 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     load::check_tools()?;
     let mut text = machine::describe()?;
-    for &fsync in &options.fsync {
-        text.push_str(&compare(options, fsync)?);
+    for part in &options.parts {
+        text.push_str(&match part {
+            Part::Interval => interval(options)?,
+            Part::Always => always(options)?,
+            Part::Store => store(options)?,
+            Part::Http => web::compare(options.rounds, options.seconds)?,
+        });
+        // What comes later may fail.
+        if let Some(path) = &options.out {
+            std::fs::write(path, &text).with_context(|| format!("{} can't be written", path.display()))?;
+        }
     }
     println!("{text}");
-    if let Some(path) = &options.out {
-        std::fs::write(path, &text).with_context(|| format!("{} can't be written", path.display()))?;
-    }
     Ok(())
 }
 
-/// All rounds with one way of syncing; servers end when this returns, however it does.
-fn compare(options: &Options, fsync: Fsync) -> Result<String> {
-    let directory = tempfile::Builder::new().prefix("kith-compare-").tempdir()?;
+/// Everything with an fsync each second.
+fn interval(options: &Options) -> Result<String> {
+    let directory = directory()?;
     let ok = OkServer::start()?;
-    let redis = Redis::start(directory.path(), fsync)?;
-    let kith = if options.kith { Some(Kith::start(directory.path(), fsync)?) } else { None };
-    let mut targets = vec![ok.target(), redis.target()];
-    if let Some(kith) = &kith {
-        targets.push(kith.target()?);
+    let redis = Redis::start(directory.path(), Fsync::Interval)?;
+    let kith = Kith::start(directory.path(), Fsync::Interval, "")?;
+    let (redis, kith, one) = (redis.target(), kith.target()?, kith.target_one()?);
+    let targets = [servers::limit(&ok), redis, kith, one];
+    let mut memory = Memory::new(options.keys);
+    for target in [&redis, &kith] {
+        memory.fill(target)?;
     }
-    for target in &targets {
-        eprintln!("fsync {fsync}: filling {} with {} keys", target.name, options.keys);
-        load::fill(target, options)?;
+    let case = |test, pipeline, least, other| Case {
+        test,
+        pipeline,
+        keys: options.keys,
+        target: Some((least, other)),
+        note: "",
+    };
+    let writes = [case("set", 1, 1.0, REDIS), case("set", 16, 1.7, REDIS)];
+    let reads = [
+        case("get", 1, 1.0, REDIS),
+        case("get", 16, 1.2, REDIS),
+        Case {
+            target: Some((0.9, LIMIT)),
+            note: " (the same, beside the limit)",
+            ..case("get", 1, 0.0, LIMIT)
+        },
+    ];
+    let mut report = Report::new(Fsync::Interval, targets.iter().map(|target| target.name).collect());
+    for case in &writes {
+        measure(case, &targets, options, &mut report)?;
     }
-    let mut report = Report::new(fsync, targets.iter().map(|target| target.name).collect());
-    for case in cases(options, fsync) {
-        for round in 0..case.rounds {
-            for target in in_turn(&targets, round) {
-                let result = load::measure(target, &case, options)
-                    .with_context(|| format!("{case} against {}", target.name))?;
-                eprintln!("fsync {fsync}: {case}, round {}: {} {:.0}/s", round + 1, target.name, result.rate);
-                report.add(&case, target.name, result);
+    for case in &reads {
+        // A read is the same whatever writes wait for.
+        let targets: Vec<Target<'_>> = targets.into_iter().filter(|target| target.name != KITH_ONE).collect();
+        measure(case, &targets, options, &mut report)?;
+    }
+    let mut tail = Tail::default();
+    for case in writes.iter().chain(&reads[..2]) {
+        for round in 0..options.rounds {
+            for target in in_turn(&[redis, kith], round) {
+                tail.measure(target, case, report.rate(case, target.name) / 2.0, options.seconds)?;
             }
         }
+    }
+    for target in [&redis, &kith] {
+        memory.note_after(target)?;
+    }
+    if options.sustained > 0 {
+        let case = Case {
+            keys: options.sustained_keys,
+            note: ", sustained",
+            target: Some((1.2, REDIS)),
+            ..case("set", 16, 0.0, REDIS)
+        };
+        for target in &targets {
+            let requests = options.sustained;
+            let measured = load::measure(target, &case, requests)?;
+            eprintln!("fsync interval: {case}: {} {:.0}/s", target.name, measured.rate);
+            report.add(&case, target.name, measured);
+        }
+    }
+    Ok([report.table(), tail.table(), memory.table()].concat())
+}
+
+/// Writes with an fsync before each answer.
+fn always(options: &Options) -> Result<String> {
+    let directory = directory()?;
+    let ok = OkServer::start()?;
+    let redis = Redis::start(directory.path(), Fsync::Always)?;
+    let kith = Kith::start(directory.path(), Fsync::Always, "")?;
+    let targets = [servers::limit(&ok), redis.target(), kith.target()?, kith.target_one()?];
+    let mut report = Report::new(Fsync::Always, targets.iter().map(|target| target.name).collect());
+    for (pipeline, least) in [(1, 1.0), (16, 1.4)] {
+        let case = Case { test: "set", pipeline, keys: options.keys, target: Some((least, REDIS)), note: "" };
+        measure(&case, &targets, options, &mut report)?;
     }
     Ok(report.table())
 }
 
-/// Reads don't sync, so they are measured once.
-fn cases(options: &Options, fsync: Fsync) -> Vec<Case> {
-    let reads = fsync == Fsync::Interval || options.fsync.len() == 1;
-    let case =
-        |test, pipeline, requests| Case { test, pipeline, requests, rounds: options.rounds, long: false };
-    let mut cases = Vec::new();
-    for test in options.tests.iter().copied().filter(|test| *test == "set" || reads) {
-        cases.push(case(test, 1, options.requests));
-        cases.push(case(test, 16, options.pipelined));
+/// Reads of records that kith has on disk only.
+fn store(options: &Options) -> Result<String> {
+    let directory = directory()?;
+    let ok = OkServer::start()?;
+    let redis = Redis::start(directory.path(), Fsync::Interval)?;
+    let kith = Kith::start(directory.path(), Fsync::Interval, STORE)?;
+    let targets = [servers::limit(&ok), redis.target(), kith.target()?];
+    for target in targets.iter().skip(1) {
+        memory::fill(target, options.keys)?;
     }
-    if options.sustained > 0 && fsync == Fsync::Interval {
-        cases.push(Case { rounds: 1, long: true, ..case("set", 16, options.sustained) });
+    eprintln!("fsync interval: {:.1}% of kith's records are in memory", 100.0 * kith.share_in_memory()?);
+    let case = Case {
+        test: "get",
+        pipeline: 16,
+        keys: options.keys,
+        target: Some((0.5, REDIS)),
+        note: ", from redb's cache",
+    };
+    let mut report = Report::new(Fsync::Interval, targets.iter().map(|target| target.name).collect());
+    measure(&case, &targets, options, &mut report)?;
+    Ok(report.table())
+}
+
+/// All rounds of one case.
+fn measure(case: &Case, targets: &[Target<'_>], options: &Options, report: &mut Report) -> Result<()> {
+    let requests: Vec<u64> =
+        targets.iter().map(|target| load::requests(target, case, options.seconds)).collect::<Result<_>>()?;
+    for round in 0..options.rounds {
+        let both: Vec<(&Target<'_>, u64)> = targets.iter().zip(requests.iter().copied()).collect();
+        for (target, requests) in in_turn(&both, round) {
+            let measured = load::measure(target, case, *requests)
+                .with_context(|| format!("{case} against {}", target.name))?;
+            eprintln!("{case}, round {}: {} {:.0}/s", round + 1, target.name, measured.rate);
+            report.add(case, target.name, measured);
+        }
     }
-    cases
+    Ok(())
+}
+
+fn directory() -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("kith-compare-").tempdir()?)
 }
 
 /// Every server begins a round equally often.
-fn in_turn(targets: &[Target], round: usize) -> impl Iterator<Item = &Target> {
-    targets.iter().cycle().skip(round % targets.len()).take(targets.len())
+fn in_turn<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
+    all.iter().cycle().skip(round % all.len()).take(all.len())
 }

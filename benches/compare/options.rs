@@ -8,16 +8,21 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 cargo bench --bench compare -- [OPTIONS]
 
-  --rounds N        rounds of each case; medians are compared            [5]
-  --requests N      requests of a round with 1 in flight                 [200000]
-  --pipelined N     requests of a round with 16 in flight                [1000000]
-  --sustained N     requests of one long SET round with 16 in flight,
-                    for several checkpoints; 0 for none                  [0]
-  --keys N          random keys                                          [1000000]
-  --tests LIST      set,get or one of them                               [set,get]
-  --fsync LIST      interval (once a second), always, or both            [interval,always]
-  --out FILE        write the table there, too
-  --without-kith    only Redis and the limit";
+Starts kith, Redis 7 and a server that only answers OK, asks all of them the same in turn, and prints tables.
+
+  --parts LIST      interval  fsync once a second: throughput, latency at half of
+                              the load that each can take, processor time, memory
+                    always    fsync before each answer
+                    store     reads of records that kith has on disk only
+                    http      kith's HTTP beside etcd's put and get
+                                                 [interval,always,store,http]
+  --rounds N        rounds of each case; their medians are compared       [5]
+  --seconds N       how long a round lasts, about                         [10]
+  --sustained N     SETs of the case that lasts for many checkpoints,
+                    over --sustained-keys keys; 0 for none                [20000000]
+  --sustained-keys N                                                      [5000000]
+  --keys N          keys of all other cases, drawn at random              [1000000]
+  --out FILE        write the tables there, too";
 
 /// When a server syncs what it acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,53 +42,57 @@ impl fmt::Display for Fsync {
     }
 }
 
+/// A part of the comparison, with servers of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Interval,
+    Always,
+    Store,
+    Http,
+}
+
+/// Their names on the command line, in the order of the report.
+const PARTS: [(&str, Part); 4] =
+    [("interval", Part::Interval), ("always", Part::Always), ("store", Part::Store), ("http", Part::Http)];
+
 /// See [`HELP`].
 pub struct Options {
+    pub parts: Vec<Part>,
     pub rounds: usize,
-    pub requests: u64,
-    pub pipelined: u64,
+    pub seconds: u64,
     pub sustained: u64,
+    pub sustained_keys: u64,
     pub keys: u64,
-    pub tests: Vec<&'static str>,
-    pub fsync: Vec<Fsync>,
     pub out: Option<PathBuf>,
-    pub kith: bool,
 }
 
 impl Options {
     /// `None` when help is asked for.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let mut options = Self {
+            parts: PARTS.iter().map(|(_, part)| *part).collect(),
             rounds: 5,
-            requests: 200_000,
-            pipelined: 1_000_000,
-            sustained: 0,
+            seconds: 10,
+            sustained: 20_000_000,
+            sustained_keys: 5_000_000,
             keys: 1_000_000,
-            tests: vec!["set", "get"],
-            fsync: vec![Fsync::Interval, Fsync::Always],
             out: None,
-            kith: true,
         };
         while let Some(flag) = arguments.next() {
             match flag.as_str() {
                 "--help" | "-h" => return Ok(None),
                 // Cargo says so to every benchmark.
                 "--bench" => continue,
-                "--without-kith" => {
-                    options.kith = false;
-                    continue;
-                }
                 _ => {}
             }
             let value = arguments.next().with_context(|| format!("{flag} needs a value"))?;
             match flag.as_str() {
+                "--parts" => options.parts = value.split(',').map(part).collect::<Result<_>>()?,
                 "--rounds" => options.rounds = usize::try_from(at_least_one(&flag, &value)?)?,
-                "--requests" => options.requests = at_least_one(&flag, &value)?,
-                "--pipelined" => options.pipelined = at_least_one(&flag, &value)?,
+                "--seconds" => options.seconds = at_least_one(&flag, &value)?,
                 "--sustained" => options.sustained = number(&flag, &value)?,
+                "--sustained-keys" => options.sustained_keys = at_least_one(&flag, &value)?,
                 "--keys" => options.keys = at_least_one(&flag, &value)?,
-                "--tests" => options.tests = list(&value, test)?,
-                "--fsync" => options.fsync = list(&value, fsync)?,
                 "--out" => options.out = Some(PathBuf::from(value)),
                 _ => bail!("{flag} is no option"),
             }
@@ -103,17 +112,7 @@ fn at_least_one(flag: &str, value: &str) -> Result<u64> {
     }
 }
 
-fn list<T>(value: &str, one: fn(&str) -> Option<T>) -> Result<Vec<T>> {
-    value
-        .split(',')
-        .map(|word| one(word).with_context(|| format!("`{word}` is none of the choices")))
-        .collect()
-}
-
-fn test(word: &str) -> Option<&'static str> {
-    ["set", "get"].into_iter().find(|known| *known == word)
-}
-
-fn fsync(word: &str) -> Option<Fsync> {
-    [Fsync::Interval, Fsync::Always].into_iter().find(|known| known.to_string() == word)
+fn part(word: &str) -> Result<Part> {
+    let known = PARTS.iter().find(|(name, _)| *name == word);
+    known.map(|(_, part)| *part).with_context(|| format!("`{word}` is no part"))
 }

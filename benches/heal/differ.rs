@@ -23,7 +23,7 @@ const LONG_KEY_BYTES: usize = 1_000;
 
 pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Result<()> {
     let settings = "replication_factor = 2\nhint_bytes = \"1MiB\"\nmax_value_bytes = \"512KiB\"";
-    let plan = Plan { cluster: "differ", settings, journal_bytes: None };
+    let plan = Plan { cluster: "differ", settings, memory: "" };
     let mut members = together(directory, 2, &plan)?;
     let [stays, returns] = members.as_mut_slice() else { bail!("two members") };
     fill(stays.resp, 0..options.records, "x")?;

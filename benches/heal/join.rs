@@ -19,7 +19,7 @@ const MOST: Duration = Duration::from_secs(60);
 const MOST_BYTES: f64 = 1.2;
 
 pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Result<()> {
-    let plan = Plan { cluster: "join", settings: "replication_factor = 2", journal_bytes: None };
+    let plan = Plan { cluster: "join", settings: "replication_factor = 2", memory: "" };
     let members = together(directory, 3, &plan)?;
     let [first, ..] = members.as_slice() else { bail!("three members") };
     fill(first.resp, 0..options.records, "x")?;

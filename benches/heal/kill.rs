@@ -14,7 +14,7 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const MOST: Duration = Duration::from_secs(5);
 
 pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Result<()> {
-    let plan = Plan { cluster: "kill", settings: "replication_factor = 3", journal_bytes: None };
+    let plan = Plan { cluster: "kill", settings: "replication_factor = 3", memory: "" };
     let mut members = together(directory, 3, &plan)?;
     let load = Load::start(&members.iter().map(|member| member.resp).collect::<Vec<_>>());
     let mut times = Vec::new();

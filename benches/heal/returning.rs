@@ -22,7 +22,7 @@ const MOST: Duration = Duration::from_secs(20);
 const LEAST_SHARE: f64 = 0.8;
 
 pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Result<()> {
-    let plan = Plan { cluster: "return", settings: "replication_factor = 3", journal_bytes: None };
+    let plan = Plan { cluster: "return", settings: "replication_factor = 3", memory: "" };
     let mut members = together(directory, 3, &plan)?;
     let [first, second, away] = members.as_mut_slice() else { bail!("three members") };
     let load = Load::start(&[first.resp, second.resp]);

@@ -24,8 +24,8 @@ pub struct Plan<'a> {
     pub cluster: &'a str,
     /// The settings with which it is created, as lines of TOML.
     pub settings: &'a str,
-    /// The journal's size at which a checkpoint begins, if not the default.
-    pub journal_bytes: Option<&'a str>,
+    /// Lines of the part `[memory]`.
+    pub memory: &'a str,
 }
 
 /// One member: its files, its ports, and its process while it has one.
@@ -63,15 +63,13 @@ impl Member {
     /// Writes its file; `seeds` are other members' ports for peers.
     pub fn write_config(&self, plan: &Plan, bootstrap: bool, seeds: &[u16]) -> Result<()> {
         let Self { name, peers, http, resp, directory, .. } = self;
-        let Plan { cluster, settings, journal_bytes } = plan;
+        let Plan { cluster, settings, memory } = plan;
         let seeds: Vec<String> = seeds.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
-        let memory =
-            journal_bytes.map_or_else(String::new, |size| format!("[memory]\njournal_bytes = \"{size}\"\n"));
         let text = format!(
             "name = \"{name}\"\ncluster = \"{cluster}\"\ndata_dir = \"{name}\"\nseeds = [{}]\n\
              bootstrap = {bootstrap}\nsecret = \"a secret for one benchmark on one machine\"\n\n[listen]\n\
              peers = \"127.0.0.1:{peers}\"\nhttp = \"127.0.0.1:{http}\"\nresp = \"127.0.0.1:{resp}\"\n\n\
-             {memory}[create.settings]\n{settings}\n",
+             [memory]\n{memory}\n\n[create.settings]\n{settings}\n",
             seeds.join(", "),
         );
         Ok(std::fs::write(directory.join(format!("{name}.toml")), text)?)

@@ -10,8 +10,8 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long servers may take until they are ready, and until they ended.
-const START: Duration = Duration::from_secs(60);
+/// How long servers may take until they are ready, and until they ended: with ten million records it is half a minute.
+const START: Duration = Duration::from_secs(300);
 /// How long a server may take to answer a question about its state.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Below the ports that the system gives to outgoing connections, so that nobody takes the port of a server
@@ -75,12 +75,7 @@ impl Process {
 
     /// Seconds of processor time that it took so far.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name, in parentheses, may contain anything.
-        let fields = text.rsplit_once(')').context("no name in /proc's stat")?.1;
-        let ticks = |at: usize| fields.split_whitespace().nth(at).and_then(|text| text.parse::<f64>().ok());
-        let (user, system) = ticks(11).zip(ticks(12)).context("no times in /proc's stat")?;
-        Ok((user + system) / TICKS_PER_SECOND)
+        cpu_seconds(&self.child.id().to_string())
     }
 
     /// Resident memory in MB.
@@ -98,6 +93,20 @@ impl Drop for Process {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// Seconds of processor time that the thread took so far that asks.
+pub fn thread_cpu_seconds() -> Result<f64> {
+    cpu_seconds("thread-self")
+}
+
+fn cpu_seconds(whose: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{whose}/stat"))?;
+    // The name, in parentheses, may contain anything.
+    let fields = text.rsplit_once(')').context("no name in /proc's stat")?.1;
+    let ticks = |at: usize| fields.split_whitespace().nth(at).and_then(|text| text.parse::<f64>().ok());
+    let (user, system) = ticks(11).zip(ticks(12)).context("no times in /proc's stat")?;
+    Ok((user + system) / TICKS_PER_SECOND)
 }
 
 /// Ports that are free at this moment, all different, and given to nobody else by this program.
