@@ -167,19 +167,31 @@ pub async fn import(client: &Client, prefix: &str, count: usize) -> Model {
 }
 
 /// The same; and the fewest copies that any of them was acknowledged with.
+///
+/// What is in doubt is stored again until it is acknowledged: the disk may be busy for longer than a write waits.
 pub async fn import_copies(client: &Client, prefix: &str, count: usize) -> (Model, u32) {
     let keys: Vec<String> = (0..count).map(|index| format!("{prefix}/{index:06}")).collect();
     let (mut model, mut fewest) = (Model::new(), u32::MAX);
     for part in keys.chunks(CHECK_BATCH) {
-        let operations: Vec<Entry> = part.iter().map(|key| put(key, "imported")).collect();
-        let outcomes = client.batch(&operations, None).await.unwrap();
-        for (operation, outcome) in operations.iter().zip(outcomes) {
-            assert_eq!(ending(&outcome), Ok(Ending::Stored), "{operation:?}");
-            fewest = fewest.min(outcome.copies.unwrap().into());
-            model.insert(operation.key.clone().unwrap(), vec![operation.value.clone()]);
-        }
+        let mut left: Vec<Entry> = part.iter().map(|key| put(key, "imported")).collect();
+        until("what is imported is acknowledged", PATIENCE, async || {
+            let outcomes = client.batch(&left, None).await.unwrap();
+            for (operation, outcome) in left.iter().zip(&outcomes).filter(|(_, outcome)| !is_in_doubt(outcome)) {
+                assert_eq!(ending(outcome), Ok(Ending::Stored), "{operation:?}");
+                fewest = fewest.min(outcome.copies.unwrap().into());
+                model.insert(operation.key.clone().unwrap(), vec![operation.value.clone()]);
+            }
+            let mut in_doubt = outcomes.iter().map(is_in_doubt);
+            left.retain(|_| in_doubt.next().unwrap());
+            if left.is_empty() { Ok(()) } else { Err(format!("{outcomes:?}")) }
+        })
+        .await;
     }
     (model, fewest)
+}
+
+fn is_in_doubt(outcome: &Outcome) -> bool {
+    outcome.error.as_deref() == Some("unknown")
 }
 
 /// Reads every key through one member and tells what should not be.
