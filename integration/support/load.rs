@@ -176,7 +176,9 @@ pub async fn import_copies(client: &Client, prefix: &str, count: usize) -> (Mode
         let mut left: Vec<Entry> = part.iter().map(|key| put(key, "imported")).collect();
         until("what is imported is acknowledged", PATIENCE, async || {
             let outcomes = client.batch(&left, None).await.unwrap();
-            for (operation, outcome) in left.iter().zip(&outcomes).filter(|(_, outcome)| !is_in_doubt(outcome)) {
+            for (operation, outcome) in
+                left.iter().zip(&outcomes).filter(|(_, outcome)| !is_in_doubt(outcome))
+            {
                 assert_eq!(ending(outcome), Ok(Ending::Stored), "{operation:?}");
                 fewest = fewest.min(outcome.copies.unwrap().into());
                 model.insert(operation.key.clone().unwrap(), vec![operation.value.clone()]);

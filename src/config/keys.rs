@@ -58,7 +58,7 @@ pub const KEYS: &[Key] = &[
         "memory for records; beyond it they are evicted and read from disk",
     ),
     key("memory.journal_bytes", Some("512MiB"), "size of the journal at which a checkpoint begins"),
-    key("memory.store_cache_bytes", Some("64MiB"), "cache of the store on disk"),
+    key("memory.store_cache_bytes", Some("16MiB"), "cache of the store on disk"),
     key("limits.http_connections", Some("1024"), "open HTTP connections"),
     key("limits.resp_connections", Some("10000"), "open RESP connections"),
     key("limits.pending_handshakes", Some("256"), "members' connections that have not proved the secret yet"),

@@ -18,6 +18,10 @@ use std::collections::BTreeMap;
 
 /// Microseconds until a load that failed is tried again.
 const LOAD_RETRY_US: u64 = 1_000_000;
+/// While the table is full, of the records that are loaded to be read one in so many stays there: for each that
+/// comes another one must go, and most of those that are read now and then are gone before they are read again. One
+/// that is read often soon stays.
+const STAYS_ONE_IN: u64 = 8;
 
 /// Who waits for a key to be loaded.
 #[derive(Debug)]
@@ -120,6 +124,12 @@ impl Engine {
             (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
                 self.lose(key, hash);
             }
+            (Loaded::Found(_), Some(record)) if self.is_only_read(key, hash, &waiters) => {
+                for waiter in waiters {
+                    self.show_loaded(key, hash, waiter, record);
+                }
+                return;
+            }
             (Loaded::Absent | Loaded::Found(_), record) => {
                 self.counters.load_misses += u64::from(record.is_none());
                 self.records.resolve(key, hash, record);
@@ -137,6 +147,15 @@ impl Engine {
                 (waiter, _) => self.go_without(key, hash, waiter),
             }
         }
+    }
+
+    /// Whether a record that was loaded goes to its readers only, not into the table.
+    fn is_only_read(&self, key: KeyRef<'_>, hash: KeyHash, waiters: &[Waiter]) -> bool {
+        let reads = |waiter: &Waiter| matches!(waiter, Waiter::Read(_) | Waiter::Peer(_) | Waiter::Gather(_));
+        self.records.table.bytes() >= self.bounds.table_bytes
+            && !self.counters.loads.is_multiple_of(STAYS_ONE_IN)
+            && waiters.iter().all(reads)
+            && self.records.table.find_any(key, hash).is_none()
     }
 
     /// Redb's record of a key is damaged: it is taken from others.
@@ -174,6 +193,22 @@ impl Engine {
             }
             Waiter::Hint(member) => self.hint_again(member, hash),
             Waiter::Fresh(fresh) => self.release_fresh(fresh, Some(Verdict::Storage)),
+        }
+    }
+
+    /// Gives a record to somebody who reads it.
+    fn show_loaded(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter, record: RecordRef<'_>) {
+        match waiter {
+            Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
+                self.read_one(token, key, hash);
+            }
+            Waiter::Read(token) => {
+                let readable = record.is_readable(self.wall_ms).then(|| Record::copy_of(record));
+                self.found(token, readable);
+            }
+            Waiter::Peer(origin) => self.reply(origin, Reply::Record(Some(record.bytes().to_vec()))),
+            Waiter::Gather(id) => self.gather_own(id, Some(Record::copy_of(record))),
+            waiter => self.go_on(key, hash, waiter),
         }
     }
 
@@ -227,5 +262,44 @@ impl Engine {
                 self.release_fresh(fresh, winner.map(Verdict::Superseded));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Bounds;
+    use crate::engine::copying::tests::record;
+    use crate::engine::operation::{Outcome, Read};
+    use crate::engine::watch::tests::{alone_with, turn};
+    use crate::model::settings::Level;
+
+    const RECORDS: usize = 80;
+
+    /// Reads records that only redb has, each so many times in turn, and tells how many of them are in memory then.
+    fn read_each(times: usize) -> usize {
+        let bounds = Bounds { table_bytes: 0, ..Bounds::default() };
+        let mut engine = alone_with(bounds, (0..RECORDS).map(record));
+        let before = engine.records.table.len();
+        for number in 0..RECORDS * times {
+            let wanted = record(number / times);
+            let key = wanted.view().key_ref().unwrap();
+            engine.read(7, Read { key, level: Some(Level::One) });
+            for load in std::mem::take(&mut engine.lanes.loads) {
+                engine.loaded(&load, Loaded::Found(wanted.view().bytes()));
+            }
+            turn(&mut engine);
+            let told = std::mem::take(&mut engine.lanes.completions);
+            let [completion] = &told[..] else { panic!("{told:?}") };
+            let Outcome::Found(Some(found)) = &completion.outcome else { panic!("{told:?}") };
+            assert_eq!(found.view().bytes(), wanted.view().bytes());
+        }
+        engine.records.table.len() - before
+    }
+
+    #[test]
+    fn what_is_read_once_while_the_table_is_full_mostly_passes_by_and_what_is_read_often_stays() {
+        assert!((1..RECORDS / 4).contains(&read_each(1)));
+        assert_eq!(read_each(10), RECORDS);
     }
 }

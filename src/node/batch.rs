@@ -57,11 +57,6 @@ impl<'a> Unanswered<'a> {
     }
 }
 
-/// Whether it changes anything.
-pub(super) const fn is_change(operation: &Operation) -> bool {
-    !matches!(Kind::of(operation), Kind::Read)
-}
-
 /// Carries out operations; the answers are in their order. Those that were not begun when `is_abandoned` says that nobody
 /// waits for answers any more are left out.
 pub(super) async fn run(
@@ -93,7 +88,7 @@ pub(super) async fn run(
             unanswered.end(operation);
             break;
         }
-        if is_change(operation) {
+        if operation.is_change() {
             relieved(local).await;
         }
         submit(local, &mailbox, token, operation, seen);

@@ -8,7 +8,7 @@ use super::handle::status::{
     PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, SettingRow, Settings, Standing,
     State, Status, StorageStatus,
 };
-use super::handle::{Control, ControlError, Key, OperationError, Request, Requests};
+use super::handle::{Control, ControlError, Key, Operation, OperationError, Request, Requests};
 use super::local::{Local, LocalHandle, Mailbox, next, relieved};
 use super::view::View;
 use super::{batch, changes, convergence, departure, membership, tokens, watch};
@@ -32,7 +32,7 @@ pub(super) async fn answer_requests(shared: Rc<Shared>, mut requests: Requests) 
                 tokio::task::spawn_local(async move {
                     let local = LocalHandle { shared };
                     // Who gives up asks for nothing any more. What was begun is carried out all the same.
-                    if operations.iter().any(batch::is_change) {
+                    if operations.iter().any(Operation::is_change) {
                         tokio::select! {
                             biased;
                             () = relieved(&local) => {}

@@ -204,6 +204,11 @@ impl Handle {
                 return Ok(answers);
             }
             let expected = batch.len();
+            // Whoever else has something to write at this moment prepares it first. The data thread is woken once then and does
+            // all of it in one turn: one write to the journal, one frame to each peer.
+            if batch.iter().any(Operation::is_change) {
+                tokio::task::yield_now().await;
+            }
             let part: Answers = self.ask(|reply| Request::Operations { operations: batch, reply }).await?;
             debug_assert_eq!(part.len(), expected, "each operation is answered once");
             seen = part.iter().flatten().map(Answer::time).fold(seen, u64::max);

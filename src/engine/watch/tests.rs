@@ -334,7 +334,7 @@ fn alone(records: impl Iterator<Item = Record>) -> Engine {
 }
 
 /// The same with other bounds.
-fn alone_with(bounds: Bounds, records: impl Iterator<Item = Record>) -> Engine {
+pub(in crate::engine) fn alone_with(bounds: Bounds, records: impl Iterator<Item = Record>) -> Engine {
     let who = Identity { member: entry(0).id(), incarnation: 1, life: 1 };
     let mut engine = Engine::new(who, bounds, 4);
     engine.advance(Now { wall_ms: WALL_MS, mono_us: 0 });
@@ -349,7 +349,7 @@ fn alone_with(bounds: Bounds, records: impl Iterator<Item = Record>) -> Engine {
     engine
 }
 
-fn turn(engine: &mut Engine) {
+pub(in crate::engine) fn turn(engine: &mut Engine) {
     engine.end_turn();
     engine.written();
     let end = engine.positions().written;

@@ -75,6 +75,12 @@ impl Operation {
         }
     }
 
+    /// Whether it changes anything.
+    #[must_use]
+    pub const fn is_change(&self) -> bool {
+        !matches!(self, Self::Get { .. })
+    }
+
     /// A change is stamped above `time`.
     pub fn follow(&mut self, time: u64) {
         match self {
