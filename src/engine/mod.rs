@@ -246,7 +246,6 @@ pub struct Engine {
     peers: Vec<Peer>,
     peer_index: BTreeMap<MemberId, usize>,
     writes: VecDeque<pending::Pending>,
-    spare_writes: VecDeque<pending::Pending>,
     progress: bool,
     /// Answers with own stamps that no durable reservation covers yet.
     held: Vec<Completion>,
@@ -316,7 +315,6 @@ impl Engine {
             peers: Vec::new(),
             peer_index: BTreeMap::new(),
             writes: VecDeque::new(),
-            spare_writes: VecDeque::new(),
             progress: false,
             held: Vec::new(),
             requests: requests::Requests::default(),

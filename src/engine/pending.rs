@@ -73,17 +73,23 @@ impl Engine {
         // A member that was removed is in no owner set.
         let counts = |peer: &Peer| !self.roster.is_removed(peer.member);
         let all_expected = self.peers.iter().all(|peer| peer.is_expected() || !counts(peer));
-        let mut waiting = std::mem::take(&mut self.spare_writes);
         let mut pending = std::mem::take(&mut self.writes);
-        for mut write in pending.drain(..) {
-            match self.judge(&mut write, all_expected) {
-                Judgement::Wait => waiting.push_back(write),
-                Judgement::Met { copies } => self.complete_write(write, copies),
-                Judgement::Missed { copies } => self.fail(write.origin, OperationError::Unknown { copies }),
-            }
+        // Who began first is answered first, mostly; and whoever waits on is not moved for that.
+        while pending.front_mut().is_some_and(|write| self.settle(write, all_expected)) {
+            pending.pop_front();
         }
-        self.spare_writes = pending;
-        self.writes = waiting;
+        pending.retain_mut(|write| !self.settle(write, all_expected));
+        self.writes = pending;
+    }
+
+    /// Answers a write, if it need not wait any longer.
+    fn settle(&mut self, write: &mut Pending, all_expected: bool) -> bool {
+        match self.judge(write, all_expected) {
+            Judgement::Wait => return false,
+            Judgement::Met { copies } => self.complete_write(write, copies),
+            Judgement::Missed { copies } => self.fail(write.origin, OperationError::Unknown { copies }),
+        }
+        true
     }
 
     /// The common case in a few comparisons: this runs for every pending write in every turn.
@@ -175,7 +181,7 @@ impl Engine {
         !given || self.clock.is_covered(stamp.time)
     }
 
-    fn complete_write(&mut self, write: Pending, copies: u16) {
+    fn complete_write(&mut self, write: &mut Pending, copies: u16) {
         self.counters.superseded += u64::from(write.superseded.is_some());
         let stored = Stored {
             timestamp: write.superseded.unwrap_or(write.timestamp),
@@ -184,7 +190,7 @@ impl Engine {
             hash: write.hash,
             number: write.number,
         };
-        match write.looked {
+        match write.looked.take() {
             None => self.answer(write.origin, stored),
             Some(looked) => self.answer_modified(write.origin, Some(stored), *looked),
         }
