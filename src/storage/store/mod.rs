@@ -396,7 +396,7 @@ fn from_redb<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> Storage
 
 /// Redb writes a whole checkpoint before it syncs. A disk that has so much to do at once lets the journal's syncs
 /// wait until all of it is done; so it is given to the disk in pieces.
-const MOST_UNSYNCED_BYTES: usize = 4 << 20;
+const MOST_UNSYNCED_BYTES: usize = 1 << 20;
 
 /// All is passed on to the file.
 const OPEN: u8 = 0;
