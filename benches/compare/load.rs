@@ -2,7 +2,9 @@
 
 use super::report::{Case, Measured};
 use super::servers::Target;
+use crate::support::resp::Resp;
 use anyhow::{Context, Result, bail};
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Requests of each connection in the round that tells how many requests a round needs.
 const PROBED: u64 = 1_000;
+/// Bytes of a value.
+pub const VALUE_BYTES: usize = 100;
 /// Connections of redis-benchmark.
 pub const CONNECTIONS: u64 = 50;
 /// Servers that take less of a processor than this are at rest.
@@ -43,9 +47,19 @@ pub fn requests(target: &Target<'_>, case: &Case, seconds: u64) -> Result<u64> {
 /// One round of one case, begun when nothing is left over of the rounds before.
 pub fn measure(target: &Target<'_>, case: &Case, requests: u64) -> Result<Measured> {
     target.prepare()?;
+    // What others left to the disk must not wait there for this one's syncs.
+    Command::new("sync").status().context("sync")?;
     let before = target.cpu_seconds()?;
     let mut command = Command::new("redis-benchmark");
-    command.args(["-h", "127.0.0.1", "-d", "100", "--csv", "-c", &CONNECTIONS.to_string()]);
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "--csv",
+        "-d",
+        &VALUE_BYTES.to_string(),
+        "-c",
+        &CONNECTIONS.to_string(),
+    ]);
     command.args(["-p", &target.port.to_string(), "-t", case.test, "-P", &case.pipeline.to_string()]);
     command.args(["-n", &requests.to_string(), "-r", &case.keys.to_string()]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
@@ -65,6 +79,14 @@ pub fn measure(target: &Target<'_>, case: &Case, requests: u64) -> Result<Measur
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let parsed = parse(&text).with_context(|| format!("redis-benchmark said: {text}"))?;
     Ok(Measured { cpu_per_million: cpu * 1e6 / requests as f64, ..parsed })
+}
+
+/// Writes every key once, in order, and waits until the servers rest.
+pub fn fill(target: &Target<'_>, keys: Range<u64>) -> Result<()> {
+    target.prepare()?;
+    let names = keys.map(|number| format!("key:{number:012}"));
+    Resp::connect(target.port)?.fill(names, &"x".repeat(VALUE_BYTES))?;
+    rest(target)
 }
 
 /// Waits until a server has nothing to do any more.

@@ -22,7 +22,6 @@ mod tail;
 mod web;
 
 use anyhow::{Context, Result};
-use memory::Memory;
 use options::{Fsync, Options, Part};
 use report::{Case, Report};
 use servers::{KITH_ONE, Kith, LIMIT, REDIS, Redis, Target};
@@ -62,6 +61,7 @@ fn run(options: &Options) -> Result<()> {
         text.push_str(&match part {
             Part::Interval => interval(options)?,
             Part::Always => always(options)?,
+            Part::Memory => memory(options)?,
             Part::Store => store(options)?,
             Part::Http => web::compare(options.rounds, options.seconds)?,
         });
@@ -82,9 +82,8 @@ fn interval(options: &Options) -> Result<String> {
     let kith = Kith::start(directory.path(), Fsync::Interval, "")?;
     let (redis, kith, one) = (redis.target(), kith.target()?, kith.target_one()?);
     let targets = [servers::limit(&ok), redis, kith, one];
-    let mut memory = Memory::new(options.keys);
     for target in [&redis, &kith] {
-        memory.fill(target)?;
+        load::fill(target, 0..options.keys)?;
     }
     let case = |test, pipeline, least, other| Case {
         test,
@@ -120,9 +119,6 @@ fn interval(options: &Options) -> Result<String> {
             }
         }
     }
-    for target in [&redis, &kith] {
-        memory.note_after(target)?;
-    }
     if options.sustained > 0 {
         let case = Case {
             keys: options.sustained_keys,
@@ -137,7 +133,7 @@ fn interval(options: &Options) -> Result<String> {
             report.add(&case, target.name, measured);
         }
     }
-    Ok([report.table(), tail.table(), memory.table()].concat())
+    Ok([report.table(), tail.table()].concat())
 }
 
 /// Writes with an fsync before each answer.
@@ -147,12 +143,23 @@ fn always(options: &Options) -> Result<String> {
     let redis = Redis::start(directory.path(), Fsync::Always)?;
     let kith = Kith::start(directory.path(), Fsync::Always, "")?;
     let targets = [servers::limit(&ok), redis.target(), kith.target()?, kith.target_one()?];
+    for target in &targets[1..3] {
+        load::fill(target, 0..options.keys)?;
+    }
     let mut report = Report::new(Fsync::Always, targets.iter().map(|target| target.name).collect());
     for (pipeline, least) in [(1, 1.0), (16, 1.4)] {
         let case = Case { test: "set", pipeline, keys: options.keys, target: Some((least, REDIS)), note: "" };
         measure(&case, &targets, options, &mut report)?;
     }
     Ok(report.table())
+}
+
+/// What records take of memory.
+fn memory(options: &Options) -> Result<String> {
+    let directory = directory()?;
+    let redis = Redis::start(directory.path(), Fsync::Interval)?;
+    let kith = Kith::start(directory.path(), Fsync::Interval, "")?;
+    memory::compare(&redis.target(), &kith.target()?, options.keys)
 }
 
 /// Reads of records that kith has on disk only.
@@ -163,7 +170,7 @@ fn store(options: &Options) -> Result<String> {
     let kith = Kith::start(directory.path(), Fsync::Interval, STORE)?;
     let targets = [servers::limit(&ok), redis.target(), kith.target()?];
     for target in targets.iter().skip(1) {
-        memory::fill(target, options.keys)?;
+        load::fill(target, 0..options.keys)?;
     }
     eprintln!("fsync interval: {:.1}% of kith's records are in memory", 100.0 * kith.share_in_memory()?);
     let case = Case {

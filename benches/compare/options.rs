@@ -11,11 +11,12 @@ cargo bench --bench compare -- [OPTIONS]
 Starts kith, Redis 7 and a server that only answers OK, asks all of them the same in turn, and prints tables.
 
   --parts LIST      interval  fsync once a second: throughput, latency at half of
-                              the load that each can take, processor time, memory
+                              the load that each can take, processor time
                     always    fsync before each answer
+                    memory    what records take
                     store     reads of records that kith has on disk only
                     http      kith's HTTP beside etcd's put and get
-                                                 [interval,always,store,http]
+                                                 [interval,always,memory,store,http]
   --rounds N        rounds of each case; their medians are compared       [5]
   --seconds N       how long a round lasts, about                         [10]
   --sustained N     SETs of the case that lasts for many checkpoints,
@@ -47,13 +48,19 @@ impl fmt::Display for Fsync {
 pub enum Part {
     Interval,
     Always,
+    Memory,
     Store,
     Http,
 }
 
 /// Their names on the command line, in the order of the report.
-const PARTS: [(&str, Part); 4] =
-    [("interval", Part::Interval), ("always", Part::Always), ("store", Part::Store), ("http", Part::Http)];
+const PARTS: [(&str, Part); 5] = [
+    ("interval", Part::Interval),
+    ("always", Part::Always),
+    ("memory", Part::Memory),
+    ("store", Part::Store),
+    ("http", Part::Http),
+];
 
 /// See [`HELP`].
 pub struct Options {

@@ -112,11 +112,19 @@ impl Report {
         let others = || self.servers.iter().filter(|server| **server != LIMIT);
         for server in others() {
             let median = |of: fn(&Measured) -> f64| spread(self.figures(case, server, of)).1;
-            _ = write!(text, " {:.2} / {:.2} |", median(|m| m.p50_ms), median(|m| m.p99_ms));
+            let (p50, p99) = (median(|m| m.p50_ms), median(|m| m.p99_ms));
+            // What was not asked was not measured.
+            match p50.is_nan() {
+                true => text.push_str(" |"),
+                false => _ = write!(text, " {p50:.2} / {p99:.2} |"),
+            }
         }
         for server in others() {
             let median = spread(self.figures(case, server, |m| m.cpu_per_million)).1;
-            _ = write!(text, " {median:.1} |");
+            match median.is_nan() {
+                true => text.push_str(" |"),
+                false => _ = write!(text, " {median:.1} |"),
+            }
         }
         text.push('\n');
     }
