@@ -238,7 +238,7 @@ const fn split(number: u32, size: usize) -> (usize, usize) {
     (number / cells_per_block(size), number % cells_per_block(size))
 }
 
-/// Cells of a class have at least eight bytes: so many don't fit into any memory.
+/// There are fewer cells than slots, and those have numbers of 32 bits.
 fn to_u32(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -65,6 +65,8 @@ pub enum Loaded<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Loads {
     waiting: BTreeMap<HintKey, Vec<Waiter>>,
+    /// Records that were loaded to be read while the table was full.
+    only_read: u64,
     /// Loads that failed and whose keys can't do without, and when they are tried again.
     failed: Vec<(u64, Load)>,
 }
@@ -114,6 +116,7 @@ impl Engine {
             Loaded::Found(bytes) => RecordRef::parse(bytes).ok().map(|(record, _)| record),
             Loaded::Absent | Loaded::Damaged | Loaded::Failed => None,
         };
+        let passes_by = record.is_some() && self.passes_by(key, hash, &waiters);
         match (found, record) {
             (Loaded::Failed, _) => {
                 let is_unresolved = |slot| self.records.table.has(slot, UNRESOLVED);
@@ -124,7 +127,7 @@ impl Engine {
             (Loaded::Damaged, _) | (Loaded::Found(_), None) => {
                 self.lose(key, hash);
             }
-            (Loaded::Found(_), Some(record)) if self.is_only_read(key, hash, &waiters) => {
+            (Loaded::Found(_), Some(record)) if passes_by => {
                 for waiter in waiters {
                     self.show_loaded(key, hash, waiter, record);
                 }
@@ -150,12 +153,13 @@ impl Engine {
     }
 
     /// Whether a record that was loaded goes to its readers only, not into the table.
-    fn is_only_read(&self, key: KeyRef<'_>, hash: KeyHash, waiters: &[Waiter]) -> bool {
+    fn passes_by(&mut self, key: KeyRef<'_>, hash: KeyHash, waiters: &[Waiter]) -> bool {
         let reads = |waiter: &Waiter| matches!(waiter, Waiter::Read(_) | Waiter::Peer(_) | Waiter::Gather(_));
-        self.records.table.bytes() >= self.bounds.table_bytes
-            && !self.counters.loads.is_multiple_of(STAYS_ONE_IN)
+        let may_pass_by = self.records.table.bytes() >= self.bounds.table_bytes
             && waiters.iter().all(reads)
-            && self.records.table.find_any(key, hash).is_none()
+            && self.records.table.find_any(key, hash).is_none();
+        self.loads.only_read += u64::from(may_pass_by);
+        may_pass_by && !self.loads.only_read.is_multiple_of(STAYS_ONE_IN)
     }
 
     /// Redb's record of a key is damaged: it is taken from others.
@@ -276,30 +280,41 @@ mod tests {
 
     const RECORDS: usize = 80;
 
-    /// Reads records that only redb has, each so many times in turn, and tells how many of them are in memory then.
-    fn read_each(times: usize) -> usize {
+    /// Reads each of some records that only redb has so many times in turn, so many at a time before any of them is loaded,
+    /// and tells how many of them are in memory then.
+    fn read_each(times: usize, at_once: usize) -> usize {
         let bounds = Bounds { table_bytes: 0, ..Bounds::default() };
         let mut engine = alone_with(bounds, (0..RECORDS).map(record));
         let before = engine.records.table.len();
-        for number in 0..RECORDS * times {
-            let wanted = record(number / times);
-            let key = wanted.view().key_ref().unwrap();
-            engine.read(7, Read { key, level: Some(Level::One) });
-            for load in std::mem::take(&mut engine.lanes.loads) {
-                engine.loaded(&load, Loaded::Found(wanted.view().bytes()));
+        for first in (0..RECORDS).step_by(at_once) {
+            for _ in 0..times {
+                for number in first..first + at_once {
+                    let key = record(number);
+                    let key = key.view().key_ref().unwrap();
+                    engine.read(number as u64, Read { key, level: Some(Level::One) });
+                }
+                for load in std::mem::take(&mut engine.lanes.loads) {
+                    let number = std::str::from_utf8(&load.key[1..]).unwrap().parse().unwrap();
+                    engine.loaded(&load, Loaded::Found(record(number).view().bytes()));
+                }
+                turn(&mut engine);
+                let told = std::mem::take(&mut engine.lanes.completions);
+                assert_eq!(told.len(), at_once);
+                for completion in told {
+                    let Outcome::Found(Some(found)) = completion.outcome else { panic!("{completion:?}") };
+                    let number = usize::try_from(completion.token).unwrap();
+                    assert_eq!(found.view().bytes(), record(number).view().bytes());
+                }
             }
-            turn(&mut engine);
-            let told = std::mem::take(&mut engine.lanes.completions);
-            let [completion] = &told[..] else { panic!("{told:?}") };
-            let Outcome::Found(Some(found)) = &completion.outcome else { panic!("{told:?}") };
-            assert_eq!(found.view().bytes(), wanted.view().bytes());
         }
         engine.records.table.len() - before
     }
 
     #[test]
     fn what_is_read_once_while_the_table_is_full_mostly_passes_by_and_what_is_read_often_stays() {
-        assert!((1..RECORDS / 4).contains(&read_each(1)));
-        assert_eq!(read_each(10), RECORDS);
+        for at_once in [1, 8, 16] {
+            assert!((1..RECORDS / 4).contains(&read_each(1, at_once)), "{at_once}");
+            assert_eq!(read_each(100, at_once), RECORDS, "{at_once}");
+        }
     }
 }

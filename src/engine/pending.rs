@@ -6,8 +6,8 @@
 //! passes.
 //!
 //! The interleaving to fear is a change of placement meanwhile: an owner of the new placement
-//! refuses what was sent under the old one, both members exchange rosters, and `rebase_writes`
-//! sends to the owners of the day what is still pending.
+//! refuses what was sent under the old one. Both come to the same roster, by its records' own way or by an exchange;
+//! then `rebase_writes` sends to the owners of the day what is still pending.
 
 use super::Engine;
 use super::modify::Looked;
@@ -74,7 +74,7 @@ impl Engine {
         let counts = |peer: &Peer| !self.roster.is_removed(peer.member);
         let all_expected = self.peers.iter().all(|peer| peer.is_expected() || !counts(peer));
         let mut pending = std::mem::take(&mut self.writes);
-        // Who began first is answered first, mostly; and whoever waits on is not moved for that.
+        // Who began first is answered first, mostly; then whoever waits on is not moved for that.
         while pending.front_mut().is_some_and(|write| self.settle(write, all_expected)) {
             pending.pop_front();
         }

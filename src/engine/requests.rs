@@ -370,11 +370,13 @@ impl Engine {
         }
     }
 
-    /// Sends this member's system records to a peer and takes its own, unless that is under way.
+    /// Sends this member's system records to a peer and takes its own, unless that is under way or has just been done.
     pub(super) fn exchange_system(&mut self, member: MemberId) {
         let now = self.now.mono_us;
+        let asks = |sent: &Sent| sent.member == member && matches!(sent.purpose, Purpose::System);
+        let is_under_way = self.requests.sent.values().any(asks);
         let Some(peer) = self.peer_mut(member) else { return };
-        if peer.exchange_after_us > now || peer.link.is_none() {
+        if is_under_way || peer.exchange_after_us > now || peer.link.is_none() {
             return;
         }
         peer.exchange_after_us = now + membership::EXCHANGE_US;

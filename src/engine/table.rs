@@ -3,8 +3,8 @@
 //! What is known of a record is in its slot, its bytes in a cell ([`Cells`]); a hash index over the slots finds
 //! them by the key's fixed hash, and [`Order`] keeps key order apart. Nothing iterates over the index for a decision.
 //!
-//! Nothing here stalls while it grows: slots and cells come in blocks that never move, and the index is cut into
-//! shards, each of which grows by itself.
+//! Nothing here stalls while it grows: slots and cells come in blocks that never move (but for the list of records of
+//! more than four kilobytes, 16 bytes each), and the index is cut into shards, each of which grows by itself.
 #![expect(
     clippy::indexing_slicing,
     reason = "slot ids come from the index or the order, which hold occupied slots only"

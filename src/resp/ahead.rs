@@ -43,6 +43,11 @@ impl Foreseen {
     pub const fn pass(&mut self) {
         self.done += 1;
     }
+
+    /// Something came that nobody foresaw.
+    pub fn clear(&mut self) {
+        self.hashes.clear();
+    }
 }
 
 /// The keys with which bytes begin: of commands that read one key each and are there whole.

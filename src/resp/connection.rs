@@ -377,14 +377,19 @@ impl<L: Local> Connection<L> {
                 replies: &mut self.replies,
                 wall_ms,
             };
+            let is_command = !arguments.is_empty();
+            let was_foreseen = is_command && arguments.refused().is_none();
             // An empty line is no command.
-            if !arguments.is_empty() {
+            if is_command {
                 if commands::execute(&mut context, arguments) == Flow::Held {
                     return Pause::Held;
                 }
                 count(&self.shared.counts.commands, 1);
             }
-            self.client.foreseen.pass();
+            match was_foreseen {
+                true => self.client.foreseen.pass(),
+                false => self.client.foreseen.clear(),
+            }
             self.replies.step(self.input.consume());
         }
         Pause::Input

@@ -98,9 +98,11 @@ impl Input {
         self.data.len().saturating_sub(USUAL_BYTES)
     }
 
-    /// What was not executed, from where the next command begins; nothing while one is passed over.
+    /// What was not executed, if that begins with a command that was not parsed yet; else nothing. What is left of a
+    /// refused command is a client's data, and parsing a line changes it.
     pub fn next_bytes(&self) -> &[u8] {
-        if self.is_refused { &[] } else { self.data.get(self.start..self.end).unwrap_or_default() }
+        let begins = self.complete.is_none() && !self.parser.is_refusing();
+        self.data.get(self.start..self.end).filter(|_| begins).unwrap_or_default()
     }
 
     /// Bytes that were not executed.
@@ -193,5 +195,18 @@ mod tests {
             stream.extend_from_slice(b"\r\n");
         }
         assert_eq!(feed(&mut input, &stream), 300);
+    }
+
+    #[test]
+    fn what_was_parsed_is_no_beginning_any_more() {
+        let mut input = Input::default();
+        let line = b"\"*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n\"\r\nGET b\r\n";
+        input.room()[..line.len()].copy_from_slice(line);
+        input.filled(line.len());
+        assert_eq!(input.next_bytes(), line);
+        assert!(input.command(usize::MAX).unwrap().is_some());
+        assert_eq!(input.next_bytes(), b"", "unquoting it has changed it");
+        input.consume();
+        assert_eq!(input.next_bytes(), b"GET b\r\n");
     }
 }

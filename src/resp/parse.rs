@@ -243,6 +243,11 @@ impl Parser {
         self.refused.is_some() && !self.is_told
     }
 
+    /// Whether the command that has not ended is refused, which may have been told.
+    pub const fn is_refusing(&self) -> bool {
+        self.refused.is_some()
+    }
+
     /// The refusal was told; the command's end, when it comes, is that of an empty one.
     pub const fn told(&mut self) {
         self.is_told = true;

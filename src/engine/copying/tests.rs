@@ -291,17 +291,34 @@ fn a_change_that_a_member_never_heard_of_reaches_it_from_whoever_disagrees_with_
     let mut world = linked();
     world.pass(10_000);
     isolate(&mut world, 0);
-    let other = RosterEntry { state: MemberState::Leaving, ..entry(2) };
     // As if its author had been lost before it had told the third one.
+    world.engines[1].take_system(&system_where_the_last_one_leaves());
+    world.pass(500);
+    let knows =
+        |engine: &Engine| engine.roster().get(entry(2).id()).unwrap().entry.state == MemberState::Leaving;
+    assert!(world.engines[1..].iter().all(knows));
+}
+
+/// The system records of a cluster whose third member leaves.
+fn system_where_the_last_one_leaves() -> Vec<u8> {
+    let other = RosterEntry { state: MemberState::Leaving, ..entry(2) };
     let mut author = World::new(2, 0);
     author.engines[0].write_roster_entry(other.id(), &other);
     author.engines[0].end_turn();
-    let system = author.engines[0].system_records();
-    world.engines[1].take_system(&system);
-    world.pass(500);
-    let knows =
-        |engine: &Engine| engine.roster().get(other.id()).unwrap().entry.state == MemberState::Leaving;
-    assert!(world.engines[1..].iter().all(knows));
+    author.engines[0].system_records()
+}
+
+#[test]
+fn a_roster_is_not_sent_again_to_who_has_not_answered() {
+    let mut world = linked();
+    world.pass(10_000);
+    for seconds in 1..4 {
+        let mono_us = world.now_us + seconds * 1_000_000;
+        world.engines[0].advance(Now { wall_ms: WALL_MS + mono_us / 1_000, mono_us });
+        world.engines[0].exchange_system(entry(1).id());
+    }
+    world.carry();
+    assert_eq!(world.exchanged, 2, "a request and its answer");
 }
 
 #[test]

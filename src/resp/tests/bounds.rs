@@ -117,6 +117,21 @@ fn broken_requests_are_answered_and_cut_off() {
 }
 
 #[test]
+fn what_a_refused_value_holds_is_not_taken_for_the_reads_that_come_next() {
+    const READS: &str = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\nb\r\n";
+    run(async {
+        let port = Port::open(Place::Here, 1, Limits::default()).await;
+        let mut stream = port.connect().await;
+        stream.write_all(b"SET c 3\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$9000000\r\n").await.unwrap();
+        let told = "+OK\r\n-ERR an argument has at most 8388608 bytes (the setting `max_value_bytes`)\r\n";
+        expect(&mut stream, told).await;
+        stream.write_all(READS.repeat(9_000_000 / READS.len()).as_bytes()).await.unwrap();
+        stream.write_all(b"\r\nGET c\r\n").await.unwrap();
+        expect(&mut stream, "$1\r\n3\r\n").await;
+    });
+}
+
+#[test]
 fn what_is_too_long_is_answered_in_its_turn_and_the_connection_goes_on() {
     run(async {
         let port = Port::open(Place::Here, 1, Limits { large_input_bytes: 0, ..Limits::default() }).await;

@@ -8,8 +8,8 @@
 //! - A position that `sync` returned is durable with all before it, whatever was rotated meanwhile.
 //! - After a write or sync that failed for another reason than a full disk nothing more is accepted:
 //!   what the disk holds is unknown until the journal is opened again.
-//! - Space is written with zeros ahead of the appends, on the syncing thread: an `fdatasync` that
-//!   needn't record a new length takes half the time.
+//! - Where [`Syncer::prepare`] is called, space is written with zeros ahead of the appends, on the syncing thread: an
+//!   `fdatasync` that needn't record a new length takes half the time.
 //!
 //! [`replay`](self) of what earlier lives left is in `replay.rs`, the byte form in `frame.rs`.
 
