@@ -58,24 +58,7 @@ const CHECKPOINTS: f64 = 5.0;
 const SMALL_HINTS: &str = "hint_bytes = \"1MiB\"\nmax_value_bytes = \"512KiB\"";
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("stall: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::program::main("stall", HELP, Options::parse, |options| run(options).map(|()| true))
 }
 
 /// See [`HELP`].

@@ -34,24 +34,7 @@ use tail::Tail;
 const STORE: &str = "table_bytes = \"16MiB\"\nstore_cache_bytes = \"1GiB\"\njournal_bytes = \"64MiB\"";
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{}", options::HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{}", options::HELP);
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("compare: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::program::main("compare", options::HELP, Options::parse, |options| run(options).map(|()| true))
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -23,25 +23,7 @@ use report::Report;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{}", options::HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{}", options::HELP);
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("heal: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::program::main("heal", options::HELP, Options::parse, run)
 }
 
 /// Says whether all was carried out and all bounds of amounts hold.

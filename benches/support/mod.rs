@@ -9,5 +9,6 @@ pub mod machine;
 pub mod members;
 pub mod paced;
 pub mod processes;
+pub mod program;
 pub mod random;
 pub mod resp;
