@@ -20,7 +20,7 @@ pub const CONNECTIONS: u64 = 50;
 const RESTING: f64 = 0.1;
 /// Over which time that is looked at, and how long one waits for it.
 const LOOK: Duration = Duration::from_millis(500);
-const REST_PATIENCE: Duration = Duration::from_secs(60);
+const REST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Fails with advice if Redis is not installed.
 pub fn check_tools() -> Result<()> {

@@ -33,6 +33,11 @@ use tail::Tail;
 /// has them all.
 const STORE: &str = "table_bytes = \"16MiB\"\nstore_cache_bytes = \"1GiB\"\njournal_bytes = \"64MiB\"";
 
+/// Bytes of kith's table that have all records of the part that lasts.
+const ALL_IN_MEMORY: &str = "table_bytes = \"4GiB\"";
+/// kith with the memory that it takes when nobody says.
+const KITH_BY_DEFAULT: &str = "kith, 512 MiB of records";
+
 fn main() -> ExitCode {
     support::program::main("compare", options::HELP, Options::parse, |options| run(options).map(|()| true))
 }
@@ -44,6 +49,7 @@ fn run(options: &Options) -> Result<()> {
         text.push_str(&match part {
             Part::Interval => interval(options)?,
             Part::Always => always(options)?,
+            Part::Sustained => sustained(options)?,
             Part::Memory => memory(options)?,
             Part::Store => store(options)?,
             Part::Http => web::compare(options.rounds, options.seconds)?,
@@ -102,20 +108,6 @@ fn interval(options: &Options) -> Result<String> {
             }
         }
     }
-    if options.sustained > 0 {
-        let case = Case {
-            keys: options.sustained_keys,
-            note: ", sustained",
-            target: Some((1.2, REDIS)),
-            ..case("set", 16, 0.0, REDIS)
-        };
-        for target in &targets {
-            let requests = options.sustained;
-            let measured = load::measure(target, &case, requests)?;
-            eprintln!("fsync interval: {case}: {} {:.0}/s", target.name, measured.rate);
-            report.add(&case, target.name, measured);
-        }
-    }
     Ok([report.table(), tail.table()].concat())
 }
 
@@ -133,6 +125,31 @@ fn always(options: &Options) -> Result<String> {
     for (pipeline, least) in [(1, 1.0), (16, 1.4)] {
         let case = Case { test: "set", pipeline, keys: options.keys, target: Some((least, REDIS)), note: "" };
         measure(&case, &targets, options, &mut report)?;
+    }
+    Ok(report.table())
+}
+
+/// Writes that go on for many checkpoints: of Redis, of kith with all records in memory as Redis has them, and of kith
+/// as it is when nobody sets its memory.
+fn sustained(options: &Options) -> Result<String> {
+    let directory = directory()?;
+    let redis = Redis::start(directory.path(), Fsync::Interval)?;
+    let kith = Kith::start(directory.path(), Fsync::Interval, ALL_IN_MEMORY)?;
+    let by_default = self::directory()?;
+    let small = Kith::start(by_default.path(), Fsync::Interval, "")?;
+    let targets = [redis.target(), kith.target()?, Target { name: KITH_BY_DEFAULT, ..small.target()? }];
+    let case = Case {
+        test: "set",
+        pipeline: 16,
+        keys: options.sustained_keys,
+        target: Some((1.2, REDIS)),
+        note: ", sustained",
+    };
+    let mut report = Report::new(Fsync::Interval, targets.iter().map(|target| target.name).collect());
+    for target in &targets {
+        let measured = load::measure(target, &case, options.sustained)?;
+        eprintln!("fsync interval: {case}: {} {:.0}/s", target.name, measured.rate);
+        report.add(&case, target.name, measured);
     }
     Ok(report.table())
 }

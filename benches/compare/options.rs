@@ -13,15 +13,15 @@ Starts kith, Redis 7 and a server that only answers OK, asks all of them the sam
   --parts LIST      interval  fsync once a second: throughput, latency at half of
                               the load that each can take, processor time
                     always    fsync before each answer
+                    sustained SETs of 16 in flight for many checkpoints
                     memory    what records take
                     store     reads of records that kith has on disk only
                     http      kith's HTTP beside etcd's put and get
-                                                 [interval,always,memory,store,http]
+                               [interval,always,sustained,memory,store,http]
   --rounds N        rounds of each case; their medians are compared       [5]
   --seconds N       how long a round lasts, about                         [10]
-  --sustained N     SETs of the case that lasts for many checkpoints,
-                    over --sustained-keys keys; 0 for none                [20000000]
-  --sustained-keys N                                                      [5000000]
+  --sustained N     SETs of the part that lasts                   [20000000]
+  --sustained-keys N  of so many keys                              [5000000]
   --keys N          keys of all other cases, drawn at random              [1000000]
   --out FILE        write the tables there, too";
 
@@ -48,15 +48,17 @@ impl fmt::Display for Fsync {
 pub enum Part {
     Interval,
     Always,
+    Sustained,
     Memory,
     Store,
     Http,
 }
 
 /// Their names on the command line, in the order of the report.
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("interval", Part::Interval),
     ("always", Part::Always),
+    ("sustained", Part::Sustained),
     ("memory", Part::Memory),
     ("store", Part::Store),
     ("http", Part::Http),
@@ -97,7 +99,7 @@ impl Options {
                 "--parts" => options.parts = value.split(',').map(part).collect::<Result<_>>()?,
                 "--rounds" => options.rounds = usize::try_from(at_least_one(&flag, &value)?)?,
                 "--seconds" => options.seconds = at_least_one(&flag, &value)?,
-                "--sustained" => options.sustained = number(&flag, &value)?,
+                "--sustained" => options.sustained = at_least_one(&flag, &value)?,
                 "--sustained-keys" => options.sustained_keys = at_least_one(&flag, &value)?,
                 "--keys" => options.keys = at_least_one(&flag, &value)?,
                 "--out" => options.out = Some(PathBuf::from(value)),

@@ -45,6 +45,9 @@ const LINE_BYTES: usize = 64;
 /// Bytes of a record that are brought there: its header, its names, and a small value.
 const WARM_BYTES: usize = 256;
 
+/// Shadows that are remembered one by one.
+const MAX_NOTED_SHADOWS: usize = 2_048;
+
 /// Keys that are looked for together without an allocation.
 const WARM_AT_ONCE: usize = 64;
 
@@ -150,6 +153,9 @@ pub(super) struct Table {
     records: usize,
     bytes: usize,
     dirty: usize,
+    shadows: usize,
+    /// Slots that began to shadow something, some of them; they may not do so any more.
+    noted_shadows: Vec<SlotId>,
 }
 
 impl Default for Table {
@@ -163,6 +169,8 @@ impl Default for Table {
             records: 0,
             bytes: 0,
             dirty: 0,
+            shadows: 0,
+            noted_shadows: Vec::new(),
         }
     }
 }
@@ -265,6 +273,9 @@ impl Table {
         let slots = &self.kept.slots;
         self.index[shard].insert_unique(at, id, |id| place(slots[*id].hash).1);
         self.order.insert(id, |id| self.kept.names(id));
+        if flags & SHADOW != 0 {
+            self.note_shadow(SlotId(id));
+        }
         SlotId(id)
     }
 
@@ -293,8 +304,10 @@ impl Table {
             self.records -= 1;
             self.bytes -= RecordRef::at_start_of(cells.get(slot.cell())).bytes().len() + OVERHEAD_BYTES;
             self.dirty -= usize::from(slot.flags & DIRTY != 0);
+            self.shadows -= usize::from(slot.flags & SHADOW != 0);
             cells.free(slot.cell());
             slot.move_to(CellId::NOWHERE);
+            slot.flags = 0;
             self.free.push(id.0);
         }
     }
@@ -329,14 +342,36 @@ impl Table {
     pub(super) fn add_flags(&mut self, id: SlotId, flags: u8) {
         let slot = &mut self.kept.slots[id.0];
         self.dirty += usize::from(flags & !slot.flags & DIRTY != 0);
+        let shadows = flags & !slot.flags & SHADOW != 0;
         slot.flags |= flags;
+        if shadows {
+            self.note_shadow(id);
+        }
     }
 
     /// Clears flags.
     pub(super) fn clear_flags(&mut self, id: SlotId, flags: u8) {
         let slot = &mut self.kept.slots[id.0];
         self.dirty -= usize::from(flags & slot.flags & DIRTY != 0);
+        self.shadows -= usize::from(flags & slot.flags & SHADOW != 0);
         slot.flags &= !flags;
+    }
+
+    fn note_shadow(&mut self, id: SlotId) {
+        self.shadows += 1;
+        if self.noted_shadows.len() < MAX_NOTED_SHADOWS {
+            self.noted_shadows.push(id);
+        }
+    }
+
+    /// How many records hide one of redb's whose element is still in its tree.
+    pub(super) const fn shadows(&self) -> usize {
+        self.shadows
+    }
+
+    /// Those that were noted since this was asked last; not all if they were many, and some may be none any more.
+    pub(super) fn take_noted_shadows(&mut self) -> Vec<SlotId> {
+        std::mem::take(&mut self.noted_shadows)
     }
 
     /// Notes that a record was handed to a checkpoint.

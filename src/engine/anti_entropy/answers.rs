@@ -66,6 +66,7 @@ impl Engine {
         }
         match question {
             Compare::Roots { roots, durable } if roots.len() <= self.placement.partitions() => {
+                self.lift_few_shadows();
                 let leaves = self.leaves_of_other_roots(&roots);
                 self.reply_durably(origin, Compared::Leaves(leaves), durable);
             }

@@ -20,6 +20,7 @@ mod exchange;
 mod fetching;
 mod listing;
 mod pass;
+mod shadows;
 
 pub(super) use answers::lower;
 pub(super) use fetching::Fetching;
@@ -83,6 +84,7 @@ pub(super) struct AntiEntropy {
     /// Numbers of passes and requests, never given twice.
     last: u64,
     budget: Budget,
+    calm: shadows::Calm,
 }
 
 /// What may still be sent and taken now: bytes, fewer than none after a large record.
@@ -129,6 +131,7 @@ impl Engine {
         self.anti_entropy.budget.fill(self.now.mono_us, self.settings.repair_bytes_per_second);
         let now = self.now.mono_us;
         self.wait_for_hints();
+        self.clear_shadows_in_calm();
         // What a removed member sends nobody takes.
         let is_removed = self.roster.is_removed(self.identity.member);
         let rests = self.storage_problem.is_some()
@@ -138,7 +141,11 @@ impl Engine {
         while self.anti_entropy.pass.is_none() && !rests {
             let is_due = |peer: &&Peer| peer.is_reachable() && peer.compared.due_us <= now;
             let due = self.peers.iter().filter(is_due).min_by_key(|peer| peer.compared.due_us);
-            let Some(member) = due.map(|peer| peer.member) else { break };
+            let Some((member, waits)) = due.map(|peer| (peer.member, self.puts_off(peer))) else { break };
+            if waits {
+                self.compare_later(member, RETRY_US);
+                continue;
+            }
             self.anti_entropy.began_us = now;
             self.begin_pass(member);
         }

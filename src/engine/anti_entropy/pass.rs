@@ -150,13 +150,14 @@ impl Engine {
         if pass.shares.is_empty() {
             return self.complete_pass(&pass);
         }
+        self.lift_few_shadows();
         let partitions = pass.shares.keys().copied().collect();
         self.ask_for_leaves(pass, partitions, None);
     }
 
     /// The partitions that both must hold, or that this member holds and the peer must. Partitions that one of
     /// both still copies are left to that.
-    fn shares_with(&self, peer: MemberId) -> BTreeMap<u16, Share> {
+    pub(super) fn shares_with(&self, peer: MemberId) -> BTreeMap<u16, Share> {
         let me = self.identity.member;
         let partitions = (0u16..).take(self.placement.partitions());
         let shared = partitions.filter_map(|partition| {
@@ -316,7 +317,7 @@ impl Engine {
         self.compare_later(pass.peer, RETRY_US);
     }
 
-    fn compare_later(&mut self, peer: MemberId, after_us: u64) {
+    pub(super) fn compare_later(&mut self, peer: MemberId, after_us: u64) {
         let due_us = self.now.mono_us + after_us;
         if let Some(peer) = self.peer_mut(peer) {
             peer.compared.due_us = due_us;

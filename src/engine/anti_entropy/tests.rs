@@ -10,6 +10,7 @@ use crate::model::{KeyHash, KeyRef, Timestamp};
 use crate::protocol::compare::{Compare, Compared, Grain, pack};
 
 mod hints;
+mod shadows;
 
 /// Three complete members, all linked, that hold the same; of the first one's records most are in redb only.
 fn world(bits: u8, records: usize) -> World {
