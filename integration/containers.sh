@@ -41,7 +41,7 @@ finish() {
     if [ "$status" -ne 0 ]; then
         echo "$trial: FAILED; the last lines of every log follow" >&2
         compose ps >&2 || true
-        compose logs --tail=30 >&2 || true
+        compose logs --no-color --tail=30 >&2 || true
         tail -n 20 "$work"/*.out >&2 || true
     fi
     compose --profile fourth down --volumes --timeout 1 >"$work/down.out" 2>&1 || cat "$work/down.out" >&2
@@ -93,7 +93,7 @@ stop_writers() {
 # Writes so many numbered keys with the command line, inside a member's container, and notes them as acknowledged.
 write_inside() {
     local member="$1" prefix="$2" count="$3"
-    seq -f "$prefix-%g inside-$member-%g" "$count" >"$work/$prefix.lines"
+    seq "$count" | awk -v key="$prefix" -v value="inside-$member" '{ print key "-" $1, value "-" $1 }' >"$work/$prefix.lines"
     awk '{ printf "{\"key\":\"%s\",\"value\":\"%s\"}\n", $1, $2 }' "$work/$prefix.lines" |
         quietly docker exec --interactive "$(container "$member")" kith import -
     mv "$work/$prefix.lines" "$work/$prefix.written"
