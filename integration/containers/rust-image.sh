@@ -22,7 +22,8 @@ if [ -n "$binary" ]; then
 set -e
 [ "$*" = "build --release --locked --bin kith" ] || { echo "this is no cargo; it can't \`$*\`" >&2; exit 1; }
 # As cargo does, which builds nothing if any target's file is missing.
-for file in src/main.rs src/lib.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo.toml); do
+targets="$(awk -F '"' '/^path = / { print $2 }' Cargo.toml)"
+for file in src/main.rs src/lib.rs $targets; do
     [ -f "$file" ] || { echo "Cargo.toml names $file, which is not there" >&2; exit 1; }
 done
 mkdir -p target/release
