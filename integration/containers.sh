@@ -46,7 +46,9 @@ finish() {
     fi
     compose --profile fourth down --volumes --timeout 1 >"$work/down.out" 2>&1 || cat "$work/down.out" >&2
     docker image rm --force "$KITH_IMAGE" "$RUST_IMAGE" "$BASE_IMAGE" "$RUST_IMAGE-base" >/dev/null 2>&1 || true
+    # Steps of builds, and the containers of those that failed.
     for made_from in "$BASE_IMAGE" "$RUST_IMAGE-base"; do
+        docker container prune --force --filter "label=kith.made-from-packages=$made_from" >/dev/null || true
         docker image prune --force --filter "label=kith.made-from-packages=$made_from" >/dev/null || true
     done
     rm -rf "$work"
