@@ -108,8 +108,8 @@ echo "$trial: a real Prometheus scrapes three members and answers"
 
 # A first evaluation of all rules is needed, and of members that have just met some alerts may be true for a moment.
 eventually 30 answers rules
-eventually 60 series_are_there
-eventually 60 nothing_fires
+(eventually 60 series_are_there) || fail "rules and dashboard name what is not there: $(cat "$work/series.out")"
+(eventually 60 nothing_fires) || fail "of a healthy cluster these alerts fire: $(cat "$work/firing.out")"
 sleep 5
 nothing_fires || fail "of a healthy cluster these alerts fire: $(cat "$work/firing.out")"
 kill -0 "$writer" || fail "writing failed: $(cat "$work/import.err" "$work/get.err")"
