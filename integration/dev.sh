@@ -1,6 +1,7 @@
 # Sourced by what tries a whole cluster: builds the binary, starts `kith dev` with three members, and ends it.
 # Whoever sources this has gone to the repository's root and said in `trial` what it is called in messages. It gets
-# $kith, $target, an empty directory $work, which goes at the end, fail, eventually, start_cluster and stop_cluster.
+# $kith, $target, an empty directory $work, which goes at the end, fail, eventually, start_cluster and stop_cluster; and
+# what it starts itself is ended with the rest if it adds the process ids to the array $also.
 # KITH_BINARY names a binary to be tried instead of a release build of these sources. Needs ports 7400 to 7422.
 
 target="$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')"
@@ -12,9 +13,14 @@ for name in "${!KITH_@}"; do
     [ "$name" = KITH_BINARY ] || unset "$name"
 done
 dev=""
+also=()
 
 finish() {
     status=$?
+    for process in "${also[@]}"; do
+        kill -TERM "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
+    done
     if [ -n "$dev" ] && kill -0 "$dev" 2>/dev/null; then
         kill -TERM "$dev" || true
         wait "$dev" || true

@@ -270,7 +270,7 @@ async fn serve_handle(handle: Handle) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let telemetry = Telemetry::new("0");
+    let telemetry = Telemetry::new("served", "0");
     let shutdown = async move { drop(stopped.await) };
     let (tokens, access) = Access::new(Keyring::new(KEYS.clone(), None), false);
     tokens.publish(&Arc::default());
@@ -857,4 +857,5 @@ async fn connections_beyond_the_bound_are_told_so() {
     };
     let metrics = tokio::time::timeout(WITHIN, again).await.unwrap();
     assert!(!metrics.contains("kith_http_connections_rejected_total 0"));
+    assert_has(&metrics, &["\nkith_http_connections 64\n", "\nkith_http_connections_limit 64\n"]);
 }

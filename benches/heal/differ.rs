@@ -39,7 +39,7 @@ pub fn measure(directory: &Path, options: &Options, report: &mut Report) -> Resu
     let short = options.records.div_ceil(ONE_IN);
     let differing = short + long_keys - hinted;
 
-    let names = ["kith_link_bytes_sent_total", "kith_link_bytes_received_total"];
+    let names = ["kith_link_sent_bytes_total", "kith_link_received_bytes_total"];
     let [sent_before, received_before] = stays.metrics(names)?;
     let began = Instant::now();
     returns.start()?;

@@ -90,7 +90,7 @@ fn add(column: usize, what: &str, cost: &Return, wire: f64, report: &mut Report)
 
 /// Starts the member that is away and waits until both are equal and it has compared.
 fn come_back(stays: &Member, returns: &mut Member) -> Result<Return> {
-    let [sent, received] = stays.metrics(["kith_link_bytes_sent_total", "kith_link_bytes_received_total"])?;
+    let [sent, received] = stays.metrics(["kith_link_sent_bytes_total", "kith_link_received_bytes_total"])?;
     returns.start()?;
     wait_for("the members are linked", PATIENCE, || returns.sees(&stays.name, true))?;
     let linked = Instant::now();
@@ -105,7 +105,7 @@ fn come_back(stays: &Member, returns: &mut Member) -> Result<Return> {
     let equal = linked.elapsed().as_secs_f64();
     let cpu = stays.process()?.cpu_seconds()? + returns.process()?.cpu_seconds()? - cpu;
     let [sent_then, received_then] =
-        stays.metrics(["kith_link_bytes_sent_total", "kith_link_bytes_received_total"])?;
+        stays.metrics(["kith_link_sent_bytes_total", "kith_link_received_bytes_total"])?;
     let bytes = sent_then + received_then - sent - received;
     Ok(Return { pass: pass.unwrap_or_default() as f64 / 1e3, equal, bytes, cpu })
 }

@@ -35,7 +35,7 @@ pub fn measure(column: usize, members: u64, report: &mut Report) -> Result<()> {
     let each = resident / running.len() as f64;
     report.note(column, "resident memory of a real idle member", bytes(each));
     let first = running.first().context("there are members")?;
-    let names = ["kith_link_bytes_sent_total", "kith_frames_sent_total"];
+    let names = ["kith_link_sent_bytes_total", "kith_frames_sent_total"];
     let before = first.metrics(names)?;
     std::thread::sleep(Duration::from_secs(20));
     let then = first.metrics(names)?;

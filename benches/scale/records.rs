@@ -145,7 +145,8 @@ fn rest(column: usize, member: &Member, report: &mut Report) -> Result<bool> {
 }
 
 fn tell_checkpoint(column: usize, member: &Member, report: &mut Report) -> Result<()> {
-    let names = ["kith_checkpoints_total", "kith_checkpoint_busy_seconds", "kith_checkpoint_records_total"];
+    let names =
+        ["kith_checkpoints_total", "kith_checkpoint_busy_seconds_total", "kith_checkpoint_records_total"];
     let [count, time, records] = member.metrics(names)?;
     let text = format!("{} in {count}, {}", short(records), seconds(time));
     report.note(column, "records in checkpoints, time", text);

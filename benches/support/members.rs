@@ -147,7 +147,7 @@ impl Member {
     /// Sealed bytes that it sent to and received from other members since it started.
     pub fn link_bytes(&self) -> Result<f64> {
         let [sent, received] =
-            self.metrics(["kith_link_bytes_sent_total", "kith_link_bytes_received_total"])?;
+            self.metrics(["kith_link_sent_bytes_total", "kith_link_received_bytes_total"])?;
         Ok(sent + received)
     }
 

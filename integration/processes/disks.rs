@@ -18,7 +18,9 @@ const VALUE_BYTES: usize = 64 << 10;
 async fn until_accepts_writes(member: &Member, accepts: bool) {
     until(&format!("{} accepts writes: {accepts}", member.name), PATIENCE, async || {
         let storage = member.status().await?.storage;
-        if storage.accepts_writes == accepts { Ok(()) } else { Err(format!("{storage:?}")) }
+        let metric = member.metric("kith_accepts_writes").await?;
+        let told = storage.accepts_writes == accepts && (metric > 0.5) == accepts;
+        if told { Ok(()) } else { Err(format!("{storage:?}, kith_accepts_writes {metric}")) }
     })
     .await;
 }
@@ -51,6 +53,7 @@ async fn a_member_whose_disk_is_full_reads_and_stays_alive_and_takes_writes_agai
     disk.resize(TIGHT_MIB);
     fill(&group[0], &group[2], &"x".repeat(VALUE_BYTES), &mut model).await;
 
+    until_accepts_writes(&group[2], false).await;
     // The others go on, and nobody takes it for dead.
     load.until_more(500).await;
     for index in [0, 1] {

@@ -147,7 +147,7 @@ impl Engine {
                 None => silent += 1,
             }
         }
-        let allowed_ms = self.settings.max_clock_ahead_ms / 2;
+        let allowed_ms = self.clock_offset_limit_ms();
         let disagree = readings.iter().filter(|reading| reading.abs_diff(own_ms) > allowed_ms).count();
         let wrong_at_most = ((readings.len() + silent) / 2).max(1);
         if disagree <= wrong_at_most {
@@ -216,8 +216,14 @@ impl Engine {
         peer.clock_time <= self.foreign_bound() && peer.clock.is_none_or(|clock| self.is_near(clock.value()))
     }
 
+    /// How far a wall clock may be away from the median for its member to stamp.
+    #[must_use]
+    pub const fn clock_offset_limit_ms(&self) -> u64 {
+        self.settings.max_clock_ahead_ms / 2
+    }
+
     const fn is_near(&self, reading: i64) -> bool {
-        reading.abs_diff(self.clocks.median_ms) <= self.settings.max_clock_ahead_ms / 2
+        reading.abs_diff(self.clocks.median_ms) <= self.clock_offset_limit_ms()
     }
 }
 

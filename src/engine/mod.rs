@@ -415,6 +415,12 @@ impl Engine {
         self.unsynced_bytes() > self.bounds.unsynced_bytes
     }
 
+    /// The bounds of this member.
+    #[must_use]
+    pub const fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// The storage takes no writes, or takes them again (`None`).
     pub fn set_storage_problem(&mut self, problem: Option<String>) {
         self.storage_problem = problem;

@@ -8,7 +8,7 @@
 use super::{HEAD_TIMEOUT, WRITE_TIMEOUT};
 use crate::node::access::{Guard, Origin};
 use crate::security::tls::ClientStream;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{self, Telemetry};
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use std::future::Future;
@@ -39,6 +39,8 @@ pub(super) struct BoundedListener {
 
 impl BoundedListener {
     pub(super) fn new(listener: TcpListener, connections: usize, guard: Guard, telemetry: Telemetry) -> Self {
+        let limit = f64::from(u32::try_from(connections).unwrap_or(u32::MAX));
+        telemetry.metrics().http_limit.set(limit);
         let room = Arc::new(Semaphore::new(connections));
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
         Self { listener, room, turned_away, guard, telemetry }
@@ -65,7 +67,8 @@ impl BoundedListener {
         }
         // What the gate turns away it counts.
         let (stream, origin) = self.guard.receive(stream, peer.ip()).ok()?;
-        Some(Connection::new(stream, origin, Some(permit)))
+        let place = Place { _permit: permit, _counted: self.telemetry.metrics().http_open.hold() };
+        Some(Connection::new(stream, origin, Some(place)))
     }
 }
 
@@ -187,11 +190,17 @@ pub(super) struct Connection {
     /// Set while the client takes nothing.
     stalled: bool,
     progress: Pin<Box<Sleep>>,
-    _room: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
+}
+
+/// A place among the connections that are served.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _counted: telemetry::Held,
 }
 
 impl Connection {
-    fn new(stream: ClientStream, origin: Origin, room: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: ClientStream, origin: Origin, place: Option<Place>) -> Self {
         Self {
             stream,
             origin,
@@ -200,7 +209,7 @@ impl Connection {
             head: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
             stalled: false,
             progress: Box::pin(tokio::time::sleep(WRITE_TIMEOUT)),
-            _room: room,
+            _place: place,
         }
     }
 

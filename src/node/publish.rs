@@ -321,6 +321,7 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
     core.watching.publish(&core.engine, resp.refused_listeners.get(), metrics);
     metrics.resp.publish(&RespTotals {
         connections: gauge(resp.connections.get()),
+        connections_limit: gauge_of_count(shared.config.limits.resp_connections),
         accepted: resp.accepted.get(),
         rejected: resp.rejected.get(),
         commands: resp.commands.get(),
@@ -357,6 +358,7 @@ fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
         syncs: core.disks.syncs(),
         unsynced_bytes: gauge(engine.unsynced_bytes()),
         size_bytes: gauge(engine.journal_bytes()),
+        limit_bytes: gauge(engine.bounds().journal_bytes),
         ..counts.journal
     });
     metrics.checkpoint.publish(&CheckpointTotals {
@@ -372,6 +374,7 @@ fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
     metrics.table.publish(&TableTotals {
         records: gauge_of_count(records),
         bytes: gauge_of_count(bytes),
+        limit_bytes: gauge_of_count(engine.bounds().table_bytes),
         dirty_records: gauge_of_count(dirty),
         evictions: counters.evicted,
         loads: counters.loads,
@@ -389,6 +392,7 @@ fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
         // What the system does not say is not 0.
         store_bytes: store.map_or(f64::NAN, |store| gauge(store.len())),
         disk_free_bytes: disk.free_space().map_or(f64::NAN, gauge),
+        accepts_writes: f64::from(u8::from(engine.storage_problem().is_none())),
     });
 }
 
@@ -408,6 +412,7 @@ fn publish_engine(core: &Core, metrics: &Metrics) {
     let (_, pending, hint_bytes, dropped) = engine.hint_counts(engine.identity().member);
     metrics.hints.publish(&HintsTotals {
         bytes: gauge(hint_bytes),
+        limit_bytes: gauge(engine.settings().hint_bytes),
         pending: gauge_of_count(pending),
         stored: counters.hints_stored,
         delivered: counters.hints_delivered,
@@ -418,6 +423,7 @@ fn publish_engine(core: &Core, metrics: &Metrics) {
     let ahead_ms = ms_of_time(engine.clock_time()).saturating_sub(engine.now().wall_ms);
     metrics.clock.publish(&ClockTotals {
         offset_seconds: if offset_ms < 0 { -offset } else { offset },
+        offset_limit_seconds: gauge(engine.clock_offset_limit_ms()) / 1_000.0,
         ahead_seconds: gauge(ahead_ms) / 1_000.0,
         may_stamp: f64::from(u8::from(may_stamp)),
     });
@@ -608,6 +614,13 @@ mod tests {
             ("kith_journal_last_sync_seconds", 1e-6),
             ("kith_store_bytes", 1.0),
             ("kith_disk_free_bytes", 1.0),
+            ("kith_accepts_writes", 1.0),
+            ("kith_journal_limit_bytes", 1.0),
+            ("kith_table_limit_bytes", 1.0),
+            ("kith_hint_limit_bytes", 1.0),
+            ("kith_clock_offset_limit_seconds", 5.0),
+            ("kith_resp_connections_limit", 1.0),
+            ("kith_journal_sync_busy_seconds_total", 1e-6),
             ("kith_owned_partitions", 256.0),
             ("kith_complete_partitions", 256.0),
             ("kith_ready", 1.0),

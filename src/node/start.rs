@@ -300,7 +300,7 @@ async fn serve(
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
     let (hub, told_value_bytes) = (Arc::clone(handle.hub()), handle.told_max_value_bytes());
-    let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
+    let telemetry = Telemetry::new(&config.name, env!("CARGO_PKG_VERSION"));
     let (stop_fronts, shutdown) = watch::channel(false);
     let (wires, links) = gossip::wires();
 

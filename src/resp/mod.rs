@@ -27,7 +27,6 @@ mod glob;
 mod input;
 mod listening;
 mod parse;
-mod process;
 mod replies;
 mod reply;
 mod shared;

@@ -16,7 +16,9 @@ mod histogram;
 mod labelled;
 mod logs;
 pub mod names;
+mod open;
 mod peers;
+mod process;
 mod recorder;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,5 +28,7 @@ pub use labelled::{
     DENIALS, HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally,
 };
 pub use logs::{Format, LogError, init};
+pub use open::{Held, Open};
 pub use peers::{PeerTotals, Peers};
+pub use process::Usage;
 pub use recorder::{Metrics, Telemetry, UPKEEP_INTERVAL};

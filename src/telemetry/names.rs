@@ -2,9 +2,11 @@
 //!
 //! Each part gives two structs: *totals*, plain numbers that whoever counts fills in (for counters: since
 //! the start), and handles, looked up once, through which they are published. Metrics with labels stand
-//! in [`FAMILIES`]. Units are in the names, as Prometheus has it: `_total`, `_seconds`, `_bytes`.
+//! in [`FAMILIES`]. Units end the names, as Prometheus has it: `_bytes`, `_seconds`, `_timestamp_seconds`,
+//! with `_total` behind them where they are added up. `docs/MONITORING.md` lists all of it for people, and a test
+//! holds that against this table.
 
-use super::recorder::Registry;
+use super::recorder::{Registry, Seconds};
 use metrics::{Counter, Gauge};
 
 /// What a metric does over time.
@@ -33,6 +35,9 @@ macro_rules! kind_of {
     (counter) => {
         Kind::Counter
     };
+    (seconds) => {
+        Kind::Counter
+    };
     (gauge) => {
         Kind::Gauge
     };
@@ -40,6 +45,9 @@ macro_rules! kind_of {
 macro_rules! number_of {
     (counter) => {
         u64
+    };
+    (seconds) => {
+        f64
     };
     (gauge) => {
         f64
@@ -49,12 +57,18 @@ macro_rules! handle_of {
     (counter) => {
         Counter
     };
+    (seconds) => {
+        Seconds
+    };
     (gauge) => {
         Gauge
     };
 }
 macro_rules! publish {
     (counter, $handle:expr, $number:expr) => {
+        $handle.absolute($number)
+    };
+    (seconds, $handle:expr, $number:expr) => {
         $handle.absolute($number)
     };
     (gauge, $handle:expr, $number:expr) => {
@@ -108,9 +122,10 @@ parts! {
         counter appends = "kith_journal_appends_total", "Writes to the journal; one has a turn's records.";
         counter records = "kith_journal_records_total", "Records appended to the journal.";
         counter syncs = "kith_journal_syncs_total", "Times that the journal was synced.";
-        gauge sync_busy_seconds = "kith_journal_sync_busy_seconds", "Seconds during which a sync was waited for.";
+        seconds sync_busy_seconds = "kith_journal_sync_busy_seconds_total", "Seconds during which a sync was waited for.";
         gauge last_sync_seconds = "kith_journal_last_sync_seconds", "Seconds from asking for the last sync to its end.";
         gauge size_bytes = "kith_journal_size_bytes", "Bytes of journal that no checkpoint covers yet.";
+        gauge limit_bytes = "kith_journal_limit_bytes", "Bytes of journal at which a checkpoint begins.";
         gauge unsynced_bytes = "kith_journal_unsynced_bytes", "Bytes that are written and not synced yet.";
         counter replayed_records = "kith_journal_replayed_records_total", "Records replayed at the start.";
         counter waits = "kith_journal_waits_total", "Times that a client waited because too much waits for the disk.";
@@ -120,7 +135,7 @@ parts! {
     Checkpoint, CheckpointTotals {
         counter completed = "kith_checkpoints_total", "Checkpoints that were completed.";
         counter records = "kith_checkpoint_records_total", "Records that were given to checkpoints.";
-        gauge busy_seconds = "kith_checkpoint_busy_seconds", "Seconds spent in checkpoints since the start.";
+        seconds busy_seconds = "kith_checkpoint_busy_seconds_total", "Seconds spent in checkpoints.";
         gauge last_seconds = "kith_checkpoint_last_seconds", "Seconds that the last checkpoint took.";
         gauge running = "kith_checkpoint_running", "1 while a checkpoint runs.";
     }
@@ -129,6 +144,7 @@ parts! {
     Table, TableTotals {
         gauge records = "kith_table_records", "Records in memory, tombstones included.";
         gauge bytes = "kith_table_bytes", "Bytes of the records in memory.";
+        gauge limit_bytes = "kith_table_limit_bytes", "Bytes of records in memory beyond which records are evicted.";
         gauge dirty_records = "kith_table_dirty_records", "Records in memory that the store does not have yet.";
         counter evictions = "kith_table_evictions_total", "Records evicted because memory was full.";
         counter loads = "kith_store_loads_total", "Records read from the store because memory had them not.";
@@ -137,7 +153,7 @@ parts! {
         counter lost_syncs = "kith_lost_syncs_total", "Times that the disk turned out to have lost what it had said to have synced.";
         counter scrubbed_records = "kith_scrub_records_total", "Records that the scrub read from the store and found whole.";
         counter scrub_rounds = "kith_scrub_rounds_total", "Rounds of the scrub through all of the store.";
-        gauge scrub_ended_seconds = "kith_scrub_last_round_end_seconds", "When the last round of the scrub ended, in seconds since 1970; 0 before the first.";
+        gauge scrub_ended_seconds = "kith_scrub_last_round_end_timestamp_seconds", "When the last round of the scrub ended, since 1970; 0 before the first.";
         gauge scrub_damaged = "kith_scrub_last_round_damaged_records", "Damaged records that the last round of the scrub found.";
         counter mended_leaves = "kith_mended_leaves_total", "Leaves of hash trees that were made right after records had been lost.";
         gauge wrong_leaves = "kith_wrong_leaves", "Leaves of hash trees that are wrong because records were lost, until they are mended.";
@@ -145,6 +161,7 @@ parts! {
         gauge problems = "kith_storage_problems", "What was damaged or lost on the disk of this member since it started; its status tells more.";
         gauge store_bytes = "kith_store_bytes", "Bytes of the store's file.";
         gauge disk_free_bytes = "kith_disk_free_bytes", "Bytes free where the data directory is.";
+        gauge accepts_writes = "kith_accepts_writes", "1 while the disk takes writes; 0 while it is full, and this member refuses them.";
     }
 
     /// Replication: what this member's engine does with its owners.
@@ -179,6 +196,7 @@ parts! {
     /// Hints: records kept for owners that did not confirm.
     Hints, HintsTotals {
         gauge bytes = "kith_hint_bytes", "Bytes of hints that are kept.";
+        gauge limit_bytes = "kith_hint_limit_bytes", "Bytes of hints beyond which there is no room for more.";
         gauge pending = "kith_hints_pending", "Hints that are kept.";
         counter stored = "kith_hints_stored_total", "Hints that were stored.";
         counter delivered = "kith_hints_delivered_total", "Hints that an owner confirmed.";
@@ -195,8 +213,8 @@ parts! {
         gauge pending_handshakes = "kith_handshakes_pending", "Accepted connections whose handshake is not done.";
         counter frames_sent = "kith_frames_sent_total", "Frames of data and gossip sent to members.";
         counter frames_received = "kith_frames_received_total", "Frames received from members.";
-        counter bytes_sent = "kith_link_bytes_sent_total", "Sealed bytes sent to members.";
-        counter bytes_received = "kith_link_bytes_received_total", "Sealed bytes received from members.";
+        counter bytes_sent = "kith_link_sent_bytes_total", "Sealed bytes sent to members.";
+        counter bytes_received = "kith_link_received_bytes_total", "Sealed bytes received from members.";
         gauge outbox_bytes = "kith_outbox_bytes", "Sealed bytes that sockets have not taken yet.";
     }
 
@@ -214,6 +232,7 @@ parts! {
     /// The clock.
     Clock, ClockTotals {
         gauge offset_seconds = "kith_clock_offset_seconds", "Own wall clock minus the median of the live members'.";
+        gauge offset_limit_seconds = "kith_clock_offset_limit_seconds", "How far the own wall clock may be off, either way, before others stamp instead.";
         gauge ahead_seconds = "kith_clock_ahead_seconds", "How far the Lamport clock is ahead of the wall clock.";
         gauge may_stamp = "kith_clock_may_stamp", "1 while the own clock is near enough to the others' to stamp.";
     }
@@ -221,12 +240,13 @@ parts! {
     /// RESP.
     Resp, RespTotals {
         gauge connections = "kith_resp_connections", "Open RESP connections.";
+        gauge connections_limit = "kith_resp_connections_limit", "RESP connections that may be open at a time.";
         counter accepted = "kith_resp_connections_total", "RESP connections that were accepted.";
         counter rejected = "kith_resp_connections_rejected_total", "RESP connections refused at the bound.";
         counter commands = "kith_resp_commands_total", "RESP commands that were carried out or refused.";
         counter errors = "kith_resp_errors_total", "Errors among the replies to RESP commands.";
-        counter bytes_received = "kith_resp_bytes_received_total", "Bytes received over RESP.";
-        counter bytes_sent = "kith_resp_bytes_sent_total", "Bytes sent over RESP.";
+        counter bytes_received = "kith_resp_received_bytes_total", "Bytes received over RESP.";
+        counter bytes_sent = "kith_resp_sent_bytes_total", "Bytes sent over RESP.";
         counter too_large = "kith_resp_requests_too_large_total", "RESP requests refused for their size.";
         counter malformed = "kith_resp_requests_malformed_total", "Requests that were no RESP.";
         counter held_pipeline = "kith_resp_held_pipeline_total", "Times that a RESP connection waited because too many of its commands were unanswered.";
@@ -244,7 +264,7 @@ parts! {
         counter failed = "kith_tls_handshakes_failed_total", "TLS handshakes with clients that failed or took too long.";
         counter crowded = "kith_tls_handshakes_rejected_total", "Clients turned away because too many TLS handshakes were under way.";
         gauge pending = "kith_tls_handshakes_pending", "TLS handshakes with clients that are under way.";
-        gauge expires_seconds = "kith_tls_certificate_expiry_seconds", "When the certificate that is shown ends, in seconds since 1970; 0 without TLS.";
+        gauge expires_seconds = "kith_tls_certificate_expiry_timestamp_seconds", "When the certificate that is shown ends, since 1970; 0 without TLS.";
         gauge stale = "kith_tls_certificate_stale", "1 while newer files of certificate and key can't be served.";
     }
 
@@ -301,6 +321,15 @@ pub const CLIENTS_DENIED: Metric = Metric {
     kind: Kind::Counter,
     help: "Clients of HTTP and RESP that showed no token, a wrong one or one that allows too little, by reason.",
 };
+/// HTTP connections.
+pub const HTTP_CONNECTIONS: Metric =
+    Metric { name: "kith_http_connections", kind: Kind::Gauge, help: "Open HTTP connections." };
+/// How many there may be.
+pub const HTTP_CONNECTIONS_LIMIT: Metric = Metric {
+    name: "kith_http_connections_limit",
+    kind: Kind::Gauge,
+    help: "HTTP connections that may be open at a time.",
+};
 /// HTTP connections for which there was no room.
 pub const HTTP_REJECTED: Metric = Metric {
     name: "kith_http_connections_rejected_total",
@@ -347,11 +376,41 @@ pub const PEER_TOMBSTONES: Metric = Metric {
     help: "Tombstones that can't be reclaimed before a member answers, of the last batch that waited for it.",
 };
 /// What runs.
-pub const INFO: Metric =
-    Metric { name: "kith_info", kind: Kind::Gauge, help: "Always 1; its labels say which version runs." };
-/// How long it has been running.
-pub const UPTIME: Metric =
-    Metric { name: "kith_uptime_seconds", kind: Kind::Gauge, help: "Seconds since this process started." };
+pub const INFO: Metric = Metric {
+    name: "kith_info",
+    kind: Kind::Gauge,
+    help: "Always 1; its labels say which member this is and which version runs.",
+};
+/// The process's memory. These names are those that programs of all kinds use for what every process has.
+pub const PROCESS_MEMORY: Metric = Metric {
+    name: "process_resident_memory_bytes",
+    kind: Kind::Gauge,
+    help: "Bytes of memory that this process uses.",
+};
+/// The processor's time.
+pub const PROCESS_CPU: Metric = Metric {
+    name: "process_cpu_seconds_total",
+    kind: Kind::Counter,
+    help: "Seconds of processor time that this process used, in itself and in the system.",
+};
+/// Open files.
+pub const PROCESS_FILES: Metric = Metric {
+    name: "process_open_fds",
+    kind: Kind::Gauge,
+    help: "Files and connections that this process has open.",
+};
+/// How many there may be.
+pub const PROCESS_FILES_LIMIT: Metric = Metric {
+    name: "process_max_fds",
+    kind: Kind::Gauge,
+    help: "Files and connections that the system lets it have open.",
+};
+/// Since when it runs.
+pub const PROCESS_START: Metric = Metric {
+    name: "process_start_time_seconds",
+    kind: Kind::Gauge,
+    help: "When this process started, since 1970.",
+};
 
 /// Every metric that has labels or is published apart from the parts.
 pub const FAMILIES: &[Metric] = &[
@@ -360,6 +419,8 @@ pub const FAMILIES: &[Metric] = &[
     HANDSHAKES_REJECTED,
     STORAGE_ERRORS,
     CLIENTS_DENIED,
+    HTTP_CONNECTIONS,
+    HTTP_CONNECTIONS_LIMIT,
     HTTP_REJECTED,
     HTTP_REQUESTS,
     HTTP_SECONDS,
@@ -369,7 +430,11 @@ pub const FAMILIES: &[Metric] = &[
     PEER_DIFFERING,
     PEER_TOMBSTONES,
     INFO,
-    UPTIME,
+    PROCESS_MEMORY,
+    PROCESS_CPU,
+    PROCESS_FILES,
+    PROCESS_FILES_LIMIT,
+    PROCESS_START,
 ];
 
 #[cfg(test)]
@@ -382,12 +447,69 @@ mod tests {
         let mut names = BTreeSet::new();
         for metric in PLAIN.iter().chain(FAMILIES) {
             assert!(names.insert(metric.name), "{} stands twice", metric.name);
-            assert!(metric.name.starts_with("kith_"), "{}", metric.name);
-            let counter = metric.name.ends_with("_total");
-            assert_eq!(counter, metric.kind == Kind::Counter, "{}", metric.name);
+            assert!(["kith_", "process_"].iter().any(|own| metric.name.starts_with(own)), "{}", metric.name);
+            let counted = metric.name.strip_suffix("_total");
+            assert_eq!(counted.is_some(), metric.kind == Kind::Counter, "{}", metric.name);
+            let name = counted.unwrap_or(metric.name);
+            for unit in ["_bytes", "_seconds", "_timestamp_seconds"] {
+                let inside = format!("{unit}_");
+                assert!(!name.contains(&inside), "{}: its unit comes last", metric.name);
+            }
+            assert_eq!(metric.help.contains("since 1970"), is_moment(name), "{}", metric.name);
             assert!(metric.help.ends_with('.') && metric.help.len() > 10, "{}", metric.name);
             let fits = |c: char| c.is_ascii_lowercase() || c == '_';
             assert!(metric.name.chars().all(fits), "{}", metric.name);
+        }
+    }
+
+    /// Names of moments end so; one of them is older than the rule.
+    fn is_moment(name: &str) -> bool {
+        name.ends_with("_timestamp_seconds") || name == PROCESS_START.name
+    }
+
+    const TOLD: &str = include_str!("../../docs/MONITORING.md");
+
+    #[test]
+    fn the_page_on_monitoring_lists_every_metric_as_it_is_and_no_other() {
+        let known: Vec<Metric> = PLAIN.iter().chain(FAMILIES).copied().collect();
+        let row = |metric: &Metric| {
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            format!("| `{}` | {kind} | {} |", metric.name, metric.help)
+        };
+        let missing: Vec<String> = known
+            .iter()
+            .map(row)
+            .filter(|row| TOLD.lines().filter(|line| line == row).count() != 1)
+            .collect();
+        assert!(missing.is_empty(), "docs/MONITORING.md lacks, or has twice:\n{}", missing.join("\n"));
+        let rows =
+            TOLD.lines().filter(|line| ["| `kith_", "| `process_"].iter().any(|own| line.starts_with(own)));
+        assert_eq!(rows.count(), known.len(), "docs/MONITORING.md has rows of metrics that there are not");
+    }
+
+    #[test]
+    fn pages_name_no_metric_that_there_is_not() {
+        let pages = [
+            TOLD,
+            include_str!("../../README.md"),
+            include_str!("../../docs/ARCHITECTURE.md"),
+            include_str!("../../docs/RESP.md"),
+        ];
+        let known: BTreeSet<&str> = PLAIN.iter().chain(FAMILIES).map(|metric| metric.name).collect();
+        let fits = |c: char| c.is_ascii_lowercase() || c == '_';
+        for named in pages.iter().flat_map(|page| page.split('`').skip(1).step_by(2)) {
+            let name = named.split_once('{').map_or(named, |(name, _)| name);
+            let is_metric = name.starts_with("kith_") && name.chars().all(fits);
+            assert!(!is_metric || known.contains(name), "`{named}` is no metric");
+        }
+    }
+
+    #[test]
+    fn the_page_on_monitoring_tells_the_values_of_every_label() {
+        use crate::telemetry::{DENIALS, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS};
+        let lists: [&[&str]; 5] = [&OPERATIONS, &OUTCOMES, &REJECTIONS, &STORAGE_ERRORS, &DENIALS];
+        for value in lists.into_iter().flatten() {
+            assert!(TOLD.contains(&format!("`{value}`")), "docs/MONITORING.md does not tell of `{value}`");
         }
     }
 }

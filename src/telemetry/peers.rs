@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn who_is_no_member_any_more_has_no_series() {
-        let telemetry = Telemetry::new("0");
+        let telemetry = Telemetry::new("one", "0");
         let peer = |name: &str, hints| PeerTotals { member: name.to_owned(), hints, ..PeerTotals::default() };
         telemetry.metrics().peers.publish(vec![peer("a\"b", 3.0), peer("c", 0.0)]);
         let text = telemetry.render();

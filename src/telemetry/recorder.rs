@@ -3,41 +3,76 @@
 use super::histogram::{Latencies, Published};
 use super::labelled::{DENIALS, HttpRequests, Labelled, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS};
 use super::names::{self, Kind, Metric};
+use super::open::Open;
 use super::peers::Peers;
+use super::process;
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::fmt::Write;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often [`Telemetry::run_upkeep`] should run.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 static METADATA: Metadata<'static> = Metadata::new("kith", Level::INFO, None);
 
+/// A counter of seconds. The recorder counts in whole numbers, so the lines of these are written by hand.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seconds(Arc<AtomicU64>);
+
+impl Seconds {
+    /// Publishes the total of now; one that fell back is ignored.
+    pub fn absolute(&self, total: f64) {
+        // The bits of numbers that are not negative are in the order of the numbers.
+        self.0.fetch_max(total.max(0.0).to_bits(), Ordering::Relaxed);
+    }
+
+    fn total(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// Where metrics are registered; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Registry(Arc<PrometheusRecorder>);
+pub(super) struct Registry {
+    recorder: Arc<PrometheusRecorder>,
+    seconds: Arc<Mutex<Vec<(Metric, Seconds)>>>,
+}
 
 impl Registry {
     pub fn counter(&self, name: &'static str, help: &'static str) -> Counter {
-        self.0.describe_counter(KeyName::from_const_str(name), None, help.into());
-        self.0.register_counter(&Key::from_static_name(name), &METADATA)
+        self.recorder.describe_counter(KeyName::from_const_str(name), None, help.into());
+        self.recorder.register_counter(&Key::from_static_name(name), &METADATA)
+    }
+
+    pub fn seconds(&self, name: &'static str, help: &'static str) -> Seconds {
+        let seconds = Seconds::default();
+        let metric = Metric { name, kind: Kind::Counter, help };
+        self.seconds.lock().unwrap_or_else(PoisonError::into_inner).push((metric, seconds.clone()));
+        seconds
     }
 
     pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
-        self.0.describe_gauge(KeyName::from_const_str(name), None, help.into());
-        self.0.register_gauge(&Key::from_static_name(name), &METADATA)
+        self.recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
+        self.recorder.register_gauge(&Key::from_static_name(name), &METADATA)
     }
 
     pub fn labelled_counter(&self, metric: Metric, labels: &[(&'static str, &str)]) -> Counter {
-        self.0.describe_counter(KeyName::from_const_str(metric.name), None, metric.help.into());
-        self.0.register_counter(&labelled(metric, labels), &METADATA)
+        self.recorder.describe_counter(KeyName::from_const_str(metric.name), None, metric.help.into());
+        self.recorder.register_counter(&labelled(metric, labels), &METADATA)
     }
 
     fn labelled_gauge(&self, metric: Metric, labels: &[(&'static str, &str)]) -> Gauge {
-        self.0.describe_gauge(KeyName::from_const_str(metric.name), None, metric.help.into());
-        self.0.register_gauge(&labelled(metric, labels), &METADATA)
+        self.recorder.describe_gauge(KeyName::from_const_str(metric.name), None, metric.help.into());
+        self.recorder.register_gauge(&labelled(metric, labels), &METADATA)
+    }
+
+    fn render_seconds(&self, out: &mut String) {
+        for (metric, seconds) in self.seconds.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            plain(*metric, seconds.total(), out);
+        }
     }
 }
 
@@ -56,6 +91,13 @@ pub(super) fn header(metric: Metric, out: &mut String) {
         Kind::Histogram => "histogram",
     };
     let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", metric.name, metric.help, metric.name);
+}
+
+/// A metric without labels in Prometheus' text format.
+pub(super) fn plain(metric: Metric, number: f64, out: &mut String) {
+    header(metric, out);
+    // Writing into a String can't fail.
+    let _ = writeln!(out, "{} {number}", metric.name);
 }
 
 /// The handles of every part. Whoever counts keeps totals of its own and publishes them here.
@@ -85,6 +127,10 @@ pub struct Metrics {
     pub resp: names::Resp,
     /// TLS with clients.
     pub tls: names::Tls,
+    /// Open HTTP connections.
+    pub http_open: Open,
+    /// How many there may be.
+    pub http_limit: Gauge,
     /// HTTP connections refused at the bound.
     pub http_rejected: Counter,
     /// Watches.
@@ -119,6 +165,9 @@ impl Metrics {
             clock: names::Clock::register(registry),
             resp: names::Resp::register(registry),
             tls: names::Tls::register(registry),
+            http_open: Open::new(registry.gauge(names::HTTP_CONNECTIONS.name, names::HTTP_CONNECTIONS.help)),
+            http_limit: registry
+                .gauge(names::HTTP_CONNECTIONS_LIMIT.name, names::HTTP_CONNECTIONS_LIMIT.help),
             http_rejected: registry.counter(names::HTTP_REJECTED.name, names::HTTP_REJECTED.help),
             watch: names::Watch::register(registry),
             roster: names::Roster::register(registry),
@@ -165,22 +214,22 @@ impl Metrics {
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     metrics: Metrics,
+    registry: Registry,
     handle: PrometheusHandle,
-    uptime: Gauge,
-    started: Instant,
+    started: SystemTime,
 }
 
 impl Telemetry {
-    /// A recorder of its own with every metric registered at 0; `version` is the program's.
+    /// A recorder of its own with every metric registered at 0, for the member of this name; `version` is
+    /// the program's.
     #[must_use]
-    pub fn new(version: &str) -> Self {
+    pub fn new(member: &str, version: &str) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
-        let registry = Registry(Arc::new(recorder));
-        registry.labelled_gauge(names::INFO, &[("version", version)]).set(1.0);
-        let uptime = registry.gauge(names::UPTIME.name, names::UPTIME.help);
+        let registry = Registry { recorder: Arc::new(recorder), seconds: Arc::default() };
+        registry.labelled_gauge(names::INFO, &[("member", member), ("version", version)]).set(1.0);
         let metrics = Metrics::register(&registry);
-        Self { metrics, handle, uptime, started: Instant::now() }
+        Self { metrics, registry, handle, started: SystemTime::now() }
     }
 
     /// The handles of every part.
@@ -192,8 +241,10 @@ impl Telemetry {
     /// All metrics in Prometheus' text format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
-        self.uptime.set(self.started.elapsed().as_secs_f64());
         let mut out = self.handle.render();
+        self.registry.render_seconds(&mut out);
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        process::render(started.as_secs_f64(), &mut out);
         self.metrics.render_latencies(&mut out);
         self.metrics.http.render(&mut out);
         self.metrics.peers.render(&mut out);
@@ -213,21 +264,23 @@ mod tests {
 
     #[test]
     fn every_metric_is_rendered_with_its_help_from_the_start() {
-        let telemetry = Telemetry::new("1.2.3");
+        let telemetry = Telemetry::new("edge1", "1.2.3");
         telemetry.metrics().http.record("/v1/status", 200, 1_500);
         telemetry.metrics().peers.publish(vec![crate::telemetry::PeerTotals::default()]);
         let text = telemetry.render();
         for metric in names::PLAIN.iter().chain(names::FAMILIES) {
             assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.help)), "{}", metric.name);
         }
-        assert!(text.contains("kith_info{version=\"1.2.3\"} 1"), "{text}");
+        assert!(text.contains("kith_info{member=\"edge1\",version=\"1.2.3\"} 1"), "{text}");
     }
 
     #[test]
     fn published_totals_are_rendered() {
-        let telemetry = Telemetry::new("0");
+        let telemetry = Telemetry::new("one", "0");
         let metrics = telemetry.metrics();
-        metrics.journal.publish(&JournalTotals { bytes: 77, size_bytes: 1.5, ..JournalTotals::default() });
+        let totals = JournalTotals { bytes: 77, size_bytes: 1.5, ..JournalTotals::default() };
+        metrics.journal.publish(&JournalTotals { sync_busy_seconds: 2.25, ..totals });
+        metrics.journal.publish(&JournalTotals { sync_busy_seconds: 1.0, ..totals });
         let mut tally = Tally::default();
         tally.add(1, 2, 5);
         tally.add(99, 99, 5);
@@ -240,6 +293,7 @@ mod tests {
         for line in [
             "kith_journal_bytes_total 77",
             "kith_journal_size_bytes 1.5",
+            "kith_journal_sync_busy_seconds_total 2.25",
             "kith_operations_total{op=\"set\",outcome=\"superseded\"} 5",
             "kith_handshakes_rejected_total{reason=\"wrong_secret\"} 1",
             "kith_operation_seconds_bucket{op=\"get\",le=\"0.00005\"} 1",
@@ -250,7 +304,7 @@ mod tests {
 
     #[test]
     fn series_of_http_are_bounded() {
-        let telemetry = Telemetry::new("0");
+        let telemetry = Telemetry::new("one", "0");
         for code in 0..2_000 {
             telemetry.metrics().http.record("/v1/kv/{collection}/{key}", code, 1);
         }
@@ -261,7 +315,7 @@ mod tests {
 
     #[test]
     fn two_members_in_one_process_count_apart() {
-        let (one, two) = (Telemetry::new("0"), Telemetry::new("0"));
+        let (one, two) = (Telemetry::new("one", "0"), Telemetry::new("two", "0"));
         one.metrics().journal.publish(&JournalTotals { bytes: 1, ..JournalTotals::default() });
         assert!(two.render().contains("kith_journal_bytes_total 0"));
     }

@@ -130,7 +130,7 @@ fn check_histogram(name: &str, family: &Family) {
 
 #[test]
 fn the_text_is_what_prometheus_reads_with_help_and_type_for_every_metric() {
-    let telemetry = Telemetry::new("1.2.3-\"quoted\"\\");
+    let telemetry = Telemetry::new("edge\"1\\", "1.2.3-\"quoted\"\\");
     telemetry.metrics().http.record("/v1/kv/{collection}/{key}", 200, 1_500);
     telemetry.metrics().http.record("/v1/status", 503, u64::MAX / 4);
     let mut latencies = [Latencies::default(); OPERATIONS.len()];
@@ -153,6 +153,12 @@ fn the_text_is_what_prometheus_reads_with_help_and_type_for_every_metric() {
         families.iter().map(|(name, family)| (name.as_str(), family.kind.clone())).collect();
     assert_eq!(found, known);
     assert!(value(&families, "kith_disk_free_bytes").is_nan());
+    let of_process = |name| value(&families, name);
+    assert!(of_process("process_resident_memory_bytes") > 1e6);
+    assert!((3.0..=of_process("process_max_fds")).contains(&of_process("process_open_fds")));
+    let since_start =
+        std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - of_process("process_start_time_seconds");
+    assert!((0.0..60.0).contains(&since_start), "{since_start}");
 }
 
 #[test]

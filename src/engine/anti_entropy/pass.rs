@@ -148,6 +148,7 @@ impl Engine {
             last_pushed: 0,
         };
         if pass.shares.is_empty() {
+            self.note_differing(peer, 0);
             return self.complete_pass(&pass);
         }
         self.lift_few_shadows();

@@ -346,3 +346,17 @@ fn a_key_that_redb_never_tells_does_not_stop_all_comparing() {
     assert!(world.engines[0].counters().passes > before, "the third member had its turn");
     assert!(!has(&world.engines[0], RECORDS), "the second one waits for the key");
 }
+
+#[test]
+fn who_shares_nothing_any_more_differs_in_nothing() {
+    let (mut world, other) = (world(0, 60), entry(1).id());
+    let engine = &mut world.engines[0];
+    engine.end_pass();
+    let peer = engine.peer_mut(other).unwrap();
+    peer.compared.differing = 3;
+    // It is complete for nothing, as one that began to copy everything.
+    peer.complete.as_mut().unwrap().1.fill(0);
+    engine.begin_pass(other);
+    let told = engine.peer_convergence().find(|peer| peer.member == other).unwrap();
+    assert_eq!(told.differing_leaves, 0);
+}

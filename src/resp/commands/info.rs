@@ -6,8 +6,8 @@ use super::{Context, Flow};
 use crate::node::local::{Local, LocalInfo};
 use crate::resp::listening::database_of;
 use crate::resp::parse::Arguments;
-use crate::resp::process::Usage;
 use crate::resp::shared::{Rates, Shared};
+use crate::telemetry::Usage;
 use std::fmt::Write as _;
 
 /// What INFO was asked for.

@@ -1,5 +1,7 @@
-//! What this process takes of the machine, for INFO; from the files that Linux has for it, and zero elsewhere.
+//! What this process takes of the machine; from the files that Linux has for it, and zero elsewhere.
 
+use super::names;
+use super::recorder::plain;
 use std::fs;
 
 /// See the head of this file.
@@ -36,6 +38,31 @@ impl Usage {
     }
 }
 
+/// The metrics that every process has.
+pub(super) fn render(started_seconds: f64, out: &mut String) {
+    let usage = Usage::now();
+    let files = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    // What the system does not say is not 0.
+    let told = |number: u64| if number == 0 { f64::NAN } else { gauge(number) };
+    plain(names::PROCESS_MEMORY, told(usage.resident_bytes), out);
+    plain(names::PROCESS_CPU, usage.user_seconds + usage.system_seconds, out);
+    plain(names::PROCESS_FILES, told(files as u64), out);
+    plain(names::PROCESS_FILES_LIMIT, told(max_files(&limits)), out);
+    plain(names::PROCESS_START, started_seconds, out);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating-point numbers by Prometheus' convention")]
+const fn gauge(number: u64) -> f64 {
+    number as f64
+}
+
+/// The first number behind the name, which is the limit that counts.
+fn max_files(limits: &str) -> u64 {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+}
+
 /// The number behind a name, which is in KiB.
 fn bytes(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -62,6 +89,8 @@ mod tests {
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 171 0 0 0 250 31 0 0 20 0 1 0 28 2736128 208";
         assert_eq!(seconds(stat), (2.5, 0.31));
         assert_eq!(bytes("VmPeak:\t  9 kB\nVmRSS:\t  1234 kB\n", "VmRSS:"), 1_234 * 1_024);
-        assert_eq!((seconds(""), bytes("", "VmRSS:")), ((0.0, 0.0), 0));
+        let limits = "Max processes  9  9  processes\nMax open files            1024                 524288               files\n";
+        assert_eq!(max_files(limits), 1_024);
+        assert_eq!((seconds(""), bytes("", "VmRSS:"), max_files("")), ((0.0, 0.0), 0, 0));
     }
 }
