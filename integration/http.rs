@@ -45,6 +45,8 @@ use tokio::task::JoinHandle;
 mod described;
 #[path = "http/malformed.rs"]
 mod malformed;
+#[path = "http/page.rs"]
+mod page;
 #[path = "http/values.rs"]
 mod values;
 
