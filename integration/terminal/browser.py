@@ -1,5 +1,6 @@
 """A real browser without a window, and what a person does with it. Everything waits for what it needs to see."""
 
+import base64
 import json
 import pathlib
 import re
@@ -13,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 PATIENCE = 20
 # What the browser itself reports of answers that are no success, which the page shows to the person.
-REFUSAL = re.compile(r"Failed to load resource: the server responded with a status of (401|403|404|409|412)")
+REFUSAL = re.compile(r"Failed to load resource: the server responded with a status of [45]\d\d")
 
 
 def check(what, condition):
@@ -88,9 +89,14 @@ class Browser:
         except AssertionError as error:
             raise AssertionError(f"{error}; it shows {[element.text for element in self.all(selector)]}") from None
 
-    def picture(self, name):
-        # A picture in which a plot is on its way would be another one each time.
-        self.driver.save_screenshot(str(self.shots / f"{name}.png"))
+    def picture(self, name, whole=False):
+        """Keeps what is seen, or the whole page."""
+        shot = {"format": "png", "captureBeyondViewport": whole}
+        if whole:
+            width, height = self.js("const page = document.documentElement; return [page.clientWidth, page.scrollHeight]")
+            shot["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        data = self.driver.execute_cdp_cmd("Page.captureScreenshot", shot)["data"]
+        (self.shots / f"{name}.png").write_bytes(base64.b64decode(data))
 
     # What a person does
 
@@ -158,7 +164,7 @@ class Browser:
                 self.complaints.append(entry["message"])
 
     def forget(self):
-        """What was noted up to now is not held against the page."""
+        """What was noted since the last time is not held against the page."""
         self.driver.get_log("performance")
         self.driver.get_log("browser")
 

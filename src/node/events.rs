@@ -245,7 +245,6 @@ impl Seen {
 mod tests {
     use super::*;
     use crate::node::tests::{Plan, until};
-    use std::collections::BTreeMap;
 
     fn kinds(events: &Events) -> Vec<Kind> {
         events.events.iter().map(|event| event.kind).collect()

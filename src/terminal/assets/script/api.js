@@ -2,6 +2,8 @@
 
 const KEPT = 'kith-token';
 const PATIENCE_MS = 10000;
+// A member that hangs is noticed within this.
+const READ_PATIENCE_MS = 5000;
 
 /** Why something was not done. */
 export class Failure extends Error {
@@ -51,10 +53,10 @@ async function failureOf(answer) {
 export async function ask(method, path, { body, headers = {}, shown, patience = PATIENCE_MS } = {}) {
   const credential = shown ?? token.get();
   const all = new Headers(headers);
-  try {
-    if (credential) all.set('authorization', `Bearer ${credential}`);
-  } catch {
-    throw new Failure(401, 'unauthenticated', 'this is no token: a token has letters, digits, - and _ only');
+  if (credential) {
+    // Anything else could not stand in a header.
+    if (!/^[\x21-\x7e]+$/.test(credential)) throw new Failure(401, 'unauthenticated', 'this is no token: tokens have no spaces and no letters but those of English');
+    all.set('authorization', `Bearer ${credential}`);
   }
   let answer;
   try {
@@ -74,7 +76,7 @@ export async function ask(method, path, { body, headers = {}, shown, patience = 
 
 /** What a read gives as a document. */
 export async function read(path) {
-  const answer = await ask('GET', path);
+  const answer = await ask('GET', path, { patience: READ_PATIENCE_MS });
   try {
     return await answer.json();
   } catch {

@@ -95,7 +95,7 @@ function title() {
 function route(isChosen) {
   const wanted = /^#\/(\w+)$/.exec(location.hash)?.[1];
   // Other fragments are places within the page, such as that of the skip link.
-  if (location.hash !== '' && wanted === undefined) return;
+  if (isChosen && location.hash !== '' && wanted === undefined) return;
   current = Object.hasOwn(views, wanted ?? '') ? wanted : 'cluster';
   for (const view of Object.keys(views)) $(`view-${view}`).hidden = view !== current;
   for (const link of document.querySelectorAll('nav a')) {
