@@ -112,7 +112,10 @@ class Browser:
         def is_there():
             element = self.find(selector)
             return element if element.is_displayed() and element.is_enabled() else None
-        eventually(f"{selector} can be pressed", is_there).click()
+        element = eventually(f"{selector} can be pressed", is_there)
+        # Not below the bar, where nobody would press it.
+        self.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        element.click()
 
     def write(self, selector, text):
         element = eventually(f"{selector} is there", lambda: self.find(selector) if self.find(selector).is_displayed() else None)

@@ -41,12 +41,12 @@ def overview(browser):
     browser.shows("#events", "member3 is alive")
     browser.go("cluster")
     check("nothing needs attention", not browser.find("#notes").is_displayed())
-    line = lambda: browser.find(".plot path.line-0").get_attribute("d")
+    line = lambda: browser.find(".plot path.line.line-0").get_attribute("d")
     eventually("a plot has a line", lambda: "L" in line())
     before = line()
     eventually("the plot moves", lambda: line() != before)
     check("one page has a title of its own", browser.driver.title == "Cluster · member1 · kith")
-    for number in range(40):
+    for number in range(60):
         ask("PUT", ONE, f"/v1/kv/default/load-{number}", b"x" * 200)
         ask("GET", ONE, f"/v1/kv/default/load-{number}")
     eventually("operations are plotted", lambda: "0/s" != browser.text(".plot dd"))
@@ -442,7 +442,7 @@ def looks(browser):
                 browser.js("window.scrollTo(0, 0)")
                 browser.picture(f"{size}-{scheme}-{view}", whole=True)
     check(f"light and dark differ: {papers}", len(papers) == 2)
-    line = browser.find(".plot path.line-0")
+    line = browser.find(".plot path.line.line-0")
     browser.go("cluster")
     before = line.get_attribute("d")
     eventually("plots go on", lambda: line.get_attribute("d") != before)
@@ -512,6 +512,7 @@ def main():
             browser.collect()
             print(f"page: {step} ({time.monotonic() - began:.1f} s)", flush=True)
     except BaseException:
+        browser.collect()
         print(f"page: FAILED in: {step}; the browser complained of {browser.complaints}", file=sys.stderr, flush=True)
         browser.picture("failed")
         raise

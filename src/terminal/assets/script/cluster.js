@@ -1,7 +1,7 @@
 // The cluster at a glance, and its members: who there is, what changes, and the forms to join, leave and remove.
 
 import { change } from './api.js';
-import { $, announce, busy, cell, confirmWith, el, keyed, readouts, setAttribute, setError, setText } from './dom.js';
+import { $, announce, busy, cell, confirmWith, el, keyed, readouts, setAttribute, setError, setText, show } from './dom.js';
 import { visible } from './bytes.js';
 import { bytes, count, duration, offset, plural } from './format.js';
 
@@ -134,7 +134,7 @@ export function makeCluster(app) {
     const own = snapshot.cluster.members.find((row) => row.this_member);
     setText($('add-file'), fileOf(snapshot.cluster));
     setText($('add-address'), own?.address ?? '');
-    confirmWith($('add-dialog'), async () => {});
+    show($('add-dialog'));
   });
   const form = $('join-form');
   form.addEventListener('submit', (event) => {
@@ -166,12 +166,11 @@ export function makeCluster(app) {
     return [
       ['Members alive', cluster ? `${alive} of ${cluster.members.length}` : '–', cluster && alive < cluster.members.length ? 'bad' : null],
       ['Copies of a record', known(cluster?.replication_factor)],
-      ['Partitions complete here', told ? `${count(told.owned_partitions - told.incomplete_partitions)} of ${count(told.owned_partitions)}` : '–',
+      ['Partitions complete', told ? `${count(told.owned_partitions - told.incomplete_partitions)} of ${count(told.owned_partitions)}` : '–',
         told?.incomplete_partitions > 0 ? 'warn' : null],
-      ['Hints kept for others', count(status.hints.pending), status.hints.pending > 0 ? 'warn' : null],
+      ['Hints for others', count(status.hints.pending), status.hints.pending > 0 ? 'warn' : null],
       ['Records', count(status.storage.records)],
-      ['Memory for them', bytes(status.storage.table_bytes)],
-      ['Clock', offset(status.clock.offset_ms), status.clock.may_stamp ? null : 'bad'],
+      ['Memory for these', bytes(status.storage.table_bytes)],
       ['Sync', status.sync],
       ['Up for', duration(status.uptime_ms)],
     ];

@@ -115,7 +115,18 @@ export async function busy(form, act) {
   }
 }
 
-/** Opens a dialog whose form does `act`, which throws to keep it open with the reason. */
+/** Opens a dialog that only shows something. */
+export function show(dialog) {
+  for (const button of dialog.querySelectorAll('button.cancel')) {
+    button.onclick = () => dialog.close();
+  }
+  dialog.showModal();
+}
+
+/**
+ * Opens a dialog whose form does `act`, which throws to keep it open with the reason, and may
+ * give what is to be done once it is closed.
+ */
 export function confirmWith(dialog, act) {
   const form = dialog.querySelector('form');
   const error = dialog.querySelector('.error');
@@ -125,15 +136,14 @@ export function confirmWith(dialog, act) {
     setError(error, '');
     busy(form, async () => {
       try {
-        await act();
+        const after = await act();
+        // A dialog gives the focus back to where it was.
         dialog.close();
+        after?.();
       } catch (failure) {
         setError(error, failure.message);
       }
     });
   };
-  for (const button of dialog.querySelectorAll('button.cancel')) {
-    button.onclick = () => dialog.close();
-  }
-  dialog.showModal();
+  show(dialog);
 }

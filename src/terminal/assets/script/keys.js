@@ -131,7 +131,6 @@ export function makeKeys() {
     setError($('browse-error'), '');
     try {
       await list(collection(), prefix, after);
-      announce($('title-listing').textContent, 'info');
     } catch (failure) {
       setError($('browse-error'), failure.message);
     }
@@ -167,6 +166,7 @@ export function makeKeys() {
     collectionField.readOnly = !isNew;
     keyField.readOnly = !isNew;
     $('record-encoded').disabled = !isNew;
+    $('record-encoding').hidden = !isNew && isText;
     $('record-key-help').hidden = !isNew;
     $('record-delete').hidden = isNew;
     $('record-download').hidden = isNew;
@@ -295,7 +295,7 @@ export function makeKeys() {
       close();
       announce(`${shown(key)} is deleted.`);
       await again();
-      $('browse-prefix').focus();
+      return () => $('browse-prefix').focus();
     });
   });
   $('record-download').addEventListener('click', async () => {

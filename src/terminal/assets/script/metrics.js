@@ -30,8 +30,9 @@ export function sum(scrape, name, fits = always) {
 
 /** How much a counter has risen from one scrape to the next; null after a restart. */
 export function rise(before, now, name, fits = always) {
-  const [one, other] = [sum(before, name, fits), sum(now, name, fits)];
-  return one === null || other === null || other < one ? null : other - one;
+  // A series begins with what it first counts.
+  const [one, other] = [sum(before, name, fits) ?? 0, sum(now, name, fits)];
+  return other === null || other < one ? null : other - one;
 }
 
 /**

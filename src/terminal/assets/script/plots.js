@@ -54,6 +54,7 @@ const PLOTS = [
   },
   {
     title: 'Between members',
+    base: 1024,
     format: (number) => `${bytes(number)}/s`,
     lines: [
       ['sent', (before, now, span) => each(before, now, 'kith_link_bytes_sent_total', span)],
@@ -70,34 +71,33 @@ const PLOTS = [
   },
 ];
 
-/** The next round number of the kind 1, 2, 5: a scale that stays still while what it measures moves. */
-function roundUp(number) {
+/** The next round number of the kind 1, 2, 5, in units of `base`: a scale that stays still while what it measures moves. */
+function roundUp(number, base) {
   if (!(number > 0)) return 1;
-  const power = 10 ** Math.floor(Math.log10(number));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= number * 0.999);
+  const unit = base ** Math.floor(Math.log(number) / Math.log(base));
+  const power = 10 ** Math.floor(Math.log10(number / unit));
+  return [1, 2, 5, 10].map((step) => step * power * unit).find((step) => step >= number * 0.999);
 }
 
-function pathOf(points, top) {
+/** The line through points, and the dots of those that have a gap on both sides. */
+function pathsOf(points, top) {
   const step = WIDTH / (POINTS - 1);
-  let path = '';
-  let isOpen = false;
+  const isGap = (at) => (points[at] ?? null) === null;
+  let [line, dots] = ['', ''];
   points.forEach((point, at) => {
-    if (point === null) {
-      isOpen = false;
-      return;
-    }
-    const [x, y] = [at * step, HEIGHT - 2 - (point / top) * (HEIGHT - 6)];
-    // A point between two gaps is a short stroke, lest it is not seen.
-    path += `${isOpen ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}${isOpen ? '' : 'h.1'}`;
-    isOpen = true;
+    if (point === null) return;
+    const place = `${(at * step).toFixed(1)} ${(HEIGHT - 2 - (point / top) * (HEIGHT - 6)).toFixed(1)}`;
+    if (isGap(at - 1) && isGap(at + 1)) dots += `M${place}h.1`;
+    else line += `${isGap(at - 1) ? 'M' : 'L'}${place}`;
   });
-  return path;
+  return [line, dots];
 }
 
-function makePlot({ title, format, lines }) {
+function makePlot({ title, format, lines, base = 10 }) {
   const series = lines.map(() => Array(POINTS).fill(null));
-  const paths = lines.map((_, at) => drawn('path', { class: `line line-${at}`, 'vector-effect': 'non-scaling-stroke' }));
-  const moving = drawn('g', {}, ...paths.slice().reverse());
+  const stroke = { 'vector-effect': 'non-scaling-stroke' };
+  const paths = lines.map((_, at) => ['line', 'dots'].map((kind) => drawn('path', { class: `${kind} line-${at}`, ...stroke })));
+  const moving = drawn('g', {}, ...paths.flat().reverse());
   const grid = [0.25, 0.5, 0.75].map((at) => drawn('path', { class: 'grid', d: `M0 ${HEIGHT * at}h${WIDTH}` }));
   const drawing = drawn('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img' },
     ...grid, drawn('path', { class: 'axis', d: `M0 ${HEIGHT - 1}h${WIDTH}` }), moving);
@@ -108,9 +108,9 @@ function makePlot({ title, format, lines }) {
     el('dl', {}, ...values.map(([name, value]) => el('div', {}, name, value))));
 
   const show = () => {
-    const highest = roundUp(Math.max(0, ...series.flat().filter((point) => point !== null)));
+    const highest = roundUp(Math.max(0, ...series.flat().filter((point) => point !== null)), base);
     series.forEach((points, at) => {
-      setAttribute(paths[at], 'd', pathOf(points, highest));
+      pathsOf(points, highest).forEach((path, kind) => setAttribute(paths[at][kind], 'd', path));
       setText(values[at][1], format(points.at(-1)));
     });
     setText(top, format(highest));
