@@ -14,7 +14,10 @@ fn header<'a>(answer: &'a str, name: &str) -> &'a str {
 async fn browsers_get_the_page_and_everybody_else_the_list_of_routes() {
     let served = serve(true).await;
     let page = served.send_with("GET", "/", &[BROWSER], "").await;
-    assert_has(&page, &["200 OK", "content-type: text/html; charset=utf-8", "vary: accept", "<!doctype html>"]);
+    assert_has(
+        &page,
+        &["200 OK", "content-type: text/html; charset=utf-8", "vary: accept", "<!doctype html>"],
+    );
     assert_has(&page, &["x-content-type-options: nosniff", "referrer-policy: no-referrer"]);
     let policy = header(&page, "content-security-policy");
     assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains(':'), "{policy}");
@@ -79,9 +82,11 @@ async fn pages_of_strangers_change_and_read_nothing() {
         ("GET", "/v1/events", ""),
     ];
     for (method, path, body) in requests {
-        for strange in
-            [("origin", "https://evil.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site")]
-        {
+        for strange in [
+            ("origin", "https://evil.example"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
             let answer = served.send_with(method, path, &[strange], body).await;
             assert_has(&answer, &["HTTP/1.1 403", "foreign_page", "kith token create"]);
         }

@@ -62,6 +62,7 @@ class Browser:
         self.shots = pathlib.Path(shots)
         self.requests = []
         self.complaints = []
+        self.desk()
 
     def close(self):
         self.driver.quit()
@@ -91,12 +92,13 @@ class Browser:
 
     def picture(self, name, whole=False):
         """Keeps what is seen, or the whole page."""
-        shot = {"format": "png", "captureBeyondViewport": whole}
         if whole:
-            width, height = self.js("const page = document.documentElement; return [page.clientWidth, page.scrollHeight]")
-            shot["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        data = self.driver.execute_cdp_cmd("Page.captureScreenshot", shot)["data"]
+            # A window as high as the page, so that what sticks to an edge of it is where it belongs.
+            self.size(height=max(700, self.js("return document.documentElement.scrollHeight")))
+        data = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
         (self.shots / f"{name}.png").write_bytes(base64.b64decode(data))
+        if whole:
+            self.size()
 
     # What a person does
 
@@ -147,12 +149,16 @@ class Browser:
         names = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": names})
 
-    def phone(self, width=360, height=740):
-        size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    def phone(self):
+        self.metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        self.size()
 
     def desk(self):
-        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        self.metrics = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.size()
+
+    def size(self, **other):
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**self.metrics, **other})
 
     # What it did behind that
 

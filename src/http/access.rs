@@ -274,7 +274,8 @@ mod tests {
     #[test]
     fn pages_of_strangers_are_refused_while_everybody_is_served() {
         let refuses = |headers: &[(HeaderName, &str)], is_local| {
-            let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
+            let headers =
+                headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
             refuse_pages(&headers.collect(), &Uri::from_static("/v1/status"), is_local).is_err()
         };
         let judge = |host: &str, origin: Option<&str>| {
@@ -290,9 +291,13 @@ mod tests {
         for origin in ["http://localhost:8080", "https://evil.example", "null"] {
             assert!(!judge("localhost:7401", Some(origin)), "{origin}");
         }
-        for (site, is_foreign) in
-            [("same-origin", false), ("none", false), ("same-site", true), ("cross-site", true), ("new", true)]
-        {
+        for (site, is_foreign) in [
+            ("same-origin", false),
+            ("none", false),
+            ("same-site", true),
+            ("cross-site", true),
+            ("new", true),
+        ] {
             let headers = [(header::HOST, "localhost:7401"), (FETCH_SITE, site)];
             assert_eq!(refuses(&headers, true), is_foreign, "{site}");
         }

@@ -143,7 +143,8 @@ impl Log {
         seen.members.retain(|id, _| roster.get(*id).is_some());
         for (id, known) in roster.members() {
             let entry = &known.entry;
-            let is_known = |(name, state): &(String, MemberState)| *name == entry.name && *state == entry.state;
+            let is_known =
+                |(name, state): &(String, MemberState)| *name == entry.name && *state == entry.state;
             if seen.members.get(&id).is_some_and(is_known) {
                 continue;
             }

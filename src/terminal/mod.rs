@@ -118,7 +118,9 @@ mod tests {
         for asset in all() {
             // The names of XML's vocabularies are no places.
             let text = asset.text.replace("http://www.w3.org/2000/svg", "");
-            for outside in ["http://", "https://", "ws://", "wss://", "@import", "url(", "src=\"//", "href=\"//"] {
+            for outside in
+                ["http://", "https://", "ws://", "wss://", "@import", "url(", "src=\"//", "href=\"//"]
+            {
                 assert!(!text.contains(outside), "{} has {outside}", asset.name);
             }
         }
@@ -127,7 +129,8 @@ mod tests {
     #[test]
     fn markup_has_no_script_and_no_style_inside() {
         for asset in [page(), icon()] {
-            for inside in ["<style", "style=", "javascript:", " onclick", " onload", " onerror", " onsubmit"] {
+            for inside in ["<style", "style=", "javascript:", " onclick", " onload", " onerror", " onsubmit"]
+            {
                 assert!(!asset.text.contains(inside), "{} has {inside}", asset.name);
             }
             assert!(!asset.text.contains("<script>"), "{}", asset.name);
@@ -137,7 +140,9 @@ mod tests {
     #[test]
     fn what_comes_from_the_cluster_enters_the_page_as_text_only() {
         for asset in scripts() {
-            for hole in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+            for hole in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"]
+            {
                 assert!(!asset.text.contains(hole), "{} uses {hole}", asset.name);
             }
             for kept in ["localStorage", "document.cookie"] {

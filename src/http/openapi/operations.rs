@@ -60,7 +60,8 @@ const OF_CLUSTER: Failures = &[
     (504, &["timeout"]),
 ];
 /// Of questions about the member itself.
-pub(super) const OF_MEMBER: Failures = &[(400, &["bad_parameter"]), (503, &["stopping"]), (504, &["timeout"])];
+pub(super) const OF_MEMBER: Failures =
+    &[(400, &["bad_parameter"]), (503, &["stopping"]), (504, &["timeout"])];
 /// Of changes of the cluster.
 const OF_CONTROL: Failures = &[(504, &["unconfirmed"]), (507, &["storage"])];
 /// Of bodies that are documents.

@@ -55,7 +55,7 @@ export async function ask(method, path, { body, headers = {}, shown, patience = 
   const all = new Headers(headers);
   if (credential) {
     // Anything else could not stand in a header.
-    if (!/^[\x21-\x7e]+$/.test(credential)) throw new Failure(401, 'unauthenticated', 'this is no token: tokens have no spaces and no letters but those of English');
+    if (!/^[\x21-\x7e]+$/.test(credential)) throw new Failure(401, 'unauthenticated', 'this is no token: tokens have no spaces, and no letters but a to z and A to Z');
     all.set('authorization', `Bearer ${credential}`);
   }
   let answer;

@@ -165,7 +165,7 @@ export function makeCluster(app) {
     const known = (value) => value ?? '–';
     return [
       ['Members alive', cluster ? `${alive} of ${cluster.members.length}` : '–', cluster && alive < cluster.members.length ? 'bad' : null],
-      ['Copies of a record', known(cluster?.replication_factor)],
+      ['Copies of a record', known(cluster?.replication_factor), cluster?.replication_factor > cluster?.members.length ? 'warn' : null],
       ['Partitions complete', told ? `${count(told.owned_partitions - told.incomplete_partitions)} of ${count(told.owned_partitions)}` : '–',
         told?.incomplete_partitions > 0 ? 'warn' : null],
       ['Hints for others', count(status.hints.pending), status.hints.pending > 0 ? 'warn' : null],

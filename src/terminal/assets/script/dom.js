@@ -38,6 +38,12 @@ export function setText(node, text) {
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 
+/** Sets a text in which what stands between backquotes is code. */
+export function setProse(node, text) {
+  if (node.textContent === text.replaceAll('`', '')) return;
+  node.replaceChildren(...text.split('`').map((part, at) => (at % 2 === 1 ? el('code', {}, part) : part)));
+}
+
 const kept = new WeakMap();
 
 /**

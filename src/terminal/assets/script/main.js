@@ -166,7 +166,8 @@ function noteProblems(status, clusterFailure) {
   for (const key of [...wrong.keys()].filter((key) => key.startsWith('status-'))) wrong.delete(key);
   const note = (key, text, tone = 'warn') => wrong.set(`status-${key}`, { tone, text: visible(text) });
   for (const warning of status.warnings) note(warning, warning);
-  for (const peer of status.peers.filter((peer) => peer.last_refusal)) {
+  // That a dead member can't be reached is no news.
+  for (const peer of status.peers.filter((peer) => peer.last_refusal && peer.alive !== false)) {
     note(`${peer.name} ${peer.address}`, `No link with ${peer.name || peer.address}: ${peer.last_refusal}`);
   }
   if (clusterFailure && !clusterFailure.isSilence) note('cluster', clusterFailure.message);

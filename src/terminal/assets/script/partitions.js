@@ -65,7 +65,7 @@ const ownersText = (row) => row.owners.map((owner) => ownerText(row, owner)).joi
 
 function makeRow() {
   const [home, owners] = [cell('Home'), cell('Owners')];
-  const number = el('th', { scope: 'row', class: 'number' });
+  const number = el('th', { scope: 'row' });
   const update = (row) => {
     setText(number, String(row.partition));
     setText(home, visible(row.home ?? 'nobody lives'));

@@ -108,12 +108,13 @@ function makePlot({ title, format, lines, base = 10 }) {
     el('dl', {}, ...values.map(([name, value]) => el('div', {}, name, value))));
 
   const show = () => {
-    const highest = roundUp(Math.max(0, ...series.flat().filter((point) => point !== null)), base);
-    series.forEach((points, at) => {
-      pathsOf(points, highest).forEach((path, kind) => setAttribute(paths[at][kind], 'd', path));
-      setText(values[at][1], format(points.at(-1)));
+    const points = series.flat().filter((point) => point !== null);
+    const highest = roundUp(Math.max(0, ...points), base);
+    series.forEach((one, at) => {
+      pathsOf(one, highest).forEach((path, kind) => setAttribute(paths[at][kind], 'd', path));
+      setText(values[at][1], format(one.at(-1)));
     });
-    setText(top, format(highest));
+    setText(top, points.length === 0 ? '' : format(highest));
     const told = lines.map(([name], at) => `${name} ${format(series[at].at(-1))}`).join(', ');
     setAttribute(drawing, 'aria-label', `${title}: now ${told}; the scale ends at ${format(highest)}`);
   };

@@ -1,7 +1,7 @@
 // The settings: edited here, shown as a difference, and then applied, all or none.
 
 import { change, read } from './api.js';
-import { $, announce, confirmWith, el, keyed, setAttribute, setError, setText } from './dom.js';
+import { $, announce, confirmWith, el, keyed, setAttribute, setError, setProse, setText } from './dom.js';
 import { moment, plural, stampMs } from './format.js';
 
 function makeRow(edited) {
@@ -22,7 +22,7 @@ function makeRow(edited) {
     setAttribute(input, 'aria-describedby', `${id}-about`);
     setAttribute(about, 'id', `${id}-about`);
     input.readOnly = entry.managed;
-    setText(about, entry.description);
+    setProse(about, entry.description);
     const since = entry.timestamp ? `set ${moment(stampMs(entry.timestamp))}` : 'never set';
     setText(meta, entry.managed ? 'follows by itself' : `default ${entry.default}, ${since}`);
     // What a person has edited stays, whatever others change meanwhile; the difference is made with what is in force then.
