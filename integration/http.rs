@@ -21,6 +21,7 @@ use kith::model::{KeyHash, KeyRef, MemberId, Record, Timestamp};
 use kith::node::access::{Access, Guard, Publisher};
 use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
+use kith::node::handle::events::Events;
 use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
 };
@@ -44,6 +45,8 @@ use tokio::task::JoinHandle;
 mod described;
 #[path = "http/malformed.rs"]
 mod malformed;
+#[path = "http/page.rs"]
+mod page;
 #[path = "http/values.rs"]
 mod values;
 
@@ -152,6 +155,9 @@ impl FakeMember {
             Control::Status(reply) => drop(reply.send(self.status())),
             Control::Physical(reply) => {
                 let _ = reply.send(Physical { seen_by: MemberId(7), members: Vec::new() });
+            }
+            Control::Events { after, reply } => {
+                let _ = reply.send(Events { incarnation: after, events: Vec::new() });
             }
             Control::Cluster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Roster(reply) => drop(reply.send(Err(ControlError::NoCluster))),

@@ -15,6 +15,7 @@ pub mod resp;
 pub mod security;
 pub mod storage;
 pub mod telemetry;
+pub mod terminal;
 pub mod transport;
 
 pub use client::Client;

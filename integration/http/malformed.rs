@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const METHODS: [&str; 9] = ["GET", "PUT", "POST", "DELETE", "HEAD", "PATCH", "OPTIONS", "get", "G\0T"];
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 18] = [
     "/",
     "/v1/kv/c",
     "/v1/kv/c/k",
@@ -22,6 +22,8 @@ const PATHS: [&str; 16] = [
     "/v1/kv/_system_roster/k",
     "/v1/batch",
     "/v1/status",
+    "/v1/events",
+    "/terminal/script/%ff",
     "/v1/cluster/init",
     "/v1/cluster/members/%ff",
     "/v1/settings",

@@ -50,6 +50,8 @@ pub struct Facts {
     pub address: String,
     /// `host:port` of its HTTP; empty when it offers none.
     pub http_address: String,
+    /// The version of kith that it runs; empty when it does not say. At most [`MAX_NAME_BYTES`].
+    pub version: String,
     /// Its zone; empty when it has none.
     pub zone: String,
     /// How often it has started, durably counted.
@@ -78,6 +80,7 @@ struct Who {
     n: String,
     a: String,
     h: String,
+    v: String,
     z: String,
     i: u64,
     l: u64,
@@ -128,6 +131,7 @@ impl Facts {
             ("the address for members", &self.address, MAX_ADDRESS_BYTES),
             ("the HTTP address", &self.http_address, MAX_ADDRESS_BYTES),
             ("the zone", &self.zone, MAX_NAME_BYTES),
+            ("the version", &self.version, MAX_NAME_BYTES),
         ];
         for (what, text, max) in texts {
             if text.len() > max {
@@ -147,6 +151,7 @@ impl Facts {
             n: self.name.clone(),
             a: self.address.clone(),
             h: self.http_address.clone(),
+            v: self.version.clone(),
             z: self.zone.clone(),
             i: self.incarnation,
             l: self.life,
@@ -171,6 +176,7 @@ impl Facts {
             name: who.n,
             address: who.a,
             http_address: who.h,
+            version: who.v,
             zone: who.z,
             incarnation: who.i,
             life: who.l,
@@ -208,6 +214,7 @@ mod tests {
             name: "member1".into(),
             address: "127.0.0.1:7400".into(),
             http_address: "127.0.0.1:7401".into(),
+            version: "0.1.0".into(),
             zone: "a".into(),
             incarnation: 3,
             life: u64::MAX,
@@ -251,6 +258,7 @@ mod tests {
             address: quotes(MAX_ADDRESS_BYTES),
             http_address: quotes(MAX_ADDRESS_BYTES),
             zone: quotes(MAX_NAME_BYTES),
+            version: quotes(MAX_NAME_BYTES),
             incarnation: u64::MAX,
             ..sample()
         };

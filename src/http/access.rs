@@ -5,11 +5,15 @@
 //! bodies name further collections.
 //!
 //! Invariants: a route that the table does not know takes an admin of everything, so a forgotten one is
-//! closed; only the health checks and the list of routes are open to everybody.
+//! closed; only the health checks, the list of routes and the page's own files are open to everybody.
 //!
-//! A browser on this machine runs the pages of strangers, and these may send requests here. While no token
-//! is needed, whatever a page of another origin sends is refused: it has an `Origin` that is not this
-//! member's, or names this machine by a name that its owner made point here (DNS rebinding).
+//! A browser that may come here runs the pages of strangers, and these may send requests here. While no token
+//! is needed, whatever a page of another origin sends is refused. Browsers tell it: the request has an `Origin` that is not
+//! this member's, or `Sec-Fetch-Site` says so (an image or a script of that page has no `Origin`). A page whose owner made its
+//! own name point here (DNS rebinding) looks like one of this member, so a client of this machine must
+//! name it by an address or by a name that nobody can make point here. Clients of other machines are served
+//! without tokens only where the member's file says `anyone`; they may use any name, so only tokens help there. A token is
+//! never sent by a browser of itself, so who shows one is asked nothing further.
 
 use super::connection::Arrival;
 use super::failure::Failure;
@@ -20,13 +24,16 @@ use crate::node::access::{Caller, Denied, Origin};
 use axum::BoxError;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where a browser says that a request comes from: `same-origin`, `none` (a person), `same-site`, `cross-site`.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What a route takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +71,7 @@ fn need(method: &Method, path: &str) -> Need {
         "/" | "/v1/openapi.json" | "/health/live" | "/health/ready" if reads => Need::Open,
         "/v1/batch" | "/v1/tokens" => Need::Known,
         "/v1/status"
+        | "/v1/events"
         | "/v1/cluster"
         | "/v1/cluster/physical"
         | "/v1/cluster/roster"
@@ -79,6 +87,7 @@ fn need(method: &Method, path: &str) -> Need {
         // It names keys of any collection.
         "/v1/cluster/superseded" if reads => Need::All(Role::Read),
         _ if path.starts_with("/v1/tokens/") => Need::Known,
+        _ if path.starts_with("/terminal/") && reads => Need::Open,
         _ => Need::All(Role::Admin),
     }
 }
@@ -123,8 +132,8 @@ pub(super) async fn admit(
 fn judge(shared: &Shared, arrival: &Arrival, request: &Request, need: &Need) -> Result<Caller, Failure> {
     let shown = shown(request.headers())?;
     let caller = shared.access.admit(arrival.origin, shown).map_err(refused)?;
-    if caller == Caller::Anyone && arrival.origin.local {
-        refuse_pages(request.headers(), request.uri())?;
+    if matches!(caller, Caller::Anyone | Caller::Observer) {
+        refuse_pages(request.headers(), request.uri(), arrival.origin.local)?;
     }
     need.check(&caller).inspect_err(|_| shared.access.count_forbidden())?;
     Ok(caller)
@@ -203,14 +212,15 @@ fn forbidden(caller: &Caller, needs: &str) -> Failure {
     Failure::new(StatusCode::FORBIDDEN, "forbidden", format!("this {needs}, {who}"))
 }
 
-/// Refuses what another origin's page sent through a browser of this machine.
-fn refuse_pages(headers: &HeaderMap, uri: &Uri) -> Result<(), Failure> {
+/// Refuses what another origin's page sent through a client's browser; `is_local` where that runs on this machine.
+fn refuse_pages(headers: &HeaderMap, uri: &Uri, is_local: bool) -> Result<(), Failure> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host =
         uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST)).unwrap_or("");
     let of_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
-    let is_foreign = text(header::ORIGIN).is_some_and(|origin| !of_origin(origin));
-    if is_foreign || !is_local_name(host) {
+    let is_foreign = text(header::ORIGIN).is_some_and(|origin| !of_origin(origin))
+        || text(FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    if is_foreign || is_local && !is_local_name(host) {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
             "foreign_page",
@@ -263,13 +273,15 @@ mod tests {
 
     #[test]
     fn pages_of_strangers_are_refused_while_everybody_is_served() {
+        let refuses = |headers: &[(HeaderName, &str)], is_local| {
+            let headers =
+                headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
+            refuse_pages(&headers.collect(), &Uri::from_static("/v1/status"), is_local).is_err()
+        };
         let judge = |host: &str, origin: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
-            }
-            refuse_pages(&headers, &Uri::from_static("/v1/status")).is_ok()
+            let mut headers = vec![(header::HOST, host)];
+            headers.extend(origin.map(|origin| (header::ORIGIN, origin)));
+            !refuses(&headers, true)
         };
         for host in ["localhost:7401", "127.0.0.1:7401", "[::1]:7401", "member1:7401", "a", "x.localhost"] {
             assert!(judge(host, None), "{host}");
@@ -279,5 +291,20 @@ mod tests {
         for origin in ["http://localhost:8080", "https://evil.example", "null"] {
             assert!(!judge("localhost:7401", Some(origin)), "{origin}");
         }
+        for (site, is_foreign) in [
+            ("same-origin", false),
+            ("none", false),
+            ("same-site", true),
+            ("cross-site", true),
+            ("new", true),
+        ] {
+            let headers = [(header::HOST, "localhost:7401"), (FETCH_SITE, site)];
+            assert_eq!(refuses(&headers, true), is_foreign, "{site}");
+        }
+        // From another machine a member may have any name, and pages of others are told all the same.
+        let host = (header::HOST, "one.example:7401");
+        assert!(!refuses(std::slice::from_ref(&host), false));
+        assert!(refuses(&[host.clone(), (header::ORIGIN, "https://evil.example")], false));
+        assert!(refuses(&[host, (FETCH_SITE, "cross-site")], false));
     }
 }

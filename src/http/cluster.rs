@@ -11,6 +11,7 @@ use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
 use crate::model::key::DEFAULT;
 use crate::node::handle::Key;
 use crate::node::handle::convergence::{Convergence, Superseded};
+use crate::node::handle::events::Events;
 use crate::node::handle::read::Object;
 use crate::node::handle::status::{
     Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
@@ -29,6 +30,16 @@ use serde::de::DeserializeOwned;
 pub(super) async fn status(State(shared): State<Shared>, uri: Uri) -> Result<Json<Status>, Failure> {
     Query::parse(&uri, &[])?;
     Ok(Json(shared.handle.status().await?))
+}
+
+/// `GET /v1/events`, in every state.
+pub(super) async fn events(State(shared): State<Shared>, uri: Uri) -> Result<Json<Events>, Failure> {
+    let after = Query::parse(&uri, &["after"])?.whole_number("after")?.unwrap_or(0);
+    let after = u64::try_from(after).map_err(|_| {
+        let problem = "the `number` of the last event that was seen, or 0 for all".to_owned();
+        QueryError::Invalid { name: "after", problem }
+    })?;
+    Ok(Json(shared.handle.events(after).await?))
 }
 
 /// `GET /v1/cluster`

@@ -20,6 +20,7 @@ mod kv;
 mod listing;
 mod names;
 mod openapi;
+mod page;
 mod query;
 mod ranges;
 mod routes;

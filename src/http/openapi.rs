@@ -5,6 +5,7 @@
 //! what is served here, and every other test of HTTP checks that the errors it meets are in it.
 
 mod operations;
+mod people;
 
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
@@ -40,6 +41,7 @@ fn document() -> Value {
         paths: BTreeMap::new(),
     };
     operations::describe(&mut api);
+    people::describe(&mut api);
     let schemas = api.generator.take_definitions(true);
     json!({
         "openapi": "3.1.0",
@@ -92,8 +94,8 @@ struct Operation {
 #[derive(Default)]
 struct Answer {
     description: String,
-    /// Its media type and what it is; nothing of one without a body.
-    content: Option<(&'static str, Value)>,
+    /// By media type what it is; nothing of one without a body.
+    content: BTreeMap<&'static str, Value>,
     headers: Map<String, Value>,
     /// Of an error all codes that it may have.
     codes: BTreeSet<&'static str>,
@@ -128,7 +130,7 @@ impl Operation {
     fn answers(mut self, status: u16, description: &str, media_type: &'static str, schema: Value) -> Self {
         let answer = self.answers.entry(status).or_default();
         answer.description = description.to_owned();
-        answer.content = Some((media_type, schema));
+        answer.content.insert(media_type, schema);
         self
     }
 
@@ -172,20 +174,20 @@ impl Answer {
         let codes = || self.codes.iter().copied().collect::<Vec<_>>();
         let (description, content) = match self.content {
             // Some of its codes are not known here, so it is described in words.
-            Some(content) => (self.description, Some(content)),
-            None if self.codes.is_empty() => (self.description, None),
-            None => {
+            content if self.codes.is_empty() || !content.is_empty() => (self.description, content),
+            _ => {
                 let error = json!({
                     "allOf": [{ "$ref": format!("{SCHEMAS}ErrorDocument") }],
                     "properties": { "error": { "enum": codes() } },
                 });
-                (format!("`{}`", codes().join("`, `")), Some(("application/json", error)))
+                (format!("`{}`", codes().join("`, `")), BTreeMap::from([("application/json", error)]))
             }
         };
         let mut answer = json!({ "description": description });
         if let Value::Object(answer) = &mut answer {
-            if let Some((media_type, schema)) = content {
-                answer.insert("content".to_owned(), json!({ (media_type): { "schema": schema } }));
+            if !content.is_empty() {
+                let of_type = |(media_type, schema)| (str::to_owned(media_type), json!({ "schema": schema }));
+                answer.insert("content".to_owned(), content.into_iter().map(of_type).collect());
             }
             if !self.headers.is_empty() {
                 answer.insert("headers".to_owned(), Value::Object(self.headers));

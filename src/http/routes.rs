@@ -6,7 +6,7 @@ use super::connection::Arrival;
 use super::failure::Failure;
 use super::{
     MAX_ANSWER_BYTES_IN_MEMORY, MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv,
-    listing, openapi, tokens, watch,
+    listing, openapi, page, tokens, watch,
 };
 use crate::node::access::Access;
 use crate::node::handle::Handle;
@@ -32,8 +32,8 @@ pub(super) struct Parts {
     pub(super) answers: AnswerRoom,
 }
 
-/// What a person finds at `/`.
-const INDEX: &str = "\
+/// What a person finds at `/` who uses no browser.
+pub(super) const INDEX: &str = "\
 kith: a key-value store for machines that must stay writable whatever fails.
 
 GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-encoded
@@ -50,6 +50,7 @@ GET   /v1/watch/{collection}                  ?prefix= &cursor= &values=true|fal
 POST  /v1/batch                               lines or an array of {\"op\": \"get|put|delete|increment\", \"collection\",
                       \"key\", \"value\", \"ttl\", \"delta\", \"if\": \"absent|present|TIMESTAMP\"}; in order on each key
 GET   /v1/status                              this member
+GET   /v1/events                              ?after=NUMBER   what this member noticed lately, the last at the end
 GET   /v1/cluster                             the cluster and its members
 GET   /v1/cluster/physical                    the members that gossip sees
 GET   /v1/cluster/roster                      the members that were admitted
@@ -67,6 +68,7 @@ GET   /health/live  /health/ready             200, or 503 with the reason
 GET   /metrics                                for Prometheus
 GET   /v1/openapi.json                        all of this for programs, with every error
 
+A browser finds a page at / from which people look at the cluster and change it.
 With tokens set, requests show one: Authorization: Bearer TOKEN. /, /health and /v1/openapi.json are open.
 Errors are {\"error\": \"code\", \"message\": \"what happened and what to do\"}.
 ";
@@ -77,12 +79,16 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
     let answers = AnswerRoom::new(MAX_ANSWER_BYTES_IN_MEMORY);
     let shared = Arc::new(Parts { handle, access, telemetry, bodies, answers });
     Router::new()
-        .route("/", get(async || INDEX))
+        .route("/", get(page::index))
+        .route("/terminal/style.css", get(page::style))
+        .route("/terminal/icon.svg", get(page::icon))
+        .route("/terminal/script/{name}", get(page::script))
         .route("/v1/kv/{collection}", get(listing::list))
         .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).post(kv::increment).delete(kv::delete))
         .route("/v1/watch/{collection}", get(watch::watch))
         .route("/v1/batch", post(batch::batch))
         .route("/v1/status", get(cluster::status))
+        .route("/v1/events", get(cluster::events))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/physical", get(cluster::physical))
         .route("/v1/cluster/roster", get(cluster::roster))
@@ -126,10 +132,13 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 18] = [
+    const EXACT: [&str; 21] = [
         "/",
+        "/terminal/style.css",
+        "/terminal/icon.svg",
         "/v1/batch",
         "/v1/status",
+        "/v1/events",
         "/v1/cluster",
         "/v1/cluster/physical",
         "/v1/cluster/roster",
@@ -150,6 +159,7 @@ fn route_of(path: &str) -> &'static str {
         Some(names) if names.contains('/') => "/v1/kv/{collection}/{key}",
         Some(_) => "/v1/kv/{collection}",
         None if path.starts_with("/v1/tokens/") => "/v1/tokens/{name}",
+        None if path.starts_with("/terminal/script/") => "/terminal/script/{name}",
         None if path.starts_with("/v1/watch/") => "/v1/watch/{collection}",
         None if path.starts_with("/v1/cluster/members/") => "/v1/cluster/members/{name}",
         None => EXACT.into_iter().find(|exact| *exact == path).unwrap_or("other"),

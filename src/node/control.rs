@@ -11,10 +11,10 @@ use super::handle::status::{
 use super::handle::{Control, ControlError, Key, Operation, OperationError, Request, Requests};
 use super::local::{Local, LocalHandle, Mailbox, next, relieved};
 use super::view::View;
-use super::{batch, changes, convergence, departure, membership, tokens, watch};
+use super::{batch, changes, convergence, departure, events, membership, tokens, watch};
 use crate::engine::Mode;
 use crate::engine::operation::Outcome;
-use crate::gossip;
+use crate::gossip::{self, Phase};
 use crate::model::key::SETTINGS;
 use crate::model::placement::OwnerSet;
 use crate::model::roster::MemberState;
@@ -69,6 +69,7 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
     // A reply that nobody waits for any more is no matter.
     match control {
         Control::Status(reply) => _ = reply.send(status(shared)),
+        Control::Events { after, reply } => _ = reply.send(events::answer(shared, after)),
         Control::Physical(reply) => _ = reply.send(physical(shared)),
         Control::Cluster(reply) => _ = reply.send(cluster(shared)),
         Control::Roster(reply) => _ = reply.send(roster(shared)),
@@ -308,9 +309,15 @@ fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
         let count = partitions.filter(|at| engine.placement().set(*at).contains(member)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     };
+    let offsets = engine.peer_convergence().filter_map(|peer| Some((peer.member, peer.clock_offset_ms?)));
+    let offsets = offsets.chain([(identity.member, engine.clock_health().0)]);
+    let offsets: BTreeMap<MemberId, i64> = offsets.collect();
     let rows = engine.roster().members().map(|(member, known)| {
         let mine = member == identity.member;
         let facts = view.seen.members.get(&member).and_then(|seen| seen.facts.as_ref());
+        let alive = if mine { Some(true) } else { alive(&view, member) };
+        let is_ready = || facts.map(|facts| facts.phase == Phase::Ready && alive == Some(true));
+        let version = || facts.and_then(|facts| some_text(&facts.version));
         MemberRow {
             id: member,
             name: known.entry.name.clone(),
@@ -318,7 +325,10 @@ fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
             http_address: some_text(&known.entry.http_address),
             zone: some_text(&known.entry.zone),
             standing: standing(known.entry.state),
-            alive: if mine { Some(true) } else { alive(&view, member) },
+            alive,
+            ready: if mine { Some(*engine.mode() == Mode::Serving) } else { is_ready() },
+            version: if mine { Some(env!("CARGO_PKG_VERSION").to_owned()) } else { version() },
+            clock_offset_ms: offsets.get(&member).copied(),
             incarnation: if mine { Some(identity.incarnation) } else { facts.map(|facts| facts.incarnation) },
             partitions: owned(member),
             this_member: mine,
@@ -395,16 +405,16 @@ fn settings(shared: &Shared) -> Result<Settings, ControlError> {
         engine.system_timestamp(key).map(|stamp| stamp.to_string())
     };
     let entries = engine.settings().entries();
-    let rows = entries.into_iter().map(|entry| SettingRow {
-        name: entry.name.to_owned(),
-        value: entry.value.clone(),
-        default: DEFINITIONS
-            .iter()
-            .find(|definition| definition.name == entry.name)
-            .map(|definition| definition.default.to_owned())
-            .unwrap_or_default(),
-        timestamp: stamp(entry.name),
-        description: entry.description.to_owned(),
+    let rows = entries.into_iter().map(|entry| {
+        let definition = DEFINITIONS.iter().find(|definition| definition.name == entry.name);
+        SettingRow {
+            name: entry.name.to_owned(),
+            value: entry.value.clone(),
+            default: definition.map(|definition| definition.default.to_owned()).unwrap_or_default(),
+            timestamp: stamp(entry.name),
+            description: entry.description.to_owned(),
+            managed: definition.is_some_and(|definition| definition.managed),
+        }
     });
     Ok(Settings { digest: format!("{:016x}", engine.settings().digest()), entries: rows.collect() })
 }

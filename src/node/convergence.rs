@@ -19,7 +19,7 @@ pub(super) fn partitions(engine: &Engine) -> (usize, usize) {
 }
 
 /// Owned partitions that are not complete.
-fn incomplete(engine: &Engine) -> usize {
+pub(super) fn incomplete(engine: &Engine) -> usize {
     let me = engine.identity().member;
     let owned = (0u16..).take(engine.placement().partitions());
     let owned = owned.filter(|at| engine.placement().set(*at).contains(me));

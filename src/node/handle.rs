@@ -16,6 +16,7 @@ mod base64;
 pub mod convergence;
 pub mod documents;
 mod error;
+pub mod events;
 mod operations;
 pub mod read;
 pub mod status;
@@ -29,6 +30,7 @@ use crate::model::limits::MAX_VALUE_BYTES;
 use crate::model::settings::Level;
 use bytes::Bytes;
 use convergence::{Convergence, Superseded};
+use events::Events;
 use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,6 +80,13 @@ pub enum Request {
 pub enum Control {
     /// How the member is; answered in every state.
     Status(oneshot::Sender<Status>),
+    /// What the member noticed lately; answered in every state.
+    Events {
+        /// Only what came behind the event of this number.
+        after: u64,
+        /// Where it goes.
+        reply: oneshot::Sender<Events>,
+    },
     /// The members that gossip can see; answered in every state.
     Physical(oneshot::Sender<Physical>),
     /// The cluster and its members as the roster and liveness have them.

@@ -16,6 +16,7 @@ mod core;
 mod departure;
 mod disks;
 mod error;
+mod events;
 mod founding;
 pub mod handle;
 mod links;

@@ -268,6 +268,7 @@ pub(super) fn facts(shared: &Shared) -> Facts {
         name: introduction.name,
         address: introduction.address,
         http_address: introduction.http_address,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         zone: introduction.zone,
         incarnation: introduction.incarnation,
         life: introduction.life,

@@ -15,7 +15,7 @@ use super::local::LocalHandle;
 use super::publish;
 use super::view::View;
 use super::watch as watching;
-use super::{NodeError, membership, outdated, state};
+use super::{NodeError, events, membership, outdated, state};
 use crate::config::MemberConfig;
 use crate::engine::{self, Bounds, Engine, Mode};
 use crate::gossip;
@@ -406,6 +406,7 @@ fn spawn_tasks(
     shared.run_part("carrying gossip", stopping, own().carry_gossip(letters));
     shared.run_part("answering requests", stopping, control::answer_requests(own(), requests));
     shared.run_part("publishing metrics", stopping, publish::publish_metrics(own(), telemetry.clone()));
+    shared.run_part("noticing events", stopping, events::watch(own()));
     let telemetry = telemetry.clone();
     shared.run_part("keeping metrics small", stopping, async move {
         loop {

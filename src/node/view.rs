@@ -1,6 +1,7 @@
 //! The member's state beside its engine: addresses, steps of the start, what gossip sees, and why
 //! there is no link to somebody.
 
+use super::events;
 use super::founding::Creating;
 use super::handle::status::{StartStep, StepOutcome};
 use super::outdated::Outdated;
@@ -58,6 +59,8 @@ pub(super) struct View {
     pub(super) steps: Vec<StartStep>,
     step_began: Option<Instant>,
     pub(super) refusals: VecDeque<Refused>,
+    /// What was noticed lately.
+    pub(super) events: events::Log,
 }
 
 impl View {
@@ -85,6 +88,7 @@ impl View {
             steps: Vec::new(),
             step_began: None,
             refusals: VecDeque::new(),
+            events: events::Log::default(),
         }
     }
 

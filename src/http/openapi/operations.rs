@@ -25,7 +25,7 @@ judged by one owner of the key, its home: while members disagree about who that 
 changes may both find their condition met. Then the later one wins, and the other is told that its condition did not hold, if that is known in time. Use increments where all changes must count.";
 
 const KEYS: &str = "Keys and values";
-const CLUSTER: &str = "Cluster";
+pub(super) const CLUSTER: &str = "Cluster";
 const SETTINGS: &str = "Settings";
 const TOKENS: &str = "Tokens";
 const HEALTH: &str = "Health";
@@ -60,7 +60,8 @@ const OF_CLUSTER: Failures = &[
     (504, &["timeout"]),
 ];
 /// Of questions about the member itself.
-const OF_MEMBER: Failures = &[(400, &["bad_parameter"]), (503, &["stopping"]), (504, &["timeout"])];
+pub(super) const OF_MEMBER: Failures =
+    &[(400, &["bad_parameter"]), (503, &["stopping"]), (504, &["timeout"])];
 /// Of changes of the cluster.
 const OF_CONTROL: Failures = &[(504, &["unconfirmed"]), (507, &["storage"])];
 /// Of bodies that are documents.
@@ -83,11 +84,11 @@ const TIMESTAMP: &str = "[0-9a-fA-F]{16}-[0-9a-fA-F]{16}";
 /// Base64 in its one canonical form.
 const BASE64: &str = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
 
-fn parameter(place: &str, name: &str, schema: Value, description: &str) -> Value {
+pub(super) fn parameter(place: &str, name: &str, schema: Value, description: &str) -> Value {
     json!({ "in": place, "name": name, "required": place == "path", "schema": schema, "description": description })
 }
 
-fn query(name: &str, schema: Value, description: &str) -> Value {
+pub(super) fn query(name: &str, schema: Value, description: &str) -> Value {
     parameter("query", name, schema, description)
 }
 
@@ -501,7 +502,6 @@ fn health(api: &mut Api) {
         .fails(&[(503, &["not_ready", "stuck", "stopping"]), (504, &["timeout"])]);
     api.add_open("get", "/health/ready", operation);
     api.add("get", "/metrics", text("metrics", "For Prometheus"));
-    api.add_open("get", "/", text("index", "The routes, for people"));
     let operation = Operation::new("openapi", HEALTH, "This description")
         .answers_json("OpenAPI 3.1.", json!({ "type": "object" }))
         .fails(&[(504, &["timeout"])]);

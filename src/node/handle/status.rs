@@ -324,6 +324,9 @@ pub struct SettingRow {
     pub timestamp: Option<String>,
     /// What it does, in a sentence.
     pub description: String,
+    /// Whether it follows from other settings by itself, and nobody sets it.
+    #[serde(default)]
+    pub managed: bool,
 }
 
 /// What a new cluster is to be. Whatever is left out comes from the member's own file, else from

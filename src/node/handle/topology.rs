@@ -101,6 +101,15 @@ pub struct MemberRow {
     pub standing: Standing,
     /// What failure detection says; absent as long as nothing was heard of it.
     pub alive: Option<bool>,
+    /// Whether it serves clients, as it said last; absent as long as it said nothing.
+    #[serde(default)]
+    pub ready: Option<bool>,
+    /// The version of kith that it runs, if that is known.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// How far its wall clock is ahead of the median of the members' clocks, in milliseconds, if that is known.
+    #[serde(default)]
+    pub clock_offset_ms: Option<i64>,
     /// Which of its lives was heard of last.
     pub incarnation: Option<u64>,
     /// Partitions that it owns.

@@ -1,0 +1,119 @@
+// The settings: edited here, shown as a difference, and then applied, all or none.
+
+import { change, read } from './api.js';
+import { $, announce, confirmWith, el, keyed, setAttribute, setError, setProse, setText } from './dom.js';
+import { moment, plural, stampMs } from './format.js';
+
+function makeRow(edited) {
+  const input = el('input', { autocomplete: 'off', autocapitalize: 'none', spellcheck: 'false' });
+  const [label, about, meta] = [el('label'), el('p', { class: 'help' }), el('p', { class: 'help meta' })];
+  const node = el('div', { class: 'setting' }, el('p', { class: 'field' }, label, input), about, meta);
+  let base = null;
+  input.addEventListener('input', () => {
+    setAttribute(node, 'data-edited', input.value.trim() !== base);
+    edited();
+  });
+  const update = (entry) => {
+    const id = `setting-${entry.name}`;
+    setText(label, entry.name);
+    setAttribute(label, 'for', id);
+    setAttribute(input, 'id', id);
+    setAttribute(input, 'name', entry.name);
+    setAttribute(input, 'aria-describedby', `${id}-about`);
+    setAttribute(about, 'id', `${id}-about`);
+    input.readOnly = entry.managed;
+    setProse(about, entry.description);
+    const since = entry.timestamp ? `set ${moment(stampMs(entry.timestamp))}` : 'never set';
+    setText(meta, entry.managed ? 'follows by itself' : `default ${entry.default}, ${since}`);
+    // What a person has edited stays, whatever others change meanwhile; the difference is made with what is in force then.
+    const isEdited = base !== null && input.value.trim() !== base;
+    base = entry.value;
+    if (!isEdited) input.value = entry.value;
+    setAttribute(node, 'data-edited', input.value.trim() !== base);
+  };
+  return { node, update };
+}
+
+const makeDifference = () => {
+  const [name, before, after] = [el('th', { scope: 'row' }), el('del'), el('ins')];
+  const update = (one) => {
+    setText(name, one.name);
+    setText(before, one.before);
+    setText(after, one.after);
+  };
+  const cells = [['Now', before], ['Then', after]].map(([heading, node]) => el('td', { 'data-heading': heading }, node));
+  return { node: el('tr', {}, name, ...cells), update };
+};
+
+export function makeSettings(app) {
+  const [form, error] = [$('settings-form'), $('settings-error')];
+  let entries = [];
+
+  const field = (name) => document.getElementById(`setting-${name}`);
+  const difference = () => entries.filter((entry) => !entry.managed)
+    .map((entry) => ({ name: entry.name, before: entry.value, after: field(entry.name).value.trim() }))
+    .filter((one) => one.before !== one.after);
+  const tellEdited = () => {
+    const edited = difference().length;
+    $('settings-difference').disabled = edited === 0;
+    $('settings-reset').disabled = edited === 0;
+    setText($('settings-edited'), edited === 0 ? '' : `${plural(edited, 'setting is', 'settings are')} edited`);
+  };
+  const show = (settings) => {
+    entries = settings.entries;
+    keyed($('settings-rows'), entries, (entry) => entry.name, () => makeRow(tellEdited));
+    tellEdited();
+  };
+
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    setError(error, '');
+    try {
+      // What is in force now, and not when the page was opened.
+      show(await read('/v1/settings'));
+    } catch (failure) {
+      setError(error, failure.message);
+      return;
+    }
+    const changes = difference();
+    if (changes.length === 0) {
+      announce('Nothing would change: these values are in force.', 'info');
+      return;
+    }
+    keyed($('difference'), changes, (one) => one.name, makeDifference);
+    confirmWith($('difference-dialog'), async () => {
+      const settings = Object.fromEntries(changes.map((one) => [one.name, one.after]));
+      try {
+        const applied = await change('PATCH', '/v1/settings', { settings });
+        // The canonical form of a value may be another text than the one that was written.
+        for (const one of changes) field(one.name).value = applied.entries.find((entry) => entry.name === one.name)?.value ?? one.after;
+        show(applied);
+      } catch (failure) {
+        setError(error, failure.message);
+        throw failure;
+      }
+      setError(error, '');
+      announce(`${plural(changes.length, 'setting is', 'settings are')} changed on all members within seconds.`);
+      app.refresh();
+    });
+  });
+  form.addEventListener('reset', (event) => {
+    event.preventDefault();
+    entries.forEach((entry) => {
+      field(entry.name).value = entry.value;
+    });
+    setError(error, '');
+    show({ entries });
+  });
+
+  return {
+    update() {},
+    async poll() {
+      try {
+        show(await read('/v1/settings'));
+      } catch (failure) {
+        if (entries.length === 0) setError(error, failure.message);
+      }
+    },
+  };
+}
