@@ -55,7 +55,9 @@ impl Engine {
 
     /// Whether the turn of a peer had better wait.
     pub(super) fn puts_off(&self, peer: &Peer) -> bool {
-        let Some(last) = peer.compared.last.as_ref().filter(|_| self.has_many_shadows()) else { return false };
+        let Some(last) = peer.compared.last.as_ref().filter(|_| self.has_many_shadows()) else {
+            return false;
+        };
         let repeats = last.digest == self.placement.digest() && last.began_us >= peer.linked_us;
         let is_relied_on = self.is_leaving || self.is_catching_up() || peer.catching_up;
         repeats

@@ -5,7 +5,8 @@ use super::*;
 
 /// Gives every member the same newer value of some keys that the first one has in redb only.
 fn overwrite(world: &mut World, count: usize) {
-    let numbers: Vec<usize> = (0..world.stored.len()).filter(|at| !has(&world.engines[0], *at)).take(count).collect();
+    let numbers: Vec<usize> =
+        (0..world.stored.len()).filter(|at| !has(&world.engines[0], *at)).take(count).collect();
     assert_eq!(numbers.len(), count, "so many are in redb only");
     let stamp = Timestamp { time: 5_000_000, member: entry(0).id() };
     for number in numbers {
@@ -40,8 +41,9 @@ fn a_few_records_over_such_as_left_memory_are_no_difference_whoever_begins() {
 
 #[test]
 fn while_many_records_are_over_such_as_left_memory_passes_that_only_repeat_are_put_off() {
-    let mut world = world(0, 1_800);
-    overwrite(&mut world, MAX_LIFTED + 100);
+    let mut world = world(0, 3_000);
+    // A pass that lists lifts some, too.
+    overwrite(&mut world, 2 * MAX_LIFTED + 500);
     let before = passes(&world);
     compare_from(&mut world, 0, 4_000);
     assert!(!world.engines[0].is_checkpointing(), "writes may go on");
@@ -54,7 +56,7 @@ fn while_many_records_are_over_such_as_left_memory_passes_that_only_repeat_are_p
     compare_from(&mut world, 0, 20_000);
     assert_eq!(passes(&world), before + 1);
     compare_from(&mut world, 0, 300_000);
-    assert!(passes(&world) >= before + 3, "not for ever: {} and {before}", passes(&world));
+    assert!(passes(&world) > before + 1, "not for ever: {} and {before}", passes(&world));
 }
 
 #[test]
