@@ -97,7 +97,7 @@ impl Log {
         let now = engine.now().wall_ms;
         let mut seen = self.seen.take().unwrap_or_else(|| {
             let text = format!(
-                "kith {} started here for the {}. time",
+                "kith {} started here, in life number {}",
                 env!("CARGO_PKG_VERSION"),
                 engine.identity().incarnation
             );

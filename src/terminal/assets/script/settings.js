@@ -93,7 +93,7 @@ export function makeSettings(app) {
         throw failure;
       }
       setError(error, '');
-      announce(`${plural(changes.length, 'setting is', 'settings are')} changed on all members within seconds.`);
+      announce(`${plural(changes.length, 'setting is', 'settings are')} changed, and within seconds on all members.`);
       app.refresh();
     });
   });
