@@ -19,6 +19,7 @@ mod listing;
 mod output;
 mod progress;
 mod serve;
+mod settings;
 mod sink;
 mod token;
 
@@ -202,9 +203,9 @@ enum Command {
         keys meanwhile may be replaced."
     )]
     Import(import::ImportArgs),
-    /// Cluster-wide settings
+    /// The settings that all members share, and their history
     #[command(subcommand)]
-    Settings(SettingsCommand),
+    Settings(settings::SettingsCommand),
     /// Tokens that clients show
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -216,19 +217,6 @@ enum Command {
     Completions {
         /// The shell
         shell: Shell,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum SettingsCommand {
-    /// Show the settings in force
-    Show,
-    /// Change settings on all members, all or none
-    #[command(after_help = "Example:\n  kith settings set replication_factor=3 write_level=quorum")]
-    Set {
-        /// What to change
-        #[arg(value_name = "NAME=VALUE", required = true, value_parser = cluster::parse_setting)]
-        settings: Vec<(String, String)>,
     },
 }
 
@@ -358,10 +346,7 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         Command::Members { physical: false } => cluster::members(client, output).await,
         Command::Members { physical: true } => cluster::physical(client, output).await,
         Command::Placement(args) => cluster::placement(client, &args, output).await,
-        Command::Settings(SettingsCommand::Show) => cluster::settings(client, output).await,
-        Command::Settings(SettingsCommand::Set { settings }) => {
-            cluster::change_settings(client, &settings, output).await
-        }
+        Command::Settings(command) => settings::run(client, &command, output).await,
         Command::Get(args) => keys::get(client, &args, output).await,
         Command::Put(args) => keys::put(client, &args, output).await,
         Command::Delete(args) => keys::delete(client, &args, output).await,

@@ -46,6 +46,7 @@ mod failover;
 mod listing;
 mod members;
 mod stream;
+mod settings;
 mod tokens;
 mod values;
 mod watch;

@@ -23,6 +23,7 @@ mod openapi;
 mod query;
 mod ranges;
 mod routes;
+mod settings;
 mod tokens;
 mod watch;
 

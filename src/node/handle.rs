@@ -18,6 +18,7 @@ pub mod documents;
 mod error;
 mod operations;
 pub mod read;
+pub mod settings;
 pub mod status;
 pub mod tokens;
 mod topology;
@@ -29,7 +30,7 @@ use crate::model::limits::MAX_VALUE_BYTES;
 use crate::model::settings::Level;
 use bytes::Bytes;
 use convergence::{Convergence, Superseded};
-use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
+use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Status};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,8 +92,6 @@ pub enum Control {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Placement, ControlError>>,
     },
-    /// The cluster-wide settings in force.
-    Settings(oneshot::Sender<Result<Settings, ControlError>>),
     /// What the member knows of whether all hold the same.
     Convergence {
         /// With the roots of its hash trees.
@@ -127,13 +126,8 @@ pub enum Control {
         /// Where the answer goes once it is durable.
         reply: oneshot::Sender<Result<Removed, ControlError>>,
     },
-    /// Changes settings, all or none.
-    ChangeSettings {
-        /// Values by name, as people write them.
-        changes: BTreeMap<String, String>,
-        /// Where the settings go once the change is durable.
-        reply: oneshot::Sender<Result<Settings, ControlError>>,
-    },
+    /// The cluster's settings.
+    Settings(settings::Control),
     /// The tokens of clients.
     Tokens(tokens::Control),
 }
@@ -358,14 +352,6 @@ impl Handle {
         self.ask(|reply| Request::Control(Control::Placement { key, reply })).await?
     }
 
-    /// The cluster-wide settings in force.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn settings(&self) -> Result<Settings, ControlError> {
-        self.ask(|reply| Request::Control(Control::Settings(reply))).await?
-    }
-
     /// What the member knows of whether all hold the same, with the roots of its hash trees if wanted.
     ///
     /// # Errors
@@ -413,14 +399,6 @@ impl Handle {
     /// [`ControlError`].
     pub async fn remove(&self, name: String, force: bool) -> Result<Removed, ControlError> {
         self.ask(|reply| Request::Control(Control::Remove { name, force, reply })).await?
-    }
-
-    /// Changes cluster-wide settings, all or none.
-    ///
-    /// # Errors
-    /// [`ControlError`]; [`ControlError::InvalidSettings`] names all that is wrong.
-    pub async fn change_settings(&self, changes: BTreeMap<String, String>) -> Result<Settings, ControlError> {
-        self.ask(|reply| Request::Control(Control::ChangeSettings { changes, reply })).await?
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopped> {

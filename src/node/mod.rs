@@ -24,6 +24,7 @@ mod membership;
 mod outdated;
 mod parts;
 mod publish;
+mod settings;
 mod start;
 mod state;
 mod tokens;

@@ -6,9 +6,10 @@ use crate::model::settings::Level;
 use crate::node::handle::convergence::{Convergence, Superseded};
 use crate::node::handle::documents::{ErrorDocument, Listing, Outcome, Outcomes};
 use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster,
     State, Status,
 };
+use crate::node::handle::settings::{RollbackRequest, Settings, SettingsHistory, SettingsRequest};
 use crate::node::handle::tokens::{CreatedToken, TokenList, TokenRequest, TokenRow};
 use serde_json::{Value, json};
 
@@ -442,19 +443,37 @@ fn cluster_changes(api: &mut Api) {
 
 fn settings(api: &mut Api) {
     let settings = api.schema::<Settings>();
-    let operation = Operation::new("settings", SETTINGS, "The cluster-wide settings in force")
+    let dry_run = || flag("dry_run", "`true`: only tell what it would change.");
+    let operation = Operation::new("settings", SETTINGS, "The settings in force, and which members have them")
         .answers_json("All of them.", settings.clone())
         .fails(OF_CLUSTER);
     api.add("get", "/v1/settings", operation);
     let request = api.schema::<SettingsRequest>();
     let operation = Operation::new("changeSettings", SETTINGS, "Change settings, all or none")
+        .takes([dry_run()])
         .body("application/json", request, true)
-        .answers_json("All settings as they are now.", settings)
+        .answers_json("All settings as they are now, and what was changed.", settings.clone())
         .fails(&[(400, &["invalid_settings"])])
         .fails(OF_CLUSTER)
         .fails(OF_CONTROL)
         .fails(OF_BODIES);
     api.add("patch", "/v1/settings", operation);
+    let history = api.schema::<SettingsHistory>();
+    let operation = Operation::new("settingsHistory", SETTINGS, "Every change of the settings that is kept")
+        .answers_json("The newest first.", history)
+        .fails(OF_CLUSTER);
+    api.add("get", "/v1/settings/history", operation);
+    let request = api.schema::<RollbackRequest>();
+    let operation = Operation::new("rollBackSettings", SETTINGS, "Bring all settings back to what they were after a version")
+        .says("It is a change like any other, with a version of its own.")
+        .takes([dry_run()])
+        .body("application/json", request, true)
+        .answers_json("All settings as they are now, and what was changed.", settings)
+        .fails(&[(400, &["invalid_settings"]), (404, &["unknown_version"])])
+        .fails(OF_CLUSTER)
+        .fails(OF_CONTROL)
+        .fails(OF_BODIES);
+    api.add("post", "/v1/settings/rollback", operation);
 }
 
 fn tokens(api: &mut Api) {
