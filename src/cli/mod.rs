@@ -21,6 +21,7 @@ mod progress;
 mod serve;
 mod settings;
 mod sink;
+mod sync;
 mod token;
 
 use crate::client::{Client, DEFAULT_ADDRESS, is_address};
@@ -35,6 +36,7 @@ use output::Output;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Under what `--help` shows the options of commands that ask a member.
 const MEMBER: &str = "Which member is asked, and how";
@@ -188,6 +190,15 @@ enum Command {
         Of a key that changes quickly only the latest state may be told. With several addresses it goes on at\n\
         another member when one is gone.")]
     Watch(listing::WatchArgs),
+    /// Keep files equal to keys, for programs that know nothing of kith, until Ctrl-C
+    #[command(after_help = "Examples:\n  \
+        kith sync --prefix nginx/ --dir /etc/nginx/conf.d --exec 'nginx -t && nginx -s reload'\n  \
+        kith sync -c config --dir /run/app --once      # before the program starts\n\n\
+        The key nginx/a/b.conf is the file a/b.conf there. Files are replaced whole, removed when their key is gone,\n\
+        and nothing is removed that this did not make. While no member can be reached they stay as they are. The\n\
+        command runs after what changed together has changed, once, and again for what changes meanwhile; it gets\n\
+        KITH_SYNC_DIR, KITH_SYNC_CHANGED (paths, a line each; empty beyond 1000) and KITH_SYNC_COUNT.")]
+    Sync(sync::SyncArgs),
     /// Write a whole collection as JSON Lines, which `kith import` reads
     #[command(
         after_help = "Examples:\n  kith export backup.jsonl\n  kith export -c images --prefix logo | gzip > logos.gz"
@@ -353,6 +364,7 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         Command::Increment(args) => keys::increment(client, &args, output).await,
         Command::Scan(args) => listing::scan(client, &args, output).await,
         Command::Watch(args) => listing::watch(client, &args, output).await,
+        Command::Sync(args) => sync::run(client, &args, output).await,
         Command::Export(args) => listing::export(client, addresses, &args, output).await,
         Command::Import(args) => import::run(client, &args, output).await,
         Command::Serve(_)
@@ -361,6 +373,20 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         | Command::CheckConfig { .. }
         | Command::Token(_)
         | Command::Completions { .. } => Ok(()),
+    }
+}
+
+/// Ends when this program is told to stop.
+async fn shutdown() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => _ = terminated.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
     }
 }
 
