@@ -39,10 +39,14 @@ mod refusals;
 mod scenarios;
 #[path = "processes/security.rs"]
 mod security;
+#[path = "processes/settings.rs"]
+mod settings;
 #[path = "support/slow_disk.rs"]
 mod slow_disk;
 #[path = "processes/starts.rs"]
 mod starts;
+#[path = "processes/syncing.rs"]
+mod syncing;
 #[path = "support/tmpfs.rs"]
 mod tmpfs;
 #[path = "processes/transitions.rs"]
