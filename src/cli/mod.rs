@@ -7,6 +7,7 @@
 //! piped; `--json` prints one JSON document, or one a line, on either; the exit code is 0 when it is done, 1 when it
 //! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
 
+mod backup;
 mod cluster;
 mod convergence;
 mod departure;
@@ -214,6 +215,18 @@ enum Command {
         keys meanwhile may be replaced."
     )]
     Import(import::ImportArgs),
+    /// Write all records of all collections, and the settings, into one file, while the cluster runs
+    #[command(after_help = "Examples:\n  \
+        kith backup kith-$(date +%F).jsonl\n  \
+        kith backup - | zstd > kith.jsonl.zst      # to be unpacked before it is restored\n\n\
+        Each key is in it as it was at some moment while the backup ran. The secret, the tokens and the members are not.\n\
+        The file is lines of JSON with a checksum at the end; it has its name only once it is whole.")]
+    Backup(backup::BackupArgs),
+    /// Fill a new cluster, of any size, with what a backup holds
+    #[command(after_help = "Example:\n  kith restore kith-2026-11-22.jsonl\n\n\
+        The whole file is checked before anything is changed. A cluster that has records is refused; --force stores the\n\
+        backup over what is there, for instance after a restore that was interrupted.")]
+    Restore(backup::RestoreArgs),
     /// The settings that all members share, and their history
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -366,6 +379,8 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         Command::Watch(args) => listing::watch(client, &args, output).await,
         Command::Sync(args) => sync::run(client, &args, output).await,
         Command::Export(args) => listing::export(client, addresses, &args, output).await,
+        Command::Backup(args) => backup::backup(client, &args, output).await,
+        Command::Restore(args) => backup::restore(client, &args, output).await,
         Command::Import(args) => import::run(client, &args, output).await,
         Command::Serve(_)
         | Command::Dev(_)

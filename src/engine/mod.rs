@@ -19,6 +19,7 @@ mod catching_up;
 mod cells;
 mod checkpoint;
 mod clocks;
+pub mod collections;
 mod convergence;
 mod copying;
 mod counters;

@@ -12,6 +12,7 @@
 mod leaves;
 mod void;
 
+use super::collections::NotedCollections;
 use super::table::{DIRTY, FOUND, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use super::watch::Noted;
 use crate::model::hash_tree::HashTrees;

@@ -45,6 +45,7 @@ POST  /v1/kv/{collection}/{key}               ?increment=N   add to a counter
 GET   /v1/kv/{collection}                     ?prefix= &start= &end= &reverse=true &limit= &values=false
                       &after=NEXT: the page behind the one that said so
                       &held=true: only what this member itself holds, also when it left or was removed
+GET   /v1/kv                                  ?limit= &after=NEXT: collections that this member holds records of
 GET   /v1/watch/{collection}                  ?prefix= &cursor= &values=true|false   server-sent events: reset, put,
                       delete, synced; the `id` of the last one is a cursor (or header  last-event-id)
 POST  /v1/batch                               lines or an array of {\"op\": \"get|put|delete|increment\", \"collection\",
@@ -81,6 +82,7 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
     let shared = Arc::new(Parts { handle, access, telemetry, bodies, answers });
     Router::new()
         .route("/", get(async || INDEX))
+        .route("/v1/kv", get(listing::collections))
         .route("/v1/kv/{collection}", get(listing::list))
         .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).post(kv::increment).delete(kv::delete))
         .route("/v1/watch/{collection}", get(watch::watch))
@@ -131,8 +133,9 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 20] = [
+    const EXACT: [&str; 21] = [
         "/",
+        "/v1/kv",
         "/v1/batch",
         "/v1/status",
         "/v1/cluster",

@@ -71,6 +71,10 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
         Control::Roster(reply) => _ = reply.send(roster(shared)),
         Control::Placement { key, reply } => _ = reply.send(placement(shared, key.as_ref())),
         Control::Convergence { roots, reply } => _ = reply.send(convergence::answer(shared, roots)),
+        Control::Collections { after, limit, reply } => {
+            let known = membership::check_records(shared);
+            _ = reply.send(known.map(|()| shared.core.borrow().engine.collections(&after, limit)));
+        }
         Control::Superseded(reply) => _ = reply.send(convergence::superseded(shared)),
         Control::Init { request, reply } => {
             let shared = Rc::clone(shared);

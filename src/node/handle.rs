@@ -24,6 +24,7 @@ pub mod tokens;
 mod topology;
 
 use super::watch::{Hub, WatchRequest};
+use crate::engine::collections::CollectionPage;
 use crate::model::Record;
 use crate::model::edit::Modify;
 use crate::model::limits::MAX_VALUE_BYTES;
@@ -98,6 +99,15 @@ pub enum Control {
         roots: bool,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Convergence, ControlError>>,
+    },
+    /// Names of collections that the member holds records of.
+    Collections {
+        /// Only names behind this one.
+        after: String,
+        /// How many at most.
+        limit: usize,
+        /// Where they go.
+        reply: oneshot::Sender<Result<CollectionPage, ControlError>>,
     },
     /// The writes that the member knows to have lost.
     Superseded(oneshot::Sender<Result<Superseded, ControlError>>),
@@ -366,6 +376,14 @@ impl Handle {
     /// [`ControlError`].
     pub async fn superseded(&self) -> Result<Superseded, ControlError> {
         self.ask(|reply| Request::Control(Control::Superseded(reply))).await?
+    }
+
+    /// The next names of collections that the member holds records of.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn collections(&self, after: String, limit: usize) -> Result<CollectionPage, ControlError> {
+        self.ask(|reply| Request::Control(Control::Collections { after, limit, reply })).await?
     }
 
     /// Creates a cluster; repeating it with the same content changes nothing.

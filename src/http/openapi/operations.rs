@@ -4,7 +4,7 @@ use super::{Api, Failures, Operation};
 use crate::model::limits::{MAX_KEY_BYTES, MAX_SCAN_LIMIT, MAX_VALUE_BYTES};
 use crate::model::settings::Level;
 use crate::node::handle::convergence::{Convergence, Superseded};
-use crate::node::handle::documents::{ErrorDocument, Listing, Outcome, Outcomes};
+use crate::node::handle::documents::{Collections, ErrorDocument, Listing, Outcome, Outcomes};
 use crate::node::handle::status::{
     Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster,
     State, Status,
@@ -245,6 +245,17 @@ fn reads(api: &mut Api) {
         .fails(OF_DATA)
         .fails(OF_NAMES);
     api.add("get", "/v1/kv/{collection}", list);
+
+    let collections = api.schema::<Collections>();
+    let names = Operation::new("collections", KEYS, "Collections that the asked member holds records of")
+        .says("Those that the client may read. Records are spread over members, so a member may have none of a small collection.")
+        .takes([
+            query("after", json!({ "type": "string" }), "The `next` of the page before."),
+            query("limit", json!({ "type": "integer", "minimum": 1, "maximum": MAX_SCAN_LIMIT }), "Names at most; 1000 if it is not given."),
+        ])
+        .answers_json("A page.", collections)
+        .fails(OF_CLUSTER);
+    api.add("get", "/v1/kv", names);
 
     let bytes = json!({ "type": "string", "format": "binary" });
     let range = json!({ "type": "string", "examples": ["bytes=0-1023"] });
