@@ -11,6 +11,8 @@
     reason = "what is not as expected fails the test, also in its helpers"
 )]
 
+#[path = "processes/backups.rs"]
+mod backups;
 #[path = "processes/clients.rs"]
 mod clients;
 #[path = "processes/command_line.rs"]
