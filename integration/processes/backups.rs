@@ -112,7 +112,7 @@ async fn a_damaged_or_foreign_file_is_refused_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn records_that_left_memory_are_in_a_backup_also_after_a_restart() {
+async fn every_collection_is_in_a_backup_also_after_a_restart() {
     let plan = Plan::default().setting("replication_factor", "1");
     let mut group = Group::ready(1, &plan).await;
     for i in 0..20u32 {

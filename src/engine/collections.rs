@@ -85,3 +85,57 @@ impl Engine {
         page
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KeyRef, MemberId, Record, Timestamp};
+
+    fn record(collection: &str, key: &[u8]) -> Record {
+        let stamp = Timestamp { time: 1, member: MemberId(1) };
+        Record::value(KeyRef::new(collection, key).unwrap(), stamp, None, b"v")
+    }
+
+    fn names(records: &Records) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut last = String::new();
+        while let Some(name) = records.next_collection(&last) {
+            last = name.to_owned();
+            found.push(last.clone());
+        }
+        found
+    }
+
+    #[test]
+    fn names_are_told_once_and_in_order_wherever_their_records_are() {
+        let mut records = Records::new(2);
+        for (collection, table_bytes) in [("b", usize::MAX), ("a.b", 0), ("a", usize::MAX), ("b", 0), ("a-b", 0)] {
+            for key in [&b"k"[..], b"l", b"m"] {
+                records.restore(record(collection, key).view(), table_bytes);
+            }
+        }
+        assert_eq!(names(&records), ["a", "a-b", "a.b", "b"]);
+    }
+
+    #[test]
+    fn a_name_stays_known_when_its_records_leave_memory() {
+        let mut records = Records::new(2);
+        for collection in ["a", "b"] {
+            records.restore(record(collection, b"k").view(), usize::MAX);
+        }
+        assert_eq!(records.evict(0, 100, u32::MAX, false), 2);
+        assert_eq!(names(&records), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_can_not_be_noted_is_told() {
+        let mut noted = NotedCollections::default();
+        for at in 0..=MAX_NOTED {
+            noted.note(&format!("c{at}"));
+        }
+        assert!(noted.is_cut_off && noted.names.len() == MAX_NOTED);
+        let mut all = NotedCollections::default();
+        (0..MAX_NOTED).chain(0..MAX_NOTED).for_each(|at| all.note(&format!("c{at}")));
+        assert!(!all.is_cut_off);
+    }
+}
