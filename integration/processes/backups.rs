@@ -66,7 +66,7 @@ async fn a_backup_of_a_cluster_that_is_written_to_is_restored_into_one_of_anothe
     assert!(restored.status.success(), "{restored:?}");
     assert_eq!(contents(&other, 0, &names).await, before);
     let client = other[0].client();
-    let ttl = client.get("a", b"lasting").await.unwrap().unwrap().ttl.unwrap().as_secs();
+    let ttl = client.get("a", b"lasting", None).await.unwrap().unwrap().ttl.unwrap().as_secs();
     assert!((3_000..=3_600).contains(&ttl), "{ttl}");
     assert_eq!(client.increment("counters", b"visits", 1, &options).await.unwrap().number, 43);
     let settings = client.settings().await.unwrap();
@@ -102,13 +102,16 @@ async fn a_damaged_or_foreign_file_is_refused_and_nothing_is_changed() {
         std::fs::write(&broken, bytes).unwrap();
         let refused = group[0].kith(&["restore", path(&broken)]);
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-        assert!(errors(&refused).contains(told) && errors(&refused).contains("nothing was changed"), "{refused:?}");
+        assert!(
+            errors(&refused).contains(told) && errors(&refused).contains("nothing was changed"),
+            "{refused:?}"
+        );
     }
     let missing = group[0].kith(&["restore", path(&group.directory.path().join("none"))]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
-    assert!(client.get("default", b"k").await.unwrap().is_none());
+    assert!(client.get("default", b"k", None).await.unwrap().is_none());
     assert!(group[0].kith(&["restore", path(&file)]).status.success(), "deleted keys are no records");
-    assert!(client.get("default", b"k").await.unwrap().is_some());
+    assert!(client.get("default", b"k", None).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -57,7 +57,8 @@ async fn a_change_is_in_force_on_every_member_within_three_seconds_and_has_a_his
     assert_eq!((shown.version.as_str(), value(&shown, "write_timeout")), ("created", "1s"), "a dry run");
     assert_eq!(shown.differences.unwrap().len(), 1);
 
-    let first = change(&group[0], &of_cluster(&[("write_timeout", "2000ms"), ("read_level", "quorum")])).await;
+    let first =
+        change(&group[0], &of_cluster(&[("write_timeout", "2000ms"), ("read_level", "quorum")])).await;
     until_applied(&group.members, &first.version, SPREAD_WITHIN).await;
     let second = change(&group[1], &of_cluster(&[("write_timeout", "3s"), ("max_value_bytes", "10B")])).await;
     until_applied(&group.members, &second.version, SPREAD_WITHIN).await;
@@ -87,10 +88,7 @@ async fn a_change_is_in_force_on_every_member_within_three_seconds_and_has_a_his
         .collect();
     assert_eq!(
         changed,
-        [
-            r#"write_timeout Some("2s") Some("3s")"#,
-            r#"max_value_bytes Some("1MiB") Some("10B")"#
-        ]
+        [r#"write_timeout Some("2s") Some("3s")"#, r#"max_value_bytes Some("1MiB") Some("10B")"#]
     );
 }
 
@@ -134,7 +132,8 @@ async fn a_refused_change_changes_nothing_and_says_all_that_is_wrong() {
     let group = Group::ready(1, &Plan::default().setting("replication_factor", "1")).await;
     let client = group[0].client();
     let before = client.settings().await.unwrap();
-    let mut request = of_cluster(&[("write_timeout", "5s"), ("write_level", "most"), ("replication_factor", "9")]);
+    let mut request =
+        of_cluster(&[("write_timeout", "5s"), ("write_level", "most"), ("replication_factor", "9")]);
     request.collections = of_collection("_system_tokens", &[("default_ttl", Some("1h"))]).collections;
     let error = client.change_settings(&request, false).await.unwrap_err();
     for told in ["nothing was changed", "`write_level` can't be `most`", "from 1 to 7", "kith's own"] {
@@ -161,7 +160,7 @@ async fn a_collection_has_its_own_level_and_time_to_live() {
     client.put("sessions", b"short", "v".into(), &short).await.unwrap();
     client.put("default", b"lasting", "v".into(), &options).await.unwrap();
     let ttl = async |collection: &str, key: &[u8]| {
-        client.get(collection, key).await.unwrap().unwrap().ttl.map(|ttl| ttl.as_secs() / 60)
+        client.get(collection, key, None).await.unwrap().unwrap().ttl.map(|ttl| ttl.as_secs() / 60)
     };
     assert!(matches!(ttl("sessions", b"lasting").await, Some(29 | 30)));
     assert!(matches!(ttl("sessions", b"short").await, Some(0 | 1)));
@@ -195,7 +194,10 @@ async fn the_command_line_shows_the_difference_first_and_who_has_applied_it() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let shown = told(&["settings", "set", "write_timeout=2s", "--dry-run"]);
-    assert!(shown.starts_with("this would change") && shown.contains("1s") && shown.contains("2s"), "{shown}");
+    assert!(
+        shown.starts_with("this would change") && shown.contains("1s") && shown.contains("2s"),
+        "{shown}"
+    );
     assert!(told(&["settings", "history"]).contains("created"));
     let changed = told(&["settings", "set", "write_timeout=2s"]);
     assert!(changed.contains("applied by 2 members"), "{changed}");

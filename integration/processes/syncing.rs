@@ -58,7 +58,8 @@ impl Drop for Sync {
 #[tokio::test]
 async fn files_follow_keys_and_the_command_runs_after_changes() {
     let mut group = Group::ready(3, &Plan::default()).await;
-    let put = |at: usize, key: &str, value: &str| assert!(group[at].kith(&["put", key, value]).status.success());
+    let put =
+        |at: usize, key: &str, value: &str| assert!(group[at].kith(&["put", key, value]).status.success());
     put(0, "app/a.conf", "one");
     put(0, "app/sub/b.conf", "two");
     put(0, "other/c", "not this");

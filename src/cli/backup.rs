@@ -81,7 +81,8 @@ pub(super) async fn backup(client: &Client, args: &BackupArgs, output: Output) -
 async fn collections(client: &Client, output: Output) -> Result<Vec<String>, CliError> {
     let (all, silent) = client.collections_anywhere(ASK_WITHIN).await?;
     if !all.may_read_all {
-        let problem = "a backup takes a token with the role `read` in all collections; this one would leave some out";
+        let problem =
+            "a backup takes a token with the role `read` in all collections; this one would leave some out";
         return Err(CliError::Failed(problem.to_owned()));
     }
     if all.is_cut_off {

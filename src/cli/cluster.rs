@@ -8,8 +8,8 @@ use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
 use crate::node::handle::status::{
-    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Standing, State, Status,
-    StepOutcome, StorageStatus,
+    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Standing, State, Status, StepOutcome,
+    StorageStatus,
 };
 use clap::Args;
 use serde_json::json;

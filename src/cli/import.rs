@@ -143,12 +143,7 @@ pub(super) struct Import {
 }
 
 impl Import {
-    pub(super) fn new(
-        client: Client,
-        level: Option<Level>,
-        output: Output,
-        progress: ProgressBar,
-    ) -> Self {
+    pub(super) fn new(client: Client, level: Option<Level>, output: Output, progress: ProgressBar) -> Self {
         Self {
             client,
             level,
@@ -206,7 +201,8 @@ impl Import {
     pub(super) async fn take(&mut self, number: u64, entry: Entry) -> bool {
         let bytes = entry.value.as_ref().or(entry.value_base64.as_ref()).map_or(0, String::len);
         let operation = entry.operation(None, 0, 0).map_err(|error| error.to_string());
-        match operation.and_then(|operation| Ok(operation.key().key_ref().map_err(|e| e.to_string())?.hash())) {
+        match operation.and_then(|operation| Ok(operation.key().key_ref().map_err(|e| e.to_string())?.hash()))
+        {
             Ok(key) => self.add(number, key, entry, bytes).await,
             Err(reason) => self.fail(number, number, &reason),
         }

@@ -126,7 +126,8 @@ impl Round<'_> {
                     self.filled()
                 }
                 WatchEvent::Interrupted { reason } => {
-                    self.output.note(&format!("the connection is lost and made again, files stay ({reason})"));
+                    self.output
+                        .note(&format!("the connection is lost and made again, files stay ({reason})"));
                     Ok(())
                 }
             };

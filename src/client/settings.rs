@@ -1,6 +1,6 @@
 //! Settings: shown, changed, brought back.
 
-use super::failover::{Nature, Request};
+use super::failover::Nature;
 use super::{Client, ClientError};
 use crate::node::handle::settings::{RollbackRequest, Settings, SettingsHistory, SettingsRequest};
 use reqwest::Method;

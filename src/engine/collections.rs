@@ -65,9 +65,11 @@ impl Engine {
     /// The next `limit` names behind `after` of collections that this member holds records of; some may have nothing
     /// that can be read.
     #[must_use]
-    pub fn collections(&self, after: &str, limit: usize) -> CollectionPage {
-        let mut page =
-            CollectionPage { is_cut_off: self.records.noted_collections.is_cut_off, ..CollectionPage::default() };
+    pub fn collections_after(&self, after: &str, limit: usize) -> CollectionPage {
+        let mut page = CollectionPage {
+            is_cut_off: self.records.noted_collections.is_cut_off,
+            ..CollectionPage::default()
+        };
         let mut last = after.to_owned();
         while let Some(name) = self.records.next_collection(&last) {
             if name.starts_with(SYSTEM_PREFIX) {
@@ -109,7 +111,9 @@ mod tests {
     #[test]
     fn names_are_told_once_and_in_order_wherever_their_records_are() {
         let mut records = Records::new(2);
-        for (collection, table_bytes) in [("b", usize::MAX), ("a.b", 0), ("a", usize::MAX), ("b", 0), ("a-b", 0)] {
+        for (collection, table_bytes) in
+            [("b", usize::MAX), ("a.b", 0), ("a", usize::MAX), ("b", 0), ("a-b", 0)]
+        {
             for key in [&b"k"[..], b"l", b"m"] {
                 records.restore(record(collection, key).view(), table_bytes);
             }

@@ -8,14 +8,14 @@ use super::routes::Shared;
 use crate::model::KeyRange;
 use crate::model::key::check_collection;
 use crate::model::limits::MAX_KEY_BYTES;
-use crate::node::handle::Scan;
 use crate::model::token::Role;
 use crate::node::access::Caller;
+use crate::node::handle::Scan;
 use crate::node::handle::documents::{Collections, Entry, Listing};
 use axum::extract::State;
-use axum::{Extension, Json};
 use axum::http::Uri;
 use axum::response::Response;
+use axum::{Extension, Json};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 /// What a cursor escapes so that it can stand in a query as it is.
@@ -44,7 +44,8 @@ pub(super) async fn collections(
 ) -> Result<Json<Collections>, Failure> {
     let query = Query::parse(&uri, &["after", "limit"])?;
     let (after, limit) = (query.text("after")?, query.limit()?);
-    let page = shared.handle.collections(after.unwrap_or_default(), limit.unwrap_or(DEFAULT_LISTING_LIMIT)).await?;
+    let page =
+        shared.handle.collections(after.unwrap_or_default(), limit.unwrap_or(DEFAULT_LISTING_LIMIT)).await?;
     let may_read = |name: &String| caller.allows(Role::Read, name);
     Ok(Json(Collections {
         collections: page.names.into_iter().filter(may_read).collect(),

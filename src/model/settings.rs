@@ -20,7 +20,9 @@ pub use error::SettingError;
 pub use table::DEFINITIONS;
 
 use super::spelling::nearest;
-use collection::{COLLECTION_DEFINITIONS, CollectionDefinition, CollectionSettings, MAX_COLLECTIONS, check_name};
+use collection::{
+    COLLECTION_DEFINITIONS, CollectionDefinition, CollectionSettings, MAX_COLLECTIONS, check_name,
+};
 use error::{SHOWN_CHARACTERS, shorten};
 use log::Change;
 use serde::{Deserialize, Serialize};
@@ -335,7 +337,8 @@ impl Settings {
     /// All that is wrong with it, in order; the change must then not be stored in any part.
     pub fn check_change(&self, wanted: &Change) -> Result<(Change, Self), Vec<SettingError>> {
         let (mut changed, mut errors) = (self.clone(), Vec::new());
-        let mut canonical = Change { settings: BTreeMap::new(), collections: BTreeMap::new(), ..wanted.clone() };
+        let mut canonical =
+            Change { settings: BTreeMap::new(), collections: BTreeMap::new(), ..wanted.clone() };
         let given = |value: &'_ Option<String>| value.clone().filter(|text| text != DEFAULT_VALUE);
         for (name, value) in &wanted.settings {
             let value = given(value);

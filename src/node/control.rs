@@ -5,7 +5,8 @@ use super::core::Shared;
 use super::founding;
 use super::handle::status::{
     ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
-    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, Standing, State, Status, StorageStatus,
+    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, Standing, State, Status,
+    StorageStatus,
 };
 use super::handle::{Control, ControlError, Key, Operation, OperationError, Request, Requests};
 use super::local::{Local, LocalHandle, Mailbox, next, relieved};
@@ -14,9 +15,9 @@ use super::{batch, changes, convergence, departure, membership, settings, tokens
 use crate::engine::Mode;
 use crate::engine::operation::Outcome;
 use crate::gossip;
+use crate::model::MemberId;
 use crate::model::placement::OwnerSet;
 use crate::model::roster::MemberState;
-use crate::model::{KeyRef, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -73,7 +74,7 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
         Control::Convergence { roots, reply } => _ = reply.send(convergence::answer(shared, roots)),
         Control::Collections { after, limit, reply } => {
             let known = membership::check_records(shared);
-            _ = reply.send(known.map(|()| shared.core.borrow().engine.collections(&after, limit)));
+            _ = reply.send(known.map(|()| shared.core.borrow().engine.collections_after(&after, limit)));
         }
         Control::Superseded(reply) => _ = reply.send(convergence::superseded(shared)),
         Control::Init { request, reply } => {

@@ -32,7 +32,6 @@ use crate::model::settings::Level;
 use bytes::Bytes;
 use convergence::{Convergence, Superseded};
 use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Status};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};

@@ -13,8 +13,8 @@ use super::handle::settings::{
     SettingRow, Settings, SettingsHistory, SettingsRequest, VersionRow,
 };
 use super::{access::Caller, membership};
-use crate::engine::{Engine, NOBODY};
 use crate::engine::operation::Change as Write;
+use crate::engine::{Engine, NOBODY};
 use crate::model::KeyRef;
 use crate::model::key::SETTINGS;
 use crate::model::roster::RosterMember;
@@ -104,7 +104,7 @@ async fn carry_out(
         let changed: Vec<String> = differences.iter().map(describe).collect();
         tracing::info!(changed = changed.join(", "), by = by.name().unwrap_or("-"), "settings changed");
         write_confirmed(shared, &[(SETTINGS, key_of(&new_version()), change)]).await?;
-        shared.with(|core| forget_oldest(core));
+        shared.with(forget_oldest);
     }
     show(shared, Some(differences.into_iter().map(difference).collect()))
 }

@@ -94,10 +94,14 @@ pub(super) enum FormatError {
     #[error("it is no backup of kith: {0}")]
     Foreign(String),
     /// Another version wrote it.
-    #[error("it is a backup of version {0}, and this kith knows version {VERSION}; use the kith that wrote it, or a newer one")]
+    #[error(
+        "it is a backup of version {0}, and this kith knows version {VERSION}; use the kith that wrote it, or a newer one"
+    )]
     Version(u32),
     /// It ends before its end.
-    #[error("it is cut off after line {0}: its last line is missing, so the backup did not end or not all of it was copied")]
+    #[error(
+        "it is cut off after line {0}: its last line is missing, so the backup did not end or not all of it was copied"
+    )]
     CutOff(u64),
     /// A line is not what it should be.
     #[error("its line {line} is damaged: {problem}")]
@@ -122,8 +126,7 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn begin(into: Box<dyn Write + 'a>, header: &Header, settings: &Settings) -> io::Result<Self> {
-        let mut writer =
-            Self { into: io::BufWriter::new(into), hasher: blake3::Hasher::new(), records: 0 };
+        let mut writer = Self { into: io::BufWriter::new(into), hasher: blake3::Hasher::new(), records: 0 };
         writer.line(header)?;
         writer.line(settings)?;
         Ok(writer)
@@ -211,7 +214,8 @@ fn header_of(line: &[u8]) -> Result<Header, FormatError> {
     struct AnyVersion {
         kith_backup: u32,
     }
-    let foreign = |error: serde_json::Error| FormatError::Foreign(format!("its first line is not one's ({error})"));
+    let foreign =
+        |error: serde_json::Error| FormatError::Foreign(format!("its first line is not one's ({error})"));
     let AnyVersion { kith_backup } = serde_json::from_slice(line).map_err(foreign)?;
     if kith_backup != VERSION {
         return Err(FormatError::Version(kith_backup));
@@ -242,7 +246,10 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { settings: BTreeMap::from([("write_level".to_owned(), "all".to_owned())]), ..Settings::default() }
+        Settings {
+            settings: BTreeMap::from([("write_level".to_owned(), "all".to_owned())]),
+            ..Settings::default()
+        }
     }
 
     fn written(records: &[Stored]) -> Vec<u8> {
@@ -304,7 +311,9 @@ mod tests {
         let whole = String::from_utf8(written(&[Stored::new("c", b"k", b"v", None)])).unwrap();
         assert!(told(b"").contains("it is empty"));
         assert!(told(b"PK\x03\x04\n").contains("no backup of kith"));
-        assert!(told(whole.replace("\"kith_backup\":1", "\"kith_backup\":2").as_bytes()).contains("version 2"));
+        assert!(
+            told(whole.replace("\"kith_backup\":1", "\"kith_backup\":2").as_bytes()).contains("version 2")
+        );
         let cut: String = whole.lines().take(3).map(|line| format!("{line}\n")).collect();
         assert!(told(cut.as_bytes()).contains("cut off after line 3"), "{}", told(cut.as_bytes()));
         assert!(told(whole.replace("\"v\"", "\"w\"").as_bytes()).contains("checksum"));

@@ -88,7 +88,9 @@ fn refused(args: &RestoreArgs, error: &FormatError) -> CliError {
 async fn check_empty(client: &Client) -> Result<(), CliError> {
     let (all, silent) = client.collections_anywhere(ASK_WITHIN).await?;
     if let Some(member) = silent.first() {
-        let problem = format!("nothing was changed: {member}, so whether the cluster is empty is unknown; --force restores all the same");
+        let problem = format!(
+            "nothing was changed: {member}, so whether the cluster is empty is unknown; --force restores all the same"
+        );
         return Err(CliError::Failed(problem));
     }
     for collection in all.names {
@@ -104,7 +106,11 @@ async fn check_empty(client: &Client) -> Result<(), CliError> {
 }
 
 /// Makes the settings what they were, but for copies that this cluster has no members for.
-async fn restore_settings(client: &Client, stored: &format::Settings, output: Output) -> Result<(), CliError> {
+async fn restore_settings(
+    client: &Client,
+    stored: &format::Settings,
+    output: Output,
+) -> Result<(), CliError> {
     let some = |values: &BTreeMap<String, String>| {
         values.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect()
     };

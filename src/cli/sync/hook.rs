@@ -32,7 +32,13 @@ pub(super) struct Hook {
 
 impl Hook {
     pub(super) fn new(command: Option<String>, directory: &Path) -> Self {
-        Self { command, directory: directory.to_owned(), changed: BTreeSet::new(), since: None, running: None }
+        Self {
+            command,
+            directory: directory.to_owned(),
+            changed: BTreeSet::new(),
+            since: None,
+            running: None,
+        }
     }
 
     /// Notes a file that was written or removed.

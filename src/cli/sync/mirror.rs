@@ -127,7 +127,11 @@ impl Mirror {
         self.make_parents(&relative)?;
         match fs::symlink_metadata(&path) {
             Ok(there) if there.is_dir() => return Err(MirrorError::Occupied(relative)),
-            Ok(there) if there.is_file() && self.made.contains(&relative) && has_content(&path, &there, content) => {
+            Ok(there)
+                if there.is_file()
+                    && self.made.contains(&relative)
+                    && has_content(&path, &there, content) =>
+            {
                 return Ok(None);
             }
             _ => {}
@@ -206,7 +210,8 @@ impl Mirror {
     fn check_parents(&self, relative: &Path) -> Result<(), MirrorError> {
         let above = relative.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
         for parent in above {
-            let is_link = fs::symlink_metadata(self.directory.join(parent)).is_ok_and(|there| there.is_symlink());
+            let is_link =
+                fs::symlink_metadata(self.directory.join(parent)).is_ok_and(|there| there.is_symlink());
             if is_link {
                 return Err(MirrorError::Link(parent.to_owned()));
             }
@@ -336,7 +341,9 @@ mod tests {
         let mut mirror = Mirror::open(directory.path()).unwrap();
         std::os::unix::fs::symlink(outside.path(), directory.path().join("link")).unwrap();
         let long = "x".repeat(256);
-        for name in ["", "/etc/passwd", "../a", "a/../../b", "a//b", "a/", ".", "a\0b", ".kith-sync/made", &long] {
+        for name in
+            ["", "/etc/passwd", "../a", "a/../../b", "a//b", "a/", ".", "a\0b", ".kith-sync/made", &long]
+        {
             let error = mirror.put(name.as_bytes(), b"no").unwrap_err();
             assert!(error.is_about_name(), "{name}: {error}");
         }

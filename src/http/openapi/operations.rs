@@ -5,11 +5,10 @@ use crate::model::limits::{MAX_KEY_BYTES, MAX_SCAN_LIMIT, MAX_VALUE_BYTES};
 use crate::model::settings::Level;
 use crate::node::handle::convergence::{Convergence, Superseded};
 use crate::node::handle::documents::{Collections, ErrorDocument, Listing, Outcome, Outcomes};
-use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster,
-    State, Status,
-};
 use crate::node::handle::settings::{RollbackRequest, Settings, SettingsHistory, SettingsRequest};
+use crate::node::handle::status::{
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, State, Status,
+};
 use crate::node::handle::tokens::{CreatedToken, TokenList, TokenRequest, TokenRow};
 use serde_json::{Value, json};
 
@@ -455,9 +454,10 @@ fn cluster_changes(api: &mut Api) {
 fn settings(api: &mut Api) {
     let settings = api.schema::<Settings>();
     let dry_run = || flag("dry_run", "`true`: only tell what it would change.");
-    let operation = Operation::new("settings", SETTINGS, "The settings in force, and which members have them")
-        .answers_json("All of them.", settings.clone())
-        .fails(OF_CLUSTER);
+    let operation =
+        Operation::new("settings", SETTINGS, "The settings in force, and which members have them")
+            .answers_json("All of them.", settings.clone())
+            .fails(OF_CLUSTER);
     api.add("get", "/v1/settings", operation);
     let request = api.schema::<SettingsRequest>();
     let operation = Operation::new("changeSettings", SETTINGS, "Change settings, all or none")
@@ -475,15 +475,19 @@ fn settings(api: &mut Api) {
         .fails(OF_CLUSTER);
     api.add("get", "/v1/settings/history", operation);
     let request = api.schema::<RollbackRequest>();
-    let operation = Operation::new("rollBackSettings", SETTINGS, "Bring all settings back to what they were after a version")
-        .says("It is a change like any other, with a version of its own.")
-        .takes([dry_run()])
-        .body("application/json", request, true)
-        .answers_json("All settings as they are now, and what was changed.", settings)
-        .fails(&[(400, &["invalid_settings"]), (404, &["unknown_version"])])
-        .fails(OF_CLUSTER)
-        .fails(OF_CONTROL)
-        .fails(OF_BODIES);
+    let operation = Operation::new(
+        "rollBackSettings",
+        SETTINGS,
+        "Bring all settings back to what they were after a version",
+    )
+    .says("It is a change like any other, with a version of its own.")
+    .takes([dry_run()])
+    .body("application/json", request, true)
+    .answers_json("All settings as they are now, and what was changed.", settings)
+    .fails(&[(400, &["invalid_settings"]), (404, &["unknown_version"])])
+    .fails(OF_CLUSTER)
+    .fails(OF_CONTROL)
+    .fails(OF_BODIES);
     api.add("post", "/v1/settings/rollback", operation);
 }
 

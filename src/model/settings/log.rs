@@ -160,9 +160,8 @@ impl Log {
                 log.created.insert(key.to_owned(), (timestamp, value.to_owned()));
             }
         }
-        log.entries.sort_by(|one, other| {
-            (one.timestamp, &one.version).cmp(&(other.timestamp, &other.version))
-        });
+        log.entries
+            .sort_by(|one, other| (one.timestamp, &one.version).cmp(&(other.timestamp, &other.version)));
         log
     }
 
@@ -202,8 +201,8 @@ impl Log {
         let mut in_force = self.when_created();
         let timestamp = self.created.values().map(|(timestamp, _)| *timestamp).min().unwrap_or_default();
         let created = Entry { version: CREATED.to_owned(), timestamp, change: Ok(Change::default()) };
-        let differences = differences(&Settings::default(), &in_force.settings);
-        let mut history = vec![Past { entry: created, differences, refused: None }];
+        let first = differences(&Settings::default(), &in_force.settings);
+        let mut history = vec![Past { entry: created, differences: first, refused: None }];
         for entry in &self.entries {
             let (before, refused) = (in_force.settings.clone(), in_force.applied.refused.len());
             in_force.take(entry);
@@ -287,7 +286,8 @@ impl InForce {
             check_name(collection).map_err(|error| error.to_string())?;
             let mut own = settings.of(collection).cloned().unwrap_or_default();
             for (name, value) in values {
-                match CollectionDefinition::find(name).and_then(|known| known.set(&mut own, value.as_deref())) {
+                match CollectionDefinition::find(name).and_then(|known| known.set(&mut own, value.as_deref()))
+                {
                     Ok(()) => {}
                     Err(SettingError::UnknownOfCollection { name, .. }) => unknown.push(name),
                     Err(error) => return Err(error.to_string()),
@@ -306,7 +306,12 @@ pub fn differences(before: &Settings, after: &Settings) -> Vec<Difference> {
     for known in DEFINITIONS.iter().filter(|known| !known.managed) {
         let (from, to) = (known.text(before), known.text(after));
         if from != to {
-            differences.push(Difference { collection: None, name: known.name, from: Some(from), to: Some(to) });
+            differences.push(Difference {
+                collection: None,
+                name: known.name,
+                from: Some(from),
+                to: Some(to),
+            });
         }
     }
     let collections: BTreeSet<&String> = before.collections.keys().chain(after.collections.keys()).collect();
@@ -368,12 +373,14 @@ mod tests {
         let level = || prop::sample::select(vec!["one", "available", "quorum", "all"]);
         let maybe = |text: String, is_set: bool| is_set.then_some(text);
         let setting = prop_oneof![
-            (level(), any::<bool>()).prop_map(move |(text, set)| ("write_level", maybe(text.to_owned(), set))),
+            (level(), any::<bool>())
+                .prop_map(move |(text, set)| ("write_level", maybe(text.to_owned(), set))),
             (level(), any::<bool>()).prop_map(move |(text, set)| ("read_level", maybe(text.to_owned(), set))),
             (50u64..5_000).prop_map(|ms| ("write_timeout", Some(format!("{ms}ms")))),
         ];
         let own = prop_oneof![
-            (level(), any::<bool>()).prop_map(move |(text, set)| ("write_level", maybe(text.to_owned(), set))),
+            (level(), any::<bool>())
+                .prop_map(move |(text, set)| ("write_level", maybe(text.to_owned(), set))),
             (1u64..100, any::<bool>()).prop_map(move |(s, set)| ("default_ttl", maybe(format!("{s}s"), set))),
         ];
         let named = |(name, value): (&str, Option<String>)| (name.to_owned(), value);
@@ -392,7 +399,10 @@ mod tests {
     fn any_history(changes: usize) -> impl Strategy<Value = Vec<Stored>> {
         prop::collection::vec(any_change(), changes).prop_map(|changes| {
             let stored = |(i, change): (usize, &Change)| stored(&format!("v{i}"), 10 + i as u64, change);
-            [created("write_level", "quorum")].into_iter().chain(changes.iter().enumerate().map(stored)).collect()
+            [created("write_level", "quorum")]
+                .into_iter()
+                .chain(changes.iter().enumerate().map(stored))
+                .collect()
         })
     }
 
@@ -491,7 +501,8 @@ mod tests {
     fn names_of_a_newer_version_are_passed_over_and_told() {
         let change = of_cluster(&[("write_timeout", Some("2s")), ("from_the_future", Some("yes"))]);
         let of_a = of_collection("a", &[("default_ttl", Some("5s")), ("colour", Some("red"))]);
-        let InForce { settings, applied } = log(&[stored("1", 10, &change), stored("2", 11, &of_a)]).in_force();
+        let InForce { settings, applied } =
+            log(&[stored("1", 10, &change), stored("2", 11, &of_a)]).in_force();
         assert_eq!(settings.write_timeout_ms, 2_000);
         assert_eq!(settings.of("a").and_then(|own| own.default_ttl_ms), Some(5_000));
         assert_eq!(applied.unknown.iter().collect::<Vec<_>>(), ["colour", "from_the_future"]);
@@ -530,7 +541,8 @@ mod tests {
     fn all_faults_of_a_change_of_collections_are_told_at_once() {
         let mut wanted = of_collection("_system_roster", &[("write_level", Some("all"))]);
         wanted.collections.insert("no way".to_owned(), values(&[("write_level", Some("all"))]));
-        let shop = values(&[("default_ttl", Some("0s")), ("wriet_level", Some("all")), ("read_level", Some("x"))]);
+        let shop =
+            values(&[("default_ttl", Some("0s")), ("wriet_level", Some("all")), ("read_level", Some("x"))]);
         wanted.collections.insert("shop".to_owned(), shop);
         let errors = Settings::default().check_change(&wanted).unwrap_err();
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();

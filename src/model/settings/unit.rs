@@ -20,7 +20,9 @@ impl Unit {
     const fn suffixes(self) -> &'static [(&'static str, u64)] {
         match self {
             Self::Plain => &[("", 1)],
-            Self::Milliseconds => &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)],
+            Self::Milliseconds => {
+                &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
+            }
             Self::Bytes => &[("TiB", TIB), ("GiB", 1 << 30), ("MiB", MIB), ("KiB", KIB), ("B", 1)],
         }
     }

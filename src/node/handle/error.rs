@@ -148,7 +148,9 @@ pub enum ControlError {
     #[error("nothing was changed: {0}")]
     InvalidSettings(String),
     /// No such version of the settings is known.
-    #[error("nothing was changed: there is no version `{0}` of the settings; `kith settings history` lists them")]
+    #[error(
+        "nothing was changed: there is no version `{0}` of the settings; `kith settings history` lists them"
+    )]
     UnknownVersion(String),
     /// A token that can't be. Nothing was changed.
     #[error("no token was made: {0}")]
