@@ -22,6 +22,7 @@ use kith::node::access::{Access, Guard, Publisher};
 use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use kith::node::handle::events::Events;
+use kith::node::handle::settings::Control as SettingsControl;
 use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
 };
@@ -162,7 +163,19 @@ impl FakeMember {
             Control::Cluster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Roster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Placement { reply, .. } => drop(reply.send(Err(ControlError::NoCluster))),
-            Control::Settings(reply) => drop(reply.send(Err(ControlError::NoCluster))),
+            Control::Settings(SettingsControl::Show { reply }) => {
+                let _ = reply.send(Err(ControlError::NoCluster));
+            }
+            Control::Settings(SettingsControl::History { reply }) => {
+                let _ = reply.send(Err(ControlError::NoCluster));
+            }
+            Control::Settings(SettingsControl::Change { request, reply, .. }) => {
+                let _ = reply.send(Err(ControlError::InvalidSettings(format!("{request:?}"))));
+            }
+            Control::Settings(SettingsControl::Rollback { request, reply, .. }) => {
+                let _ = reply.send(Err(ControlError::UnknownVersion(request.version)));
+            }
+            Control::Collections { reply, .. } => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Convergence { roots, reply } => drop(reply.send(self.convergence(roots))),
             Control::Superseded(reply) => drop(reply.send(Ok(Superseded {
                 records: 3,
@@ -200,9 +213,6 @@ impl FakeMember {
             }
             Control::Tokens(TokenControl::Revoke { name, reply, .. }) => {
                 let _ = reply.send(Err(ControlError::LastAdminToken(name)));
-            }
-            Control::ChangeSettings { changes, reply } => {
-                let _ = reply.send(Err(ControlError::InvalidSettings(format!("{changes:?}"))));
             }
         }
     }

@@ -11,6 +11,8 @@
     reason = "what is not as expected fails the test, also in its helpers"
 )]
 
+#[path = "processes/backups.rs"]
+mod backups;
 #[path = "processes/clients.rs"]
 mod clients;
 #[path = "processes/command_line.rs"]
@@ -39,10 +41,14 @@ mod refusals;
 mod scenarios;
 #[path = "processes/security.rs"]
 mod security;
+#[path = "processes/settings.rs"]
+mod settings;
 #[path = "support/slow_disk.rs"]
 mod slow_disk;
 #[path = "processes/starts.rs"]
 mod starts;
+#[path = "processes/syncing.rs"]
+mod syncing;
 #[path = "support/tmpfs.rs"]
 mod tmpfs;
 #[path = "processes/transitions.rs"]

@@ -137,7 +137,7 @@ fn sustained(options: &Options) -> Result<String> {
     let kith = Kith::start(directory.path(), Fsync::Interval, ALL_IN_MEMORY)?;
     let by_default = self::directory()?;
     let small = Kith::start(by_default.path(), Fsync::Interval, "")?;
-    let targets = [redis.target(), kith.target()?, Target { name: KITH_BY_DEFAULT, ..small.target()? }];
+    let targets = [redis.target(), kith.target()?, small.target()?.named(KITH_BY_DEFAULT)];
     let case = Case {
         test: "set",
         pipeline: 16,

@@ -7,6 +7,7 @@ use kith::client::{ClientError, ListingQuery, WriteOptions};
 use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use kith::node::handle::documents::Entry;
+use kith::node::handle::settings::SettingsRequest;
 use kith::node::handle::status::{Placement, Removed, State, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
@@ -42,8 +43,9 @@ async fn all_have(members: &[&Member], model: &Model) {
 }
 
 async fn set(member: &Member, name: &str, value: &str) -> Result<(), ClientError> {
-    let changes = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-    member.client().change_settings(&changes).await.map(drop)
+    let settings = BTreeMap::from([(name.to_owned(), Some(value.to_owned()))]);
+    let request = SettingsRequest { settings, ..SettingsRequest::default() };
+    member.client().change_settings(&request, false).await.map(drop)
 }
 
 #[tokio::test]

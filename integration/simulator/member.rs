@@ -13,6 +13,7 @@ use kith::engine::{
 use kith::model::key::{ROSTER, SETTINGS};
 use kith::model::roster::{MemberState, RosterEntry, RosterMember, entry_key};
 use kith::model::settings::Sync;
+use kith::model::settings::log::{self, CHANGE_PREFIX};
 use kith::model::{KeyRef, MemberId, Now};
 use kith::protocol::frame::Frame;
 use std::collections::BTreeMap;
@@ -549,9 +550,11 @@ impl World {
             Input::CheckpointFailed => engine.checkpoint_failed(),
             Input::Setting(name, value) => {
                 self.note("setting", &[index as u64], || format!("m{index} sets {name} to {value}"));
-                if let Ok(key) = KeyRef::new(SETTINGS, name.as_bytes()) {
-                    let change = Change::Set { value: value.as_bytes(), expiry_ms: None };
-                    engine.write_system(NOBODY, key, change);
+                let version = format!("{CHANGE_PREFIX}{}-{index}", self.now);
+                if let Ok(key) = KeyRef::new(SETTINGS, version.as_bytes()) {
+                    let settings = BTreeMap::from([(name.to_owned(), Some(value))]);
+                    let change = log::Change { settings, ..log::Change::default() }.to_bytes();
+                    engine.write_system(NOBODY, key, Change::Set { value: &change, expiry_ms: None });
                 }
             }
             Input::Leave | Input::Zone(_) => self.change_entry(index, engine, input),

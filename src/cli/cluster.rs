@@ -1,4 +1,4 @@
-//! The member and its cluster: init, join, status, health, members, placement, settings.
+//! The member and its cluster: init, join, status, health, members, placement.
 
 use super::convergence;
 use super::departure::describe_transition;
@@ -8,8 +8,8 @@ use crate::client::Client;
 use crate::model::key::DEFAULT;
 use crate::model::limits::MAX_PARTITION_BITS;
 use crate::node::handle::status::{
-    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Settings, Standing, State, Status,
-    StepOutcome, StorageStatus,
+    Cluster, InitRequest, Link, MemberRow, Placement, PlacementRow, Standing, State, Status, StepOutcome,
+    StorageStatus,
 };
 use clap::Args;
 use serde_json::json;
@@ -312,38 +312,4 @@ fn owners(row: &PlacementRow) -> String {
         owner.name.chars().chain(marks).collect::<String>()
     });
     owners.collect::<Vec<_>>().join(" ")
-}
-
-/// `kith settings show`
-pub(super) async fn settings(client: &Client, output: Output) -> Result<(), CliError> {
-    let settings = client.settings().await?;
-    show_settings(&settings, output)
-}
-
-/// `kith settings set`
-pub(super) async fn change_settings(
-    client: &Client,
-    settings: &[(String, String)],
-    output: Output,
-) -> Result<(), CliError> {
-    let mut changed = client.change_settings(&by_name(settings)?).await?;
-    changed.entries.retain(|row| settings.iter().any(|(name, _)| *name == row.name));
-    show_settings(&changed, output)?;
-    if settings.iter().any(|(name, _)| name == "replication_factor") {
-        output.note("copies are made or given up one at a time; `kith status` shows how far that is");
-    }
-    Ok(())
-}
-
-fn show_settings(settings: &Settings, output: Output) -> Result<(), CliError> {
-    output.show(settings, || {
-        let rows = settings.entries.iter().map(|setting| {
-            let mark = if setting.value == setting.default { "" } else { " *" };
-            vec![setting.name.clone(), format!("{}{mark}", setting.value), setting.description.clone()]
-        });
-        format!(
-            "{}\n\n* set to another value than the default",
-            table(&["SETTING", "VALUE", "MEANING"], rows)
-        )
-    })
 }

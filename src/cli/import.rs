@@ -114,7 +114,8 @@ fn standard_input() -> std::io::Result<tokio::fs::File> {
     Ok(tokio::fs::File::from_std(std::fs::File::from(input)))
 }
 
-struct Import {
+/// Records on their way.
+pub(super) struct Import {
     client: Client,
     level: Option<Level>,
     /// Of lines that name none.
@@ -142,7 +143,7 @@ struct Import {
 }
 
 impl Import {
-    fn new(client: Client, level: Option<Level>, output: Output, progress: ProgressBar) -> Self {
+    pub(super) fn new(client: Client, level: Option<Level>, output: Output, progress: ProgressBar) -> Self {
         Self {
             client,
             level,
@@ -188,12 +189,25 @@ impl Import {
     }
 
     /// What is on its way is waited for, and nothing more is sent.
-    fn interrupt(&mut self) {
+    pub(super) fn interrupt(&mut self) {
         self.stop.get_or_insert_with(|| "it was interrupted".to_owned());
         // Those that wait to be sent are before it.
         if self.batch.is_empty() {
             self.untried_from.get_or_insert(self.read + 1);
         }
+    }
+
+    /// Sends a record of a line that was checked, once there is room for it. Says whether it makes sense to go on.
+    pub(super) async fn take(&mut self, number: u64, entry: Entry) -> bool {
+        let bytes = entry.value.as_ref().or(entry.value_base64.as_ref()).map_or(0, String::len);
+        let operation = entry.operation(None, 0, 0).map_err(|error| error.to_string());
+        match operation.and_then(|operation| Ok(operation.key().key_ref().map_err(|e| e.to_string())?.hash()))
+        {
+            Ok(key) => self.add(number, key, entry, bytes).await,
+            Err(reason) => self.fail(number, number, &reason),
+        }
+        self.read = number;
+        self.stop.is_none()
     }
 
     async fn add(&mut self, number: u64, key: KeyHash, entry: Entry, bytes: usize) {
@@ -244,7 +258,7 @@ impl Import {
         }
     }
 
-    async fn finish(&mut self) {
+    pub(super) async fn finish(&mut self) {
         self.send().await;
         while !self.running.is_empty() {
             self.take_one().await;
@@ -272,7 +286,7 @@ impl Import {
         self.progress.suspend(|| output.complain(&text));
     }
 
-    fn conclude(self, name: &str) -> Result<(), CliError> {
+    pub(super) fn conclude(self, name: &str) -> Result<(), CliError> {
         let Self { stored, superseded, failed, doubtful, untried_from, .. } = self;
         let document = json!({
             "stored": stored,

@@ -7,6 +7,7 @@
 //! piped; `--json` prints one JSON document, or one a line, on either; the exit code is 0 when it is done, 1 when it
 //! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
 
+mod backup;
 mod cluster;
 mod convergence;
 mod departure;
@@ -19,7 +20,9 @@ mod listing;
 mod output;
 mod progress;
 mod serve;
+mod settings;
 mod sink;
+mod sync;
 mod token;
 
 use crate::client::{Client, DEFAULT_ADDRESS, is_address};
@@ -34,6 +37,7 @@ use output::Output;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Under what `--help` shows the options of commands that ask a member.
 const MEMBER: &str = "Which member is asked, and how";
@@ -187,6 +191,15 @@ enum Command {
         Of a key that changes quickly only the latest state may be told. With several addresses it goes on at\n\
         another member when one is gone.")]
     Watch(listing::WatchArgs),
+    /// Keep files equal to keys, for programs that know nothing of kith, until Ctrl-C
+    #[command(after_help = "Examples:\n  \
+        kith sync --prefix nginx/ --dir /etc/nginx/conf.d --exec 'nginx -t && nginx -s reload'\n  \
+        kith sync -c config --dir /run/app --once      # before the program starts\n\n\
+        The key nginx/a/b.conf is the file a/b.conf there. Files are replaced whole, removed when their key is gone,\n\
+        and nothing is removed that this did not make. While no member can be reached they stay as they are. The\n\
+        command runs after what changed together has changed, once, and again for what changes meanwhile; it gets\n\
+        KITH_SYNC_DIR, KITH_SYNC_CHANGED (paths, a line each; empty beyond 1000) and KITH_SYNC_COUNT.")]
+    Sync(sync::SyncArgs),
     /// Write a whole collection as JSON Lines, which `kith import` reads
     #[command(
         after_help = "Examples:\n  kith export backup.jsonl\n  kith export -c images --prefix logo | gzip > logos.gz"
@@ -202,9 +215,21 @@ enum Command {
         keys meanwhile may be replaced."
     )]
     Import(import::ImportArgs),
-    /// Cluster-wide settings
+    /// Write all records of all collections, and the settings, into one file, while the cluster runs
+    #[command(after_help = "Examples:\n  \
+        kith backup kith-$(date +%F).jsonl\n  \
+        kith backup - | zstd > kith.jsonl.zst      # to be unpacked before it is restored\n\n\
+        Each key is in it as it was at some moment while the backup ran. The secret, the tokens and the members are not.\n\
+        The file is lines of JSON with a checksum at the end; it has its name only once it is whole.")]
+    Backup(backup::BackupArgs),
+    /// Fill a new cluster, of any size, with what a backup holds
+    #[command(after_help = "Example:\n  kith restore kith-2026-11-22.jsonl\n\n\
+        The whole file is checked before anything is changed. A cluster that has records is refused; --force stores the\n\
+        backup over what is there, for instance after a restore that was interrupted.")]
+    Restore(backup::RestoreArgs),
+    /// The settings that all members share, and their history
     #[command(subcommand)]
-    Settings(SettingsCommand),
+    Settings(settings::SettingsCommand),
     /// Tokens that clients show
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -216,19 +241,6 @@ enum Command {
     Completions {
         /// The shell
         shell: Shell,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum SettingsCommand {
-    /// Show the settings in force
-    Show,
-    /// Change settings on all members, all or none
-    #[command(after_help = "Example:\n  kith settings set replication_factor=3 write_level=quorum")]
-    Set {
-        /// What to change
-        #[arg(value_name = "NAME=VALUE", required = true, value_parser = cluster::parse_setting)]
-        settings: Vec<(String, String)>,
     },
 }
 
@@ -358,17 +370,17 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         Command::Members { physical: false } => cluster::members(client, output).await,
         Command::Members { physical: true } => cluster::physical(client, output).await,
         Command::Placement(args) => cluster::placement(client, &args, output).await,
-        Command::Settings(SettingsCommand::Show) => cluster::settings(client, output).await,
-        Command::Settings(SettingsCommand::Set { settings }) => {
-            cluster::change_settings(client, &settings, output).await
-        }
+        Command::Settings(command) => settings::run(client, &command, output).await,
         Command::Get(args) => keys::get(client, &args, output).await,
         Command::Put(args) => keys::put(client, &args, output).await,
         Command::Delete(args) => keys::delete(client, &args, output).await,
         Command::Increment(args) => keys::increment(client, &args, output).await,
         Command::Scan(args) => listing::scan(client, &args, output).await,
         Command::Watch(args) => listing::watch(client, &args, output).await,
+        Command::Sync(args) => sync::run(client, &args, output).await,
         Command::Export(args) => listing::export(client, addresses, &args, output).await,
+        Command::Backup(args) => backup::backup(client, &args, output).await,
+        Command::Restore(args) => backup::restore(client, &args, output).await,
         Command::Import(args) => import::run(client, &args, output).await,
         Command::Serve(_)
         | Command::Dev(_)
@@ -376,6 +388,20 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         | Command::CheckConfig { .. }
         | Command::Token(_)
         | Command::Completions { .. } => Ok(()),
+    }
+}
+
+/// Ends when this program is told to stop.
+async fn shutdown() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => _ = terminated.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
     }
 }
 

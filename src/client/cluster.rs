@@ -7,14 +7,12 @@ use super::failover::{Nature, Request};
 use super::{Client, ClientError};
 use crate::model::key::KeyRef;
 use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
-    Status,
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Status,
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 
 impl Client {
     /// How the member is.
@@ -80,14 +78,6 @@ impl Client {
         self.read(Nature::Read, &format!("/v1/cluster/placement{query}")).await
     }
 
-    /// The cluster's settings.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn settings(&self) -> Result<Settings, ClientError> {
-        self.read(Nature::Read, "/v1/settings").await
-    }
-
     /// Creates a cluster with the member as its first.
     ///
     /// # Errors
@@ -122,18 +112,6 @@ impl Client {
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
         let path = format!("/v1/cluster/members/{name}?force={force}");
         self.ask(Request::new(Nature::Govern, Method::DELETE, path)).await?.json()
-    }
-
-    /// Changes cluster-wide settings, all or none.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn change_settings(
-        &self,
-        settings: &BTreeMap<String, String>,
-    ) -> Result<Settings, ClientError> {
-        let request = SettingsRequest { settings: settings.clone() };
-        self.send(Nature::Govern, Method::PATCH, "/v1/settings", &request).await
     }
 
     pub(super) async fn read<T: DeserializeOwned>(

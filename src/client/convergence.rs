@@ -16,8 +16,11 @@ use super::failover::Nature;
 use super::members::Members;
 use super::{Client, ClientError};
 use crate::model::MemberId;
+use crate::model::limits::MAX_SCAN_LIMIT;
 use crate::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
+use crate::node::handle::documents::Collections;
 use crate::node::handle::status::State;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,6 +36,17 @@ struct Answers<T> {
     told: Vec<(String, T)>,
     /// Who did not, and why.
     silent: Vec<String>,
+}
+
+/// The collections that a cluster has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CollectionNames {
+    /// Their names; some may have nothing under them any more.
+    pub names: BTreeSet<String>,
+    /// Whether there may be more than members know by name.
+    pub is_cut_off: bool,
+    /// Whether the client may read all of them; if not, others may be missing here.
+    pub may_read_all: bool,
 }
 
 /// What a look at all members has shown.
@@ -126,8 +140,36 @@ impl Client {
         Ok((writes, answers.silent))
     }
 
+    /// Names of the collections that any member holds records of, and who did not answer within the time.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no member could be asked who the others are.
+    pub async fn collections_anywhere(
+        &self,
+        within: Duration,
+    ) -> Result<(CollectionNames, Vec<String>), ClientError> {
+        let mut all = CollectionNames { may_read_all: true, ..CollectionNames::default() };
+        let mut after = String::new();
+        loop {
+            let behind = utf8_percent_encode(&after, NON_ALPHANUMERIC);
+            let path = format!("/v1/kv?limit={MAX_SCAN_LIMIT}&after={behind}");
+            let answers = self.ask_all::<Collections>(&path, within).await?;
+            // Behind the first page that ends nothing is known yet.
+            let next = answers.told.iter().filter_map(|(_, page)| page.next.clone()).min();
+            for (_, page) in answers.told {
+                all.is_cut_off |= page.is_cut_off;
+                all.may_read_all &= page.may_read_all;
+                all.names.extend(page.collections);
+            }
+            match next {
+                Some(next) if next > after => after = next,
+                _ => return Ok((all, answers.silent)),
+            }
+        }
+    }
+
     /// Asks every member of the roster the same; the first that answers tells who they are.
-    async fn ask_all<T>(&self, path: &'static str, within: Duration) -> Result<Answers<T>, ClientError>
+    async fn ask_all<T>(&self, path: &str, within: Duration) -> Result<Answers<T>, ClientError>
     where
         T: DeserializeOwned + Send + 'static,
     {
@@ -145,7 +187,7 @@ impl Client {
     async fn ask_known<T>(
         &self,
         known: &Convergence,
-        path: &'static str,
+        path: &str,
         within: Duration,
     ) -> Result<Answers<T>, ClientError>
     where
@@ -154,10 +196,10 @@ impl Client {
         let mut answers = Answers { told: Vec::new(), silent: Vec::new() };
         let mut asked: JoinSet<(String, String, Result<T, ClientError>)> = JoinSet::new();
         let mut ask = |name: &str, client: Self| {
-            let name = name.to_owned();
+            let (name, path) = (name.to_owned(), path.to_owned());
             asked.spawn(async move {
                 let address = client.addresses();
-                let answer = in_time(&address, within, client.read::<T>(Nature::ReadOne, path)).await;
+                let answer = in_time(&address, within, client.read::<T>(Nature::ReadOne, &path)).await;
                 (name, address, answer)
             });
         };

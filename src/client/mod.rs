@@ -45,6 +45,7 @@ mod events;
 mod failover;
 mod listing;
 mod members;
+mod settings;
 mod stream;
 mod tokens;
 mod values;

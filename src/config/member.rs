@@ -427,6 +427,10 @@ fn setting_of(error: &SettingError) -> Option<&str> {
         SettingError::Managed(name) | SettingError::Repeated(name) => Some(name),
         SettingError::Unreadable { name, .. } | SettingError::OutOfRange { name, .. } => Some(name),
         SettingError::HintsTooSmall { .. } => Some("hint_bytes"),
+        SettingError::UnknownOfCollection { .. }
+        | SettingError::Collection { .. }
+        | SettingError::SystemCollection(_)
+        | SettingError::TooManyCollections(_) => None,
     }
 }
 

@@ -17,8 +17,9 @@ use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX, TOKENS};
 use crate::model::placement::Placement;
 use crate::model::roster::{MemberState, RosterEntry, entry_key};
 use crate::model::settings::Settings;
+use crate::model::settings::log::{Applied, InForce, Log};
 use crate::model::token::Tokens;
-use crate::model::{KeyRef, MemberId, Record, RecordRef};
+use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::protocol::message::{Message, Notice};
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ impl Engine {
 
     /// When a system record was written.
     #[must_use]
-    pub fn system_timestamp(&self, key: KeyRef<'_>) -> Option<crate::model::Timestamp> {
+    pub fn system_timestamp(&self, key: KeyRef<'_>) -> Option<Timestamp> {
         let slot = self.records.table.find(key, key.hash())?;
         self.records.table.record(slot).map(RecordRef::timestamp)
     }
@@ -144,7 +145,7 @@ impl Engine {
         if !std::mem::take(&mut self.system_changed) {
             return;
         }
-        self.settings = self.read_settings();
+        InForce { settings: self.settings, applied: self.applied } = self.read_settings();
         let known = self.roster.get(self.identity.member);
         self.is_leaving = known.is_some_and(|known| known.entry.state == MemberState::Leaving);
         self.lanes.membership_changed = true;
@@ -194,22 +195,24 @@ impl Engine {
         }
     }
 
-    /// The live records of one of kith's own collections: keys and values.
+    /// The live records of one of kith's own collections: keys, values and timestamps.
     fn live_entries<'a>(
         records: &'a mut super::records::Records,
         collection: &'static str,
-    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8], Timestamp)> {
         let ids: Vec<_> = records.table.iter_from((collection.as_bytes(), &[]), false).collect();
         let records = &*records;
         let found = ids.into_iter().filter_map(|id| records.table.record(id));
         let live = found.take_while(move |record| record.collection() == collection);
-        live.filter(|record| record.kind().is_live()).map(|record| (record.key(), record.body()))
+        let live = live.filter(|record| record.kind().is_live());
+        live.map(|record| (record.key(), record.body(), record.timestamp()))
     }
 
     /// Reads the tokens anew after one was made or revoked.
     pub(super) fn refresh_tokens(&mut self) {
         if std::mem::take(&mut self.tokens_changed) {
-            self.tokens = Arc::new(Tokens::from_records(Self::live_entries(&mut self.records, TOKENS)));
+            let entries = Self::live_entries(&mut self.records, TOKENS);
+            self.tokens = Arc::new(Tokens::from_records(entries.map(|(key, value, _)| (key, value))));
         }
     }
 
@@ -225,14 +228,29 @@ impl Engine {
         Arc::clone(&self.tokens)
     }
 
-    fn read_settings(&mut self) -> Settings {
-        let entries = Self::live_entries(&mut self.records, SETTINGS).filter_map(|(name, value)| {
-            Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
-        });
-        let settings = Settings::from_entries(entries);
-        let factor = KeyRef::new(SETTINGS, b"replication_factor").ok();
-        let set_at = factor.and_then(|key| self.system_timestamp(key)).map_or(0, |stamp| stamp.time);
-        Settings { replication_factor_time: set_at, ..settings }
+    /// All changes of settings, as the records tell them.
+    #[must_use]
+    pub fn settings_log(&mut self) -> Log {
+        Log::from_records(Self::live_entries(&mut self.records, SETTINGS))
+    }
+
+    fn read_settings(&mut self) -> InForce {
+        let mut in_force = self.settings_log().in_force();
+        let set_at = in_force.applied.set_at.get("replication_factor").map_or(0, |stamp| stamp.time);
+        in_force.settings.replication_factor_time = set_at;
+        in_force
+    }
+
+    /// What of the settings' log has effect here, and what has not.
+    #[must_use]
+    pub const fn settings_applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// The settings with what was changed in this turn already: for judging whether another change may be.
+    pub fn latest_settings(&mut self) -> &Settings {
+        self.refresh_placement();
+        &self.settings
     }
 
     /// This member can't vouch for a partition any more: it is copied anew.

@@ -19,6 +19,7 @@ mod catching_up;
 mod cells;
 mod checkpoint;
 mod clocks;
+pub mod collections;
 mod convergence;
 mod copying;
 mod counters;
@@ -70,6 +71,7 @@ use crate::model::clock::Clock;
 use crate::model::placement::Placement;
 use crate::model::roster::Roster;
 use crate::model::settings::Settings;
+use crate::model::settings::log::Applied;
 use crate::model::token::Tokens;
 use crate::model::{KeyHash, KeyRange, MemberId, Now};
 use hints::Hints;
@@ -216,6 +218,7 @@ pub struct Engine {
     compare_system_us: u64,
     reservations: VecDeque<(u64, u64)>,
     settings: Settings,
+    applied: Applied,
     roster: Roster,
     /// See [`Engine::distrust_roster`].
     roster_distrusted: bool,
@@ -290,6 +293,7 @@ impl Engine {
             compare_system_us: 0,
             reservations: VecDeque::new(),
             settings,
+            applied: Applied::default(),
             roster,
             roster_distrusted: false,
             complete: vec![false; placement.partitions()],

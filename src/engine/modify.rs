@@ -23,7 +23,7 @@ use super::Engine;
 use super::operation::{Change, Completion, Modified, OperationError, Outcome, Stored};
 use super::records::Standing;
 use super::write::{Encoded, Job, Origin};
-use crate::model::edit::{Edited, Modify, Returns, edit};
+use crate::model::edit::{Edit, Edited, Modify, NewExpiry, Returns, edit};
 use crate::model::merge::restamp_counter;
 use crate::model::placement::{Owner, OwnerSet};
 use crate::model::record::append_value;
@@ -109,11 +109,14 @@ impl Engine {
             self.answer_modified(job.origin, None, looked);
             return Ok(None);
         }
+        // What is edited keeps the end that it has, or has none.
+        let stores = readable.is_none() || matches!(modify.edit, Edit::Set { expiry: NewExpiry::None, .. });
+        let default_expiry = if stores { self.default_expiry(key) } else { None };
         let timestamp = self.stamp_over(self.records.time_of(key, hash), job.after);
         let journal = &mut self.lanes.journal;
         let number = match (edited, counter) {
             (Edited::Value(value, expiry_ms), _) => {
-                append_value(journal, key, timestamp, expiry_ms, &value);
+                append_value(journal, key, timestamp, expiry_ms.or(default_expiry), &value);
                 i64::try_from(value.len()).unwrap_or(i64::MAX)
             }
             (Edited::Counter(expiry_ms), Some(counter)) => {

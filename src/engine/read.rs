@@ -104,7 +104,7 @@ impl Engine {
             Mode::Serving => {}
         }
         let hash = read.key.hash();
-        let level = read.level.unwrap_or(self.settings.read_level);
+        let level = read.level.unwrap_or_else(|| self.settings.read_level_of(read.key.collection()));
         if level == Level::One || level == Level::Available {
             return self.read_one(token, read.key, hash);
         }

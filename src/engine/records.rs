@@ -12,6 +12,7 @@
 mod leaves;
 mod void;
 
+use super::collections::NotedCollections;
 use super::table::{DIRTY, FOUND, GONE, SETTLED, SHADOW, SYSTEM, SlotId, Table, UNRESOLVED};
 use super::watch::Noted;
 use crate::model::hash_tree::HashTrees;
@@ -62,6 +63,7 @@ pub(super) struct Records {
     pub(super) mended: u64,
     /// What changes while anybody watches.
     pub(super) noted: Noted,
+    pub(super) noted_collections: NotedCollections,
     partition_bits: u8,
     hand: u32,
 }
@@ -88,6 +90,7 @@ impl Records {
             wrong: 0,
             mended: 0,
             noted: Noted::default(),
+            noted_collections: NotedCollections::default(),
             partition_bits,
             hand: 0,
         }
@@ -261,6 +264,7 @@ impl Records {
             let flags = if is_system { SYSTEM } else { FOUND };
             self.table.insert(hash, record, flags);
         } else {
+            self.noted_collections.note(record.collection());
             self.note_evicted(hash, record.timestamp().time);
         }
     }
@@ -395,6 +399,7 @@ impl Records {
             if self.noted.is_active() {
                 self.noted.note_evicted(record, hash);
             }
+            self.noted_collections.note(record.collection());
             self.note_evicted(hash, time);
             self.table.remove(id);
             evicted += 1;

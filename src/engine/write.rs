@@ -101,7 +101,7 @@ impl Engine {
             return self.fail(origin, error);
         }
         let Write { key, change, after, .. } = *write;
-        let level = write.level.unwrap_or(self.settings.write_level);
+        let level = write.level.unwrap_or_else(|| self.settings.write_level_of(key.collection()));
         let give_up_us = self.give_up_us();
         self.begin_write(Job { origin, key, hash, change, level, after, give_up_us, is_loaded: false });
     }
@@ -331,6 +331,7 @@ impl Engine {
         let timestamp = self.stamp_over(self.records.time_of(key, hash), job.after);
         match job.change {
             Change::Set { value, expiry_ms } => {
+                let expiry_ms = expiry_ms.or_else(|| self.default_expiry(key));
                 append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
             }
             Change::Delete | Change::Increment { .. } | Change::Modify(_) => {
@@ -339,6 +340,12 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// When a value ends that is stored in a key's collection without a time to live.
+    pub(super) fn default_expiry(&self, key: KeyRef<'_>) -> Option<u64> {
+        let ttl_ms = self.settings.of(key.collection()).and_then(|own| own.default_ttl_ms);
+        ttl_ms.map(|ttl_ms| self.wall_ms.saturating_add(ttl_ms))
     }
 
     /// A stamp above that of the record that is there, and above what the session saw.

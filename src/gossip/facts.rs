@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes in an address `host:port`: the longest host name and a port.
 pub const MAX_ADDRESS_BYTES: usize = 261;
+/// Bytes in the name of a version of the settings.
+pub const MAX_VERSION_BYTES: usize = 32;
 /// Bytes in one of the two values: all bounded texts twice (JSON may escape), and the numbers.
 const MAX_VALUE_BYTES: usize = 2_048;
 
@@ -66,6 +68,10 @@ pub struct Facts {
     pub roster_digest: u64,
     /// Digest of the settings that it has applied.
     pub settings_digest: u64,
+    /// The version of the settings that it has applied; at most [`MAX_VERSION_BYTES`].
+    pub settings_version: String,
+    /// Changes of settings that have no effect on it.
+    pub settings_refused: u32,
     /// Its wall clock in milliseconds since the Unix epoch, when it last told.
     pub clock_wall_ms: u64,
     /// Partitions that it owns and has completed.
@@ -93,6 +99,8 @@ struct Now {
     pd: u64,
     rd: u64,
     sd: u64,
+    sv: String,
+    sr: u32,
     c: u64,
     cp: u32,
     op: u32,
@@ -132,6 +140,7 @@ impl Facts {
             ("the HTTP address", &self.http_address, MAX_ADDRESS_BYTES),
             ("the zone", &self.zone, MAX_NAME_BYTES),
             ("the version", &self.version, MAX_NAME_BYTES),
+            ("the version of the settings", &self.settings_version, MAX_VERSION_BYTES),
         ];
         for (what, text, max) in texts {
             if text.len() > max {
@@ -161,6 +170,8 @@ impl Facts {
             pd: self.placement_digest,
             rd: self.roster_digest,
             sd: self.settings_digest,
+            sv: self.settings_version.clone(),
+            sr: self.settings_refused,
             c: self.clock_wall_ms,
             cp: self.complete_partitions,
             op: self.owned_partitions,
@@ -184,6 +195,8 @@ impl Facts {
             placement_digest: now.pd,
             roster_digest: now.rd,
             settings_digest: now.sd,
+            settings_version: now.sv,
+            settings_refused: now.sr,
             clock_wall_ms: now.c,
             complete_partitions: now.cp,
             owned_partitions: now.op,
@@ -222,6 +235,8 @@ mod tests {
             placement_digest: 1,
             roster_digest: 2,
             settings_digest: 3,
+            settings_version: "0a1b2c3d4e".into(),
+            settings_refused: 1,
             clock_wall_ms: 4,
             complete_partitions: 5,
             owned_partitions: 6,

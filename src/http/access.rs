@@ -70,7 +70,8 @@ fn need(method: &Method, path: &str) -> Need {
     match path {
         "/" | "/v1/openapi.json" | "/health/live" | "/health/ready" if reads => Need::Open,
         "/v1/batch" | "/v1/tokens" => Need::Known,
-        "/v1/status"
+        "/v1/kv"
+        | "/v1/status"
         | "/v1/events"
         | "/v1/cluster"
         | "/v1/cluster/physical"

@@ -1,4 +1,4 @@
-//! The member and its cluster: status, membership, placement, settings, health and metrics.
+//! The member and its cluster: status, membership, placement, health and metrics.
 //!
 //! Before the member belongs to a cluster the node answers `no_cluster` to whatever needs one;
 //! what is answered in every state says so below.
@@ -14,8 +14,7 @@ use crate::node::handle::convergence::{Convergence, Superseded};
 use crate::node::handle::events::Events;
 use crate::node::handle::read::Object;
 use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
-    State as MemberState, Status,
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, State as MemberState, Status,
 };
 use axum::Json;
 use axum::body::Body;
@@ -90,12 +89,6 @@ pub(super) async fn superseded(State(shared): State<Shared>, uri: Uri) -> Result
     Ok(Json(shared.handle.superseded().await?))
 }
 
-/// `GET /v1/settings`
-pub(super) async fn settings(State(shared): State<Shared>, uri: Uri) -> Result<Json<Settings>, Failure> {
-    Query::parse(&uri, &[])?;
-    Ok(Json(shared.handle.settings().await?))
-}
-
 /// `POST /v1/cluster/init`
 pub(super) async fn init(
     State(shared): State<Shared>,
@@ -139,19 +132,6 @@ pub(super) async fn remove(
     let name = name_in(name)?;
     let force = Query::parse(&uri, &["force"])?.flag("force")?.unwrap_or(false);
     Ok(Json(shared.handle.remove(name, force).await?))
-}
-
-/// `PATCH /v1/settings`
-pub(super) async fn change_settings(
-    State(shared): State<Shared>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Settings>, Failure> {
-    Query::parse(&uri, &[])?;
-    let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
-    let request: SettingsRequest = json(&body.bytes)?;
-    Ok(Json(shared.handle.change_settings(request.settings).await?))
 }
 
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {

@@ -109,7 +109,7 @@ impl From<ControlError> for Failure {
             | E::TokenExists(_)
             | E::LastAdminToken(_) => StatusCode::CONFLICT,
             E::InvalidCluster(_) | E::InvalidSettings(_) | E::InvalidToken(_) => StatusCode::BAD_REQUEST,
-            E::UnknownMember { .. } | E::UnknownToken { .. } => StatusCode::NOT_FOUND,
+            E::UnknownMember { .. } | E::UnknownToken { .. } | E::UnknownVersion(_) => StatusCode::NOT_FOUND,
             E::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
             E::Refused { .. } | E::Forbidden(_) => StatusCode::FORBIDDEN,
             E::Unreachable { .. } => StatusCode::BAD_GATEWAY,

@@ -8,11 +8,14 @@ use super::routes::Shared;
 use crate::model::KeyRange;
 use crate::model::key::check_collection;
 use crate::model::limits::MAX_KEY_BYTES;
+use crate::model::token::Role;
+use crate::node::access::Caller;
 use crate::node::handle::Scan;
-use crate::node::handle::documents::{Entry, Listing};
+use crate::node::handle::documents::{Collections, Entry, Listing};
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
+use axum::{Extension, Json};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 /// What a cursor escapes so that it can stand in a query as it is.
@@ -31,6 +34,25 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Respo
     let entries = page.rows.iter().map(|row| Entry::of_row(row, wall_ms)).collect();
     let next = page.resume.map(|key| percent_encode(&key, ESCAPED).to_string());
     shared.answers.json(&Listing { collection, entries, next })
+}
+
+/// `GET /v1/kv`: what collections this member holds records of, as far as who asks may read them.
+pub(super) async fn collections(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Json<Collections>, Failure> {
+    let query = Query::parse(&uri, &["after", "limit"])?;
+    let (after, limit) = (query.text("after")?, query.limit()?);
+    let page =
+        shared.handle.collections(after.unwrap_or_default(), limit.unwrap_or(DEFAULT_LISTING_LIMIT)).await?;
+    let may_read = |name: &String| caller.allows(Role::Read, name);
+    Ok(Json(Collections {
+        collections: page.names.into_iter().filter(may_read).collect(),
+        next: page.next,
+        is_cut_off: page.is_cut_off,
+        may_read_all: caller.allows_everywhere(Role::Read),
+    }))
 }
 
 fn scan_in(uri: &Uri) -> Result<Scan, Failure> {

@@ -24,6 +24,7 @@ mod page;
 mod query;
 mod ranges;
 mod routes;
+mod settings;
 mod tokens;
 mod watch;
 

@@ -6,7 +6,7 @@ use super::connection::Arrival;
 use super::failure::Failure;
 use super::{
     MAX_ANSWER_BYTES_IN_MEMORY, MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv,
-    listing, openapi, page, tokens, watch,
+    listing, openapi, page, settings, tokens, watch,
 };
 use crate::node::access::Access;
 use crate::node::handle::Handle;
@@ -45,6 +45,7 @@ POST  /v1/kv/{collection}/{key}               ?increment=N   add to a counter
 GET   /v1/kv/{collection}                     ?prefix= &start= &end= &reverse=true &limit= &values=false
                       &after=NEXT: the page behind the one that said so
                       &held=true: only what this member itself holds, also when it left or was removed
+GET   /v1/kv                                  ?limit= &after=NEXT: collections that this member holds records of
 GET   /v1/watch/{collection}                  ?prefix= &cursor= &values=true|false   server-sent events: reset, put,
                       delete, synced; the `id` of the last one is a cursor (or header  last-event-id)
 POST  /v1/batch                               lines or an array of {\"op\": \"get|put|delete|increment\", \"collection\",
@@ -61,7 +62,10 @@ POST  /v1/cluster/init                        {\"partitions\": 256, \"settings\"
 POST  /v1/cluster/join                        {\"address\": \"host:7400\"}
 POST  /v1/cluster/leave                       hand over what the member holds, and go; /v1/status shows how far it is
 DELETE  /v1/cluster/members/{name}            ?force=true   fence a dead member for good
-GET, PATCH  /v1/settings                      {\"settings\": {\"replication_factor\": \"3\"}}
+GET, PATCH  /v1/settings                      ?dry_run=true   {\"settings\": {\"replication_factor\": \"3\"},
+                      \"collections\": {\"shop\": {\"default_ttl\": \"1h\"}}}; null takes a value back
+GET   /v1/settings/history                    every change that is kept
+POST  /v1/settings/rollback                   ?dry_run=true   {\"version\": \"7f3a9c21d0\"}
 GET, POST  /v1/tokens                         {\"name\", \"grants\": [{\"role\", \"collections\": \"shop.*\"}]}
 DELETE  /v1/tokens/{name}
 GET   /health/live  /health/ready             200, or 503 with the reason
@@ -83,6 +87,7 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
         .route("/terminal/style.css", get(page::style))
         .route("/terminal/icon.svg", get(page::icon))
         .route("/terminal/script/{name}", get(page::script))
+        .route("/v1/kv", get(listing::collections))
         .route("/v1/kv/{collection}", get(listing::list))
         .route("/v1/kv/{collection}/{*key}", get(kv::get).put(kv::put).post(kv::increment).delete(kv::delete))
         .route("/v1/watch/{collection}", get(watch::watch))
@@ -99,7 +104,9 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
         .route("/v1/cluster/join", post(cluster::join))
         .route("/v1/cluster/leave", post(cluster::leave))
         .route("/v1/cluster/members/{name}", delete(cluster::remove))
-        .route("/v1/settings", get(cluster::settings).patch(cluster::change_settings))
+        .route("/v1/settings", get(settings::show).patch(settings::change))
+        .route("/v1/settings/history", get(settings::history))
+        .route("/v1/settings/rollback", post(settings::roll_back))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .route("/v1/openapi.json", get(openapi::serve))
@@ -132,10 +139,11 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 21] = [
+    const EXACT: [&str; 24] = [
         "/",
         "/terminal/style.css",
         "/terminal/icon.svg",
+        "/v1/kv",
         "/v1/batch",
         "/v1/status",
         "/v1/events",
@@ -149,6 +157,8 @@ fn route_of(path: &str) -> &'static str {
         "/v1/cluster/join",
         "/v1/cluster/leave",
         "/v1/settings",
+        "/v1/settings/history",
+        "/v1/settings/rollback",
         "/v1/tokens",
         "/v1/openapi.json",
         "/health/live",

@@ -1,21 +1,32 @@
 //! Settings: the configuration that must be equal on all members.
 //!
 //! One table of definitions names each setting with its default, its bounds and its meaning;
-//! defaults, parsing, checking, clamping and display all follow from it. A setting is stored as one
-//! record of [`super::key::SETTINGS`]: its name, and its value as the text that people write.
+//! defaults, parsing, checking, clamping and display all follow from it. Collections have a small table of their own
+//! ([`collection`]). The first settings of a cluster are stored as one record each of [`super::key::SETTINGS`]: the name,
+//! and the value as the text that people write. Each change is one record behind them ([`log`]).
 //!
 //! Invariants: every member computes the same effective values from the same records; reading
-//! stored settings never fails. What a newer version wrote and this one does not know is passed
-//! over, what can't be read counts as unset, what is out of bounds is moved to the bound. A change
+//! stored settings never fails. Of a cluster's first settings, what a newer version wrote and this one does not know is
+//! passed over, what can't be read counts as unset, what is out of bounds is moved to the bound. A change
 //! by a person, on the other hand, is refused with all its faults at once.
 
+pub mod collection;
+mod error;
+pub mod log;
 mod table;
 mod unit;
 
+pub use error::SettingError;
 pub use table::DEFINITIONS;
 
 use super::spelling::nearest;
+use collection::{
+    COLLECTION_DEFINITIONS, CollectionDefinition, CollectionSettings, MAX_COLLECTIONS, check_name,
+};
+use error::{SHOWN_CHARACTERS, shorten};
+use log::Change;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use unit::Unit;
@@ -134,7 +145,12 @@ pub struct Settings {
     pub scrub_bytes_per_second: u64,
     pub hint_bytes: u64,
     pub max_value_bytes: u64,
+    /// What collections have of their own; those without anything are not among them.
+    pub collections: BTreeMap<String, CollectionSettings>,
 }
+
+/// What people write for a value to take it back: the default, or for a collection what the cluster has.
+pub const DEFAULT_VALUE: &str = "default";
 
 /// The name of the replication factor that the data has, as against the one it shall have. kith
 /// moves it by itself; where it is not stored it equals `replication_factor`, so a cluster's
@@ -160,63 +176,6 @@ pub struct Definition {
 enum Value {
     Number { unit: Unit, min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64) },
     Choice { names: &'static str, get: fn(&Settings) -> &'static str, set: fn(&mut Settings, &str) -> bool },
-}
-
-/// Why a change of settings is refused. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SettingError {
-    /// The number of partitions is no setting.
-    #[error(
-        "the number of partitions is fixed when the cluster is created (`kith init --partitions`, or `partitions` below `[create]` in the file of the member that creates it)"
-    )]
-    Partitions,
-    /// There is no such setting.
-    #[error("there is no setting `{}`; {}", shorten(.name), hint(*nearest))]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// The known name that is most like it, if one is.
-        nearest: Option<&'static str>,
-    },
-    /// kith sets it by itself.
-    #[error("`{0}` is kept by kith itself; change `replication_factor` and it follows")]
-    Managed(&'static str),
-    /// One change names it more than once.
-    #[error("`{0}` is set more than once in one change; give it one value")]
-    Repeated(&'static str),
-    /// The text can't be read.
-    #[error("`{name}` can't be `{}`; use {expected}", shorten(.value))]
-    Unreadable {
-        /// The setting.
-        name: &'static str,
-        /// The text.
-        value: String,
-        /// What fits.
-        expected: &'static str,
-    },
-    /// The value is too low or too high.
-    #[error("`{name}` can't be `{}`; it must be from {min} to {max}", shorten(.value))]
-    OutOfRange {
-        /// The setting.
-        name: &'static str,
-        /// The text.
-        value: String,
-        /// The lowest value, as text.
-        min: String,
-        /// The highest value, as text.
-        max: String,
-    },
-    /// Two settings don't go together.
-    #[error(
-        "`hint_bytes` ({hint_bytes}) must be at least twice `max_value_bytes` ({max_value_bytes}); change both together"
-    )]
-    HintsTooSmall {
-        /// What `hint_bytes` would be.
-        hint_bytes: String,
-        /// What `max_value_bytes` would be.
-        max_value_bytes: String,
-    },
 }
 
 /// What `kith settings show` says of one setting.
@@ -307,6 +266,7 @@ impl Default for Settings {
             scrub_bytes_per_second: 0,
             hint_bytes: 0,
             max_value_bytes: 0,
+            collections: BTreeMap::new(),
         };
         for definition in &DEFINITIONS {
             let applied = definition.set_checked(&mut settings, definition.default);
@@ -329,8 +289,41 @@ impl Settings {
         if !in_force_is_stored {
             settings.replication_factor_in_force = settings.replication_factor;
         }
-        settings.hint_bytes = settings.hint_bytes.max(settings.least_hint_bytes());
+        settings.clamp();
         settings
+    }
+
+    /// Two changes that were each right may not go together.
+    fn clamp(&mut self) {
+        self.hint_bytes = self.hint_bytes.max(self.least_hint_bytes());
+    }
+
+    /// What a collection has of its own, if it has anything.
+    #[must_use]
+    pub fn of(&self, collection: &str) -> Option<&CollectionSettings> {
+        // Most clusters have none, and every operation asks.
+        if self.collections.is_empty() { None } else { self.collections.get(collection) }
+    }
+
+    /// How many owners must confirm a write that does not say.
+    #[must_use]
+    pub fn write_level_of(&self, collection: &str) -> Level {
+        self.of(collection).and_then(|own| own.write_level).unwrap_or(self.write_level)
+    }
+
+    /// How many owners must answer a read that does not say.
+    #[must_use]
+    pub fn read_level_of(&self, collection: &str) -> Level {
+        self.of(collection).and_then(|own| own.read_level).unwrap_or(self.read_level)
+    }
+
+    /// Gives a collection settings, or none of its own any more.
+    fn keep(&mut self, collection: &str, own: CollectionSettings) {
+        if own == CollectionSettings::default() {
+            self.collections.remove(collection);
+        } else {
+            self.collections.insert(collection.to_owned(), own);
+        }
     }
 
     /// Room for two of the largest values: with less, one could not be kept for an absent owner.
@@ -338,11 +331,65 @@ impl Settings {
         self.max_value_bytes.saturating_mul(2)
     }
 
-    /// Checks a change as a whole and gives its names and values in the form in which they are
-    /// stored.
+    /// Checks a change as a whole and gives it in the form in which it is stored, with the settings that it comes to.
     ///
     /// # Errors
     /// All that is wrong with it, in order; the change must then not be stored in any part.
+    pub fn check_change(&self, wanted: &Change) -> Result<(Change, Self), Vec<SettingError>> {
+        let (mut changed, mut errors) = (self.clone(), Vec::new());
+        let mut canonical =
+            Change { settings: BTreeMap::new(), collections: BTreeMap::new(), ..wanted.clone() };
+        let given = |value: &'_ Option<String>| value.clone().filter(|text| text != DEFAULT_VALUE);
+        for (name, value) in &wanted.settings {
+            let value = given(value);
+            match changed.change(name, value.as_deref()) {
+                Ok(known) => {
+                    let text = value.map(|_| known.text(&changed));
+                    canonical.settings.insert(known.name.to_owned(), text);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for (collection, values) in &wanted.collections {
+            if let Err(error) = check_name(collection) {
+                errors.push(error);
+                continue;
+            }
+            let mut own = changed.of(collection).cloned().unwrap_or_default();
+            for (name, value) in values {
+                let known = CollectionDefinition::find(name);
+                match known.and_then(|known| known.set(&mut own, given(value).as_deref()).map(|()| known)) {
+                    Ok(known) => {
+                        let values = canonical.collections.entry(collection.clone()).or_default();
+                        values.insert(known.name.to_owned(), known.text(&own));
+                    }
+                    Err(error) => errors.push(error),
+                }
+            }
+            changed.keep(collection, own);
+        }
+        if changed.collections.len() > MAX_COLLECTIONS && changed.collections.len() > self.collections.len() {
+            errors.push(SettingError::TooManyCollections(changed.collections.len()));
+        }
+        errors.extend(changed.check_hints().err());
+        if errors.is_empty() { Ok((canonical, changed)) } else { Err(errors) }
+    }
+
+    fn check_hints(&self) -> Result<(), SettingError> {
+        if self.hint_bytes >= self.least_hint_bytes() {
+            return Ok(());
+        }
+        Err(SettingError::HintsTooSmall {
+            hint_bytes: Unit::Bytes.format(self.hint_bytes),
+            max_value_bytes: Unit::Bytes.format(self.max_value_bytes),
+        })
+    }
+
+    /// Checks the first settings of a cluster as a whole and gives their names and values in the form in which they are
+    /// stored.
+    ///
+    /// # Errors
+    /// All that is wrong with them, in order; nothing must then be stored.
     pub fn validate_change(
         &self,
         changes: &[(String, String)],
@@ -351,7 +398,7 @@ impl Settings {
         let mut canonical: Vec<(String, String)> = Vec::new();
         let mut errors = Vec::new();
         for (name, value) in changes {
-            match changed.change(name, value) {
+            match changed.change(name, Some(value)) {
                 Ok(known) if canonical.iter().any(|(name, _)| name == known.name) => {
                     errors.push(SettingError::Repeated(known.name));
                 }
@@ -359,16 +406,12 @@ impl Settings {
                 Err(error) => errors.push(error),
             }
         }
-        if changed.hint_bytes < changed.least_hint_bytes() {
-            errors.push(SettingError::HintsTooSmall {
-                hint_bytes: Unit::Bytes.format(changed.hint_bytes),
-                max_value_bytes: Unit::Bytes.format(changed.max_value_bytes),
-            });
-        }
+        errors.extend(changed.check_hints().err());
         if errors.is_empty() { Ok(canonical) } else { Err(errors) }
     }
 
-    fn change(&mut self, name: &str, value: &str) -> Result<&'static Definition, SettingError> {
+    /// Gives a setting a value, or its default.
+    fn change(&mut self, name: &str, value: Option<&str>) -> Result<&'static Definition, SettingError> {
         let Some(known) = Definition::find(name) else {
             if name == "partitions" {
                 return Err(SettingError::Partitions);
@@ -379,7 +422,7 @@ impl Settings {
         if known.managed {
             return Err(SettingError::Managed(known.name));
         }
-        known.set_checked(self, value)?;
+        known.set_checked(self, value.unwrap_or(known.default))?;
         Ok(known)
     }
 
@@ -408,28 +451,16 @@ impl Settings {
         for (name, value) in self.records() {
             hasher.update(name.as_bytes()).update(b"=").update(value.as_bytes()).update(b"\n");
         }
+        for (collection, own) in &self.collections {
+            for known in &COLLECTION_DEFINITIONS {
+                let value = known.text(own).unwrap_or_default();
+                let parts = [collection.as_str(), "/", known.name, "=", &value, "\n"];
+                parts.into_iter().for_each(|part| _ = hasher.update(part.as_bytes()));
+            }
+        }
         let head = hasher.finalize().as_bytes().first_chunk().copied();
         u64::from_le_bytes(head.unwrap_or_default())
     }
-}
-
-const SHOWN_CHARACTERS: usize = 64;
-
-/// What one does whose name is unknown.
-fn hint(nearest: Option<&str>) -> String {
-    nearest.map_or_else(
-        || "`kith settings show` lists them".to_owned(),
-        |nearest| format!("the nearest name is `{nearest}`"),
-    )
-}
-
-/// What a person sees of a text from outside: not more than fits on a line.
-fn shorten(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
-    }
-    shown.escape_debug().to_string()
 }
 
 #[cfg(test)]
@@ -526,6 +557,7 @@ mod tests {
             scrub_bytes_per_second: 4 << 20,
             hint_bytes: 256 << 20,
             max_value_bytes: 1 << 20,
+            collections: BTreeMap::new(),
         };
         assert_eq!(Settings::default(), expected);
     }
@@ -557,7 +589,7 @@ mod tests {
                 "`sync` can't be `never`; use `always` or `interval`",
                 "`read_level` is set more than once in one change; give it one value",
                 "`replication_factor_in_force` is kept by kith itself; change `replication_factor` and it follows",
-                "`sync_interval` can't be `5`; use a whole number with a unit, such as `500ms`, `10s`, `5m` or `1h`",
+                "`sync_interval` can't be `5`; use a whole number with a unit, such as `500ms`, `10s`, `5m`, `1h` or `7d`",
                 "`hint_bytes` (15MiB) must be at least twice `max_value_bytes` (8MiB); change both together",
             ]
         );

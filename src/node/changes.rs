@@ -1,4 +1,4 @@
-//! Changes that a person makes to the cluster's own records, and what is changing in the cluster.
+//! What is changing in the cluster, and the writing of its own records.
 
 use super::core::Shared;
 use super::handle::ControlError;
@@ -7,15 +7,9 @@ use super::local::{Mailbox, next};
 use super::publish::Asked;
 use crate::engine::Engine;
 use crate::engine::operation::{Change, Outcome};
-use crate::model::key::SETTINGS;
 use crate::model::placement::Step;
 use crate::model::roster::{MemberState, RosterEntry};
-use crate::model::settings::REPLICATION_FACTOR_IN_FORCE;
 use crate::model::{KeyRef, MemberId};
-use std::collections::BTreeMap;
-
-/// The setting that a change of which moves data.
-const REPLICATION_FACTOR: &str = "replication_factor";
 
 /// Why a member that has new owners for everything does not leave yet.
 const UNCONFIRMED: &str = "some members have not confirmed all that this one has for them";
@@ -48,49 +42,14 @@ pub(super) async fn write_confirmed(
     result
 }
 
-/// Answers `kith settings set`: all of it is stored, or none.
-pub(super) async fn change_settings(
-    shared: &Shared,
-    changes: BTreeMap<String, String>,
-) -> Result<(), ControlError> {
-    super::membership::check_records(shared)?;
-    let changes: Vec<(String, String)> = changes.into_iter().collect();
-    if changes.is_empty() {
-        return Err(ControlError::InvalidSettings("no setting is named; write NAME=VALUE".to_owned()));
-    }
-    let records = {
-        let core = shared.core.borrow();
-        let engine = &core.engine;
-        let settings = engine.settings();
-        let canonical = settings.validate_change(&changes).map_err(|errors| {
-            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            ControlError::InvalidSettings(all.join("; "))
-        })?;
-        check_copies(engine, &canonical)?;
-        let as_record = |name: &str, value: String| (SETTINGS, name.as_bytes().to_vec(), value.into_bytes());
-        let mut records: Vec<_> =
-            canonical.into_iter().map(|(name, value)| as_record(&name, value)).collect();
-        // Where it was never stored it would follow the other one at once.
-        let in_force = KeyRef::new(SETTINGS, REPLICATION_FACTOR_IN_FORCE.as_bytes()).ok();
-        if in_force.is_none_or(|key| engine.system_timestamp(key).is_none()) {
-            let value = settings.replication_factor_in_force.to_string();
-            records.insert(0, as_record(REPLICATION_FACTOR_IN_FORCE, value));
-        }
-        records
-    };
-    tracing::info!(?changes, "settings changed");
-    write_confirmed(shared, &records).await
-}
-
 /// More copies than there are members can't be.
-fn check_copies(engine: &Engine, canonical: &[(String, String)]) -> Result<(), ControlError> {
-    let wanted = canonical.iter().find(|(name, _)| name == REPLICATION_FACTOR);
-    let wanted = wanted.and_then(|(_, value)| value.parse::<usize>().ok()).unwrap_or_default();
+pub(super) fn check_copies(engine: &Engine, wanted: u8) -> Result<(), ControlError> {
+    let present = engine.settings().replication_factor;
     let stays = |(_, entry): &(MemberId, &RosterEntry)| entry.state != MemberState::Leaving;
     let members = holders(engine).filter(stays).count();
-    if wanted > members && wanted > usize::from(engine.settings().replication_factor) {
+    if usize::from(wanted) > members && wanted > present {
         return Err(ControlError::InvalidSettings(format!(
-            "`{REPLICATION_FACTOR}` can't be {wanted}: the cluster has {members} {} to hold one copy each; add members first",
+            "`replication_factor` can't be {wanted}: the cluster has {members} {} to hold one copy each; add members first",
             if members == 1 { "member" } else { "members" }
         )));
     }

@@ -1,25 +1,23 @@
-//! What a member tells about itself: status, members, placement, settings; and the tasks that
+//! What a member tells about itself: status, members, placement; and the tasks that
 //! answer a [`Handle`](super::handle::Handle)'s requests on the data thread.
 
 use super::core::Shared;
 use super::founding;
 use super::handle::status::{
     ClockStatus, Cluster, ClusterName, HintStatus, Link, MemberRow, OwnerRow, PeerStatus, Physical,
-    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, SettingRow, Settings, Standing,
-    State, Status, StorageStatus,
+    PhysicalRow, Placement, PlacementRow, Roster, RosterRow, ScrubStatus, Standing, State, Status,
+    StorageStatus,
 };
 use super::handle::{Control, ControlError, Key, Operation, OperationError, Request, Requests};
 use super::local::{Local, LocalHandle, Mailbox, next, relieved};
 use super::view::View;
-use super::{batch, changes, convergence, departure, events, membership, tokens, watch};
+use super::{batch, changes, convergence, departure, events, membership, settings, tokens, watch};
 use crate::engine::Mode;
 use crate::engine::operation::Outcome;
 use crate::gossip::{self, Phase};
-use crate::model::key::SETTINGS;
+use crate::model::MemberId;
 use crate::model::placement::OwnerSet;
 use crate::model::roster::MemberState;
-use crate::model::settings::DEFINITIONS;
-use crate::model::{KeyRef, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -74,8 +72,11 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
         Control::Cluster(reply) => _ = reply.send(cluster(shared)),
         Control::Roster(reply) => _ = reply.send(roster(shared)),
         Control::Placement { key, reply } => _ = reply.send(placement(shared, key.as_ref())),
-        Control::Settings(reply) => _ = reply.send(settings(shared)),
         Control::Convergence { roots, reply } => _ = reply.send(convergence::answer(shared, roots)),
+        Control::Collections { after, limit, reply } => {
+            let known = membership::check_records(shared);
+            _ = reply.send(known.map(|()| shared.core.borrow().engine.collections_after(&after, limit)));
+        }
         Control::Superseded(reply) => _ = reply.send(convergence::superseded(shared)),
         Control::Init { request, reply } => {
             let shared = Rc::clone(shared);
@@ -104,13 +105,7 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
             });
         }
         Control::Tokens(control) => tokens::answer(shared, control),
-        Control::ChangeSettings { changes, reply } => {
-            let shared = Rc::clone(shared);
-            tokio::task::spawn_local(async move {
-                let changed = changes::change_settings(&shared, changes).await;
-                _ = reply.send(changed.and_then(|()| settings(&shared)));
-            });
-        }
+        Control::Settings(control) => settings::answer(shared, control),
     }
 }
 
@@ -165,6 +160,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         ));
     }
     warnings.extend(tls_warning(shared));
+    warnings.extend(settings::warnings(&core));
     if dropped > 0 {
         warnings.push(format!(
             "{dropped} hints found no room in `hint_bytes`; bring the missing members back, they compare what they hold"
@@ -394,27 +390,4 @@ fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlErr
         digest: format!("{:016x}", engine.placement().digest()),
         rows: rows.map(|at| row(at, engine.placement().set(at))).collect(),
     })
-}
-
-fn settings(shared: &Shared) -> Result<Settings, ControlError> {
-    let core = shared.core.borrow();
-    membership::check_records(shared)?;
-    let engine = &core.engine;
-    let stamp = |name: &str| {
-        let key = KeyRef::new(SETTINGS, name.as_bytes()).ok()?;
-        engine.system_timestamp(key).map(|stamp| stamp.to_string())
-    };
-    let entries = engine.settings().entries();
-    let rows = entries.into_iter().map(|entry| {
-        let definition = DEFINITIONS.iter().find(|definition| definition.name == entry.name);
-        SettingRow {
-            name: entry.name.to_owned(),
-            value: entry.value.clone(),
-            default: definition.map(|definition| definition.default.to_owned()).unwrap_or_default(),
-            timestamp: stamp(entry.name),
-            description: entry.description.to_owned(),
-            managed: definition.is_some_and(|definition| definition.managed),
-        }
-    });
-    Ok(Settings { digest: format!("{:016x}", engine.settings().digest()), entries: rows.collect() })
 }

@@ -245,6 +245,8 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::access::Caller;
+    use crate::node::handle::settings::SettingsRequest;
     use crate::node::tests::{Plan, until};
 
     fn kinds(events: &Events) -> Vec<Kind> {
@@ -281,8 +283,9 @@ mod tests {
         assert_eq!(events.incarnation, 1);
         assert_eq!(kinds(&events)[0], Kind::Started);
         let last = events.events.last().unwrap().number;
-        let change = BTreeMap::from([("write_timeout".to_owned(), "3s".to_owned())]);
-        handle.change_settings(change).await.unwrap();
+        let settings = BTreeMap::from([("write_timeout".to_owned(), Some("3s".to_owned()))]);
+        let change = SettingsRequest { settings, ..SettingsRequest::default() };
+        handle.change_settings(change, Caller::Operator, false).await.unwrap();
         let events = noticed(last, Kind::Setting).await;
         let text = &events.events.iter().find(|event| event.kind == Kind::Setting).unwrap().text;
         assert!(text.starts_with("the setting write_timeout is 3s; it was "), "{text}");

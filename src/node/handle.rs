@@ -19,11 +19,13 @@ mod error;
 pub mod events;
 mod operations;
 pub mod read;
+pub mod settings;
 pub mod status;
 pub mod tokens;
 mod topology;
 
 use super::watch::{Hub, WatchRequest};
+use crate::engine::collections::CollectionPage;
 use crate::model::Record;
 use crate::model::edit::Modify;
 use crate::model::limits::MAX_VALUE_BYTES;
@@ -31,8 +33,7 @@ use crate::model::settings::Level;
 use bytes::Bytes;
 use convergence::{Convergence, Superseded};
 use events::Events;
-use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Settings, Status};
-use std::collections::BTreeMap;
+use status::{Cluster, InitRequest, Physical, Placement, Removed, Roster, Status};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -100,14 +101,21 @@ pub enum Control {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Placement, ControlError>>,
     },
-    /// The cluster-wide settings in force.
-    Settings(oneshot::Sender<Result<Settings, ControlError>>),
     /// What the member knows of whether all hold the same.
     Convergence {
         /// With the roots of its hash trees.
         roots: bool,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Convergence, ControlError>>,
+    },
+    /// Names of collections that the member holds records of.
+    Collections {
+        /// Only names behind this one.
+        after: String,
+        /// How many at most.
+        limit: usize,
+        /// Where they go.
+        reply: oneshot::Sender<Result<CollectionPage, ControlError>>,
     },
     /// The writes that the member knows to have lost.
     Superseded(oneshot::Sender<Result<Superseded, ControlError>>),
@@ -136,13 +144,8 @@ pub enum Control {
         /// Where the answer goes once it is durable.
         reply: oneshot::Sender<Result<Removed, ControlError>>,
     },
-    /// Changes settings, all or none.
-    ChangeSettings {
-        /// Values by name, as people write them.
-        changes: BTreeMap<String, String>,
-        /// Where the settings go once the change is durable.
-        reply: oneshot::Sender<Result<Settings, ControlError>>,
-    },
+    /// The cluster's settings.
+    Settings(settings::Control),
     /// The tokens of clients.
     Tokens(tokens::Control),
 }
@@ -367,14 +370,6 @@ impl Handle {
         self.ask(|reply| Request::Control(Control::Placement { key, reply })).await?
     }
 
-    /// The cluster-wide settings in force.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn settings(&self) -> Result<Settings, ControlError> {
-        self.ask(|reply| Request::Control(Control::Settings(reply))).await?
-    }
-
     /// What the member knows of whether all hold the same, with the roots of its hash trees if wanted.
     ///
     /// # Errors
@@ -389,6 +384,14 @@ impl Handle {
     /// [`ControlError`].
     pub async fn superseded(&self) -> Result<Superseded, ControlError> {
         self.ask(|reply| Request::Control(Control::Superseded(reply))).await?
+    }
+
+    /// The next names of collections that the member holds records of.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn collections(&self, after: String, limit: usize) -> Result<CollectionPage, ControlError> {
+        self.ask(|reply| Request::Control(Control::Collections { after, limit, reply })).await?
     }
 
     /// Creates a cluster; repeating it with the same content changes nothing.
@@ -422,14 +425,6 @@ impl Handle {
     /// [`ControlError`].
     pub async fn remove(&self, name: String, force: bool) -> Result<Removed, ControlError> {
         self.ask(|reply| Request::Control(Control::Remove { name, force, reply })).await?
-    }
-
-    /// Changes cluster-wide settings, all or none.
-    ///
-    /// # Errors
-    /// [`ControlError`]; [`ControlError::InvalidSettings`] names all that is wrong.
-    pub async fn change_settings(&self, changes: BTreeMap<String, String>) -> Result<Settings, ControlError> {
-        self.ask(|reply| Request::Control(Control::ChangeSettings { changes, reply })).await?
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopped> {

@@ -383,7 +383,7 @@ impl Local for LocalHandle {
         hit: impl FnOnce(Option<RecordRef<'_>>) -> R,
     ) -> Option<R> {
         let core = &mut *self.shared.core.borrow_mut();
-        if matches!(core.engine.settings().read_level, Level::Quorum | Level::All) {
+        if matches!(core.engine.settings().read_level_of(key.collection()), Level::Quorum | Level::All) {
             return None;
         }
         match core.engine.read_now(key, hash) {

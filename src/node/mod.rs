@@ -25,6 +25,7 @@ mod membership;
 mod outdated;
 mod parts;
 mod publish;
+mod settings;
 mod start;
 mod state;
 mod tokens;

@@ -9,6 +9,7 @@
 use super::convergence::{self, partitions};
 use super::core::{Core, Shared};
 use super::local::{Mailbox, Timed};
+use super::settings;
 use crate::engine::Mode;
 use crate::engine::operation::{Change, Modified, OperationError, Outcome};
 use crate::gossip::{Facts, Phase, Standing};
@@ -276,6 +277,8 @@ pub(super) fn facts(shared: &Shared) -> Facts {
         placement_digest: engine.placement().digest(),
         roster_digest: engine.roster().digest(),
         settings_digest: engine.settings().digest(),
+        settings_version: settings::version(engine),
+        settings_refused: u32::try_from(engine.settings_applied().refused.len()).unwrap_or(u32::MAX),
         // To the minute: every change of a fact is gossiped to every member.
         clock_wall_ms: introduction.wall_ms - introduction.wall_ms % 60_000,
         complete_partitions: u32::try_from(complete).unwrap_or(u32::MAX),

@@ -4,10 +4,10 @@ use super::{Api, Failures, Operation};
 use crate::model::limits::{MAX_KEY_BYTES, MAX_SCAN_LIMIT, MAX_VALUE_BYTES};
 use crate::model::settings::Level;
 use crate::node::handle::convergence::{Convergence, Superseded};
-use crate::node::handle::documents::{ErrorDocument, Listing, Outcome, Outcomes};
+use crate::node::handle::documents::{Collections, ErrorDocument, Listing, Outcome, Outcomes};
+use crate::node::handle::settings::{RollbackRequest, Settings, SettingsHistory, SettingsRequest};
 use crate::node::handle::status::{
-    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, Settings, SettingsRequest,
-    State, Status,
+    Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, State, Status,
 };
 use crate::node::handle::tokens::{CreatedToken, TokenList, TokenRequest, TokenRow};
 use serde_json::{Value, json};
@@ -246,6 +246,17 @@ fn reads(api: &mut Api) {
         .fails(OF_NAMES);
     api.add("get", "/v1/kv/{collection}", list);
 
+    let collections = api.schema::<Collections>();
+    let names = Operation::new("collections", KEYS, "Collections that the asked member holds records of")
+        .says("Those that the client may read. Records are spread over members, so a member may have none of a small collection.")
+        .takes([
+            query("after", json!({ "type": "string" }), "The `next` of the page before."),
+            query("limit", json!({ "type": "integer", "minimum": 1, "maximum": MAX_SCAN_LIMIT }), "Names at most; 1000 if it is not given."),
+        ])
+        .answers_json("A page.", collections)
+        .fails(OF_CLUSTER);
+    api.add("get", "/v1/kv", names);
+
     let bytes = json!({ "type": "string", "format": "binary" });
     let range = json!({ "type": "string", "examples": ["bytes=0-1023"] });
     let get = Operation::new("get", KEYS, "A value")
@@ -443,19 +454,42 @@ fn cluster_changes(api: &mut Api) {
 
 fn settings(api: &mut Api) {
     let settings = api.schema::<Settings>();
-    let operation = Operation::new("settings", SETTINGS, "The cluster-wide settings in force")
-        .answers_json("All of them.", settings.clone())
-        .fails(OF_CLUSTER);
+    let dry_run = || flag("dry_run", "`true`: only tell what it would change.");
+    let operation =
+        Operation::new("settings", SETTINGS, "The settings in force, and which members have them")
+            .answers_json("All of them.", settings.clone())
+            .fails(OF_CLUSTER);
     api.add("get", "/v1/settings", operation);
     let request = api.schema::<SettingsRequest>();
     let operation = Operation::new("changeSettings", SETTINGS, "Change settings, all or none")
+        .takes([dry_run()])
         .body("application/json", request, true)
-        .answers_json("All settings as they are now.", settings)
+        .answers_json("All settings as they are now, and what was changed.", settings.clone())
         .fails(&[(400, &["invalid_settings"])])
         .fails(OF_CLUSTER)
         .fails(OF_CONTROL)
         .fails(OF_BODIES);
     api.add("patch", "/v1/settings", operation);
+    let history = api.schema::<SettingsHistory>();
+    let operation = Operation::new("settingsHistory", SETTINGS, "Every change of the settings that is kept")
+        .answers_json("The newest first.", history)
+        .fails(OF_CLUSTER);
+    api.add("get", "/v1/settings/history", operation);
+    let request = api.schema::<RollbackRequest>();
+    let operation = Operation::new(
+        "rollBackSettings",
+        SETTINGS,
+        "Bring all settings back to what they were after a version",
+    )
+    .says("It is a change like any other, with a version of its own.")
+    .takes([dry_run()])
+    .body("application/json", request, true)
+    .answers_json("All settings as they are now, and what was changed.", settings)
+    .fails(&[(400, &["invalid_settings"]), (404, &["unknown_version"])])
+    .fails(OF_CLUSTER)
+    .fails(OF_CONTROL)
+    .fails(OF_BODIES);
+    api.add("post", "/v1/settings/rollback", operation);
 }
 
 fn tokens(api: &mut Api) {

@@ -20,7 +20,9 @@ impl Unit {
     const fn suffixes(self) -> &'static [(&'static str, u64)] {
         match self {
             Self::Plain => &[("", 1)],
-            Self::Milliseconds => &[("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)],
+            Self::Milliseconds => {
+                &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
+            }
             Self::Bytes => &[("TiB", TIB), ("GiB", 1 << 30), ("MiB", MIB), ("KiB", KIB), ("B", 1)],
         }
     }
@@ -29,7 +31,7 @@ impl Unit {
     pub const fn expected(self) -> &'static str {
         match self {
             Self::Plain => "a whole number",
-            Self::Milliseconds => "a whole number with a unit, such as `500ms`, `10s`, `5m` or `1h`",
+            Self::Milliseconds => "a whole number with a unit, such as `500ms`, `10s`, `5m`, `1h` or `7d`",
             Self::Bytes => {
                 "a whole number of bytes with or without a unit, such as `4096`, `64KiB` or `16MiB`"
             }

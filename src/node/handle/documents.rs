@@ -136,6 +136,21 @@ pub enum Verb {
     Increment,
 }
 
+/// Names of collections that a member holds records of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Collections {
+    /// The names, in order, that who asks may read; some may have nothing under them any more.
+    pub collections: Vec<String>,
+    /// What to pass as `after` for those that follow; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Whether this may not be all: more collections are on disk than a member knows by name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut_off: bool,
+    /// Whether who asks may read all collections; if not, others may be left out.
+    pub may_read_all: bool,
+}
+
 /// A record, or an operation on one: a line of a batch, of a listing, of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -147,6 +147,11 @@ pub enum ControlError {
     /// A change of settings that can't be.
     #[error("nothing was changed: {0}")]
     InvalidSettings(String),
+    /// No such version of the settings is known.
+    #[error(
+        "nothing was changed: there is no version `{0}` of the settings; `kith settings history` lists them"
+    )]
+    UnknownVersion(String),
     /// A token that can't be. Nothing was changed.
     #[error("no token was made: {0}")]
     InvalidToken(String),
@@ -219,6 +224,7 @@ impl ControlError {
             Self::LastCopy { .. } => "last_copy",
             Self::NoMajority { .. } => "no_majority",
             Self::InvalidSettings(_) => "invalid_settings",
+            Self::UnknownVersion(_) => "unknown_version",
             Self::InvalidToken(_) => "invalid_token",
             Self::FirstToken => "first_token",
             Self::TokenExists(_) => "token_exists",

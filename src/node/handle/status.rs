@@ -181,14 +181,6 @@ pub struct Removed {
     pub warnings: Vec<String>,
 }
 
-/// Settings to be changed, all or none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SettingsRequest {
-    /// Values by name, as they are written in `kith settings set NAME=VALUE`.
-    pub settings: BTreeMap<String, String>,
-}
-
 /// Which cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterName {
@@ -300,33 +292,6 @@ pub struct PeerStatus {
     pub alive: Option<bool>,
     /// Why the last attempt at a link was refused, by either side; absent once one is up.
     pub last_refusal: Option<String>,
-}
-
-/// The cluster-wide settings in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Settings {
-    /// Equal on members that have the same settings in force.
-    pub digest: String,
-    /// Every setting, by name.
-    pub entries: Vec<SettingRow>,
-}
-
-/// One cluster-wide setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SettingRow {
-    /// Its name.
-    pub name: String,
-    /// The value in force, as it is written in `kith init NAME=VALUE`.
-    pub value: String,
-    /// The value that a cluster has when nobody set another.
-    pub default: String,
-    /// When it was set: a timestamp as text; absent for a default.
-    pub timestamp: Option<String>,
-    /// What it does, in a sentence.
-    pub description: String,
-    /// Whether it follows from other settings by itself, and nobody sets it.
-    #[serde(default)]
-    pub managed: bool,
 }
 
 /// What a new cluster is to be. Whatever is left out comes from the member's own file, else from
