@@ -241,6 +241,24 @@ impl Engine {
         in_force
     }
 
+    /// The settings in force.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The members and fences.
+    #[must_use]
+    pub const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Who owns what.
+    #[must_use]
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
     /// What of the settings' log has effect here, and what has not.
     #[must_use]
     pub const fn settings_applied(&self) -> &Applied {

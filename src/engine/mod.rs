@@ -455,24 +455,6 @@ impl Engine {
         self.identity
     }
 
-    /// The settings in force.
-    #[must_use]
-    pub const fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// The members and fences.
-    #[must_use]
-    pub const fn roster(&self) -> &Roster {
-        &self.roster
-    }
-
-    /// Who owns what.
-    #[must_use]
-    pub const fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
     /// What the journal has.
     #[must_use]
     pub const fn positions(&self) -> Positions {

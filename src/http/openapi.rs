@@ -6,6 +6,7 @@
 
 mod operations;
 mod people;
+mod settings;
 
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;

@@ -5,7 +5,6 @@ use crate::model::limits::{MAX_KEY_BYTES, MAX_SCAN_LIMIT, MAX_VALUE_BYTES};
 use crate::model::settings::Level;
 use crate::node::handle::convergence::{Convergence, Superseded};
 use crate::node::handle::documents::{Collections, ErrorDocument, Listing, Outcome, Outcomes};
-use crate::node::handle::settings::{RollbackRequest, Settings, SettingsHistory, SettingsRequest};
 use crate::node::handle::status::{
     Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, State, Status,
 };
@@ -26,7 +25,6 @@ changes may both find their condition met. Then the later one wins, and the othe
 
 const KEYS: &str = "Keys and values";
 pub(super) const CLUSTER: &str = "Cluster";
-const SETTINGS: &str = "Settings";
 const TOKENS: &str = "Tokens";
 const HEALTH: &str = "Health";
 
@@ -53,7 +51,7 @@ const OF_CHANGES: Failures = &[
 /// Of what is under conditions.
 const OF_CONDITIONS: Failures = &[(400, &["bad_condition"]), (412, &["condition_failed"])];
 /// Of questions about the cluster.
-const OF_CLUSTER: Failures = &[
+pub(super) const OF_CLUSTER: Failures = &[
     (400, &["bad_parameter"]),
     (409, &["no_cluster", "creating", "records_lost", "left", "removed", "outdated"]),
     (503, &["starting", "stopping"]),
@@ -63,9 +61,9 @@ const OF_CLUSTER: Failures = &[
 pub(super) const OF_MEMBER: Failures =
     &[(400, &["bad_parameter"]), (503, &["stopping"]), (504, &["timeout"])];
 /// Of changes of the cluster.
-const OF_CONTROL: Failures = &[(504, &["unconfirmed"]), (507, &["storage"])];
+pub(super) const OF_CONTROL: Failures = &[(504, &["unconfirmed"]), (507, &["storage"])];
 /// Of bodies that are documents.
-const OF_BODIES: Failures = &[(400, &["bad_document", "cut_off"]), (413, &["too_large"])];
+pub(super) const OF_BODIES: Failures = &[(400, &["bad_document", "cut_off"]), (413, &["too_large"])];
 
 /// Of reads and changes: the record's stamp.
 const RECORD_HEADERS: [(&str, &str); 3] = [
@@ -97,7 +95,7 @@ fn text_schema(pattern: &str, shortest: usize, longest: usize) -> Value {
     json!({ "type": "string", "pattern": pattern, "minLength": shortest, "maxLength": longest })
 }
 
-fn flag(name: &str, description: &str) -> Value {
+pub(super) fn flag(name: &str, description: &str) -> Value {
     query(name, json!({ "type": "boolean" }), description)
 }
 
@@ -221,7 +219,7 @@ pub(super) fn describe(api: &mut Api) {
     watch(api);
     cluster(api);
     cluster_changes(api);
-    settings(api);
+    super::settings::describe(api);
     tokens(api);
     health(api);
 }
@@ -450,46 +448,6 @@ fn cluster_changes(api: &mut Api) {
         .fails(OF_CLUSTER)
         .fails(OF_CONTROL);
     api.add("delete", "/v1/cluster/members/{name}", operation);
-}
-
-fn settings(api: &mut Api) {
-    let settings = api.schema::<Settings>();
-    let dry_run = || flag("dry_run", "`true`: only tell what it would change.");
-    let operation =
-        Operation::new("settings", SETTINGS, "The settings in force, and which members have them")
-            .answers_json("All of them.", settings.clone())
-            .fails(OF_CLUSTER);
-    api.add("get", "/v1/settings", operation);
-    let request = api.schema::<SettingsRequest>();
-    let operation = Operation::new("changeSettings", SETTINGS, "Change settings, all or none")
-        .takes([dry_run()])
-        .body("application/json", request, true)
-        .answers_json("All settings as they are now, and what was changed.", settings.clone())
-        .fails(&[(400, &["invalid_settings"])])
-        .fails(OF_CLUSTER)
-        .fails(OF_CONTROL)
-        .fails(OF_BODIES);
-    api.add("patch", "/v1/settings", operation);
-    let history = api.schema::<SettingsHistory>();
-    let operation = Operation::new("settingsHistory", SETTINGS, "Every change of the settings that is kept")
-        .answers_json("The newest first.", history)
-        .fails(OF_CLUSTER);
-    api.add("get", "/v1/settings/history", operation);
-    let request = api.schema::<RollbackRequest>();
-    let operation = Operation::new(
-        "rollBackSettings",
-        SETTINGS,
-        "Bring all settings back to what they were after a version",
-    )
-    .says("It is a change like any other, with a version of its own.")
-    .takes([dry_run()])
-    .body("application/json", request, true)
-    .answers_json("All settings as they are now, and what was changed.", settings)
-    .fails(&[(400, &["invalid_settings"]), (404, &["unknown_version"])])
-    .fails(OF_CLUSTER)
-    .fails(OF_CONTROL)
-    .fails(OF_BODIES);
-    api.add("post", "/v1/settings/rollback", operation);
 }
 
 fn tokens(api: &mut Api) {
