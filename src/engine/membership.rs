@@ -15,7 +15,7 @@ use super::operation::Change;
 use super::peer::{Link, Peer};
 use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX, TOKENS};
 use crate::model::placement::Placement;
-use crate::model::roster::{MemberState, RosterEntry, entry_key};
+use crate::model::roster::{MemberState, Roster, RosterEntry, entry_key};
 use crate::model::settings::Settings;
 use crate::model::settings::log::{Applied, InForce, Log};
 use crate::model::token::Tokens;
