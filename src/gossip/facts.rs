@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// Bytes in an address `host:port`: the longest host name and a port.
 pub const MAX_ADDRESS_BYTES: usize = 261;
 /// Bytes in the name of a version of the settings.
-pub const MAX_VERSION_BYTES: usize = 32;
+const MAX_VERSION_BYTES: usize = 32;
 /// Bytes in one of the two values: all bounded texts twice (JSON may escape), and the numbers.
 const MAX_VALUE_BYTES: usize = 2_048;
 
@@ -68,7 +68,7 @@ pub struct Facts {
     pub roster_digest: u64,
     /// Digest of the settings that it has applied.
     pub settings_digest: u64,
-    /// The version of the settings that it has applied; at most [`MAX_VERSION_BYTES`].
+    /// The version of the settings that it has applied; 32 bytes at most.
     pub settings_version: String,
     /// Changes of settings that have no effect on it.
     pub settings_refused: u32,
