@@ -71,6 +71,7 @@ for attempt in $(seq 150); do
 done
 
 config="$PWD/integration/openapi.toml"
+export PYTHONPATH="$PWD/integration/openapi" PYTHONDONTWRITEBYTECODE=1 SCHEMATHESIS_HOOKS=bounded
 # It leaves notes where it runs.
 cd "$work"
 "$tester/bin/schemathesis" --config-file "$config" run "$address/v1/openapi.json" \
