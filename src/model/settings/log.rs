@@ -420,6 +420,7 @@ mod tests {
 
         #[test]
         fn the_last_change_holds_whole(history in any_history(6), last in any_change()) {
+            let (last, _) = Settings::default().check_change(&last).unwrap();
             let mut records = history;
             records.push(stored("last", 1_000, &last));
             let in_force = log(&records).in_force();
