@@ -86,13 +86,6 @@ impl Engine {
         }
     }
 
-    /// When a system record was written.
-    #[must_use]
-    pub fn system_timestamp(&self, key: KeyRef<'_>) -> Option<Timestamp> {
-        let slot = self.records.table.find(key, key.hash())?;
-        self.records.table.record(slot).map(RecordRef::timestamp)
-    }
-
     /// Takes system records of the cluster that this member was let into.
     pub fn welcome(&mut self, records: &[u8]) {
         self.take_system(records);

@@ -178,19 +178,6 @@ enum Value {
     Choice { names: &'static str, get: fn(&Settings) -> &'static str, set: fn(&mut Settings, &str) -> bool },
 }
 
-/// What `kith settings show` says of one setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SettingEntry {
-    /// Its name.
-    pub name: &'static str,
-    /// Its effective value.
-    pub value: String,
-    /// Whether that is what it is when nobody sets it.
-    pub is_default: bool,
-    /// What it means.
-    pub description: &'static str,
-}
-
 impl Definition {
     /// The definition of a name.
     #[must_use]
@@ -426,19 +413,6 @@ impl Settings {
         Ok(known)
     }
 
-    /// Every setting, for people.
-    #[must_use]
-    pub fn entries(&self) -> Vec<SettingEntry> {
-        let default = Self::default();
-        let entry = |known: &'static Definition| SettingEntry {
-            name: known.name,
-            value: known.text(self),
-            is_default: known.text(self) == known.text(&default),
-            description: known.description,
-        };
-        DEFINITIONS.iter().map(entry).collect()
-    }
-
     /// Every name with its canonical value, as they are stored when a cluster is created.
     pub fn records(&self) -> impl ExactSizeIterator<Item = (&'static str, String)> + '_ {
         DEFINITIONS.iter().map(|known| (known.name, known.text(self)))
@@ -536,7 +510,7 @@ mod tests {
             assert_eq!(known.text(&settings), known.default, "{}", known.name);
             assert_eq!(Definition::find(known.name).unwrap().name, known.name);
         }
-        assert!(settings.entries().iter().all(|entry| entry.is_default && !entry.description.is_empty()));
+        assert!(DEFINITIONS.iter().all(|known| !known.description.is_empty()));
         assert_eq!(from(&[]), settings);
     }
 
