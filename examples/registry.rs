@@ -63,8 +63,12 @@ async fn serve(client: &Client, name: &str, address: &str) -> Result<(), ClientE
     println!("start {} of {name}, registered as {key}", starts.number);
     let for_a_while = WriteOptions { ttl: Some(TTL), ..WriteOptions::default() };
     let mut beat = tokio::time::interval(TTL / 3);
+    // One for all rounds, and heard first: a signal that comes during a renewal is not lost.
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
+            biased;
+            _ = &mut stop => break,
             _ = beat.tick() => {
                 // A renewal that failed, even one of unknown fate, is made up for by the next one.
                 let state = format!("pid {}", std::process::id());
@@ -72,7 +76,6 @@ async fn serve(client: &Client, name: &str, address: &str) -> Result<(), ClientE
                     println!("not renewed: {error}");
                 }
             }
-            _ = tokio::signal::ctrl_c() => break,
         }
     }
     client.delete(SERVICES, key.as_bytes(), &WriteOptions::default()).await?;

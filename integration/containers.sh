@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The members of examples/compose as containers of the real Dockerfile: they form a cluster, a fourth joins, one is cut
 # off its network and comes back, one is killed, one is removed and started again, all are restarted one after the other,
-# and the fourth leaves, while clients write. Ends with 0 if no acknowledged write is lost on any member.
+# and the fourth leaves, while clients write and the example's Prometheus watches. Ends with 0 if no acknowledged write is
+# lost on any member, and Prometheus has seen all four.
 #
-# Not exercised: Prometheus and Grafana, whose images come from a registry, while everything here is made on this machine
-# (integration/containers/): of their part of the compose file only the form is checked. Nor is kith compiled inside
+# Not exercised: Grafana, whose image comes from a registry, while everything here is made on this machine
+# (integration/containers/): of its part of the compose file only the form is checked. Nor is kith compiled inside
 # Docker: the Dockerfile is given the release build of these sources or, with KITH_BINARY, another binary, by a stand-in
 # for cargo. KITH_CONTAINERS_FROM_SOURCES=1 has the Dockerfile compile kith, which takes some minutes.
 # Needs Docker with Compose, apt and Python 3. Ports, project and images are its own, and go at the end.
@@ -14,6 +15,7 @@ cd "$(dirname "$0")/.."
 from_sources="${KITH_CONTAINERS_FROM_SOURCES:-0}"
 trial="containers"
 source integration/dev.sh
+source integration/writes.sh
 
 if docker compose version >/dev/null 2>&1; then
     composer=(docker compose)
@@ -23,11 +25,15 @@ fi
 project="kith-test-$(od -An -N4 -tx4 /dev/urandom | tr -d ' ')"
 network="${project}_default"
 export KITH_IMAGE="$project" BASE_IMAGE="$project-base" RUST_IMAGE="$project-rust"
+export PROMETHEUS_IMAGE="$project-prometheus"
 members=(member1 member2 member3)
-writers=()
+# A copy, to be changed as the example's README says.
+example="$work/kith/examples/compose"
+mkdir "$work/kith"
+cp -r .dockerignore Cargo.toml Cargo.lock Dockerfile config examples src "$work/kith"
 
 compose() {
-    "${composer[@]}" --project-name "$project" --file examples/compose/docker-compose.yml "$@"
+    "${composer[@]}" --project-name "$project" --file "$example/docker-compose.yml" "$@"
 }
 
 # Quiet unless it fails.
@@ -45,9 +51,10 @@ finish() {
         tail -n 20 "$work"/*.out >&2 || true
     fi
     compose --profile fourth down --volumes --timeout 1 >"$work/down.out" 2>&1 || cat "$work/down.out" >&2
-    docker image rm --force "$KITH_IMAGE" "$RUST_IMAGE" "$BASE_IMAGE" "$RUST_IMAGE-base" >/dev/null 2>&1 || true
+    docker image rm --force "$KITH_IMAGE" "$RUST_IMAGE" "$BASE_IMAGE" "$RUST_IMAGE-base" \
+        "$PROMETHEUS_IMAGE" "$PROMETHEUS_IMAGE-base" >/dev/null 2>&1 || true
     # Steps of builds, and the containers of those that failed.
-    for made_from in "$BASE_IMAGE" "$RUST_IMAGE-base"; do
+    for made_from in "$BASE_IMAGE" "$RUST_IMAGE-base" "$PROMETHEUS_IMAGE-base"; do
         docker container prune --force --filter "label=kith.made-from-packages=$made_from" >/dev/null || true
         docker image prune --force --filter "label=kith.made-from-packages=$made_from" >/dev/null || true
     done
@@ -77,19 +84,12 @@ all_is_equal() {
     in_member "$1" status --wait --timeout 2m >"$work/wait.out" 2>&1 || fail "not all became equal: $(cat "$work/wait.out")"
 }
 
-# A writer begins at its own member and goes on at the others.
-start_writer() {
-    python3 integration/containers/writes.py write "$1" "$work/$1.written" "${@:2}" >"$work/$1.out" 2>&1 &
-    writers+=("$!")
+prometheus_answers() {
+    python3 integration/prometheus/answers.py "http://127.0.0.1:$PROMETHEUS_PORT" "$example/grafana/dashboards/kith.json" "$@"
 }
 
-stop_writers() {
-    local writer
-    for writer in "${writers[@]}"; do
-        kill -TERM "$writer"
-        wait "$writer"
-    done
-    writers=()
+prometheus_sees() {
+    [ "$(prometheus_answers count "up{job=\"kith\", instance=\"$1:7401\"} == 1")" = 1 ]
 }
 
 # Writes so many numbered keys with the command line, inside a member's container, and notes them as acknowledged.
@@ -99,29 +99,6 @@ write_inside() {
     awk '{ printf "{\"key\":\"%s\",\"value\":\"%s\"}\n", $1, $2 }' "$work/$prefix.lines" |
         quietly docker exec --interactive "$(container "$member")" kith import -
     mv "$work/$prefix.lines" "$work/$prefix.written"
-}
-
-acknowledged() {
-    cat "$work"/*.written | wc -l
-}
-
-more_than() {
-    [ "$(acknowledged)" -gt "$1" ]
-}
-
-# Waits until a good many writes more are acknowledged.
-writes_go_on() {
-    eventually 60 more_than "$(($(acknowledged) + 300))"
-}
-
-nothing_is_lost() {
-    local member checked
-    for member in "${members[@]}"; do
-        in_member "$member" export - >"$work/export.out"
-        checked="$(python3 integration/containers/writes.py check "$work"/*.written <"$work/export.out")" ||
-            fail "$member does not have all that was acknowledged"
-        echo "$trial: all $checked acknowledged writes are on $member"
-    done
 }
 
 step() {
@@ -134,7 +111,7 @@ export CLUSTER_SECRET_FILE="$work/cluster.secret"
 "$kith" secret >"$CLUSTER_SECRET_FILE"
 chmod 644 "$CLUSTER_SECRET_FILE"
 # Pairs that are free when they are looked for, below those that outgoing connections get.
-read -r one two three four < <(python3 - <<'PYTHON'
+read -r one two three four five < <(python3 - <<'PYTHON'
 import random
 import socket
 
@@ -149,7 +126,7 @@ def is_free(port):
 
 
 pairs = set()
-while len(pairs) < 4:
+while len(pairs) < 5:
     port = random.randrange(20000, 32000, 2)
     if is_free(port) and is_free(port + 1):
         pairs.add(port)
@@ -158,8 +135,9 @@ PYTHON
 )
 export MEMBER1_PORTS="$one-$((one + 1))" MEMBER2_PORTS="$two-$((two + 1))"
 export MEMBER3_PORTS="$three-$((three + 1))" MEMBER4_PORTS="$four-$((four + 1))"
+export PROMETHEUS_PORT="$five"
 
-quietly compose config
+quietly compose --profile fourth config
 integration/containers/base-image.sh "$BASE_IMAGE" coreutils mawk
 if [ "$from_sources" = 1 ]; then
     integration/containers/base-image.sh "$RUST_IMAGE-base" coreutils mawk gcc libc6-dev
@@ -167,30 +145,39 @@ if [ "$from_sources" = 1 ]; then
 else
     integration/containers/rust-image.sh "$RUST_IMAGE" "$BASE_IMAGE" "$kith"
 fi
+integration/containers/prometheus-image.sh "$PROMETHEUS_IMAGE"
 quietly compose build member1
 user="$(docker image inspect --format '{{.Config.User}}' "$KITH_IMAGE")"
 [ "$user" = 7400:7400 ] || fail "the image's user is $user"
 size="$(docker image inspect --format '{{.Size}}' "$KITH_IMAGE")"
 step "an image of $((size >> 20)) MiB is built"
 
-quietly compose up -d --no-build "${members[@]}"
+quietly compose up -d --no-build "${members[@]}" prometheus
 for member in "${members[@]}"; do
     eventually 60 is_healthy "$member"
 done
 eventually 10 are_active 3
 step "three members are a cluster"
+for member in "${members[@]}"; do
+    eventually 60 prometheus_sees "$member"
+done
+eventually 30 prometheus_answers rules
+step "Prometheus watches them, and has its rules"
 
 start_writer first "127.0.0.1:$one" "127.0.0.1:$two" "127.0.0.1:$three"
 start_writer second "127.0.0.1:$three" "127.0.0.1:$two" "127.0.0.1:$four"
-eventually 20 test -s "$work/first.written"
-eventually 20 test -s "$work/second.written"
 writes_go_on
 
 quietly compose up -d --no-build member4
 members+=(member4)
 eventually 120 are_active 4
 writes_go_on
-step "a fourth has joined"
+sed -i 's/# \(- member4:7401\)$/\1/' "$example/prometheus/prometheus.yml"
+quietly compose restart prometheus
+for member in "${members[@]}"; do
+    eventually 60 prometheus_sees "$member"
+done
+step "a fourth has joined, and Prometheus watches it too"
 
 quietly docker network disconnect "$network" "$(container member3)"
 write_inside member3 alone 500
@@ -237,5 +224,7 @@ step "the fourth has left"
 stop_writers
 cat "$work/first.out" "$work/second.out"
 all_is_equal member1
-nothing_is_lost
+for member in "${members[@]}"; do
+    nothing_is_lost_on "$member" in_member "$member" export -
+done
 step "done"

@@ -13,15 +13,17 @@
 
 use bytes::Bytes;
 use kith::client::convergence::Watch;
-use kith::client::{Client, ClientError, ListingQuery, WriteOptions};
+use kith::client::{Client, ClientError, LASTING, ListingQuery, WriteOptions};
 use kith::model::edit::{Edited, Modify, edit};
 use kith::model::limits::MAX_VALUE_BYTES;
+use kith::model::record::LASTING_MS;
 use kith::model::token::{Grant, Role, Token, Tokens};
 use kith::model::{KeyHash, KeyRef, MemberId, Record, Timestamp};
 use kith::node::access::{Access, Guard, Publisher};
 use kith::node::handle::convergence::{Convergence, PeerConvergence, Superseded, SupersededWrite};
 use kith::node::handle::documents::{Ending, Entry, Verb};
 use kith::node::handle::events::Events;
+use kith::node::handle::secrets::{Control as SecretControl, SecretState, SecretStep};
 use kith::node::handle::settings::Control as SettingsControl;
 use kith::node::handle::status::{
     ClockStatus, HintStatus, InitRequest, Physical, Removed, State, Status, StorageStatus,
@@ -53,6 +55,12 @@ mod values;
 
 /// A key whose conditional changes always lose to another one.
 const RACED: &[u8] = b"raced";
+
+/// When a value ends, of which that was asked: in one collection values end that are stored without saying.
+fn expiry_of(key: KeyRef<'_>, asked: Option<u64>) -> Option<u64> {
+    let ends = asked.or_else(|| (key.collection() == "fleeting").then_some(u64::MAX / 2));
+    ends.filter(|end| *end != LASTING_MS)
+}
 
 /// A member that keeps records in a map and belongs to a cluster or to none.
 struct FakeMember {
@@ -100,7 +108,7 @@ impl FakeMember {
         let timestamp = Timestamp { time: self.time, member: MemberId(7) };
         let number = match operation {
             Operation::Put { value, ttl_ms, .. } => {
-                let expiry_ms = ttl_ms.map(|ttl| u64::MAX / 2 + ttl);
+                let expiry_ms = expiry_of(key, ttl_ms.map(|ttl| (u64::MAX / 2).saturating_add(ttl)));
                 self.records.insert(place, Record::value(key, timestamp, expiry_ms, value));
                 None
             }
@@ -127,6 +135,7 @@ impl FakeMember {
         match edit(found, modify, 0, MAX_VALUE_BYTES).unwrap() {
             Edited::Unmet => return Modified { stored: None, present, record: None },
             Edited::Value(value, expiry) => {
+                let expiry = expiry_of(key, expiry);
                 drop(self.records.insert(place, Record::value(key, timestamp, expiry, &value)));
             }
             _ => drop(self.records.remove(&place)),
@@ -158,23 +167,13 @@ impl FakeMember {
                 let _ = reply.send(Physical { seen_by: MemberId(7), members: Vec::new() });
             }
             Control::Events { after, reply } => {
-                let _ = reply.send(Events { incarnation: after, events: Vec::new() });
+                let _ = reply.send(Events { incarnation: after, life: "a".to_owned(), events: Vec::new() });
             }
             Control::Cluster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Roster(reply) => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Placement { reply, .. } => drop(reply.send(Err(ControlError::NoCluster))),
-            Control::Settings(SettingsControl::Show { reply }) => {
-                let _ = reply.send(Err(ControlError::NoCluster));
-            }
-            Control::Settings(SettingsControl::History { reply }) => {
-                let _ = reply.send(Err(ControlError::NoCluster));
-            }
-            Control::Settings(SettingsControl::Change { request, reply, .. }) => {
-                let _ = reply.send(Err(ControlError::InvalidSettings(format!("{request:?}"))));
-            }
-            Control::Settings(SettingsControl::Rollback { request, reply, .. }) => {
-                let _ = reply.send(Err(ControlError::UnknownVersion(request.version)));
-            }
+            Control::Settings(control) => answer_settings(control),
+            Control::Secrets(control) => answer_secrets(control),
             Control::Collections { reply, .. } => drop(reply.send(Err(ControlError::NoCluster))),
             Control::Convergence { roots, reply } => drop(reply.send(self.convergence(roots))),
             Control::Superseded(reply) => drop(reply.send(Ok(Superseded {
@@ -235,6 +234,7 @@ impl FakeMember {
             changes: 0,
             awaited_partitions: 0,
             foreign_partitions: 0,
+            unsorted_collections: 0,
             wrong_leaves: 0,
             hints: peer.hints,
             tombstones_waiting: 0,
@@ -264,7 +264,7 @@ impl FakeMember {
             transitions: Vec::new(),
             convergence: None,
             peers: Vec::new(),
-            warnings: Vec::new(),
+            warnings: if self.in_cluster { Vec::new() } else { vec!["it waits for a seed".to_owned()] },
         }
     }
 }
@@ -290,7 +290,7 @@ async fn serve_handle(handle: Handle) -> Served {
     let shutdown = async move { drop(stopped.await) };
     let (tokens, access) = Access::new(Keyring::new(KEYS.clone(), None), false);
     tokens.publish(&Arc::default());
-    let guard = Guard { access, tls: None };
+    let guard = Guard { access, tls: None, advertised: "kith.example".into() };
     let server = tokio::spawn(kith::http::serve(listener, 64, handle, guard, telemetry, shutdown));
     Served {
         tokens,
@@ -424,6 +424,29 @@ async fn a_change_follows_the_timestamp_that_its_client_saw() {
 }
 
 #[tokio::test]
+async fn a_value_may_be_stored_to_last_whatever_its_collection_says() {
+    let served = serve(true).await;
+    let put = "/v1/kv/fleeting/";
+    served.send("PUT", &format!("{put}unsaid"), "v").await;
+    served.send("PUT", &format!("{put}raw?ttl=none"), "v").await;
+    served.send_with("PUT", &format!("{put}new?ttl=none"), &[("if-none-match", "*")], "v").await;
+    let batch = r#"{"collection":"fleeting","key":"line","value":"v","ttl":"none"}
+        {"collection":"fleeting","key":"new line","value":"v","ttl":"none","if":"absent"}"#;
+    served.send("POST", "/v1/batch", batch).await;
+    let lasting = WriteOptions { ttl: Some(LASTING), ..WriteOptions::default() };
+    for key in ["library", "."] {
+        served.client.put("fleeting", key.as_bytes(), "v".into(), &lasting).await.unwrap();
+    }
+    let ends = async |key: &str| {
+        served.client.get("fleeting", key.as_bytes(), None).await.unwrap().unwrap().ttl.is_some()
+    };
+    assert!(ends("unsaid").await);
+    for key in ["raw", "new", "line", "new line", "library", "."] {
+        assert!(!ends(key).await, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn headers_tell_the_stamp_and_the_copies() {
     let served = serve(true).await;
     let put = served.send("PUT", "/v1/kv/c/k?consistency=all&ttl=10s", "value").await;
@@ -463,6 +486,16 @@ async fn wrong_requests_are_refused_with_what_is_wrong() {
         ("GET", "/v1/cluster/members/two", "", "405", "GET is not offered"),
         ("PATCH", "/v1/settings", r#"{"settings":{"read_level":"all"}}"#, "400", "invalid_settings"),
         ("PATCH", "/v1/settings", r#"{"read_level":"all"}"#, "400", "unknown field"),
+        (
+            "POST",
+            "/v1/secret/add",
+            r#"{"secret":"a b"}"#,
+            "400",
+            "3 bytes, AddRequest { secret: TokenText(not shown) }",
+        ),
+        ("POST", "/v1/secret/add", r#""hushhush""#, "400", "the body is not {\\\"secret\\\""),
+        ("POST", "/v1/secret/use", "", "409", "secret_step"),
+        ("POST", "/v1/secret/use?force=maybe", "", "400", "bad_parameter"),
         ("POST", "/v1/batch", "{\"key\":\"a\",\"value\":\"b\"}\n{\"key\":\"a\"}", "400", "line 2: "),
         ("POST", "/v1/batch", r#"[{"key":"a","op":"drop"}]"#, "400", "unknown variant `drop`"),
     ];
@@ -577,6 +610,34 @@ async fn before_a_member_belongs_to_a_cluster_it_says_so_and_still_shows_itself(
     );
     assert_has(&served.send("GET", "/health/live", "").await, &["200 OK"]);
     assert_has(&served.send("GET", "/", "").await, &["200 OK", "/v1/batch"]);
+}
+
+#[tokio::test]
+async fn a_member_that_opens_its_storage_lives_and_tells_whoever_wants_more_that_it_starts() {
+    let served = serve(true).await;
+    served.tokens.publish_step("records");
+    let live = served.send("GET", "/health/live", "").await;
+    assert_has(&live, &["200 OK", r#"{"state":"starting","step":"records"}"#]);
+    let ready = served.send("GET", "/health/ready", "").await;
+    assert_has(&ready, &["HTTP/1.1 503", r#""error":"not_ready""#, "`records`"]);
+    let put = tokio::time::timeout(WITHIN, served.send("PUT", "/v1/kv/c/k", "v")).await;
+    assert_has(&put.unwrap(), &["HTTP/1.1 503", r#""error":"starting""#, "retry-after: 1", "`records`"]);
+    served.tokens.publish(&Arc::default());
+    assert_has(&served.send("GET", "/v1/kv/c/k", "").await, &["404", "not_found"]);
+}
+
+#[tokio::test]
+async fn why_a_member_is_not_ready_is_told_to_who_is_let_in() {
+    let served = serve(false).await;
+    let (known, [app]) = tokens([("app", Role::Read, "app")]);
+    served.tokens.publish(&known);
+    let ready = ("GET", "/health/ready", "");
+    let (status, answer) = served.show("", ready).await;
+    assert!(status == 503 && answer.contains("(no_cluster): `kith status` shows why to who"), "{answer}");
+    let (status, answer) = served.show(&app, ready).await;
+    assert!(status == 503 && answer.contains("(no_cluster): it waits for a seed"), "{answer}");
+    let (status, answer) = served.show("kith_app_wrong", ready).await;
+    assert!(status == 503 && !answer.contains("seed"), "{answer}");
 }
 
 #[tokio::test]
@@ -874,4 +935,45 @@ async fn connections_beyond_the_bound_are_told_so() {
     let metrics = tokio::time::timeout(WITHIN, again).await.unwrap();
     assert!(!metrics.contains("kith_http_connections_rejected_total 0"));
     assert_has(&metrics, &["\nkith_http_connections 64\n", "\nkith_http_connections_limit 64\n"]);
+}
+
+fn answer_settings(control: SettingsControl) {
+    match control {
+        SettingsControl::Show { reply } => {
+            let _ = reply.send(Err(ControlError::NoCluster));
+        }
+        SettingsControl::History { reply } => {
+            let _ = reply.send(Err(ControlError::NoCluster));
+        }
+        SettingsControl::Change { request, reply, .. } => {
+            let _ = reply.send(Err(ControlError::InvalidSettings(format!("{request:?}"))));
+        }
+        SettingsControl::Rollback { request, reply, .. } => {
+            let _ = reply.send(Err(ControlError::UnknownVersion(request.version)));
+        }
+    }
+}
+
+fn answer_secrets(control: SecretControl) {
+    match control {
+        SecretControl::Show { reply } => {
+            let _ = reply.send(Err(ControlError::NoCluster));
+        }
+        SecretControl::Add { request, reply, .. } => {
+            let bytes = request.secret.expose().len();
+            let _ = reply.send(Err(ControlError::InvalidSecret(format!("{bytes} bytes, {request:?}"))));
+        }
+        SecretControl::Use { force: false, reply, .. } => {
+            let _ = reply.send(Err(ControlError::SecretStep("`two` can't be heard".to_owned())));
+        }
+        SecretControl::Use { reply, .. } | SecretControl::Retire { reply, .. } => {
+            let _ = reply.send(Ok(SecretState {
+                step: SecretStep::Used,
+                uses: "00000000000000aa".to_owned(),
+                accepts: Vec::new(),
+                members: Vec::new(),
+                problem: None,
+            }));
+        }
+    }
 }

@@ -46,7 +46,8 @@ everything_is_on() {
 
 echo "main job: $kith, files in $work"
 make_data
-LC_ALL=C sort "$work/data.jsonl" >"$work/expected"
+# An export says of what lasts that it does.
+sed 's/}$/,"ttl":"none"}/' "$work/data.jsonl" | LC_ALL=C sort >"$work/expected"
 
 start_cluster
 echo "main job: the cluster is up after $SECONDS s"

@@ -39,6 +39,8 @@ mod members;
 mod refusals;
 #[path = "processes/scenarios.rs"]
 mod scenarios;
+#[path = "processes/secrets.rs"]
+mod secrets;
 #[path = "processes/security.rs"]
 mod security;
 #[path = "processes/settings.rs"]

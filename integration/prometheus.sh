@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Whether what the repository has for Prometheus and Grafana is true: promtool looks at the metrics of real members
 # and tries every alert; a real Prometheus, configured as in examples/compose, scrapes three members, evaluates the
-# rules, finds every series that rules and dashboard name, and notices that a member is killed. Ends with 0 if all holds.
-# Needs curl, Python 3, prometheus and promtool (Debian has both in the package prometheus), and ports 7400 to 7422.
+# rules, finds every series that rules and dashboard name, and notices that a member is killed; and Grafana would find its
+# source and dashboard where the example has them. Ends with 0 if all holds.
+# Needs curl, Python 3 with PyYAML, prometheus and promtool (Debian has both in the package prometheus), and ports 7400
+# to 7422.
 # integration/dev.sh tells of the variable KITH_BINARY.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -66,6 +68,18 @@ write_for_ever() {
     done
 }
 
+# Grafana is not at hand, so its files are looked at; and of the check itself it is shown that it notices what is wrong.
+python3 integration/prometheus/grafana.py "$EXAMPLES" || fail "Grafana would not show the dashboard"
+for change in 's/uid: prometheus/uid: other/' 's/prometheus:9090/prometheus:9091/' 's/timeInterval: .*/timeInterval: 1h/' 's/: 1$/: [/'; do
+    rm -rf "$work/example"
+    cp -r "$EXAMPLES" "$work/example"
+    sed -i "$change" "$work/example/grafana/provisioning/datasources/prometheus.yml"
+    ! python3 integration/prometheus/grafana.py "$work/example" >"$work/wrong.out" 2>&1 || fail "nothing was noticed after $change"
+    grep -Eq 'no source|no service|another interval|can.t be read' "$work/wrong.out" ||
+        fail "the check failed otherwise: $(cat "$work/wrong.out")"
+done
+echo "$trial: Grafana would find its source and dashboard"
+
 promtool check rules "$RULES"
 promtool check config "$EXAMPLES/prometheus/prometheus.yml"
 every_alert_is_tried
@@ -87,6 +101,8 @@ for index in 0 1 2; do
     grep -q "^ *- ${MEMBERS[$index]}$" "$work/prometheus.yml" || fail "prometheus.yml does not name member$((index + 1)):7401"
 done
 sed -i 's/^\( *\(scrape\|evaluation\)_interval\): .*/\1: 1s/' "$work/prometheus.yml"
+# A Prometheus that also scrapes what is no kith, and does not answer.
+printf '  - job_name: other\n    static_configs:\n      - targets: ["127.0.0.1:1"]\n' >>"$work/prometheus.yml"
 sed -i 's/^\( *for\): .*/\1: 2s/' "$work/alerts.yml"
 
 # Free when it was looked for; a Prometheus that finds it taken ends, and says so.
@@ -113,6 +129,12 @@ eventually 30 answers rules
 sleep 5
 nothing_fires || fail "of a healthy cluster these alerts fire: $(cat "$work/firing.out")"
 kill -0 "$writer" || fail "writing failed: $(cat "$work/import.err" "$work/get.err")"
+[ "$(answers count 'up{job="other"} == 0')" = 1 ] ||
+    fail "the target that is no kith is not down"
+for panel in "Members that don't answer=0.0" "Members that answer=3.0"; do
+    [ "$(answers panel "${panel%=*}")" = "${panel#*=}" ] ||
+        fail "beside another job the dashboard says \"${panel%=*}\": $(answers panel "${panel%=*}")"
+done
 echo "$trial: every series of rules and dashboard is there, and no alert fires"
 
 # The check itself: it must notice a metric and a label that there are not.

@@ -19,3 +19,8 @@ pub mod terminal;
 pub mod transport;
 
 pub use client::Client;
+
+/// The program in the README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -27,6 +27,7 @@ const BOUNDS: Bounds = Bounds {
     journal_bytes: u64::MAX,
     dirty_records: usize::MAX,
     unsynced_bytes: 64 << 20,
+    lifts: 64,
 };
 
 /// What travelled.

@@ -34,7 +34,7 @@ pub fn measure(column: usize, members: u64, report: &mut Report) -> Result<Vec<P
     let memory = (resident_bytes()? - before).max(0.0) / PLACEMENTS as f64;
     report.add(column, "… its memory", bytes(memory), memory);
 
-    let hash = KeyRef::new("default", b"key")?.hash();
+    let key = KeyRef::new("default", b"key")?;
     let mut hashes = Vec::new();
     for number in 0..4_096u64 {
         hashes.push(KeyRef::new("default", &scramble(number).to_le_bytes())?.hash());
@@ -42,8 +42,8 @@ pub fn measure(column: usize, members: u64, report: &mut Report) -> Result<Vec<P
     let began = Instant::now();
     let mut owners = 0;
     for number in 0..LOOKUPS {
-        let hash = hashes.get(scramble(number) as usize % hashes.len()).copied().unwrap_or(hash);
-        owners += placement.set_of(hash, false).owners.len();
+        let hash = hashes.get(scramble(number) as usize % hashes.len()).copied().unwrap_or(key.hash());
+        owners += placement.set_of(key, hash).owners.len();
     }
     let time = began.elapsed().as_secs_f64() / LOOKUPS as f64;
     black_box(owners);

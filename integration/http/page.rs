@@ -98,6 +98,14 @@ async fn pages_of_strangers_change_and_read_nothing() {
     let own = [("origin", "http://a"), ("sec-fetch-site", "same-origin")];
     assert_has(&served.send_with("PUT", "/v1/kv/c/k", &own, "x").await, &["200 OK", "stored"]);
 
+    // A name that its owner may have made point here, and those that nobody else can.
+    for (host, status) in
+        [("rebound.example", "403"), ("a.kith.example", "403"), ("kith.example", "200"), ("b", "200")]
+    {
+        let request = format!("GET /v1/status HTTP/1.1\r\nhost: {host}:7401\r\nconnection: close\r\n\r\n");
+        assert_has(&served.raw(&request).await, &[&format!("HTTP/1.1 {status}")]);
+    }
+
     // A token is nothing that a browser sends by itself.
     let (known, [app]) = tokens([("app", Role::Write, "c")]);
     served.tokens.publish(&known);
@@ -111,7 +119,10 @@ async fn pages_of_strangers_change_and_read_nothing() {
 #[tokio::test]
 async fn events_are_asked_for_behind_a_number() {
     let served = serve(false).await;
-    assert_has(&served.send("GET", "/v1/events", "").await, &["200 OK", r#"{"incarnation":0,"events":[]}"#]);
+    assert_has(
+        &served.send("GET", "/v1/events", "").await,
+        &["200 OK", r#"{"incarnation":0,"life":"a","events":[]}"#],
+    );
     assert_has(&served.send("GET", "/v1/events?after=7", "").await, &["200 OK", r#""incarnation":7"#]);
     for wrong in ["after=-1", "after=x", "after=9999999999999999999", "since=1"] {
         assert_has(&served.send("GET", &format!("/v1/events?{wrong}"), "").await, &["400", "bad_parameter"]);

@@ -41,6 +41,11 @@ async fn filled() -> (Group, Model, Ends) {
         }
     })
     .await;
+    let journal = group[2].status().await.unwrap().storage.journal_bytes;
+    assert!(
+        journal < (LARGE * LARGE_BYTES) as u64,
+        "a start would replay {journal} bytes behind a checkpoint"
+    );
     model.extend(import(&client, "journal", 500).await);
     group.until_no_hints().await;
     let ends = ends_of_journal(&group[2]);
@@ -183,4 +188,35 @@ async fn a_journal_of_which_the_disk_kept_less_than_it_said_is_found_out_by_the_
         assert!(lost > 10_000, "the later records are in the journal: {lost}");
     };
     rebuilds(damage, &["the disk lost what it had said to have synced"], None).await;
+}
+
+#[tokio::test]
+async fn an_ordinary_crash_is_no_damage_and_is_told_until_all_is_compared() {
+    let mut group = Group::ready(2, &Plan::default()).await;
+    let model = import(&group[0].client(), "before", 200).await;
+    group.until_no_hints().await;
+    group[1].kill();
+    // The beginning of a write that nobody was told of.
+    let (segment, end) = ends_of_journal(&group[1]).into_iter().max_by_key(|(_, end)| *end).unwrap();
+    let mut content = fs::read(&segment).unwrap();
+    content.truncate(end);
+    content.extend([7; 100]);
+    fs::write(&segment, content).unwrap();
+
+    group.start();
+    group[1].until_ready().await;
+    assert!(group[1].log().contains("the journal's end was cut off"), "{}", group[1].log());
+    until("all is compared, and nothing is told any more", PATIENCE, async || {
+        let warnings = group[1].status().await?.warnings;
+        if warnings.is_empty() { Ok(()) } else { Err(warnings.join("; ")) }
+    })
+    .await;
+    until("its metrics are those of now", PATIENCE, async || {
+        let owned = group[1].metric("kith_owned_partitions").await?;
+        let complete = group[1].metric("kith_complete_partitions").await?;
+        if owned > 0.0 && complete >= owned { Ok(()) } else { Err(format!("{complete} of {owned}")) }
+    })
+    .await;
+    assert!(group[1].metric("kith_storage_problems").await.unwrap() < 1.0);
+    check(&group[1], Level::One, &model).await.unwrap();
 }

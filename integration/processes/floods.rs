@@ -364,3 +364,54 @@ async fn floods_of_tls_handshakes_and_of_wrong_tokens_cost_healthy_clients_littl
         assert!(metrics.contains(name) && !metrics.contains(&format!("{name} 0\n")), "{metrics}");
     }
 }
+
+#[tokio::test]
+async fn who_takes_all_files_ends_no_member_and_writes_go_on_when_they_are_given_back() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    /// Clients that say nothing, and files that are left for them: fewer.
+    const IDLE: usize = 60;
+    const LEFT: usize = 30;
+    let mut group = Group::ready(1, &Plan { journal_bytes: Some("16MiB"), ..Plan::default() }).await;
+    let mut client = TcpStream::connect(group[0].resp).await.unwrap();
+    assert_eq!(line(&mut client, "PING").await, "+PONG\r\n");
+
+    let pid = Pid::from_raw(i32::try_from(group[0].pid().unwrap()).unwrap());
+    let most = descriptors(&group[0]) + LEFT;
+    let few = Rlimit { current: Some(most as u64), maximum: getrlimit(Resource::Nofile).maximum };
+    let old = prlimit(pid, Resource::Nofile, few).unwrap();
+    assert_eq!(old.current, old.maximum, "a member may open as many files as the system permits");
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(TcpStream::connect(group[0].resp).await.unwrap());
+    }
+    until("no file can be opened any more", PATIENCE, async || {
+        let open = descriptors(&group[0]);
+        if open >= most { Ok(()) } else { Err(format!("{open} of {most}")) }
+    })
+    .await;
+
+    // Before the journal has grown so far, another segment is begun.
+    let value = "x".repeat(LARGE_BYTES);
+    let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}", value.len());
+    let mut refused = String::new();
+    for _ in 0..(64 << 20) / LARGE_BYTES {
+        refused = line(&mut client, &set).await;
+        if refused != "+OK\r\n" {
+            break;
+        }
+    }
+    assert!(refused.starts_with('-'), "all was taken: {refused}");
+    until("the member says why", PATIENCE, async || {
+        let answer = line(&mut client, &set).await;
+        if answer.contains("files") { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    drop(idle);
+    until("writes go on", PATIENCE, async || {
+        let answer = line(&mut client, &set).await;
+        if answer == "+OK\r\n" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert!(group[0].status().await.unwrap().storage.accepts_writes);
+    assert!(group[0].stop().await.success());
+}

@@ -2,7 +2,8 @@
 
 use crate::members::{Group, Member, PATIENCE, Plan, until};
 use crate::wires::{Cut, Wires};
-use kith::client::{ClientError, WriteOptions};
+use kith::client::{ClientError, ListingQuery, WriteOptions};
+use kith::model::settings::Level;
 use kith::node::handle::settings::{RollbackRequest, Settings, SettingsHistory, SettingsRequest};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,6 +94,33 @@ async fn a_change_is_in_force_on_every_member_within_three_seconds_and_has_a_his
 }
 
 #[tokio::test]
+async fn one_goes_back_over_more_than_can_be_changed_at_once() {
+    let group = Group::ready(3, &Plan::default()).await;
+    let own = [("default_ttl", Some("90s")), ("write_level", Some("available"))];
+    let part = |number: usize| {
+        let names = (0..32).map(|at| format!("{number}-{at:0>60}"));
+        SettingsRequest {
+            collections: names.flat_map(|name| of_collection(&name, &own).collections).collect(),
+            ..SettingsRequest::default()
+        }
+    };
+    let mut whole = SettingsRequest::default();
+    for number in 0..4 {
+        whole.collections.extend(part(number).collections);
+        let changed = change(&group[number % 3], &part(number)).await;
+        until_applied(&group.members, &changed.version, SPREAD_WITHIN).await;
+    }
+    let refused = group[0].client().change_settings(&whole, false).await.unwrap_err();
+    assert!(refused.to_string().contains("make several changes of it"), "{refused}");
+
+    let back = RollbackRequest { version: "created".to_owned() };
+    let back = group[1].client().roll_back_settings(&back, false).await.unwrap();
+    assert_eq!(back.differences.map(|rows| rows.len()), Some(4 * 32 * 2));
+    until_applied(&group.members, &back.version, SPREAD_WITHIN).await;
+    assert_eq!(group[2].client().settings().await.unwrap().collections, []);
+}
+
+#[tokio::test]
 async fn of_changes_on_both_sides_of_a_cut_the_later_one_holds_whole_on_every_member() {
     let (group, wires) = Wires::ready(3).await;
     wires.cut(Cut::Silent, &["member3"]);
@@ -150,6 +178,14 @@ async fn a_refused_change_changes_nothing_and_says_all_that_is_wrong() {
 #[tokio::test]
 async fn a_collection_has_its_own_level_and_time_to_live() {
     let mut group = Group::ready(3, &Plan::default()).await;
+    // Nobody has heard of it: it may be mistyped.
+    let mistyped = group[0].kith(&["settings", "set", "-c", "sesions", "write_level=all"]);
+    let told = String::from_utf8_lossy(&mistyped.stderr).into_owned();
+    assert!(!mistyped.status.success() && told.contains("`sesions`") && told.contains("--new"), "{told}");
+    assert!(group[0].client().settings().await.unwrap().collections.is_empty());
+    assert!(
+        group[0].kith(&["settings", "set", "-c", "sessions", "--new", "read_level=one"]).status.success()
+    );
     let set = of_collection("sessions", &[("default_ttl", Some("30m")), ("write_level", Some("all"))]);
     let changed = change(&group[0], &set).await;
     until_applied(&group.members, &changed.version, SPREAD_WITHIN).await;
@@ -165,6 +201,15 @@ async fn a_collection_has_its_own_level_and_time_to_live() {
     assert!(matches!(ttl("sessions", b"lasting").await, Some(29 | 30)));
     assert!(matches!(ttl("sessions", b"short").await, Some(0 | 1)));
     assert_eq!(ttl("default", b"lasting").await, None);
+    assert!(group[1].kith(&["put", "-c", "sessions", "--ttl", "none", "lasting", "v"]).status.success());
+    assert_eq!(ttl("sessions", b"lasting").await, None);
+    // What is exported as lasting is so where it is imported.
+    let file = group.directory.path().join("sessions.jsonl");
+    assert!(group[0].kith(&["export", "-c", "sessions", file.to_str().unwrap()]).status.success());
+    client.delete("sessions", b"lasting", &options).await.unwrap();
+    assert!(group[1].kith(&["import", file.to_str().unwrap()]).status.success());
+    assert_eq!(ttl("sessions", b"lasting").await, None);
+    assert!(matches!(ttl("sessions", b"short").await, Some(0 | 1)));
 
     group.members[2].kill();
     group[1].until_sees("member3", false, PATIENCE).await;
@@ -183,6 +228,77 @@ async fn a_collection_has_its_own_level_and_time_to_live() {
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(text.contains("sessions") && text.contains("30m"), "{text}");
     assert!(text.contains("not heard of member3"), "{text}");
+}
+
+/// How many of the members hold each of these keys, which is told of itself by each of them.
+async fn until_held(group: &Group, collection: &str, keys: usize, copies: usize) {
+    until("so many members hold each key", PATIENCE, async || {
+        let mut held = 0;
+        for member in &group.members {
+            let query = ListingQuery { limit: 1_000, values: false, held: true, ..ListingQuery::default() };
+            let listing =
+                member.client().list(collection, &query).await.map_err(|error| error.to_string())?;
+            held += listing.entries.len();
+        }
+        if held == keys * copies {
+            Ok(())
+        } else {
+            Err(format!("{held} copies of {keys} keys of {collection}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_collection_has_as_many_copies_as_it_asks_for_and_others_keep_theirs() {
+    const KEYS: usize = 200;
+    let mut group = Group::ready(3, &Plan::default()).await;
+    let client = group[0].client();
+    let all = WriteOptions { level: Some(Level::All), ..WriteOptions::default() };
+    let name = |number: usize| format!("k{number}").into_bytes();
+    for number in 0..KEYS {
+        for collection in ["sessions", "orders"] {
+            let copies = client.put(collection, &name(number), "v".into(), &all).await.unwrap().copies;
+            assert_eq!(copies, 3);
+        }
+    }
+    let factor = |copies: Option<&str>| of_collection("sessions", &[("replication_factor", copies)]);
+    let error = client.change_settings(&factor(Some("4")), false).await.unwrap_err();
+    assert!(error.to_string().contains("the cluster has 3 members"), "{error}");
+    let many: Vec<String> = (0..15).map(|number| format!("c{number}")).collect();
+    let one = |name: &String| of_collection(name, &[("replication_factor", Some("2"))]).collections;
+    let many =
+        SettingsRequest { collections: many.iter().flat_map(one).collect(), ..SettingsRequest::default() };
+    let error = client.change_settings(&many, false).await.unwrap_err();
+    assert!(error.to_string().contains("14 may"), "{error}");
+
+    change(&group[1], &factor(Some("1"))).await;
+    until_held(&group, "sessions", KEYS, 1).await;
+    until_held(&group, "orders", KEYS, 3).await;
+    let waited = group[2].kith(&["status", "--wait"]);
+    assert!(waited.status.success(), "{waited:?}");
+    for (collection, copies) in [("sessions", 1), ("orders", 3)] {
+        let placement = group[2].client().placement(Some((collection, b"k7"))).await.unwrap();
+        assert_eq!(placement.rows[0].owners.len(), copies, "{placement:?}");
+        let written = client.put(collection, b"k7", "w".into(), &all).await.unwrap();
+        assert_eq!(usize::from(written.copies), copies);
+    }
+    let shown = group[0].kith(&["placement", "k7", "--collection", "sessions"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("(sessions)"), "{shown:?}");
+
+    // A member that starts knows it, and what it holds of it.
+    group[1].kill();
+    group[1].start();
+    group.until_ready().await;
+    until_held(&group, "sessions", KEYS, 1).await;
+    change(&group[2], &factor(None)).await;
+    until_held(&group, "sessions", KEYS, 3).await;
+    for member in &group.members {
+        for number in 0..KEYS {
+            let found = member.client().get("sessions", &name(number), Some(Level::Quorum)).await.unwrap();
+            assert!(found.is_some(), "k{number}");
+        }
+    }
 }
 
 #[tokio::test]

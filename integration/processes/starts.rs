@@ -2,6 +2,9 @@
 
 use crate::load::{Load, check};
 use crate::members::{Group, KITH, PATIENCE, Plan, clean, signal, until};
+use crate::slow_disk::SlowDisk;
+use kith::client::{ClientError, WriteOptions};
+use kith::model::key::DEFAULT;
 use kith::model::settings::Level;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,11 +15,17 @@ use std::time::{Duration, Instant};
 /// What an orderly stop may take: the fronts' five seconds, then the member's ten.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs `kith serve` to its end, which comes at once with code 0 if nothing is wrong.
+/// Runs `kith serve` to its end. It is told to end, and does so with code 0, if nothing ends it before.
 fn serve(config: &std::path::Path) -> Output {
     let mut command = clean(Command::new(KITH));
-    command.args(["serve", "--stop-with-input", "--config"]).arg(config).stdin(Stdio::null());
-    command.output().unwrap()
+    command.args(["serve", "--stop-with-input", "--config"]).arg(config).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (input, deadline) = (child.stdin.take(), Instant::now() + STOP_DEADLINE);
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(input);
+    child.wait_with_output().unwrap()
 }
 
 #[tokio::test]
@@ -110,6 +119,39 @@ async fn a_hangup_changes_nothing_and_a_member_says_so() {
     assert!(group[0].client().ready().await.is_ok());
     group[0].signal("TERM");
     assert!(group[0].ended(PATIENCE).await.success(), "{}", group[0].log());
+}
+
+#[tokio::test]
+async fn a_member_that_opens_its_storage_lives_says_that_it_starts_and_ends_when_it_is_told_to() {
+    let mut group = Group::empty().await;
+    let disk = SlowDisk::build(group.directory.path());
+    // Not `slow`: its directory would be the mark.
+    group.add("member", Plan { environment: disk.environment(), ..Plan::default().bootstrap() });
+    group.start();
+    group[0].until_ready().await;
+    assert!(group[0].stop().await.success());
+
+    // From here on it takes many seconds.
+    disk.slow_down();
+    group.start();
+    let client = group[0].client();
+    until("it lives", PATIENCE, async || client.live().await.map_err(|error| error.to_string())).await;
+    let refused = client.put(DEFAULT, b"key", "value".into(), &WriteOptions::default()).await.unwrap_err();
+    let is_told = |error: &ClientError, wanted: &str| matches!(error, ClientError::Refused { status: 503, code, .. } if code == wanted);
+    assert!(is_told(&refused, "starting"), "{refused:?}");
+    let unready = client.ready().await.unwrap_err();
+    assert!(is_told(&unready, "not_ready") && unready.to_string().contains("step"), "{unready:?}");
+    group[0].signal("TERM");
+    let ended = group[0].ended(PATIENCE).await;
+    assert!(ended.success(), "{ended}");
+    let log = group[0].log();
+    assert!(log.contains("stopping before the storage is open"), "it was open already: {log}");
+
+    disk.recover();
+    group.start();
+    group[0].until_ready().await;
+    let stored = group[0].client().put(DEFAULT, b"key", "value".into(), &WriteOptions::default()).await;
+    assert!(!stored.unwrap().superseded);
 }
 
 /// A `kith dev` that ends with the test.

@@ -1,6 +1,6 @@
 //! `kith sync`: files of programs that know nothing of kith.
 
-use crate::members::{Group, KITH, PATIENCE, Plan, clean, until};
+use crate::members::{Group, KITH, PATIENCE, Plan, clean, signal, until};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -119,12 +119,67 @@ async fn a_sync_that_runs_once_ends_when_all_is_equal_and_fails_with_its_command
     assert_eq!(first.status.code(), Some(1), "{first:?}");
     assert!(String::from_utf8_lossy(&first.stderr).contains("the command failed"), "{first:?}");
     assert_eq!(files(&directory), BTreeMap::from([("a".to_owned(), "one".to_owned())]));
-    let again = once(&["--exec", "exit 3"]);
-    assert_eq!(again.status.code(), Some(0), "nothing changed, so nothing ran: {again:?}");
+    let (ran, marked) = (group.directory.path().join("ran"), "echo >> \"$KITH_SYNC_DIR\"/../ran");
+    let runs = || std::fs::read_to_string(&ran).unwrap_or_default().len();
+    for (expected, why) in [(1, "it is due until it has succeeded"), (1, "nothing changed, so nothing ran")] {
+        let again = once(&["--exec", marked]);
+        assert_eq!((again.status.code(), runs()), (Some(0), expected), "{why}: {again:?}");
+    }
     let told = once(&["--json"]);
     assert_eq!(String::from_utf8_lossy(&told.stdout), "");
     std::fs::write(directory.join("a"), "spoilt").unwrap();
     let told = once(&["--json"]);
     assert_eq!(String::from_utf8_lossy(&told.stdout), "{\"written\":\"a\"}\n");
     assert_eq!(files(&directory), BTreeMap::from([("a".to_owned(), "one".to_owned())]));
+}
+
+#[tokio::test]
+async fn a_sync_that_runs_once_tells_by_its_end_whether_the_files_are_equal_to_the_keys() {
+    let group = Group::ready(1, &Plan::default()).await;
+    let kith = |arguments: &[&str]| group[0].kith(arguments);
+    let directory = group.directory.path().join("files");
+    let arguments = ["sync", "--once", "--prefix", "app/", "--dir", directory.to_str().unwrap()];
+    let once = || kith(&arguments);
+    let is_equal = |wanted: &[(&str, &str)]| {
+        let wanted = wanted.iter().map(|(name, content)| ((*name).to_owned(), (*content).to_owned()));
+        assert_eq!(files(&directory), wanted.collect::<BTreeMap<_, _>>());
+    };
+    assert!(kith(&["put", "app/a", "one"]).status.success());
+    assert!(once().status.success());
+    // What was a file is a directory now.
+    assert!(kith(&["delete", "app/a"]).status.success() && kith(&["put", "app/a/b", "two"]).status.success());
+    let again = once();
+    assert!(again.status.success(), "{again:?}");
+    is_equal(&[("a/b", "two")]);
+    // A key that can have none costs nobody else his.
+    assert!(kith(&["put", "app/a", "three"]).status.success());
+    let long = format!("app/{}{}", format!("{}/", "l".repeat(200)).repeat(20), "x".repeat(72));
+    assert!(
+        kith(&["put", &long, "four"]).status.success() && kith(&["put", "app/z", "five"]).status.success()
+    );
+    let differs = once();
+    assert_eq!(differs.status.code(), Some(1), "{differs:?}");
+    let told = String::from_utf8_lossy(&differs.stderr).into_owned();
+    assert!(told.contains("the key `a` has no file") && told.contains("2 differ"), "{told}");
+    is_equal(&[("a/b", "two"), ("z", "five")]);
+
+    // The files are not given to other keys.
+    let other = kith(&["sync", "--once", "--dir", directory.to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("the prefix `app/`"), "{other:?}");
+    is_equal(&[("a/b", "two"), ("z", "five")]);
+
+    // Who ends it before its end is not told that all is well.
+    assert!(kith(&["put", "app/z", "six"]).status.success());
+    let began = group.directory.path().join("began");
+    let command = format!("touch {}; sleep 5", began.display());
+    let mut interrupted = clean(Command::new(KITH));
+    interrupted.args(arguments).args(["--exec", &command, "--address", &group[0].http.to_string()]);
+    let mut interrupted = interrupted.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the command runs", PATIENCE, async || {
+        if began.exists() { Ok(()) } else { Err("it does not yet".to_owned()) }
+    })
+    .await;
+    signal(interrupted.id(), "TERM");
+    assert_eq!(interrupted.wait().unwrap().code(), Some(1));
 }

@@ -5,6 +5,7 @@
     answers.py URL DASHBOARD alerts STATE      the alerts in a state, one a line: name, instance
     answers.py URL DASHBOARD rules             fails unless every rule was loaded and evaluated without an error
     answers.py URL DASHBOARD series            fails unless every series that rules and dashboard name is there
+    answers.py URL DASHBOARD panel TITLE       the sum of the numbers that a panel shows
 
 Only what Python itself has is used.
 """
@@ -16,8 +17,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-# What panels leave to Grafana, as the dashboard gives it for all members.
-VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*"}
 # A metric, with what is asked of its labels.
 SELECTOR = re.compile(r"\b(?:kith|process)_[a-z0-9_]+(?:\{[^}]*\})?|\bup\{[^}]*\}")
 
@@ -28,6 +27,11 @@ def ask(url, path, **parameters):
             return json.load(answer)["data"]
     except urllib.error.HTTPError as error:
         sys.exit(f"Prometheus refuses {parameters}: {error.read().decode()}")
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def query(url, expression):
@@ -53,8 +57,20 @@ def expressions_in(node):
                 yield from expressions_in(value)
 
 
-def filled_in(expression):
-    for variable, value in VARIABLES.items():
+def variables_of(url, dashboard):
+    """What panels leave to Grafana, as it fills that in where all is chosen."""
+    variables = {"$__rate_interval": "1m"}
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] != "query":
+            continue
+        series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
+        found = {found["metric"][label] for found in query(url, filled_in(series, variables))}
+        variables[f"${variable['name']}"] = variable.get("allValue") or f"({'|'.join(sorted(found))})"
+    return variables
+
+
+def filled_in(expression, variables):
+    for variable, value in variables.items():
         expression = expression.replace(variable, value)
     if "$" in expression:
         sys.exit(f"a variable is not known here: {expression}")
@@ -81,11 +97,12 @@ def check_layout(dashboard):
 
 def missing_series(url, dashboard):
     """What is asked for and not there: by rules in parts, by panels in parts and as a whole."""
+    variables = variables_of(url, dashboard)
     asked = [(f"alert {rule['name']}", rule["query"]) for rule in rules_of(url)]
     for panel in dashboard["panels"]:
-        asked += [(f"panel {panel['title']}, {at}", filled_in(query)) for at, query in expressions_in(panel)]
+        asked += [(f"panel {panel['title']}, {at}", filled_in(query, variables)) for at, query in expressions_in(panel)]
     rest = {key: value for key, value in dashboard.items() if key != "panels"}
-    asked += [(f"dashboard, {at}", filled_in(query)) for at, query in expressions_in(rest)]
+    asked += [(f"dashboard, {at}", filled_in(query, variables)) for at, query in expressions_in(rest)]
     if len(asked) < 50:
         yield f"only {len(asked)} queries were found; are these the right files?"
     known = {}
@@ -119,9 +136,14 @@ def main():
         bad = [rule for rule in rules_of(url) if rule["health"] != "ok"]
         if bad or not rules_of(url):
             sys.exit(f"rules are not well: {bad or 'there are none'}")
+    elif what == "panel":
+        dashboard = read(path)
+        [panel] = [panel for panel in dashboard["panels"] if panel.get("title") == rest[0]]
+        variables = variables_of(url, dashboard)
+        found = [found for _, expression in expressions_in(panel) for found in query(url, filled_in(expression, variables))]
+        print(sum(float(series["value"][1]) for series in found))
     elif what == "series":
-        with open(path, encoding="utf-8") as file:
-            dashboard = json.load(file)
+        dashboard = read(path)
         wrong = [*check_layout(dashboard), *missing_series(url, dashboard)]
         if wrong:
             sys.exit("\n".join(wrong))

@@ -6,8 +6,9 @@ use crate::member::EPOCH_MS;
 use crate::plan::{Fault, MS, SECOND};
 use crate::world::World;
 use kith::engine::{Engine, NOBODY};
-use kith::model::hash_tree::HashTrees;
+use kith::model::hash_tree::{Group, HashTrees};
 use kith::model::merge::{Merged, merge};
+use kith::model::placement::Layout;
 use kith::model::roster::Removal;
 use kith::model::settings::Level;
 use kith::model::{Kind, Record, RecordRef, Timestamp};
@@ -194,6 +195,9 @@ impl World {
             return Some(text);
         }
         for (at, engine) in self.live() {
+            if engine.unsorted_collections() > 0 {
+                return Some(format!("m{at} still sorts"));
+            }
             if let Some(partition) = engine.foreign_partitions().next() {
                 return Some(format!("m{at} holds partition {partition} and does not own it"));
             }
@@ -219,7 +223,7 @@ impl World {
             };
             let mut owners = roots.iter().filter(of_owner);
             let Some(first) = owners.next() else { continue };
-            if let Some(other) = owners.find(|other| other.2[partition] != first.2[partition]) {
+            if let Some(other) = owners.find(|other| other.2.get(partition) != first.2.get(partition)) {
                 return Some(format!("m{} and m{} differ in partition {partition}", first.0, other.0));
             }
         }
@@ -240,8 +244,8 @@ impl World {
     }
 
     fn has_lost_owner(&self, key: usize) -> bool {
-        let hash = self.clients.keys[key].as_ref().hash();
-        let set = self.live().next().map(|(_, engine)| engine.placement().set_of(hash, false));
+        let key = self.clients.keys[key].as_ref();
+        let set = self.live().next().map(|(_, engine)| engine.placement().set_of(key, key.hash()));
         let owners = set.into_iter().flat_map(|set| &set.owners);
         owners.into_iter().any(|owner| {
             let is_lost = |at: usize| self.members[at].lost && !self.has_twin(at);
@@ -312,10 +316,10 @@ impl World {
     fn check_keys(&mut self) {
         for key in 0..self.clients.keys.len() {
             let Some((_, engine)) = self.live().next() else { return };
-            let hash = self.clients.keys[key].as_ref().hash();
+            let name = self.clients.keys[key].as_ref();
             let owners: Vec<usize> = engine
                 .placement()
-                .set_of(hash, false)
+                .set_of(name, name.hash())
                 .owners
                 .iter()
                 .filter_map(|owner| {
@@ -328,6 +332,12 @@ impl World {
             if let Some(other) = held.iter().find(differs) {
                 let text = format!("m{} has {:?}, m{} has {:?}", held[0].0, held[0].1, other.0, other.1);
                 return self.violate("all owners hold the same", Some(key), text);
+            }
+            let live: Vec<usize> = self.live().map(|(at, _)| at).collect();
+            let holds = |at: &&usize| !owners.contains(at) && self.held(**at, key).is_some();
+            if let Some(other) = live.iter().find(holds).copied() {
+                let text = format!("m{other} has {:?}, owners are {owners:?}", self.held(other, key));
+                return self.violate("the copies are where the placement says", Some(key), text);
             }
             let record = held.first().and_then(|(_, record)| record.clone());
             if let Some(record) = &record {
@@ -449,13 +459,16 @@ impl World {
     fn check_trees(&mut self) {
         let members: Vec<usize> = self.live().map(|(at, _)| at).collect();
         for index in members {
+            let Some(engine) = self.members[index].engine() else { continue };
             let mut trees = HashTrees::new(self.plan.partition_bits);
+            let layout = engine.placement().layout();
+            trees.regroup(&Layout::new(self.plan.partition_bits, std::iter::empty()), layout);
             for key in 0..self.clients.keys.len() {
                 if let Some(record) = self.held(index, key) {
-                    trees.toggle(record.view().key_hash(), false, record.view().element());
+                    let group = Group::Class(layout.class_of(self.clients.keys[key].collection));
+                    trees.toggle(group, record.view().key_hash(), record.view().element());
                 }
             }
-            let Some(engine) = self.members[index].engine() else { continue };
             let may_lie = self.plan.knows(Fault::Lie) && index + 1 == self.plan.members;
             if let Some(shortfall) = engine.shortfall().filter(|_| !may_lie && !self.is_copied) {
                 let text = format!("m{index}: {shortfall:?}");
@@ -536,9 +549,9 @@ impl World {
             if self.clients.keys[key].collection != collection {
                 continue;
             }
-            let hash = self.clients.keys[key].as_ref().hash();
+            let name = self.clients.keys[key].as_ref();
             let Some((_, engine)) = self.live().next() else { return };
-            let owner = engine.placement().set_of(hash, false).owners.iter().find_map(|owner| {
+            let owner = engine.placement().set_of(name, name.hash()).owners.iter().find_map(|owner| {
                 self.members.iter().position(|member| member.id == owner.member && !member.lost)
             });
             let record = owner.and_then(|owner| self.held(owner, key));

@@ -627,7 +627,7 @@ impl World {
     /// where it may have been replaced as an owner without having heard of it.
     fn check_own(&mut self, operation: &Operation, record: Option<RecordRef<'_>>) {
         let (key, floor) = (operation.key, operation.floor_of_all);
-        let moves = [Fault::Transition, Fault::Removal, Fault::Copied, Fault::Lie];
+        let moves = [Fault::Transition, Fault::Factor, Fault::Removal, Fault::Copied, Fault::Lie];
         let may_be_replaced = self.plan.joiners > 0 || moves.into_iter().any(|fault| self.plan.knows(fault));
         if may_be_replaced || self.clients.keys[key].is_counter || floor == Timestamp::ZERO {
             return;

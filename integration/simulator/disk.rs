@@ -8,6 +8,7 @@ use crate::random::Random;
 use crate::real::Real;
 use kith::engine::operation::Row;
 use kith::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
+use kith::model::key::SETTINGS;
 use kith::model::{KeyRef, RecordRef};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -170,6 +171,8 @@ impl Disk {
 /// What a start finds.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// Those of kith's own settings, which a start reads first; they are among the records too.
+    pub settings: Vec<Vec<u8>>,
     pub records: Vec<Vec<u8>>,
     pub payloads: Vec<Vec<u8>>,
     pub journal_bytes: u64,
@@ -386,7 +389,9 @@ impl Model {
         for (key, ()) in std::mem::take(&mut self.damaged) {
             self.store.remove(&key);
         }
+        let is_setting = |(key, _): &(&Key, _)| key.0 == SETTINGS.as_bytes();
         Found {
+            settings: self.store.iter().filter(is_setting).map(|(_, record)| record.clone()).collect(),
             records: self.store.values().cloned().collect(),
             payloads,
             journal_bytes,

@@ -57,6 +57,8 @@ pub enum Input {
     Operation(u64),
     Admit(usize),
     Setting(&'static str, String),
+    /// A collection's own replication factor; none takes it back.
+    Factor(&'static str, Option<String>),
     Leave,
     Zone(String),
     /// Somebody wants a member removed, since this moment.
@@ -326,6 +328,10 @@ impl World {
             Err(error) => (Found::default(), Some(error)),
         };
         let (records, payloads) = (found.records.len() as u64, found.payloads.len() as u64);
+        let settings = found.settings.iter();
+        engine.restore_layout(
+            settings.filter_map(|record| Some(kith::model::RecordRef::parse(record).ok()?.0)),
+        );
         for record in &found.records {
             match kith::model::RecordRef::parse(record) {
                 Ok((record, _)) => engine.restore_record(record),
@@ -550,12 +556,16 @@ impl World {
             Input::CheckpointFailed => engine.checkpoint_failed(),
             Input::Setting(name, value) => {
                 self.note("setting", &[index as u64], || format!("m{index} sets {name} to {value}"));
-                let version = format!("{CHANGE_PREFIX}{}-{index}", self.now);
-                if let Ok(key) = KeyRef::new(SETTINGS, version.as_bytes()) {
-                    let settings = BTreeMap::from([(name.to_owned(), Some(value))]);
-                    let change = log::Change { settings, ..log::Change::default() }.to_bytes();
-                    engine.write_system(NOBODY, key, Change::Set { value: &change, expiry_ms: None });
-                }
+                let settings = BTreeMap::from([(name.to_owned(), Some(value))]);
+                self.change_settings(index, engine, &log::Change { settings, ..log::Change::default() });
+            }
+            Input::Factor(collection, copies) => {
+                self.note("factor", &[index as u64], || {
+                    format!("m{index} sets copies of {collection} to {copies:?}")
+                });
+                let values = BTreeMap::from([("replication_factor".to_owned(), copies)]);
+                let collections = BTreeMap::from([(collection.to_owned(), values)]);
+                self.change_settings(index, engine, &log::Change { collections, ..log::Change::default() });
             }
             Input::Leave | Input::Zone(_) => self.change_entry(index, engine, input),
             Input::Remove { target, asked } => self.ask_removal(index, engine, target, asked),
@@ -571,6 +581,15 @@ impl World {
                 self.note("admit", &[index as u64, joiner as u64], || format!("m{index} lets m{joiner} in"));
                 self.schedule(MS, Event::Start { member: joiner });
             }
+        }
+    }
+
+    /// Makes a change of settings at a member.
+    fn change_settings(&self, index: usize, engine: &mut Engine, change: &log::Change) {
+        let version = format!("{CHANGE_PREFIX}{}-{index}", self.now);
+        if let Ok(key) = KeyRef::new(SETTINGS, version.as_bytes()) {
+            let change = change.to_bytes();
+            engine.write_system(NOBODY, key, Change::Set { value: &change, expiry_ms: None });
         }
     }
 
@@ -605,6 +624,20 @@ impl World {
             let epoch = self.members[index].epoch;
             self.give(index, epoch, Input::Setting(name, value));
         }
+    }
+
+    /// Somebody changes how many members hold the records of a collection.
+    fn change_factor(&mut self, index: usize) {
+        if !self.serves(index) {
+            return;
+        }
+        let most = self.members.iter().filter(|member| member.is_member && !member.left).count().min(5);
+        let least = self.plan.least_factor();
+        let copies = least + self.random.index((most + 1).saturating_sub(least).max(1));
+        let copies = self.random.chance(850).then(|| copies.to_string());
+        let collection = ["default", "other", "nobodys"][self.random.index(3)];
+        let epoch = self.members[index].epoch;
+        self.give(index, epoch, Input::Factor(collection, copies));
     }
 
     /// Somebody changes what moves data.
@@ -961,6 +994,7 @@ impl World {
             Fault::Join => self.admit(),
             Fault::Setting => self.change_setting(index),
             Fault::Transition => self.change_placement(index),
+            Fault::Factor => self.change_factor(index),
             Fault::Removal => self.try_removal(index),
             Fault::Copied => self.copy_fault(),
             Fault::Lost => {

@@ -54,6 +54,8 @@ pub enum Fault {
     Setting,
     /// The replication factor changes, a member's zone, or a member leaves.
     Transition,
+    /// A collection gets a replication factor of its own, another one, or the cluster's again.
+    Factor,
     /// Somebody tries to remove a member that it takes for dead.
     Removal,
     /// A data directory is copied and both run, or an old one is restored.
@@ -173,10 +175,25 @@ impl Plan {
         if plan.edits && more.chance(200) {
             plan.calm_down(&mut more);
         }
+        plan.add_factors(seed);
         // Watches send messages: seeds of defects mean what they meant without them.
         let is_regression = crate::REGRESSIONS.iter().any(|(known, _)| *known == seed);
         plan.watched = !is_regression && Random::new(!seed.rotate_left(32)).chance(400);
         plan
+    }
+
+    /// Collections with replication factors of their own, in some worlds: where a copy is at risk never fewer than were planned
+    /// ([`Self::least_factor`]). Some of the others have no other faults.
+    fn add_factors(&mut self, seed: u64) {
+        let mut more = Random::new(!seed.rotate_left(16));
+        let is_regression = crate::REGRESSIONS.iter().any(|(known, _)| *known == seed);
+        if is_regression || self.is_calm() || !more.chance(350) {
+            return;
+        }
+        if self.copies_at_risk() == 0 && more.chance(250) {
+            self.faults.clear();
+        }
+        self.faults.extend([Fault::Factor; 2]);
     }
 
     /// No faults at all, and few keys: members never disagree about who is alive.
@@ -345,6 +362,7 @@ impl Plan {
             },
             dirty_records: if random.chance(200) { 20 } else { 4_000_000 },
             unsynced_bytes: if random.chance(100) { 2_000 } else { 64 << 20 },
+            lifts: if tiny_table { 2 } else { 64 },
         }
     }
 
@@ -357,6 +375,11 @@ impl Plan {
     /// lack what a quorum had.
     pub fn may_forget(&self) -> bool {
         [Fault::Damage, Fault::Copied, Fault::Lie].into_iter().any(|fault| self.knows(fault))
+    }
+
+    /// The lowest factor that a collection may be given: where a copy is at risk there must be as many as were planned.
+    pub fn least_factor(&self) -> usize {
+        if self.copies_at_risk() > 0 { self.settings.replication_factor.into() } else { 1 }
     }
 
     /// Copies that may be lost without anybody's fault.

@@ -6,6 +6,7 @@ use crate::random::Random;
 use crate::support::SimDisk;
 use kith::engine::operation::Row;
 use kith::engine::{Batch, Load, PageFound, PageWanted, Range, Replaced};
+use kith::model::key::SETTINGS;
 use kith::model::{KeyRef, RecordRef};
 use kith::storage::{Checkpoint, Journal, JournalOptions, Loaded, PageBounds, StorageError, Store, Syncer};
 use std::collections::BTreeMap;
@@ -163,6 +164,8 @@ impl Real {
 
     pub fn open(&mut self, seed: u64) -> Result<Found, String> {
         let (mut store, found) = Store::open(&self.disk, CACHE_BYTES, 0).map_err(told)?;
+        let settings = store.collection(SETTINGS).map_err(told)?;
+        let settings = settings.into_iter().map(|record| record.into_bytes().into_vec()).collect();
         let mut records = Vec::new();
         let scan = store.for_each(&mut |record| records.push(record.bytes().to_vec())).map_err(told)?;
         let options = JournalOptions {
@@ -184,7 +187,7 @@ impl Real {
         let intact = recovery.is_whole() && (scan.complete || found.created);
         let syncer = journal.syncer();
         self.open = Some(Open { journal, syncer, store, checkpoint: None });
-        Ok(Found { records, payloads, journal_bytes: recovery.payload_bytes, intact })
+        Ok(Found { settings, records, payloads, journal_bytes: recovery.payload_bytes, intact })
     }
 
     pub fn stored(&mut self) -> Result<BTreeMap<Key, Vec<u8>>, String> {

@@ -270,7 +270,7 @@ impl World {
         let collection = watcher.collection?;
         for (at, key) in self.clients.keys.iter().enumerate().filter(|(_, key)| key.collection == collection)
         {
-            let set = engine.placement().set_of(key.as_ref().hash(), false);
+            let set = engine.placement().set_of(key.as_ref(), key.as_ref().hash());
             let owners = set.owners.iter().filter_map(|owner| {
                 self.members.iter().position(|member: &Member| member.id == owner.member && !member.lost)
             });

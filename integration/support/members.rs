@@ -72,6 +72,8 @@ pub async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() 
 pub struct Plan {
     pub cluster: String,
     pub secret: String,
+    /// Whether that stands in a file of its own.
+    pub secret_file: bool,
     pub seeds: Vec<SocketAddr>,
     pub bootstrap: bool,
     pub settings: BTreeMap<String, String>,
@@ -91,6 +93,7 @@ impl Default for Plan {
         Self {
             cluster: "proc".to_owned(),
             secret: "a secret that all members of the test know".to_owned(),
+            secret_file: false,
             seeds: Vec::new(),
             bootstrap: false,
             settings: BTreeMap::new(),
@@ -165,6 +168,7 @@ impl Member {
         let Plan {
             cluster,
             secret,
+            secret_file,
             seeds,
             bootstrap,
             settings,
@@ -187,10 +191,17 @@ impl Member {
         let memory =
             journal_bytes.map_or_else(String::new, |size| format!("[memory]\njournal_bytes = \"{size}\"\n"));
         let (seeds, settings) = (seeds.join(", "), settings.concat());
+        let secret = if *secret_file {
+            let file = self.directory.with_extension("secret");
+            fs::write(&file, secret).unwrap();
+            format!("secret_file = \"{}\"", file.display())
+        } else {
+            format!("secret = \"{secret}\"")
+        };
         let Self { name, peers, http, resp, .. } = self;
         let text = format!(
             "name = \"{name}\"\ncluster = \"{cluster}\"\ndata_dir = \"{}\"\nseeds = [{seeds}]\n\
-             bootstrap = {bootstrap}\nsecret = \"{secret}\"\n{zone}\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
+             bootstrap = {bootstrap}\n{secret}\n{zone}\n[listen]\npeers = \"{peers}\"\nhttp = \"{http}\"\n\
              resp = \"{resp}\"\n\n{advertise}{memory}{tables}\n[create.settings]\n{settings}",
             self.directory.display(),
         );

@@ -43,6 +43,11 @@ def setting(address, name, token=None):
     return next(entry["value"] for entry in entries if entry["name"] == name)
 
 
+def change(address, settings):
+    status, body = ask("PATCH", address, "/v1/settings", json.dumps(settings).encode())
+    check(f"a change of settings is answered with {status}: {body[:300]}", status == 200)
+
+
 def members(address, token=None):
     return {row["name"]: row for row in read(address, "/v1/cluster", token)["members"]}
 

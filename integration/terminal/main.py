@@ -12,7 +12,7 @@ import threading
 import time
 
 from browser import PATIENCE, Browser, check, eventually
-from cluster import ONE, THREE, TWO, Newcomer, ask, members, read, setting, value
+from cluster import ONE, THREE, TWO, Newcomer, ask, change, members, read, setting, value
 from selenium.webdriver.common.keys import Keys
 
 KITH, WORK, SHOTS, THIRD = sys.argv[1:5]
@@ -50,6 +50,14 @@ def overview(browser):
         ask("PUT", ONE, f"/v1/kv/default/load-{number}", b"x" * 200)
         ask("GET", ONE, f"/v1/kv/default/load-{number}")
     eventually("operations are plotted", lambda: "0/s" != browser.text(".plot dd"))
+
+    def numbers():
+        ask("PUT", ONE, "/v1/kv/default/load-0", b"x")
+        shown = {plot.find_element("css selector", "figcaption").text: [dd.text for dd in plot.find_elements("css selector", "dd")]
+                 for plot in browser.all(".plot")}
+        return len(shown) == 6 and all(any(map(str.isdigit, text)) for texts in shown.values() for text in texts)
+
+    eventually("each plot shows numbers", numbers)
     browser.picture("cluster")
     browser.click("#add-button")
     browser.shows("#add-file", 'seeds = ["127.0.0.1:7400"')
@@ -80,6 +88,7 @@ def keys_and_values(browser):
     browser.click("#listing tr:first-child .key")
     browser.shows("#title-record", "greeting")
     check("it is read", browser.find("#record-value").get_property("value") == "hello")
+    check("it lasts, and will", browser.find("#record-ttl").get_property("value") == "none")
     browser.picture("keys")
 
     # Somebody else changes it meanwhile: nothing is lost unseen.
@@ -123,6 +132,24 @@ def keys_and_values(browser):
     browser.click("#delete-dialog button.danger")
     told(browser, "\\xff\\x00x is deleted")
     check("it is gone by its bytes", ask("GET", ONE, "/v1/kv/default/%FF%00x")[0] == 404)
+
+    # What others count on meanwhile is not replaced by a number that was read before.
+    ask("POST", ONE, "/v1/kv/tallies/visits?increment=41")
+    browser.find("#browse-prefix").click()
+    browser.click("#browse-collection")
+    offered = lambda: [option.get_attribute("value") for option in browser.all("#collections option")]
+    eventually("collections are offered", lambda: {"default", "tallies"} <= set(offered()))
+    browser.write("#browse-collection", "tallies")
+    browser.click("#browse-form button[type=submit]")
+    browser.shows("#title-listing", "1 key in tallies")
+    browser.click("#listing .key")
+    browser.shows("#record-about", "a counter")
+    check("its number is shown", browser.find("#record-value").get_property("value") == "41")
+    check("it can't be saved", not browser.find("#record-save").is_enabled())
+    check("nor written over", browser.find("#record-value").get_property("readOnly"))
+    browser.write("#browse-collection", "default")
+    browser.click("#browse-form button[type=submit]")
+    browser.shows("#title-listing", "in default")
 
     # A path can't name these.
     for name in (".", ".."):
@@ -205,6 +232,63 @@ def settings(browser):
     browser.shows("#events", f"the setting write_timeout is 3s; it was {before}")
 
 
+def versions(browser):
+    """What was changed is listed; it is taken back with keys alone, and not if it is something else by then."""
+    rows = lambda: [element.text for element in browser.all("#versions > li")]
+    first = lambda part: part in rows()[0]
+    browser.go("settings")
+    before = read(ONE, "/v1/settings/history")["versions"]
+    eventually("all versions are listed", lambda: len(rows()) == len(before) == 2)
+    check(f"the last is in force: {rows()}", "in force" in rows()[0] and before[0]["version"] in rows()[0])
+    check(f"what it changed is told: {rows()}", "write_timeout 1s → 3s" in rows()[0] and "member1 was asked" in rows()[0])
+    check(f"how all began is told: {rows()}", "created" in rows()[1])
+
+    change(TWO, {"settings": {"write_timeout": "7s"}, "collections": {"shop": {"default_ttl": "1h"}}})
+    eventually("what others change is listed", lambda: len(rows()) == 3 and first("shop: default_ttl not set → 1h"))
+    check(f"it can be taken back: {rows()}", "Take back…" in rows()[0] and "Back to this…" in rows()[1])
+    browser.js("document.getElementById('title-settings').focus()")
+    browser.tab_to("#versions li:first-child button")
+    browser.picture("versions")
+    browser.press(Keys.ENTER)
+    browser.shows("#difference-about", before[0]["version"])
+    differences = lambda: sorted(element.text for element in browser.all("#difference tr"))
+    check(f"it is shown first: {differences()}", differences() == ["shop: default_ttl 1h not set", "write_timeout 7s 3s"])
+    browser.picture("versions-difference")
+    browser.press(Keys.ESCAPE)
+    eventually("escape leaves the dialog", lambda: not browser.find("#difference-dialog").is_displayed())
+    check("showing changes nothing", setting(ONE, "write_timeout") == "7s")
+    check("the focus is where it was", browser.js("return document.activeElement.matches('#versions li:first-child button')"))
+
+    browser.press(Keys.ENTER)
+    browser.shows("#difference del", "7s")
+    change(TWO, {"settings": {"write_timeout": "8s"}})
+    eventually("the asked member knows", lambda: setting(ONE, "write_timeout") == "8s")
+    browser.click("#difference-form button[type=submit]")
+    browser.shows("#difference-error", "changed the settings meanwhile")
+    browser.shows("#difference del", "8s")
+    check("nothing was changed that was not shown", setting(ONE, "write_timeout") == "8s")
+    browser.picture("versions-changed-meanwhile")
+    browser.press(Keys.ENTER)
+    told(browser, f"back at the version {before[0]['version']}")
+    eventually("another member has it", lambda: setting(TWO, "write_timeout") == "3s")
+    check("all of it is back", read(ONE, "/v1/settings")["collections"] == [])
+    eventually("it is a version too", lambda: len(rows()) == 5 and first(f"back to {before[0]['version']}"))
+    check("the form has what is in force", browser.find("#setting-write_timeout").get_property("value") == "3s")
+
+
+def a_way_back_is_refused(browser):
+    """Two members can't hold three copies."""
+    change(TWO, {"settings": {"replication_factor": "2"}})
+    browser.go("settings")
+    browser.shows("#versions li:first-child", "replication_factor 3 → 2")
+    browser.click("#versions li:first-child button")
+    browser.shows("#versions-error", "the cluster has 2 members")
+    check("nothing is asked", not browser.find("#difference-dialog").is_displayed())
+    check("nothing was changed", setting(ONE, "replication_factor") == "2")
+    browser.picture("versions-refused")
+    browser.go("cluster")
+
+
 def placement(browser):
     browser.go("partitions")
     browser.shows("#partitions-summary", "256 partitions; each has 3 live owners")
@@ -244,8 +328,13 @@ def a_member_comes_and_goes(browser, newcomer):
     browser.open(ONE)
     browser.click('button[aria-label="Remove member4"]')
     browser.shows("#remove-what", "not known to be dead")
+    browser.driver.set_network_conditions(offline=False, latency=1500, throughput=10 << 20)
     browser.click("#remove-dialog button.danger")
+    browser.press(Keys.ESCAPE)
+    check("what is under way is not left", browser.find("#remove-dialog").is_displayed())
+    check("nor by its button", not browser.find("#remove-dialog .cancel").is_enabled())
     browser.shows("#remove-error", "member4")
+    browser.driver.delete_network_conditions()
     browser.picture("remove-refused")
     browser.click("#remove-dialog .cancel")
     check("it is still there", members(TWO)["member4"]["standing"] == "active")
@@ -392,6 +481,8 @@ def tokens(browser):
     browser.shows("#difference-error", "role `admin`")
     browser.click("#difference-dialog .cancel")
     check("nothing was changed", setting(ONE, "write_timeout", admin) == "3s")
+    browser.click("#versions li:first-child button")
+    browser.shows("#versions-error", "role `admin`")
 
     browser.click("#token-button")
     browser.write("#token-text", admin)
@@ -433,6 +524,7 @@ def looks(browser):
                     browser.shows("#title-record", "..")
                 if view == "settings":
                     browser.shows("label", "write_timeout")
+                    browser.shows("#versions > li", "in force")
                 if view == "partitions":
                     browser.shows("#strips", "member2")
                 wide = browser.js("return document.scrollingElement.scrollWidth")
@@ -452,7 +544,7 @@ def looks(browser):
 
 
 def contrasts(browser):
-    """Texts that stand out from what is behind them by less than 4.5 to 1."""
+    """Texts that stand out from what is behind them by less than 4.5 to 1, fields and partitions by less than 3 to 1."""
     return browser.js(
         """
         const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -467,12 +559,25 @@ def contrasts(browser):
           return [255, 255, 255];
         };
         const found = [];
+        const compare = (what, colour, ground, least) => {
+          const [one, other] = [light(numbers(colour)), light(ground)].sort((a, b) => b - a);
+          const ratio = (one + 0.05) / (other + 0.05);
+          if (ratio < least) found.push(`${what}: ${ratio.toFixed(2)}`);
+        };
         for (const node of document.querySelectorAll('body *')) {
           const text = [...node.childNodes].filter((child) => child.nodeType === 3).map((child) => child.data.trim()).join('');
           if (text === '' || !node.checkVisibility() || node.matches(':disabled, .skip, script, noscript *')) continue;
-          const [one, other] = [light(numbers(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
-          const ratio = (one + 0.05) / (other + 0.05);
-          if (ratio < 4.5) found.push(`${text.slice(0, 30)}: ${ratio.toFixed(2)}`);
+          compare(text.slice(0, 30), getComputedStyle(node).color, behind(node), 4.5);
+        }
+        for (const node of document.querySelectorAll('input:not([type=checkbox]), select, textarea')) {
+          if (!node.checkVisibility()) continue;
+          compare(`the border of ${node.id}`, getComputedStyle(node).borderTopColor, behind(node.parentElement), 3);
+          const { color, opacity } = getComputedStyle(node, '::placeholder');
+          if (node.placeholder) compare(`the placeholder of ${node.id}`, opacity === '1' ? color : 'rgb(128, 128, 128)', behind(node), 4.5);
+        }
+        for (const node of document.querySelectorAll('.strip path:not([d=""])')) {
+          const { fill, opacity } = getComputedStyle(node);
+          if (node.checkVisibility()) compare(`partitions: ${node.classList}`, opacity === '1' ? fill : 'rgb(128, 128, 128)', behind(node.parentElement), 3);
         }
         return found;
         """
@@ -496,9 +601,11 @@ def main():
         ("keys are written, browsed, read and deleted", keys_and_values),
         ("with keys alone", with_keys_alone),
         ("settings, the difference first", settings),
+        ("versions of the settings, and the way back", versions),
         ("partitions and convergence", placement),
         ("a member joins and leaves", functools.partial(a_member_comes_and_goes, newcomer=newcomer)),
         ("a dead member is removed", a_dead_member_is_removed),
+        ("a way back that can't be is refused", a_way_back_is_refused),
         ("strangers' pages are refused", strangers_are_refused),
         ("tokens", tokens),
         ("on a phone and a desk, light and dark", looks),

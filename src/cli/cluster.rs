@@ -291,10 +291,10 @@ pub(super) async fn placement(client: &Client, args: &PlacementArgs, output: Out
 }
 
 fn describe_placement(placement: &Placement) -> String {
-    let rows = placement
-        .rows
-        .iter()
-        .map(|row| vec![row.partition.to_string(), or_dash(row.home.as_ref()), owners(row)]);
+    let rows = placement.rows.iter().map(|row| {
+        let of = row.collection.as_ref().map_or_else(String::new, |collection| format!(" ({collection})"));
+        vec![format!("{}{of}", row.partition), or_dash(row.home.as_ref()), owners(row)]
+    });
     let text = table(&["PARTITION", "HOME", "OWNERS"], rows);
     format!("{text}\n\n? dead  ~ not compared yet  + to come  - to go")
 }

@@ -20,6 +20,18 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// `kith status --wait`
 pub(super) async fn wait(client: &Client, timeout: Duration, output: Output) -> Result<(), CliError> {
+    let began = Instant::now();
+    let look = until_equal(client, timeout, output).await?;
+    conclude(&look, began.elapsed(), output)
+}
+
+/// Looks at all members until they hold the same or the time is over, and gives the last look. Without an obstacle in it
+/// all that was acknowledged before this began is with all its owners.
+pub(super) async fn until_equal(
+    client: &Client,
+    timeout: Duration,
+    output: Output,
+) -> Result<Look, CliError> {
     let (began, progress) = (Instant::now(), progress::of_time(output));
     if let Ok(Ok(status)) = tokio::time::timeout(ANSWER, client.status()).await
         && is_gone(status.state)
@@ -40,7 +52,7 @@ pub(super) async fn wait(client: &Client, timeout: Duration, output: Output) -> 
         tokio::time::sleep(POLL).await;
     };
     progress.finish_and_clear();
-    conclude(&look, began.elapsed(), output)
+    Ok(look)
 }
 
 fn conclude(look: &Look, waited: Duration, output: Output) -> Result<(), CliError> {
@@ -108,11 +120,13 @@ pub(super) fn describe(convergence: &Convergence) -> String {
     let partitions = |count: u32, what: &str| {
         (count > 0).then(|| format!("{} {what}", counted(count, "partition", "partitions")))
     };
+    let unsorted = convergence.unsorted_collections;
     let parts = [
         convergence.catching_up.then(|| "catches up".to_owned()),
         partitions(convergence.incomplete_partitions, "incomplete"),
         partitions(convergence.awaited_partitions, "waiting for new owners"),
         partitions(convergence.foreign_partitions, "held for others"),
+        (unsorted > 0).then(|| format!("{} to sort", counted(unsorted, "collection", "collections"))),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
@@ -160,6 +174,8 @@ mod tests {
         (convergence.tombstones_waiting, convergence.peers[1].tombstones_held_back) = (9, 7);
         convergence.peers[0].lag_ms = None;
         assert_eq!(describe(&convergence), "2 partitions incomplete, 1 partition held for others");
+        convergence.unsorted_collections = 1;
+        assert!(describe(&convergence).ends_with(", 1 collection to sort"));
         assert_eq!(describe_tombstones(&convergence), "9 wait, 0 settled, held back by m3 (7)");
         let table = peers_table(&convergence);
         assert!(table.contains("never") && table.contains("9.0 s ago"), "{table}");

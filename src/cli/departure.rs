@@ -68,11 +68,15 @@ pub(super) fn describe_transition(transition: &Transition) -> String {
     if let Some(member) = &transition.member {
         text += &format!(" of {member}");
     }
+    if let Some(collection) = &transition.collection {
+        text += &format!(" of the collection {collection}");
+    }
     if let (Some(from), Some(to)) = (&transition.from, &transition.to) {
         let name = |zone: &str| if zone.is_empty() { "none".to_owned() } else { zone.to_owned() };
         text += &format!(" from {} to {}", name(from), name(to));
     }
-    if !transition.waits {
+    // A collection that is to be placed by itself first moves nothing by that.
+    if !transition.waits && (transition.partitions > 0 || transition.collection.is_none()) {
         let all = counted(transition.partitions, "partition", "partitions");
         text += &format!(": {} of {all} ready", transition.partitions_done);
     }

@@ -9,21 +9,24 @@
 //! A batch whose fate is unknown is sent again. If it had been stored all the same, it is so twice, and the
 //! second time is the later change: what somebody else wrote under its keys between the two is replaced.
 
-use super::LevelArg;
+mod batch;
+
 use super::error::CliError;
 use super::output::{Output, counted};
 use super::progress;
-use crate::client::{Client, ClientError, WriteOptions, Written, completed};
-use crate::model::key::{DEFAULT, KeyHash, KeyRef};
+use super::{LevelArg, shutdown};
+use crate::client::{Client, ClientError};
+use crate::model::key::{KeyHash, KeyRef};
 use crate::model::settings::Level;
-use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb};
+use crate::node::handle::documents::{Entry, Verb};
+use batch::{Report, store};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 
@@ -37,10 +40,6 @@ const IN_FLIGHT: usize = 4;
 const MAX_LINE_BYTES: usize = 64 << 20;
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 << 10;
-/// How often a batch is tried.
-const ATTEMPTS: u32 = 6;
-/// How long the second attempt waits; each later one waits twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Complaints that are printed; the rest is counted.
 const MAX_COMPLAINTS: usize = 20;
 
@@ -55,22 +54,19 @@ pub(super) struct ImportArgs {
     level: LevelArg,
 }
 
+/// How a command that stores records speaks of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words {
+    /// What it does.
+    pub(super) what: &'static str,
+    /// What to do when it did not do all.
+    pub(super) again: &'static str,
+}
+
+const WORDS: Words = Words { what: "import", again: "import again" };
+
 /// A record and the line that it stands on.
 type Numbered = (u64, Entry);
-
-/// What became of a batch.
-#[derive(Debug, Default)]
-struct Report {
-    stored: u64,
-    /// Records under whose key a newer one was found, which stays.
-    superseded: u64,
-    /// Reasons by line.
-    failed: BTreeMap<u64, String>,
-    /// How many of the failed may be stored all the same.
-    doubtful: u64,
-    /// Why it makes no sense to go on.
-    stop: Option<String>,
-}
 
 /// `kith import`
 pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> Result<(), CliError> {
@@ -88,7 +84,7 @@ pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> R
         (Box::new(BufReader::with_capacity(READ_BYTES, file)), Some(length))
     };
     let progress = progress::of_bytes(length, output);
-    let mut import = Import::new(client.clone(), args.level.level, output, progress);
+    let mut import = Import::new(client.clone(), args.level.level, WORDS, output, progress);
     import.collection.clone_from(&args.collection);
     let read = tokio::select! {
         read = import.read_all(reader) => read,
@@ -97,13 +93,7 @@ pub(super) async fn run(client: &Client, args: &ImportArgs, output: Output) -> R
             Ok(())
         }
     };
-    tokio::select! {
-        () = import.finish() => {}
-        _ = tokio::signal::ctrl_c() => {
-            let problem = "interrupted; the last records may be stored or not: import again";
-            return Err(CliError::Failed(problem.to_owned()));
-        }
-    }
+    import.finish().await?;
     read.map_err(failed)?;
     import.conclude(&name)
 }
@@ -120,6 +110,7 @@ pub(super) struct Import {
     level: Option<Level>,
     /// Of lines that name none.
     collection: Option<String>,
+    words: Words,
     output: Output,
     progress: ProgressBar,
     batch: Vec<Numbered>,
@@ -143,11 +134,18 @@ pub(super) struct Import {
 }
 
 impl Import {
-    pub(super) fn new(client: Client, level: Option<Level>, output: Output, progress: ProgressBar) -> Self {
+    pub(super) fn new(
+        client: Client,
+        level: Option<Level>,
+        words: Words,
+        output: Output,
+        progress: ProgressBar,
+    ) -> Self {
         Self {
             client,
             level,
             collection: None,
+            words,
             output,
             progress,
             batch: Vec::new(),
@@ -179,7 +177,7 @@ impl Import {
                 self.fail(number, number, &format!("has more than {MAX_LINE_BYTES} bytes"));
             } else if !line.trim_ascii().is_empty() {
                 match record_of(&line, self.collection.as_deref()) {
-                    Ok((key, entry)) => self.add(number, key, entry, line.len()).await,
+                    Ok((key, entry)) => self.add(number, key, entry).await,
                     Err(reason) => self.fail(number, number, &reason),
                 }
             }
@@ -199,18 +197,18 @@ impl Import {
 
     /// Sends a record of a line that was checked, once there is room for it. Says whether it makes sense to go on.
     pub(super) async fn take(&mut self, number: u64, entry: Entry) -> bool {
-        let bytes = entry.value.as_ref().or(entry.value_base64.as_ref()).map_or(0, String::len);
         let operation = entry.operation(None, 0, 0).map_err(|error| error.to_string());
         match operation.and_then(|operation| Ok(operation.key().key_ref().map_err(|e| e.to_string())?.hash()))
         {
-            Ok(key) => self.add(number, key, entry, bytes).await,
+            Ok(key) => self.add(number, key, entry).await,
             Err(reason) => self.fail(number, number, &reason),
         }
         self.read = number;
         self.stop.is_none()
     }
 
-    async fn add(&mut self, number: u64, key: KeyHash, entry: Entry, bytes: usize) {
+    async fn add(&mut self, number: u64, key: KeyHash, entry: Entry) {
+        let bytes = line_bytes(&entry);
         let is_full = self.batch.len() >= BATCH_RECORDS || self.batch_bytes + bytes > BATCH_BYTES;
         if is_full || self.gathered.contains(&key) || self.under_way.contains(&key) {
             self.send().await;
@@ -258,7 +256,23 @@ impl Import {
         }
     }
 
-    pub(super) async fn finish(&mut self) {
+    /// Waits for what is on its way; who interrupts that once more waits no longer.
+    pub(super) async fn finish(&mut self) -> Result<(), CliError> {
+        self.finish_unless(shutdown()).await
+    }
+
+    async fn finish_unless(&mut self, stopped: impl Future<Output = ()>) -> Result<(), CliError> {
+        let again = self.words.again;
+        tokio::select! {
+            () = self.send_all() => Ok(()),
+            () = stopped => {
+                let problem = format!("interrupted; the last records may be stored or not: {again}");
+                Err(CliError::Failed(problem))
+            }
+        }
+    }
+
+    async fn send_all(&mut self) {
         self.send().await;
         while !self.running.is_empty() {
             self.take_one().await;
@@ -287,7 +301,8 @@ impl Import {
     }
 
     pub(super) fn conclude(self, name: &str) -> Result<(), CliError> {
-        let Self { stored, superseded, failed, doubtful, untried_from, .. } = self;
+        let Self { stored, superseded, failed, doubtful, untried_from, words, .. } = self;
+        let Words { what, again } = words;
         let document = json!({
             "stored": stored,
             "superseded": superseded,
@@ -305,7 +320,7 @@ impl Import {
             }
         })?;
         let mut problem = match self.stop {
-            Some(error) => format!("the import of {name} was given up: {error}"),
+            Some(error) => format!("the {what} of {name} was given up: {error}"),
             None if failed > 0 => format!("{} of {name} failed", counted(failed, "line", "lines")),
             None => return Ok(()),
         };
@@ -314,7 +329,7 @@ impl Import {
         }
         if doubtful > 0 {
             problem.push_str(&format!(
-                "; of the lines that failed {doubtful} may be stored all the same (outcome unknown): import again"
+                "; of the lines that failed {doubtful} may be stored all the same (outcome unknown): {again}"
             ));
         }
         Err(CliError::Failed(problem))
@@ -343,6 +358,25 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
     }
 }
 
+/// Bytes that a record takes in a batch.
+fn line_bytes(entry: &Entry) -> usize {
+    struct Counted(usize);
+    impl Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(1);
+    // Whoever sends it is told if it can't be written.
+    _ = serde_json::to_writer(&mut counted, entry);
+    counted.0
+}
+
 fn record_of(line: &[u8], collection: Option<&str>) -> Result<(KeyHash, Entry), String> {
     let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
     let mut entry = Entry::parse(text).map_err(|error| error.to_string())?;
@@ -360,123 +394,13 @@ fn record_of(line: &[u8], collection: Option<&str>) -> Result<(KeyHash, Entry), 
     Ok((key, entry))
 }
 
-/// Stores a batch, trying again what may succeed later.
-async fn store(client: Client, mut batch: Vec<Numbered>, level: Option<Level>) -> Report {
-    let mut report = Report::default();
-    // Whether an attempt that failed may have stored something.
-    let mut doubt = false;
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            tokio::time::sleep(FIRST_PAUSE * (1 << (attempt - 1))).await;
-        }
-        let last = attempt + 1 == ATTEMPTS;
-        let (numbers, entries): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let results = match send(&client, &entries, level).await {
-            Ok(results) => results,
-            Err(error) if last || !may_succeed_later(&error) => {
-                doubt |= error.is_of_unknown_fate();
-                report.doubtful += if doubt { numbers.len() as u64 } else { 0 };
-                report.failed.extend(numbers.into_iter().map(|number| (number, error.to_string())));
-                report.stop = Some(error.to_string());
-                return report;
-            }
-            Err(error) => {
-                doubt |= error.is_of_unknown_fate();
-                batch = numbers.into_iter().zip(entries).collect();
-                continue;
-            }
-        };
-        batch = Vec::new();
-        for ((number, entry), result) in numbers.into_iter().zip(entries).zip(results) {
-            match result {
-                Ok(true) => report.superseded += 1,
-                Ok(false) => report.stored += 1,
-                Err(error) => {
-                    doubt |= error.is_of_unknown_fate();
-                    if !last && may_succeed_later(&error) {
-                        batch.push((number, entry));
-                    } else {
-                        report.doubtful += u64::from(doubt);
-                        report.failed.insert(number, error.to_string());
-                        report.stop =
-                            report.stop.or_else(|| is_of_the_member(&error).then(|| error.to_string()));
-                    }
-                }
-            }
-        }
-        if batch.is_empty() {
-            break;
-        }
-    }
-    report
-}
-
-/// One attempt: of each record whether a newer one stays in its place or why it failed; or why none was heard of.
-async fn send(
-    client: &Client,
-    entries: &[Entry],
-    level: Option<Level>,
-) -> Result<Vec<Result<bool, ClientError>>, ClientError> {
-    // A value that fills a batch by itself goes as raw bytes, which need no room for escapes.
-    if let [entry] = entries {
-        return match put_raw(client, entry, level).await {
-            Err(error @ (ClientError::Refused { status: 400..500, .. } | ClientError::Forbidden { .. })) => {
-                Ok(vec![Err(error)])
-            }
-            other => other.map(|written| vec![Ok(written.superseded)]),
-        };
-    }
-    let outcomes = client.batch(entries, level).await?;
-    let is_superseded = |outcome: Outcome| outcome.outcome == Ending::Superseded;
-    Ok(outcomes.into_iter().map(|outcome| completed(outcome).map(is_superseded)).collect())
-}
-
-async fn put_raw(client: &Client, entry: &Entry, level: Option<Level>) -> Result<Written, ClientError> {
-    let wrong = |error: &dyn std::fmt::Display| ClientError::Refused {
-        status: 400,
-        code: "bad_document".to_owned(),
-        message: error.to_string(),
-    };
-    let key = entry.key_bytes().map_err(|error| wrong(&error))?;
-    let value = entry.value_bytes().map_err(|error| wrong(&error))?;
-    let ttl_ms = entry.ttl.as_ref().map(Ttl::as_ms).transpose().map_err(|error| wrong(&error))?;
-    let options = WriteOptions { level, ttl: ttl_ms.map(Duration::from_millis), ..WriteOptions::default() };
-    let collection = entry.collection.as_deref().unwrap_or(DEFAULT);
-    client.put(collection, &key, value, &options).await
-}
-
-/// Whether no other record will fare better: no member that was named serves its cluster, or who imports may not.
-fn is_of_the_member(error: &ClientError) -> bool {
-    const GONE: [&str; 4] = ["left", "removed", "outdated", "no_cluster"];
-    matches!(error, ClientError::Unauthenticated { .. } | ClientError::Tls { .. })
-        || GONE.contains(&error.code())
-}
-
-/// Whether the same request may be stored a little later.
-fn may_succeed_later(error: &ClientError) -> bool {
-    const PASSING: [&str; 8] = [
-        "overloaded",
-        "unreachable",
-        "not_enough_owners",
-        "starting",
-        "stopping",
-        "timeout",
-        "no_room_for_hint",
-        "too_many_connections",
-    ];
-    match error {
-        ClientError::Lost { .. } | ClientError::Unknown { .. } | ClientError::Unreachable { .. } => true,
-        ClientError::Refused { code, .. } => PASSING.contains(&code.as_str()),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn lines_are_cut_at_their_ends_and_counted_whole() {
@@ -490,23 +414,32 @@ mod tests {
         assert_eq!(lines, expected.map(|(text, taken)| (text.to_owned(), taken)));
     }
 
+    async fn body_on(stream: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        loop {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            let text = String::from_utf8_lossy(&request);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return body.to_owned();
+            }
+        }
+    }
+
+    async fn answer_on(stream: &mut TcpStream, status: u16, answer: &str) {
+        let close = "connection: close";
+        let head = format!("HTTP/1.1 {status} x\r\n{close}\r\ncontent-length: {}\r\n\r\n", answer.len());
+        stream.write_all((head + answer).as_bytes()).await.unwrap();
+    }
+
     /// Takes every record, but refuses the first request for now. Gives the values in the order in which they came
     /// to stay.
     async fn refuses_once(listener: TcpListener, stored: Arc<Mutex<Vec<u64>>>) {
         let mut is_first = true;
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            let body = loop {
-                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
-                let text = String::from_utf8_lossy(&request);
-                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                let length =
-                    head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-                if body.len() >= length.unwrap_or(0) {
-                    break body.to_owned();
-                }
-            };
+            let body = body_on(&mut stream).await;
             let (status, answer) = if std::mem::take(&mut is_first) {
                 (503, json!({"error": "overloaded", "message": "too much to do"}))
             } else {
@@ -516,10 +449,40 @@ mod tests {
                 stored.lock().unwrap().extend(same.map(|entry| entry.value.unwrap().parse::<u64>().unwrap()));
                 (200, json!({ "results": results }))
             };
-            let (answer, close) = (answer.to_string(), "connection: close");
-            let head = format!("HTTP/1.1 {status} x\r\n{close}\r\ncontent-length: {}\r\n\r\n", answer.len());
-            stream.write_all((head + &answer).as_bytes()).await.unwrap();
+            answer_on(&mut stream, status, &answer.to_string()).await;
         }
+    }
+
+    /// Takes every batch, and notes how long each was.
+    async fn takes_all(listener: TcpListener, lengths: Arc<Mutex<Vec<usize>>>) {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let body = body_on(&mut stream).await;
+            lengths.lock().unwrap().push(body.len());
+            let results = vec![json!({"outcome": "stored"}); body.lines().count()];
+            answer_on(&mut stream, 200, &json!({ "results": results }).to_string()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_as_long_as_its_lines_are_with_their_keys_and_escapes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::builder([listener.local_addr().unwrap().to_string()]);
+        let client = client.patience(Duration::ZERO).build().unwrap();
+        let lengths = Arc::default();
+        let member = tokio::spawn(takes_all(listener, Arc::clone(&lengths)));
+        let mut import = Import::new(client, None, WORDS, Output { json: true }, ProgressBar::hidden());
+        // As a restore does it: few bytes of values, each of them six in a line, and long keys.
+        for number in 0..BATCH_RECORDS as u64 {
+            let (key, value) = (format!("{number:0>4000}"), "\u{1}".repeat(1_000));
+            assert!(import.take(number, Entry::put("c", key.as_bytes(), value.as_bytes())).await);
+        }
+        import.finish().await.unwrap();
+        member.abort();
+        assert_eq!((import.stored, import.failed), (BATCH_RECORDS as u64, 0));
+        let lengths = lengths.lock().unwrap();
+        assert!(lengths.iter().all(|length| *length <= BATCH_BYTES), "{lengths:?}");
+        assert!(lengths.iter().sum::<usize>() > 4 * BATCH_BYTES, "{lengths:?}");
     }
 
     #[tokio::test]
@@ -535,9 +498,9 @@ mod tests {
         let lines: String = (0..4 * BATCH_RECORDS)
             .map(|n| format!("{{\"key\":\"{}\",\"value\":\"{n}\"}}\n", key(n)))
             .collect();
-        let mut import = Import::new(client, None, Output { json: true }, ProgressBar::hidden());
+        let mut import = Import::new(client, None, WORDS, Output { json: true }, ProgressBar::hidden());
         import.read_all(lines.as_bytes()).await.unwrap();
-        import.finish().await;
+        import.finish().await.unwrap();
         member.abort();
         assert_eq!((import.stored, import.failed), (4 * BATCH_RECORDS as u64, 0));
         assert_eq!(*stored.lock().unwrap(), lines_of_one_key.map(|n| n as u64));
@@ -555,9 +518,9 @@ mod tests {
         });
         let lines: String =
             (0..20 * BATCH_RECORDS).map(|n| format!("{{\"key\":\"{n}\",\"value\":\"v\"}}\n")).collect();
-        let mut import = Import::new(client, None, Output { json: true }, ProgressBar::hidden());
+        let mut import = Import::new(client, None, WORDS, Output { json: true }, ProgressBar::hidden());
         import.read_all(lines.as_bytes()).await.unwrap();
-        import.finish().await;
+        import.finish().await.unwrap();
         dies.await.unwrap();
         let tried = import.untried_from.unwrap() - 1;
         assert_eq!((import.stored, import.failed), (0, tried));
@@ -568,13 +531,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_interrupts_twice_does_not_wait_for_what_is_on_its_way() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new([silent.local_addr().unwrap().to_string()]).unwrap();
+        let words = Words { what: "restore", again: "restore again with --force" };
+        let mut import = Import::new(client, None, words, Output { json: true }, ProgressBar::hidden());
+        assert!(import.take(1, Entry::put("c", b"k", b"v")).await);
+        import.send().await;
+        import.interrupt();
+        let told = import.finish_unless(std::future::ready(())).await.unwrap_err().to_string();
+        assert!(told.contains("may be stored or not: restore again with --force"), "{told}");
+        let told = import.conclude("all.jsonl").unwrap_err().to_string();
+        assert!(told.contains("the restore of all.jsonl was given up"), "{told}");
+    }
+
+    #[tokio::test]
     async fn an_import_that_is_interrupted_tells_from_where_on_nothing_was_tried() {
         let client = Client::builder(["127.0.0.1:1"]).build().unwrap();
-        let mut import = Import::new(client, None, Output { json: true }, ProgressBar::hidden());
+        let mut import = Import::new(client, None, WORDS, Output { json: true }, ProgressBar::hidden());
         let lines = "{\"key\":\"a\",\"value\":\"v\"}\n\n{\"key\":\"b\",\"value\":\"v\"}\n";
         import.read_all(format!("\n{lines}").as_bytes()).await.unwrap();
         import.interrupt();
-        import.finish().await;
+        import.finish().await.unwrap();
         let told = import.conclude("words").unwrap_err().to_string();
         assert!(told.contains("interrupted") && told.contains("nothing from line 2 on"), "{told}");
     }

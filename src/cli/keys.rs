@@ -2,10 +2,10 @@
 
 use super::error::CliError;
 use super::output::{Output, counted, printable};
-use super::{CollectionArg, LevelArg, argument_bytes, parse_timestamp, parse_ttl_arg};
+use super::{CollectionArg, LevelArg, argument_bytes, parse_timestamp};
 use crate::client::{Client, ClientError, Condition, Timestamp, WriteOptions, Written};
 use crate::model::limits::MAX_VALUE_BYTES;
-use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl};
+use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, TtlError, parse_life};
 use bytes::Bytes;
 use clap::Args;
 use std::ffi::OsString;
@@ -29,8 +29,9 @@ pub(super) struct PutArgs {
     /// The value; `-` reads it from standard input
     #[arg(allow_hyphen_values = true)]
     value: OsString,
-    /// How long it lives: seconds, or a number with ms, s, m, h or d [default: for ever]
-    #[arg(long, value_parser = parse_ttl_arg, allow_negative_numbers = true)]
+    /// How long it lives: seconds, or a number with ms, s, m, h or d; none: for ever [default: the collection's
+    /// default_ttl, else for ever]
+    #[arg(long, value_parser = parse_life_arg, allow_negative_numbers = true)]
     ttl: Option<u64>,
     /// Only if nothing is there
     #[arg(long, conflicts_with = "if_timestamp")]
@@ -84,6 +85,10 @@ impl ChangeArgs {
             ttl: None,
         }
     }
+}
+
+fn parse_life_arg(text: &str) -> Result<u64, TtlError> {
+    parse_life(text)
 }
 
 fn parse_delta(text: &str) -> Result<i64, &'static str> {

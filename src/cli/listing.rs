@@ -3,10 +3,11 @@
 use super::cluster::is_gone;
 use super::error::CliError;
 use super::output::{Output, counted, printable};
-use super::sink::Sink;
+use super::sink::{Manner, Sink, unwritten};
 use super::{CollectionArg, argument_bytes, progress};
 use crate::client::{Client, Item, Items, ListingQuery, WatchEvent};
 use crate::model::key::DEFAULT;
+use crate::model::record::LASTING_MS;
 use crate::node::handle::documents::{Entry, Ttl, Verb};
 use crate::node::handle::status::Status;
 use clap::Args;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Keys in one page of a scan or export.
 const PAGE: usize = 1_000;
@@ -144,15 +145,14 @@ pub(super) async fn export(
         let hidden = Output::is_terminal();
         let progress = if hidden { ProgressBar::hidden() } else { progress::of_count("records", output) };
         let mut sink = BufWriter::new(io::stdout());
-        let named = Path::new("standard output");
-        write_records(&mut items, collection, &mut sink, &progress)
-            .await?
-            .map_err(|e| failed_file(named, e))?;
+        let written = write_records(&mut items, collection, &mut sink, &progress).await?;
+        written.map_err(|error| unwritten("standard output", error))?;
         progress.finish_and_clear();
         return Ok(());
     };
     let progress = progress::of_count("records", output);
-    let mut sink = Sink::create(file).map_err(|error| failed_file(file, error))?;
+    let failed = |error| unwritten(&file.display().to_string(), error);
+    let mut sink = Sink::create(file, Manner { mode: 0o666, replaces: true }).map_err(failed)?;
     let written = tokio::select! {
         written = write_records(&mut items, collection, &mut sink, &progress) => written?,
         _ = tokio::signal::ctrl_c() => Err(io::ErrorKind::Interrupted.into()),
@@ -162,7 +162,7 @@ pub(super) async fn export(
         io::ErrorKind::Interrupted => {
             CliError::Failed(format!("interrupted; {} is as it was", file.display()))
         }
-        _ => failed_file(file, error),
+        _ => failed(error),
     })?;
     let count = progress.position();
     output.show(&json!({ "exported": count, "file": file }), || {
@@ -177,11 +177,8 @@ async fn write_records(
     sink: &mut impl Write,
     progress: &ProgressBar,
 ) -> Result<io::Result<()>, CliError> {
-    // What a file says it holds must not depend on where it is read.
-    let collection = (collection != DEFAULT).then(|| collection.to_owned());
     while let Some(item) = items.next().await.transpose()? {
-        let entry = Entry { collection: collection.clone(), timestamp: None, ..entry_of(&item) };
-        let line = serde_json::to_string(&entry);
+        let line = serde_json::to_string(&exported(&item, collection));
         let line = line.map_err(|error| CliError::Failed(format!("can't write JSON: {error}")))?;
         if let Err(error) = writeln!(sink, "{line}") {
             return Ok(Err(error));
@@ -191,8 +188,14 @@ async fn write_records(
     Ok(sink.flush())
 }
 
-fn failed_file(file: &Path, error: io::Error) -> CliError {
-    CliError::io(format!("can't write {}", file.display()), error)
+/// A record as an export has it.
+fn exported(item: &Item, collection: &str) -> Entry {
+    // What a file says it holds must not depend on where it is read.
+    let collection = (collection != DEFAULT).then(|| collection.to_owned());
+    let entry = entry_of(item);
+    // Where it is imported values may end that are stored without saying how long they live.
+    let ttl = entry.ttl.or_else(|| Some(Ttl::of_ms(LASTING_MS)));
+    Entry { collection, timestamp: None, ttl, ..entry }
 }
 
 /// An event of a watch for programs.
@@ -273,5 +276,29 @@ fn show_event(event: &WatchEvent, ends: bool, output: Output) -> Result<(), CliE
             output.note(&format!("-- the connection is lost and made again ({reason})"));
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_line_of_an_export_names_all_that_an_import_elsewhere_would_take_otherwise() {
+        let line = |collection: &str, key: &'static [u8], value: &'static [u8], ttl: Option<Duration>| {
+            let timestamp = "0000000000000009-0000000000000001".parse().unwrap();
+            let item = Item { key: key.into(), value: Some(value.into()), timestamp, ttl };
+            serde_json::to_string(&exported(&item, collection)).unwrap()
+        };
+        // As docs/FORMATS.md has them.
+        let lasting = line(DEFAULT, b"greeting", b"hello", None);
+        assert_eq!(lasting, r#"{"key":"greeting","value":"hello","ttl":"none"}"#);
+        let hour = Some(Duration::from_secs(3_600));
+        let image = line("images", b"logo", b"\xff\xd8\xff\xe0", hour);
+        assert_eq!(
+            image,
+            r#"{"collection":"images","key":"logo","value_base64":"/9j/4A==","ttl":"3600000ms"}"#
+        );
     }
 }

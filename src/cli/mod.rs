@@ -5,7 +5,8 @@
 //!
 //! Invariants: results go to standard output and everything else to standard error, so output can be
 //! piped; `--json` prints one JSON document, or one a line, on either; the exit code is 0 when it is done, 1 when it
-//! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error.
+//! was refused or failed, 2 when the command line itself is wrong. A reader that goes away is no error, but of a backup or
+//! an export it is one: what it has read is not whole.
 
 mod backup;
 mod cluster;
@@ -19,6 +20,7 @@ mod keys;
 mod listing;
 mod output;
 mod progress;
+mod secret;
 mod serve;
 mod settings;
 mod sink;
@@ -53,8 +55,9 @@ const MEMBER: &str = "Which member is asked, and how";
         kith put greeting hello         store a value\n  \
         kith get greeting               read it, from any member: --address 127.0.0.1:7411\n  \
         kith status                     how a member is\n\n\
-        Exit codes: 0 done, 1 refused or failed, 2 wrong usage. With --json, standard error has a JSON document a\n\
-        line: {\"error\", \"message\"}, the last one, of what failed; {\"warning\"} or {\"note\"} of all else."
+        Exit codes: 0 done, 1 refused or failed, 2 wrong usage.\n\
+        With --json, standard error has a JSON document a line: {\"error\", \"message\"}, the last\n\
+        one, of what failed; {\"warning\"} or {\"note\"} of all else."
 )]
 struct Cli {
     /// HTTP address of a member, https://HOST:PORT with TLS; of several (A,B,C) the first that can take it is asked
@@ -90,11 +93,17 @@ enum Command {
         after_help = "Example:\n  kith secret > cluster.secret\n  kith serve --config config/member1.toml"
     )]
     Serve(serve::ServeArgs),
-    /// Make a good cluster secret and print it
+    /// Make a good cluster secret and print it; or change the cluster's, with no member down
     #[command(
-        after_help = "Example:\n  (umask 077; kith secret > cluster.secret)   # the same file for every member"
+        after_help = "Examples:\n  (umask 077; kith secret > cluster.secret)   # the same file for every member\n\n\
+        To change the secret of a cluster that runs:\n  \
+        kith secret add --new new.secret            # all members accept it beside the present one\n  \
+        kith secret use                             # all offer it first\n  \
+        cp new.secret /etc/kith/cluster.secret      # on every machine; nothing is restarted\n  \
+        kith secret retire                          # the old one is accepted no more\n\n\
+        Each step waits until all members have taken it, and is refused before the step in front of it is everywhere."
     )]
-    Secret,
+    Secret(secret::SecretArgs),
     /// Check a member's file and show everything that is wrong with it
     CheckConfig {
         /// The member's file
@@ -195,10 +204,13 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         kith sync --prefix nginx/ --dir /etc/nginx/conf.d --exec 'nginx -t && nginx -s reload'\n  \
         kith sync -c config --dir /run/app --once      # before the program starts\n\n\
-        The key nginx/a/b.conf is the file a/b.conf there. Files are replaced whole, removed when their key is gone,\n\
-        and nothing is removed that this did not make. While no member can be reached they stay as they are. The\n\
-        command runs after what changed together has changed, once, and again for what changes meanwhile; it gets\n\
-        KITH_SYNC_DIR, KITH_SYNC_CHANGED (paths, a line each; empty beyond 1000) and KITH_SYNC_COUNT.")]
+        The key nginx/a/b.conf is the file a/b.conf there. Files are replaced whole, and removed when their key is\n\
+        gone. What somebody else put there stays, unless a key has its name: then it is replaced, and goes with the\n\
+        key. While no member can be reached files stay as they are. A directory is kept for one prefix of one\n\
+        collection of one cluster. A key that can't have a file is told and tried again; others have theirs. The\n\
+        command runs after what changed together has changed, once, and again for what changes meanwhile; when it\n\
+        fails, or kith ends before it has run, it runs again. It gets KITH_SYNC_DIR, KITH_SYNC_CHANGED (paths, a line\n\
+        each; empty beyond 64 KiB) and KITH_SYNC_COUNT; both tell nothing of what changed before kith was started.")]
     Sync(sync::SyncArgs),
     /// Write a whole collection as JSON Lines, which `kith import` reads
     #[command(
@@ -209,7 +221,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  kith import words.jsonl\n  kith export | kith import --address 10.0.0.9:7401 -\n\n\
         Each line is an object: {\"key\": \"a\", \"value\": \"b\"}, and if wanted \"collection\" and \"ttl\"\n\
-        (seconds, or \"10m\"); bytes that are not UTF-8 go into \"key_base64\" and \"value_base64\".\n\
+        (seconds, or \"10m\"; \"none\": it lasts, also where the collection has a default_ttl); bytes that are not UTF-8 go into \"key_base64\" and \"value_base64\".\n\
         Lines that are wrong or refused are reported by number, and the rest is stored. Of several lines of one\n\
         key the last one that is stored stays. What got no answer is sent again: what others wrote under the same\n\
         keys meanwhile may be replaced."
@@ -219,13 +231,16 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         kith backup kith-$(date +%F).jsonl\n  \
         kith backup - | zstd > kith.jsonl.zst      # to be unpacked before it is restored\n\n\
-        Each key is in it as it was at some moment while the backup ran. The secret, the tokens and the members are not.\n\
-        The file is lines of JSON with a checksum at the end; it has its name only once it is whole.")]
+        Each key is in it as it was at some moment while the backup ran, and all that was acknowledged before: it waits until\n\
+        all members hold the same. If they don't, or one is down, there is no backup, unless --incomplete takes what there\n\
+        is. The secret, the tokens and the members are not in it. The file is lines of JSON with a checksum at the end; it has\n\
+        its name only once it is whole, and only its owner may read it.")]
     Backup(backup::BackupArgs),
     /// Fill a new cluster, of any size, with what a backup holds
     #[command(after_help = "Example:\n  kith restore kith-2026-11-22.jsonl\n\n\
         The whole file is checked before anything is changed. A cluster that has records is refused; --force stores the\n\
-        backup over what is there, for instance after a restore that was interrupted.")]
+        backup over what is there, for instance after a restore that was interrupted. Settings become what they were,\n\
+        also those that had their defaults.")]
     Restore(backup::RestoreArgs),
     /// The settings that all members share, and their history
     #[command(subcommand)]
@@ -325,7 +340,7 @@ fn run(cli: Cli, output: Output) -> Result<(), CliError> {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Dev(args) => block_on(dev::run(&args, output)),
-        Command::Secret => files::secret(output),
+        Command::Secret(args) => secret::run(args, &cli.access, cli.address, output),
         Command::CheckConfig { file } => files::check_config(&file, output),
         Command::Token(command) => {
             let client = command.client(&cli.access, cli.address)?;
@@ -384,7 +399,7 @@ async fn ask(command: Command, client: &Client, addresses: usize, output: Output
         Command::Import(args) => import::run(client, &args, output).await,
         Command::Serve(_)
         | Command::Dev(_)
-        | Command::Secret
+        | Command::Secret(_)
         | Command::CheckConfig { .. }
         | Command::Token(_)
         | Command::Completions { .. } => Ok(()),

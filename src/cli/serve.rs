@@ -14,6 +14,7 @@ use crate::node::{self, Fronts, LocalHandle, Shutdown};
 use crate::telemetry::{self, Telemetry};
 use crate::{http, resp};
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::task::Poll;
@@ -31,7 +32,7 @@ pub(super) struct ServeArgs {
 
 /// `kith serve`
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
-    let config = MemberConfig::load(&args.config)?;
+    let mut config = MemberConfig::load(&args.config)?;
     let format = match config.log_format {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
@@ -40,9 +41,30 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     for doubt in files::doubts() {
         tracing::warn!("{doubt}");
     }
+    keep_room_for_files(&mut config);
     let fronts = fronts(&config);
     let stop = stop_requested(args.stop_with_input);
     node::run(config, fronts, stop).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// Lets clients never take the files that the member itself needs: as many may be open as the system permits, and where
+/// that is too few for all connections, fewer of these are taken.
+fn keep_room_for_files(config: &mut MemberConfig) {
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: files.maximum, maximum: files.maximum };
+    let files = if setrlimit(Resource::Nofile, most).is_ok() { most } else { files };
+    let Some(files) = files.current else { return };
+    let limits = config.limits.within(files);
+    if limits != config.limits {
+        tracing::warn!(
+            files,
+            http_connections = limits.http_connections,
+            resp_connections = limits.resp_connections,
+            pending_handshakes = limits.pending_handshakes,
+            "this process may have too few files open for what `limits` allow, so they are lowered; raise the hard limit (`ulimit -Hn`, LimitNOFILE of systemd, `ulimits` of containers) or lower them in the member's file"
+        );
+        config.limits = limits;
+    }
 }
 
 /// The doors that clients come through; the node opens their ports and tells them when to end.
@@ -56,6 +78,8 @@ fn fronts(config: &MemberConfig) -> Fronts {
         shared: Box::new(move |listener, handle, guard, telemetry, shutdown| {
             Box::pin(serve_http(listener, connections, handle, guard, telemetry, shutdown))
         }),
+        // Reading what there is changes nothing that the next start would miss.
+        give_up: Box::new(|| std::process::exit(0)),
     }
 }
 

@@ -4,17 +4,23 @@ use super::cluster::parse_setting;
 use super::error::CliError;
 use super::output::{Output, counted, duration, or_dash, table};
 use crate::client::Client;
+use crate::model::settings::REPLICATION_FACTOR_IN_FORCE;
 use crate::node::handle::settings::{
-    AppliedRow, DifferenceRow, RollbackRequest, Settings, SettingsHistory, SettingsRequest, VersionRow,
+    AppliedRow, CollectionRow, DifferenceRow, RollbackRequest, Settings, SettingsHistory, SettingsRequest,
+    VersionRow,
 };
 use clap::{Args, Subcommand};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long it is waited for that all members that can be heard have applied a change.
 const SPREAD_WITHIN: Duration = Duration::from_secs(3);
+/// The setting that tells how many members hold each record.
+const COPIES: &str = "replication_factor";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a member is asked which collections it has records of.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SettingsCommand {
@@ -25,9 +31,10 @@ pub(super) enum SettingsCommand {
         kith settings set replication_factor=3 write_level=quorum\n  \
         kith settings set write_level=default                      # what it is when nobody sets it\n  \
         kith settings set --collection sessions default_ttl=30m    # of this collection only\n  \
+        kith settings set --collection orders --new write_level=quorum   # of one that is to come\n  \
         kith settings set max_value_bytes=4MiB --dry-run           # only show what would change\n\n\
-        Collections may have default_ttl, write_level and read_level of their own; `default` gives them the\n\
-        cluster's back.")]
+        Collections may have replication_factor, default_ttl, write_level and read_level of their own; `default`\n\
+        gives them the cluster's back.")]
     Set(SetArgs),
     /// Show every change of the settings that is kept, the newest first
     History,
@@ -53,6 +60,9 @@ pub(super) struct SetArgs {
     /// Change the settings of a collection instead of the cluster's
     #[arg(long, short)]
     collection: Option<String>,
+    /// The collection may be one that has neither records nor settings yet
+    #[arg(long, requires = "collection")]
+    new: bool,
     /// Only show what would change
     #[arg(long)]
     dry_run: bool,
@@ -62,6 +72,9 @@ pub(super) async fn run(client: &Client, command: &SettingsCommand, output: Outp
     match command {
         SettingsCommand::Show => show(&client.settings().await?, output),
         SettingsCommand::Set(args) => {
+            if let Some(collection) = args.collection.as_deref().filter(|_| !args.new) {
+                known(client, collection).await?;
+            }
             let changed = client.change_settings(&request(args)?, args.dry_run).await?;
             finish(client, changed, args.dry_run, output).await
         }
@@ -91,6 +104,24 @@ fn request(args: &SetArgs) -> Result<SettingsRequest, CliError> {
         },
         None => SettingsRequest { settings: values, ..SettingsRequest::default() },
     })
+}
+
+/// Refuses settings for a collection that nobody has heard of: its name may be mistyped, and they would wait unseen.
+async fn known(client: &Client, collection: &str) -> Result<(), CliError> {
+    if client.settings().await?.collections.iter().any(|row| row.collection == collection) {
+        return Ok(());
+    }
+    let (all, silent) = client.collections_anywhere(ASK_WITHIN).await?;
+    if all.names.contains(collection) || all.is_cut_off || !all.may_read_all {
+        return Ok(());
+    }
+    let mut problem =
+        format!("no member has records or settings of a collection `{collection}`, so nothing was changed");
+    if !silent.is_empty() {
+        let _ = write!(problem, "; {} did not tell", silent.join(", "));
+    }
+    problem.push_str("; if it is to come, say so with `--new`");
+    Err(CliError::Failed(problem))
 }
 
 /// Shows what a change came to, once the members have it that can be heard.
@@ -124,11 +155,42 @@ async fn finish(
     };
     let document = Settings { differences: Some(differences.clone()), ..changed.clone() };
     output.show(&document, text)?;
-    let copies = |row: &DifferenceRow| row.collection.is_none() && row.name == "replication_factor";
-    if !dry_run && differences.iter().any(copies) {
-        output.note("copies are made or given up one at a time; `kith status` shows how far that is");
+    for note in notes(&changed, &differences, dry_run) {
+        output.note(&note);
     }
     Ok(())
+}
+
+/// What else a person should know of a change of copies; `settings` are those before it or behind it.
+fn notes(settings: &Settings, differences: &[DifferenceRow], dry_run: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    let of_copies: Vec<&DifferenceRow> = differences.iter().filter(|row| row.name == COPIES).collect();
+    if !dry_run && !of_copies.is_empty() {
+        let note = "copies are made or given up one at a time; `kith status` shows how far that is";
+        notes.push(note.to_owned());
+    }
+    let own = of_copies.iter().filter_map(|row| Some((row.collection.as_deref()?, row.to.as_deref()?)));
+    let own: BTreeMap<&str, &str> = own.collect();
+    for (collection, _) in own.iter().filter(|(_, copies)| **copies == "1") {
+        notes.push(format!(
+            "with one copy each member has some of `{collection}` alone: while it is down nobody reads that, a member that would hold any of it does not finish joining, and later changes of the cluster wait"
+        ));
+    }
+    if !own.is_empty() && settings.most_own_factors > 0 {
+        let wants = |row: &CollectionRow| {
+            row.entries.iter().any(|entry| entry.name == COPIES && entry.value.is_some())
+        };
+        let has = |row: &&CollectionRow| row.replication_factor_in_force.is_some() || wants(row);
+        let mut taken: BTreeSet<&str> =
+            settings.collections.iter().filter(has).map(|row| row.collection.as_str()).collect();
+        taken.extend(own.keys());
+        notes.push(format!(
+            "{} of {} places for collections with a replication factor of their own are taken with this, for good: `default` gives none back",
+            taken.len(),
+            settings.most_own_factors
+        ));
+    }
+    notes
 }
 
 fn show(settings: &Settings, output: Output) -> Result<(), CliError> {
@@ -141,7 +203,11 @@ fn show(settings: &Settings, output: Output) -> Result<(), CliError> {
         text.push_str("\n\n* set to another value than the default");
         let own = settings.collections.iter().flat_map(|row| {
             let set = row.entries.iter().filter_map(|entry| Some((entry, entry.value.clone()?)));
-            set.map(|(entry, value)| vec![row.collection.clone(), entry.name.clone(), value])
+            let in_force = row.replication_factor_in_force;
+            let in_force =
+                in_force.map(|copies| (REPLICATION_FACTOR_IN_FORCE.to_owned(), copies.to_string()));
+            let all = set.map(|(entry, value)| (entry.name.clone(), value)).chain(in_force);
+            all.map(|(name, value)| vec![row.collection.clone(), name, value])
         });
         if !settings.collections.is_empty() {
             let own = table(&["COLLECTION", "SETTING", "VALUE"], own);
@@ -215,4 +281,65 @@ fn describe_version(version: &VersionRow) -> String {
         let _ = write!(text, " (no effect here: {reason})");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::handle::settings::CollectionSettingRow;
+
+    fn row(collection: &str, wanted: Option<&str>, in_force: Option<u8>) -> CollectionRow {
+        let (name, value, description) = (COPIES.to_owned(), wanted.map(str::to_owned), String::new());
+        CollectionRow {
+            collection: collection.to_owned(),
+            entries: vec![CollectionSettingRow { name, value, inherited: None, description }],
+            replication_factor_in_force: in_force,
+        }
+    }
+
+    fn settings(collections: Vec<CollectionRow>) -> Settings {
+        Settings {
+            digest: String::new(),
+            version: String::new(),
+            entries: Vec::new(),
+            collections,
+            most_own_factors: 14,
+            members: Vec::new(),
+            refused: Vec::new(),
+            differences: None,
+        }
+    }
+
+    fn difference(collection: Option<&str>, name: &str, to: Option<&str>) -> DifferenceRow {
+        let (collection, name) = (collection.map(str::to_owned), name.to_owned());
+        DifferenceRow { collection, name, from: None, to: to.map(str::to_owned) }
+    }
+
+    #[test]
+    fn places_for_factors_of_collections_are_told_before_one_is_taken_and_behind_it() {
+        let others = vec![row("was", None, Some(3)), row("is", Some("2"), None), row("none", None, None)];
+        let own = [difference(Some("c"), COPIES, Some("2"))];
+        let told = notes(&settings(others.clone()), &own, true);
+        assert!(told.len() == 1 && told[0].starts_with("3 of 14 places"), "{told:?}");
+        let behind = [others, vec![row("c", Some("2"), None)]].concat();
+        let told = notes(&settings(behind), &own, false);
+        assert!(told.len() == 2 && told[1].starts_with("3 of 14 places"), "{told:?}");
+        let older = Settings { most_own_factors: 0, ..settings(Vec::new()) };
+        assert_eq!(notes(&older, &own, true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_one_copy_of_a_collection_means_is_told() {
+        let none = settings(Vec::new());
+        let one = notes(&none, &[difference(Some("c"), COPIES, Some("1"))], false);
+        assert!(one.iter().any(|note| note.contains("has some of `c` alone")), "{one:?}");
+        for other in [
+            difference(None, COPIES, Some("1")),
+            difference(Some("c"), COPIES, None),
+            difference(Some("c"), "default_ttl", Some("1")),
+        ] {
+            let told = notes(&none, &[other], true);
+            assert_eq!(told, Vec::<String>::new());
+        }
+    }
 }

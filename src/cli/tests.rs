@@ -65,6 +65,18 @@ fn wrong_usage_has_the_code_2_and_names_what_is_wrong() {
 }
 
 #[test]
+fn what_the_unit_of_systemd_starts_is_a_member() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd/kith.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/kith ")).unwrap();
+    let words: Vec<&str> = line.split(' ').collect();
+    assert!(matches!(parse(&words).unwrap().command, Command::Serve(_)), "{line}");
+    // Wrong usage is the one failure that no time helps.
+    assert!(unit.contains("\nRestart=on-failure\nRestartPreventExitStatus=2\n"));
+    assert_eq!(refused(&["serve"]).1, 2);
+}
+
+#[test]
 fn for_programs_wrong_usage_is_told_without_the_word_error_before_it() {
     let told = |line: &[&str]| usage_message(&parse(line).unwrap_err());
     assert!(told(&["gett", "a"]).starts_with("unrecognized subcommand 'gett'"), "{}", told(&["gett", "a"]));
@@ -112,6 +124,7 @@ fn a_change_of_the_cluster_is_told_in_one_line() {
     let copies = Transition {
         change: Change::ReplicationFactor,
         member: None,
+        collection: None,
         from: Some("2".to_owned()),
         to: Some("3".to_owned()),
         waits: false,
@@ -121,6 +134,9 @@ fn a_change_of_the_cluster_is_told_in_one_line() {
     };
     let told = departure::describe_transition(&copies);
     assert_eq!(told, "replication factor from 2 to 3: 17 of 200 partitions ready");
+    let of_one = Transition { collection: Some("shop".to_owned()), ..copies.clone() };
+    let told = departure::describe_transition(&of_one);
+    assert_eq!(told, "replication factor of the collection shop from 2 to 3: 17 of 200 partitions ready");
     let zone = Transition {
         change: Change::Zone,
         member: Some("m".to_owned()),

@@ -131,7 +131,14 @@ impl TokenCommand {
 
     /// The client to ask with: the operator's, if the command names a member's file.
     pub(super) fn client(&self, access: &AccessArgs, addresses: Vec<String>) -> Result<Client, CliError> {
-        let Some(file) = &self.operator().config else { return access.client(addresses) };
+        self.operator().client(access, addresses)
+    }
+}
+
+impl OperatorArgs {
+    /// The client to ask with: the operator's, if a member's file is named.
+    pub(super) fn client(&self, access: &AccessArgs, addresses: Vec<String>) -> Result<Client, CliError> {
+        let Some(file) = &self.config else { return access.client(addresses) };
         operators_client(file, |addresses| access.builder(addresses))
     }
 }

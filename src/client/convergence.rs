@@ -34,8 +34,8 @@ const ROUNDS: u64 = 2;
 struct Answers<T> {
     /// Who did, with their names.
     told: Vec<(String, T)>,
-    /// Who did not, and why.
-    silent: Vec<String>,
+    /// By name who did not, and why.
+    silent: BTreeMap<String, String>,
 }
 
 /// The collections that a cluster has.
@@ -93,7 +93,7 @@ impl Watch {
             }
         }
         let partitions: BTreeSet<u16> = told.iter().flat_map(|member| member.roots.keys().copied()).collect();
-        let mut obstacles = silent;
+        let mut obstacles: Vec<String> = silent.into_values().collect();
         obstacles.extend(obstacles_of(&told, &self.first, asked_ms));
         Look { members: told.len(), partitions: partitions.len(), obstacles }
     }
@@ -137,10 +137,10 @@ impl Client {
                 writes.push(write);
             }
         }
-        Ok((writes, answers.silent))
+        Ok((writes, answers.silent.into_values().collect()))
     }
 
-    /// Names of the collections that any member holds records of, and who did not answer within the time.
+    /// Names of the collections that any member holds records of, and who did not tell all of them within the time.
     ///
     /// # Errors
     /// [`ClientError`] when no member could be asked who the others are.
@@ -149,7 +149,7 @@ impl Client {
         within: Duration,
     ) -> Result<(CollectionNames, Vec<String>), ClientError> {
         let mut all = CollectionNames { may_read_all: true, ..CollectionNames::default() };
-        let mut after = String::new();
+        let (mut after, mut silent) = (String::new(), BTreeMap::new());
         loop {
             let behind = utf8_percent_encode(&after, NON_ALPHANUMERIC);
             let path = format!("/v1/kv?limit={MAX_SCAN_LIMIT}&after={behind}");
@@ -161,9 +161,10 @@ impl Client {
                 all.may_read_all &= page.may_read_all;
                 all.names.extend(page.collections);
             }
+            silent.extend(answers.silent);
             match next {
                 Some(next) if next > after => after = next,
-                _ => return Ok((all, answers.silent)),
+                _ => return Ok((all, silent.into_values().collect())),
             }
         }
     }
@@ -193,7 +194,7 @@ impl Client {
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let mut answers = Answers { told: Vec::new(), silent: Vec::new() };
+        let mut answers = Answers { told: Vec::new(), silent: BTreeMap::new() };
         let mut asked: JoinSet<(String, String, Result<T, ClientError>)> = JoinSet::new();
         let mut ask = |name: &str, client: Self| {
             let (name, path) = (name.to_owned(), path.to_owned());
@@ -207,7 +208,10 @@ impl Client {
         for peer in &known.peers {
             match &peer.http_address {
                 Some(address) => ask(&peer.name, self.at(address)),
-                None => answers.silent.push(format!("{} tells no address for HTTP", peer.name)),
+                None => {
+                    let reason = format!("{} tells no address for HTTP", peer.name);
+                    answers.silent.insert(peer.name.clone(), reason);
+                }
             }
         }
         while let Some(answer) = asked.join_next().await {
@@ -216,13 +220,13 @@ impl Client {
                 // Every member says the same, so it is no silence of this one.
                 Ok((_, _, Err(error @ ClientError::Forbidden { .. }))) => return Err(error),
                 Ok((name, address, Err(error))) => {
-                    answers.silent.push(format!("{name} does not answer at {address}: {error}"));
+                    let reason = format!("{name} does not answer at {address}: {error}");
+                    answers.silent.insert(name, reason);
                 }
-                Err(error) => answers.silent.push(error.to_string()),
+                Err(error) => _ = answers.silent.insert(error.to_string(), error.to_string()),
             }
         }
         answers.told.sort_by(|one, other| one.0.cmp(&other.0));
-        answers.silent.sort();
         Ok(answers)
     }
 
@@ -278,6 +282,10 @@ fn obstacles_at(member: &Convergence, is_quiet: bool, obstacles: &mut Vec<String
         (
             member.foreign_partitions.into(),
             "partitions are held by it for others, who lack something of them",
+        ),
+        (
+            member.unsorted_collections.into(),
+            "collections are brought into hash trees of their own by it, until when it compares with nobody",
         ),
         (member.wrong_leaves, "leaves of its hash trees are wrong because records were lost"),
         (member.changes.into(), "changes of the cluster are not done, as it knows"),
@@ -347,6 +355,7 @@ pub(crate) mod tests {
             changes: 0,
             awaited_partitions: 0,
             foreign_partitions: 0,
+            unsorted_collections: 0,
             wrong_leaves: 0,
             hints: 0,
             tombstones_waiting: 0,
@@ -379,11 +388,12 @@ pub(crate) mod tests {
     #[test]
     fn what_any_member_has_to_do_yet_is_in_the_way_and_names_it() {
         type Change = fn(&mut Convergence);
-        let changes: [(Change, &str); 10] = [
+        let changes: [(Change, &str); 11] = [
             (|m| m.state = State::Starting, "starting"),
             (|m| m.catching_up = true, "missed"),
             (|m| m.incomplete_partitions = 4, "4 partitions"),
             (|m| m.foreign_partitions = 3, "3 partitions"),
+            (|m| m.unsorted_collections = 5, "5 collections"),
             (|m| m.wrong_leaves = 2, "2 leaves"),
             (|m| m.changes = 1, "1 changes"),
             (|m| m.awaited_partitions = 8, "8 partitions"),

@@ -35,6 +35,11 @@ pub enum ClientError {
         "the file of trusted authorities holds no certificate in PEM form; is it the right file (--ca-file)?"
     )]
     Authorities,
+    /// A secret for a member to which it would go in clear. Nothing was sent.
+    #[error(
+        "the secret was not sent: others could read it on its way to {0}; use https://, or run this on the machine of a member with its address there"
+    )]
+    NotPrivate(String),
     /// A collection or key that can't be one. Nothing was sent.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -125,6 +130,7 @@ impl ClientError {
             Self::Address(_) | Self::MixedAddresses(_) => "bad_address",
             Self::Token => "bad_token",
             Self::Authorities => "bad_authorities",
+            Self::NotPrivate(_) => "not_private",
             Self::Key(_) => "bad_key",
             Self::Condition(_) => "bad_condition",
             Self::Unreachable { .. } => "no_member",

@@ -10,10 +10,10 @@ use crate::model::Timestamp;
 use crate::model::key::check_collection;
 use crate::node::handle::documents::{DocumentError, Entry, Listing, Ttl};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 
 /// Keys in a page of a stream with values.
@@ -155,6 +155,13 @@ impl Client {
     /// ```
     #[must_use]
     pub fn scan(&self, collection: &str, query: ListingQuery) -> Items<Item> {
+        let timed = self.scan_timed(collection, query);
+        Items::new(timed.map(|told| told.map(|(item, _)| item)))
+    }
+
+    /// The same, each with the time at which its page had come: what is left of its life counts from then, however late
+    /// it is read.
+    pub(crate) fn scan_timed(&self, collection: &str, query: ListingQuery) -> Items<(Item, SystemTime)> {
         let scan = Scan {
             client: self.clone(),
             collection: collection.to_owned(),
@@ -166,7 +173,7 @@ impl Client {
         Items::new(stream::unfold(Some(scan), async |scan| {
             let mut scan = scan?;
             match scan.next().await {
-                Ok(item) => Some((Ok(item?), Some(scan))),
+                Ok(timed) => Some((Ok(timed?), Some(scan))),
                 Err(error) => Some((Err(error), None)),
             }
         }))
@@ -182,18 +189,18 @@ struct Scan {
     ahead: Option<Ahead>,
     /// What to ask for next; `None` at the end.
     next: Option<ListingQuery>,
-    ready: VecDeque<Item>,
+    ready: VecDeque<(Item, SystemTime)>,
 }
 
 impl Scan {
-    async fn next(&mut self) -> Result<Option<Item>, ClientError> {
+    async fn next(&mut self) -> Result<Option<(Item, SystemTime)>, ClientError> {
         loop {
-            if let Some(item) = self.ready.pop_front() {
-                return Ok(Some(item));
+            if let Some(timed) = self.ready.pop_front() {
+                return Ok(Some(timed));
             }
             self.go_ahead();
             let Some(ahead) = &mut self.ahead else { return Ok(None) };
-            let page = ahead.task_result().await?;
+            let (page, came_at) = ahead.task_result().await?;
             let query = self.next.take();
             self.ahead = None;
             self.next =
@@ -201,7 +208,7 @@ impl Scan {
             self.go_ahead();
             for entry in &page.entries {
                 let item = Item::of(entry, self.values).map_err(|reason| self.client.foreign(&reason))?;
-                self.ready.push_back(item);
+                self.ready.push_back((item, came_at));
             }
         }
     }
@@ -209,15 +216,19 @@ impl Scan {
     fn go_ahead(&mut self) {
         let (None, Some(query)) = (&self.ahead, &self.next) else { return };
         let (client, collection, query) = (self.client.clone(), self.collection.clone(), query.clone());
-        self.ahead = Some(Ahead(tokio::spawn(async move { client.list(&collection, &query).await })));
+        let page = async move {
+            let page = client.list(&collection, &query).await;
+            page.map(|page| (page, SystemTime::now()))
+        };
+        self.ahead = Some(Ahead(tokio::spawn(page)));
     }
 }
 
-/// A page that was asked for; nobody asks any more once it is dropped.
-struct Ahead(JoinHandle<Result<Listing, ClientError>>);
+/// A page that was asked for, and when it came; nobody asks any more once it is dropped.
+struct Ahead(JoinHandle<Result<(Listing, SystemTime), ClientError>>);
 
 impl Ahead {
-    async fn task_result(&mut self) -> Result<Listing, ClientError> {
+    async fn task_result(&mut self) -> Result<(Listing, SystemTime), ClientError> {
         let ended = |error: tokio::task::JoinError| {
             Err(ClientError::Lost { address: "the runtime".to_owned(), reason: error.to_string() })
         };

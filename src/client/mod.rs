@@ -45,6 +45,7 @@ mod events;
 mod failover;
 mod listing;
 mod members;
+mod secrets;
 mod settings;
 mod stream;
 mod tokens;
@@ -60,7 +61,7 @@ pub use builder::ClientBuilder;
 pub use error::{ClientError, Tried};
 pub use listing::{Item, ListingQuery};
 pub use stream::Items;
-pub use values::{Counted, FoundValue, WriteOptions, Written};
+pub use values::{Counted, FoundValue, LASTING, WriteOptions, Written};
 pub use watch::WatchEvent;
 
 use members::{Members, Session};

@@ -5,7 +5,7 @@ use crate::node::handle::documents::Entry;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -189,6 +189,24 @@ fn client_of<const N: usize>(addresses: [&str; N], patience_ms: u64) -> Client {
 
 async fn put(client: &Client) -> Result<Written, ClientError> {
     client.put("c", b"k", "v".into(), &WriteOptions::default()).await
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_life_counts_from_when_its_page_had_come() {
+    const PAGE: &str = r#"{"collection":"c","entries":[
+        {"key":"a","value":"1","ttl":"1000ms","timestamp":"0000000000000009-0000000000000001"},
+        {"key":"b","value":"2","ttl":"1000ms","timestamp":"0000000000000009-0000000000000001"}]}"#;
+    let fake = Fake::start([Does::Answers(200, PAGE)]).await;
+    let asked_at = SystemTime::now();
+    let mut items = client_of([&fake.address], 0).scan_timed("c", ListingQuery::default());
+    let (first, came_at) = items.next().await.unwrap().unwrap();
+    let read_at = SystemTime::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (second, also_at) = items.next().await.unwrap().unwrap();
+    assert_eq!((first.ttl, second.ttl), (Some(Duration::from_secs(1)), Some(Duration::from_secs(1))));
+    assert!(asked_at <= came_at && came_at <= read_at);
+    assert_eq!(also_at, came_at, "it was not read at once, and is of the same page");
+    assert!(items.next().await.is_none());
 }
 
 #[tokio::test]
@@ -386,4 +404,25 @@ async fn a_watch_goes_on_at_another_member_and_tells_that_it_was_interrupted() {
     // What can't be mended ends it.
     assert!(matches!(watch.next().await, Some(Err(ClientError::Forbidden { .. }))));
     assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn who_did_not_tell_every_page_of_its_collections_did_not_tell_them() {
+    const NONE: Does = Does::Answers(200, r#"{"collections":[],"may_read_all":true}"#);
+    let missed = Fake::start([Does::HangsUp, NONE]).await;
+    let mut known = convergence::tests::equal(1);
+    known.peers.truncate(1);
+    known.peers[0].http_address = Some(missed.address.clone());
+    let known = Does::Answers(200, serde_json::to_string(&known).unwrap().leak());
+    let pages = [
+        r#"{"collections":["a"],"next":"a","may_read_all":true}"#,
+        r#"{"collections":["b"],"may_read_all":true}"#,
+    ];
+    let pages = pages.into_iter().flat_map(|page| [known.clone(), Does::Answers(200, page)]);
+    let first = Fake::start(pages).await;
+    let client = client_of([&first.address], 0);
+    let (all, silent) = client.collections_anywhere(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(all.names.into_iter().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((silent.len(), missed.times()), (1, 2));
+    assert!(silent[0].starts_with("m2 does not answer"), "{silent:?}");
 }

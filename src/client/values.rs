@@ -6,11 +6,14 @@ use crate::model::Timestamp;
 use crate::model::edit::Condition;
 use crate::model::key::KeyRef;
 use crate::model::settings::Level;
-use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb};
+use crate::node::handle::documents::{Ending, Entry, Outcome, Ttl, Verb, life_text};
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use reqwest::Method;
 use std::time::Duration;
+
+/// The time to live of a value that has no end, whatever its collection's `default_ttl` says.
+pub const LASTING: Duration = Duration::MAX;
 
 /// A value that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +42,8 @@ pub struct FoundValue {
 pub struct WriteOptions {
     /// How many owners must have it; `None` takes the client's level, else the cluster's setting.
     pub level: Option<Level>,
-    /// How long a value lives; `None` for ever. Of no meaning for deleting and counting.
+    /// How long a value lives; `None`: as its collection's `default_ttl` says, for ever where there is none;
+    /// [`LASTING`]: for ever, whatever that says. Of no meaning for deleting and counting.
     pub ttl: Option<Duration>,
     /// A timestamp that the change must exceed, beside what the client has seen.
     pub after: Option<Timestamp>,
@@ -114,7 +118,7 @@ impl Client {
             let ttl = options.ttl.map(|ttl| Ttl::of_ms(millis(ttl)));
             return self.change_by_batch(Entry { ttl, ..Entry::put(collection, key, &value) }, options).await;
         }
-        let ttl = options.ttl.map(|ttl| format!("{}ms", millis(ttl)));
+        let ttl = options.ttl.map(|ttl| life_text(millis(ttl)));
         self.written(&self.change(Method::PUT, collection, key, &[("ttl", ttl)], value, options).await?)
     }
 
@@ -257,7 +261,7 @@ fn key_path(collection: &str, key: &[u8], query: &[(&str, Option<String>)]) -> S
     path
 }
 
-/// A time to live as members take it: at least a millisecond.
+/// A time to live as members take it: at least a millisecond; of [`LASTING`] the largest number, which means the same.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }

@@ -4,7 +4,7 @@ use super::document::{Document, Given, Value, read};
 use super::error::{ConfigErrors, Problem, Source};
 use super::keys::{CREATE_SETTINGS, find};
 use super::parse::{self, Parsed};
-use super::secret::{MAX_SECRET_BYTES, SecretText};
+use super::secret::SecretText;
 use crate::model::settings::{SettingError, Settings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,6 +47,34 @@ pub struct Limits {
     pub pending_handshakes: usize,
 }
 
+impl Limits {
+    /// Files that no client opens: links to members, journal, store.
+    const OWN_FILES: u64 = 512;
+    /// Of each kind so many may be open however few files there are.
+    const LEAST: u64 = 8;
+
+    /// These bounds, lowered in proportion where a process that may have `files` files open has no room for them beside
+    /// its own: 512, or half of all if there are few.
+    #[must_use]
+    pub fn within(self, files: u64) -> Self {
+        let all = [self.http_connections, self.resp_connections, self.pending_handshakes];
+        let all = all.iter().map(|count| *count as u64).sum::<u64>();
+        let room = files - Self::OWN_FILES.min(files / 2);
+        if all <= room {
+            return self;
+        }
+        let lowered = |count: usize| {
+            let share = (count as u64).saturating_mul(room) / all;
+            count.min(usize::try_from(share.max(Self::LEAST)).unwrap_or(usize::MAX))
+        };
+        Self {
+            http_connections: lowered(self.http_connections),
+            resp_connections: lowered(self.resp_connections),
+            pending_handshakes: lowered(self.pending_handshakes),
+        }
+    }
+}
+
 /// Files (PEM) for TLS with clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -82,6 +110,8 @@ pub struct MemberConfig {
     pub bootstrap: bool,
     /// What every member must know.
     pub secret: SecretText,
+    /// The file that it was read from; `None` if it stands in this one or in the environment.
+    pub secret_file: Option<PathBuf>,
     /// Where it listens for members.
     pub listen_peers: SocketAddr,
     /// Where it listens for HTTP.
@@ -158,7 +188,7 @@ impl Builder<'_> {
         let zone = self.one("zone", parse::name_or_empty);
         let seeds = self.seeds();
         let bootstrap = self.one("bootstrap", parse::truth);
-        let secret = self.secret();
+        let (secret, secret_file) = self.secret().unzip();
         let listen_peers = self.one("listen.peers", parse::listen);
         let listen_http = self.one("listen.http", parse::listen);
         let listen_resp = self.one("listen.resp", parse::listen_or_off);
@@ -183,6 +213,7 @@ impl Builder<'_> {
             seeds: seeds?,
             bootstrap: bootstrap?,
             secret: secret?,
+            secret_file: secret_file?,
             listen_peers: listen_peers?,
             listen_http: listen_http?,
             listen_resp: listen_resp?,
@@ -293,8 +324,9 @@ impl Builder<'_> {
         complete.then_some(seeds)
     }
 
-    /// The secret itself wins in the environment; in the file only one of the two keys may stand.
-    fn secret(&mut self) -> Option<SecretText> {
+    /// The secret, and the file that it was read from if it was. The secret itself wins in the environment; in the file
+    /// only one of the two keys may stand.
+    fn secret(&mut self) -> Option<(SecretText, Option<PathBuf>)> {
         let secret = self.given("secret");
         let file = self.given("secret_file");
         match (secret, file) {
@@ -304,7 +336,8 @@ impl Builder<'_> {
                     return None;
                 }
                 let parsed = SecretText::new(&text);
-                parsed.map_err(|error| self.problem("secret", &source, error.to_string())).ok()
+                let parsed = parsed.map_err(|error| self.problem("secret", &source, error.to_string()));
+                Some((parsed.ok()?, None))
             }
             (Some(given), _) => {
                 self.problem("secret", &given.source, "must be a text");
@@ -320,16 +353,14 @@ impl Builder<'_> {
         }
     }
 
-    fn secret_from_file(&mut self) -> Option<SecretText> {
+    fn secret_from_file(&mut self) -> Option<(SecretText, Option<PathBuf>)> {
         let name = self.one("secret_file", parse::path)?;
         let file = self.directory.join(name);
-        let read = read_bounded(&file, 4 * MAX_SECRET_BYTES as u64).and_then(|text| {
-            let text = zeroize::Zeroizing::new(text);
-            SecretText::new(&text).map_err(|error| format!("{}: {error}", file.display()))
-        });
+        let read = SecretText::read(&file);
         let source = self.given("secret_file").map_or(Source::Missing, |given| given.source);
         let hint = "make one with `kith secret`, the same for every member";
-        read.map_err(|error| self.problem("secret_file", &source, format!("{error} ({hint})"))).ok()
+        let read = read.map_err(|error| self.problem("secret_file", &source, format!("{error} ({hint})")));
+        Some((read.ok()?, Some(file)))
     }
 
     /// Both files, or none.
@@ -430,12 +461,13 @@ fn setting_of(error: &SettingError) -> Option<&str> {
         SettingError::UnknownOfCollection { .. }
         | SettingError::Collection { .. }
         | SettingError::SystemCollection(_)
-        | SettingError::TooManyCollections(_) => None,
+        | SettingError::TooManyCollections(_)
+        | SettingError::TooManyFactors { .. } => None,
     }
 }
 
 /// A small text file; the error says what happened to which file.
-fn read_bounded(path: &Path, max: u64) -> Result<String, String> {
+pub(super) fn read_bounded(path: &Path, max: u64) -> Result<String, String> {
     use std::io::Read;
     let fail = |error: std::io::Error| format!("can't read {}: {error}", path.display());
     let file = std::fs::File::open(path).map_err(fail)?;

@@ -21,4 +21,4 @@ mod secret;
 pub use error::{ConfigErrors, Problem};
 pub use keys::{KEYS, Key, unknown_variables};
 pub use member::{Create, Limits, LogFormat, MemberConfig, Memory, TlsFiles};
-pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretText};
+pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretFileError, SecretText};

@@ -1,6 +1,8 @@
 //! The cluster secret as text: never shown, wiped when dropped.
 
+use super::member::read_bounded;
 use std::fmt;
+use std::path::Path;
 use zeroize::Zeroizing;
 
 /// Bytes below which a secret is refused.
@@ -22,6 +24,11 @@ pub enum SecretError {
     TooLong(usize),
 }
 
+/// Why a file gives no secret; says nothing of its content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SecretFileError(String);
+
 /// A cluster secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText(Zeroizing<String>);
@@ -38,6 +45,16 @@ impl SecretText {
             bytes if bytes > MAX_SECRET_BYTES => Err(SecretError::TooLong(bytes)),
             _ => Ok(Self(Zeroizing::new(text.to_owned()))),
         }
+    }
+
+    /// The secret that stands in a file.
+    ///
+    /// # Errors
+    /// When it can't be read, or what it holds can't be a secret.
+    pub fn read(file: &Path) -> Result<Self, SecretFileError> {
+        let text =
+            read_bounded(file, 4 * MAX_SECRET_BYTES as u64).map(Zeroizing::new).map_err(SecretFileError)?;
+        Self::new(&text).map_err(|error| SecretFileError(format!("{}: {error}", file.display())))
     }
 
     /// The secret itself, for the one place that stretches it.

@@ -370,7 +370,7 @@ impl Engine {
     fn leaves_to_leave_out(&self, partition: u16, copying: &Copying) -> Vec<u8> {
         // Who is rebuilt must know all that a source has.
         let all = self.records.wrong > 0 || self.rebuilding.is_active();
-        let tells = copying.joins() && copying.copied > 0 && !all;
+        let tells = copying.joins() && copying.copied > 0 && !all && !self.is_sorting();
         let tree = self.records.trees.tree(partition).filter(|_| tells);
         tree.map_or_else(Vec::new, |tree| pack(tree.leaves().iter().copied().map(lower)))
     }

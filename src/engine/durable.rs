@@ -18,6 +18,7 @@ use super::operation::{Completion, OperationError, Outcome, Wait};
 use super::requests::Purpose;
 use super::table::{GONE, SETTLED};
 use super::write::Origin;
+use crate::model::placement::OwnerSet;
 use crate::model::settings::Sync;
 use crate::model::{KeyHash, MemberId, Timestamp};
 use crate::protocol::message::{Has, Reply, Request};
@@ -134,9 +135,9 @@ impl Engine {
         }
         for write in &mut waiting.writes {
             write.nothing.clear();
-            let owns = self.placement.set_of(write.hash, false).contains(me);
+            let owns = self.owners_by_hash(write.hash).contains(me);
             write.own = owns.then(|| self.has_write(write.hash, write.stamp));
-            for owner in &self.placement.set_of(write.hash, false).owners {
+            for owner in &self.owners_by_hash(write.hash).owners {
                 if !write.has.contains(&owner.member) {
                     questions.entry(owner.member).or_default().push((write.hash.0, write.stamp));
                 }
@@ -159,6 +160,17 @@ impl Engine {
             }
         }
         self.step_wait(id);
+    }
+
+    /// The owners of a key whose hash alone is known. Of what left memory nobody can tell whether its collection is placed by
+    /// itself: then too few may be asked, or others, who know of no copy.
+    fn owners_by_hash(&self, hash: KeyHash) -> &OwnerSet {
+        let slot = self.records.table.find_any_hash(hash);
+        let partition = slot.map_or_else(
+            || self.placement.layout().partition_in(0, hash),
+            |slot| self.records.partition_at(slot),
+        );
+        self.placement.set(partition)
     }
 
     /// A peer asks what this member has.
@@ -185,7 +197,7 @@ impl Engine {
     /// The fewest copies that any write of a wait is known to have.
     fn copies_of(&self, waiting: &Waiting) -> u16 {
         let of = |write: &Tracked| {
-            let owners = &self.placement.set_of(write.hash, false).owners;
+            let owners = &self.owners_by_hash(write.hash).owners;
             if write.forgotten {
                 super::pending::short(owners.len())
             } else if owners.iter().all(|owner| write.nothing.contains(&owner.member)) {

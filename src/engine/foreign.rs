@@ -45,17 +45,23 @@ pub(super) struct Foreign {
 }
 
 impl Engine {
-    /// Partitions of which this member holds records without being an owner.
+    /// Partitions of which this member holds records without being an owner, or may: what redb has to be asked about first is
+    /// in no tree.
     pub fn foreign_partitions(&self) -> impl Iterator<Item = u16> + '_ {
         let me = self.identity.member;
+        let unresolved = self.loads.unresolved().filter(|key| !key.is_system());
+        let unresolved: BTreeSet<u16> =
+            unresolved.map(|key| self.placement.partition_of(key, key.hash())).collect();
+        let holds = move |at: u16| self.records.holds_any(at) || unresolved.contains(&at);
         let partitions = (0u16..).take(self.placement.partitions());
-        partitions.filter(move |at| !self.placement.set(*at).contains(me) && self.records.holds_any(*at))
+        partitions.filter(move |at| !self.placement.set(*at).contains(me) && holds(*at))
     }
 
     /// Whether nothing foreign is held, and that is durable.
     pub(super) fn holds_nothing_foreign(&self) -> bool {
         self.foreign.dropping.is_none()
             && self.positions.synced >= self.foreign.dropped_at
+            && !self.is_sorting()
             && self.foreign_partitions().next().is_none()
     }
 
@@ -68,7 +74,7 @@ impl Engine {
             return self.drop_from_table();
         }
         // What redb is being asked for is in no root yet.
-        let rests = self.now.mono_us < self.foreign.look_us || !self.loads.is_idle();
+        let rests = self.now.mono_us < self.foreign.look_us || !self.loads.is_idle() || self.is_sorting();
         if rests || self.checkpoint.committed() < self.foreign.checkpoint {
             return;
         }
@@ -111,7 +117,7 @@ impl Engine {
         for id in walked.map(SlotId) {
             let table = &self.records.table;
             let hash = table.hash(id);
-            let drops = partitions.contains(&self.placement.partition_of(hash));
+            let drops = partitions.contains(&self.records.partition_at(id));
             if !drops || table.has_any(id, SYSTEM | GONE | UNRESOLVED) {
                 continue;
             }
@@ -132,23 +138,28 @@ impl Engine {
     fn want_foreign_page(&mut self, after: super::Name) {
         let Some(dropping) = self.foreign.dropping.as_mut() else { return };
         dropping.in_store = true;
-        let leaves = dropping.partitions.iter().map(|partition| (*partition, u64::MAX)).collect();
-        self.want_page(PageFilter::Leaves(Arc::new(leaves)), after, PAGE_BYTES, PageFor::Foreign);
+        let layout = self.placement.layout();
+        let slices = dropping.partitions.iter().map(|partition| layout.slice_at(*partition));
+        let filter = PageFilter::Leaves(Arc::new(slices.map(|slice| (slice, u64::MAX)).collect()));
+        let own = layout.collection_of(dropping.partitions.iter().copied()).map(str::to_owned);
+        self.want_page_of(own, filter, after, PAGE_BYTES, PageFor::Foreign);
     }
 
     /// A page of redb with records that are to be dropped; none when it could not be read.
     pub(super) fn foreign_page(&mut self, page: Option<PageFound>) {
         let digest = self.placement.digest();
-        if self.foreign.dropping.as_ref().is_none_or(|dropping| dropping.digest != digest) {
+        let dropping = self.foreign.dropping.as_ref().filter(|dropping| dropping.digest == digest);
+        let Some(partitions) = dropping.map(|dropping| dropping.partitions.clone()) else {
             self.foreign.dropping = None;
             return;
-        }
+        };
         let Some(PageFound { records, next, .. }) = page else { return self.end_dropping() };
         let mut rest = &records[..];
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             let hash = record.key_hash();
-            if self.records.table.find_any_like(record, hash).is_none() {
+            let drops = partitions.contains(&self.records.partition_of(record, hash));
+            if drops && self.records.table.find_any_like(record, hash).is_none() {
                 self.forget(record, hash);
             }
         }

@@ -1,20 +1,21 @@
 //! Handoff: taking the step that is under way, when those that it makes owners are ready.
 //!
-//! A step ([`Step`]: the replication factor moves by one, a member leaves, a member changes its zone)
-//! moves partitions to other owners. Those copy them as `copying` tells, and the step is taken by
+//! A step ([`Step`]: a replication factor moves by one, a member leaves, a member changes its zone)
+//! moves partitions to other owners. (One that only places a collection by itself moves none, and waits for those to know of
+//! it that any other waits for: no other step can be taken then by members that don't.) Those copy them as `copying` tells, and the step is taken by
 //! one write to roster or settings, which every member follows. Invariants:
 //!
 //! - A step is taken only when, of each partition that it moves, every member that it makes an owner has
 //!   said that it is complete, and so has every other owner to come that can be reached, at least so many
 //!   that every quorum has one among them: who was damaged may still need the owner that goes.
-//! - So many old owners of each partition that every quorum has one among them must have said that
-//!   they know of the step, all under one placement. Whoever knows of it refuses writes of members that
+//! - So many old owners of each partition, of those classes that the step is about, that every quorum has one among them must
+//!   have said that they know of the step, all under one placement. Whoever knows of it refuses writes of members that
 //!   don't, so whatever has met its level is known to a quorum of the owners to come.
 //! - Knowledge is told when it is durable (see `tell_complete`), and so is completeness.
 //! - A leaving member goes by its own hand, and only when nobody lacks anything that it holds; the last
 //!   member never goes.
 //!
-//! Who writes: of the replication factor the member with the lowest id among those that agree and can be
+//! Who writes: of a replication factor the member with the lowest id among those that agree and can be
 //! reached. If two do, they write the same. Zone and leave are written by the member itself.
 
 use super::Engine;
@@ -24,6 +25,7 @@ use crate::model::key::{ROSTER, SETTINGS};
 use crate::model::placement::{Owner, OwnerSet, Step};
 use crate::model::roster::{Removal, RosterEntry, removal_key};
 use crate::model::settings::REPLICATION_FACTOR_IN_FORCE;
+use crate::model::settings::collection::IN_FORCE_PREFIX;
 use crate::model::{KeyRef, MemberId};
 
 /// Why a member that left by itself is fenced.
@@ -34,16 +36,23 @@ impl Engine {
     pub(super) fn take_step(&mut self) {
         self.refresh_placement();
         let Some(step) = self.placement.step() else { return };
-        if self.now.mono_us < self.step_after_us || !self.is_to_take(step) || !self.is_agreed_on_step() {
+        if self.now.mono_us < self.step_after_us || !self.is_to_take(step) || !self.is_agreed_on(step) {
             return;
         }
         // The write takes its time; it ends, one way or the other, by then.
         self.step_after_us = self.now.mono_us + 2_000 * self.settings.write_timeout_ms;
         match step {
-            Step::Copies(copies) => {
-                if let Ok(key) = KeyRef::new(SETTINGS, REPLICATION_FACTOR_IN_FORCE.as_bytes()) {
-                    let value = copies.to_string();
-                    self.write_system(NOBODY, key, Change::Set { value: value.as_bytes(), expiry_ms: None });
+            Step::Copies { class: 0, copies } => self.write_in_force(REPLICATION_FACTOR_IN_FORCE, copies),
+            Step::Copies { class, copies } => {
+                let collection = self.placement.layout().collections().get(class - 1);
+                if let Some(name) = collection.map(|collection| format!("{IN_FORCE_PREFIX}{collection}")) {
+                    self.write_in_force(&name, copies);
+                }
+            }
+            Step::Own => {
+                let collection = self.settings.unplaced().next();
+                if let Some(name) = collection.map(|collection| format!("{IN_FORCE_PREFIX}{collection}")) {
+                    self.write_in_force(&name, self.settings.replication_factor_in_force);
                 }
             }
             Step::Zone(member) => {
@@ -59,10 +68,17 @@ impl Engine {
         }
     }
 
+    fn write_in_force(&mut self, name: &str, copies: u8) {
+        if let Ok(key) = KeyRef::new(SETTINGS, name.as_bytes()) {
+            let value = copies.to_string();
+            self.write_system(NOBODY, key, Change::Set { value: value.as_bytes(), expiry_ms: None });
+        }
+    }
+
     fn is_to_take(&self, step: Step) -> bool {
         let me = self.identity.member;
         match step {
-            Step::Copies(_) => self.agreeing().next() == Some(me),
+            Step::Copies { .. } | Step::Own => self.agreeing().next() == Some(me),
             Step::Zone(member) => member == me,
             Step::Leave(member) => member == me && self.may_go() && self.has_handed_over(),
         }
@@ -84,9 +100,10 @@ impl Engine {
     }
 
     /// Whether the step could be taken, as far as its owners to be and the old owners are concerned.
-    fn is_agreed_on_step(&self) -> bool {
-        let mut partitions = (0..self.placement.partitions()).filter_map(|at| u16::try_from(at).ok());
-        partitions.all(|partition| {
+    fn is_agreed_on(&self, step: Step) -> bool {
+        let layout = self.placement.layout();
+        let mut concerned = layout.every().filter(|at| step.concerns(layout.class_at(*at)));
+        concerned.all(|partition| {
             let set = self.placement.set(partition);
             self.is_step_ready_in(partition, set) && self.is_step_known_in(set)
         })

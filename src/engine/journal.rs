@@ -22,6 +22,7 @@ const PLACE: u8 = 16;
 const TOLD: u8 = 17;
 const REBUILD: u8 = 18;
 const REBUILT: u8 = 19;
+const COMPLETE_OF: u8 = 20;
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +37,11 @@ pub(super) enum Entry<'a> {
     HintDone(MemberId, HintKey),
     /// The highest incarnation of a peer that was seen, and its life.
     Life(MemberId, u64, u64),
-    /// The partitions that this member is a complete owner of.
+    /// The partitions of class 0 that this member is a complete owner of. With it holds what was told of other classes since the
+    /// last one, and of no others.
     Complete(&'a [u8]),
+    /// Those of a collection that is placed by itself, once the next `Complete` follows.
+    CompleteOf(&'a str, &'a [u8]),
     /// What was journalled before may still be on its way to other owners.
     Mark,
     /// What was journalled before the last mark has arrived everywhere, or is hinted.
@@ -108,6 +112,11 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>) {
         Entry::Rebuilt => out.push(REBUILT),
         Entry::Complete(partitions) => {
             out.push(COMPLETE);
+            append_sized(out, partitions);
+        }
+        Entry::CompleteOf(collection, partitions) => {
+            out.push(COMPLETE_OF);
+            append_sized(out, collection.as_bytes());
             append_sized(out, partitions);
         }
         Entry::Mark => out.push(MARK),
@@ -218,6 +227,12 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), JournalError> {
             let (partitions, rest) = sized(rest)?;
             Ok((Entry::Complete(partitions), rest))
         }
+        COMPLETE_OF => {
+            let (collection, rest) = sized(rest)?;
+            let collection = std::str::from_utf8(collection).map_err(|_| JournalError::CutOff)?;
+            let (partitions, rest) = sized(rest)?;
+            Ok((Entry::CompleteOf(collection, partitions), rest))
+        }
         MARK => Ok((Entry::Mark, rest)),
         SETTLED => Ok((Entry::Settled, rest)),
         TOMBSTONE_SETTLED => {
@@ -282,6 +297,7 @@ mod tests {
             Entry::HintDone(MemberId(1), HintKey::of(key)),
             Entry::Life(MemberId(1), 2, 3),
             Entry::Complete(&[1, 2, 3]),
+            Entry::CompleteOf("c", &[4, 5]),
             Entry::Told(MemberId(1), 2, 3),
             Entry::Rebuild(10, 11),
             Entry::Rebuilt,

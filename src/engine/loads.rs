@@ -76,9 +76,22 @@ impl Loads {
         self.waiting.is_empty()
     }
 
+    /// Keys that are being loaded.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether nothing is being loaded or to be loaded again: no record of the table is unresolved.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.failed.is_empty()
+    }
+
+    /// Keys under which the table may have a record that is in no tree before redb has answered.
+    pub(super) fn unresolved(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        let resolves = |waiters: &[Waiter]| waiters.iter().any(|waiter| matches!(waiter, Waiter::Resolve));
+        let waiting = self.waiting.iter().filter(move |(_, waiters)| resolves(waiters));
+        let failed = self.failed.iter().filter_map(|(_, load)| KeyRef::new(&load.collection, &load.key).ok());
+        waiting.filter_map(|(key, _)| key.key()).chain(failed)
     }
 
     /// Whether a write of this key waits for a load: later ones wait behind it.
@@ -162,11 +175,15 @@ impl Engine {
         may_pass_by && !self.loads.only_read.is_multiple_of(STAYS_ONE_IN)
     }
 
-    /// Redb's record of a key is damaged: it is taken from others.
-    pub(super) fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
+    /// Redb's record of a key is damaged: it is taken from others, unless memory has a newer one that replaces it.
+    fn lose(&mut self, key: KeyRef<'_>, hash: KeyHash) {
         self.counters.damaged_records += 1;
+        let replaces = |slot| !self.records.table.has(slot, UNRESOLVED);
+        let is_replaced = self.records.table.find(key, hash).is_some_and(replaces);
         self.records.lose(key, hash);
-        self.lose_partition(self.placement.partition_of(hash));
+        if !is_replaced {
+            self.lose_partition(self.placement.partition_of(key, hash));
+        }
     }
 
     /// Loads again what could not be read.
@@ -203,7 +220,7 @@ impl Engine {
     /// Gives a record to somebody who reads it.
     fn show_loaded(&mut self, key: KeyRef<'_>, hash: KeyHash, waiter: Waiter, record: RecordRef<'_>) {
         match waiter {
-            Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
+            Waiter::Read(token) if !self.is_complete_for(key, hash) => {
                 self.read_one(token, key, hash);
             }
             Waiter::Read(token) => {
@@ -226,7 +243,7 @@ impl Engine {
             Waiter::Fetch(origin, hashes) => {
                 self.compare_for_peer(origin, Compare::Fetch { hashes }, true);
             }
-            Waiter::Read(token) if !self.is_complete_for(hash, key.is_system()) => {
+            Waiter::Read(token) if !self.is_complete_for(key, hash) => {
                 self.read_one(token, key, hash);
             }
             Waiter::Read(token) => {
@@ -245,7 +262,7 @@ impl Engine {
             Waiter::Write(origin, write, give_up_us) => {
                 let Some(job) = Job::of(origin, &write, give_up_us) else { return };
                 // Meanwhile it may have become no owner, or one that may not look.
-                if job.change.extends() && !self.is_complete_for(hash, key.is_system()) {
+                if job.change.extends() && !self.is_complete_for(key, hash) {
                     return match origin {
                         Origin::Client(_) => self.retry_write(origin, write, give_up_us),
                         Origin::Peer { .. } => self.reply(origin, Reply::Failed(Failure::NotReady)),

@@ -13,14 +13,14 @@ use super::Engine;
 use super::journal::{self, Entry};
 use super::operation::Change;
 use super::peer::{Link, Peer};
-use crate::model::key::{ROSTER, SETTINGS, SYSTEM_PREFIX, TOKENS};
+use crate::model::key::{ROSTER, SECRETS, SETTINGS, SYSTEM_PREFIX, TOKENS};
 use crate::model::placement::Placement;
 use crate::model::roster::{MemberState, Roster, RosterEntry, entry_key};
+use crate::model::rotation::Rotations;
 use crate::model::settings::Settings;
 use crate::model::settings::log::{Applied, InForce, Log};
 use crate::model::token::Tokens;
 use crate::model::{KeyRef, MemberId, Record, RecordRef, Timestamp};
-use crate::protocol::message::{Message, Notice};
 use std::sync::Arc;
 
 /// Microseconds between two exchanges of system records with one peer.
@@ -76,8 +76,10 @@ impl Engine {
             return;
         }
         let system = self.system_records();
+        self.settings.fit(partition_bits);
         self.placement = Placement::compute(partition_bits, &self.roster, &self.settings);
         self.records = super::records::Records::new(partition_bits);
+        self.records.regroup(Arc::clone(self.placement.layout()));
         self.complete = vec![false; self.placement.partitions()];
         let mut rest = &system[..];
         while let Ok((record, tail)) = RecordRef::parse(rest) {
@@ -129,6 +131,7 @@ impl Engine {
             }
             SETTINGS => self.system_changed = true,
             TOKENS => self.tokens_changed = true,
+            SECRETS => self.secrets_changed = true,
             _ => {}
         }
     }
@@ -147,6 +150,7 @@ impl Engine {
             return;
         }
         let before = std::mem::replace(&mut self.placement, placement);
+        self.regroup(&before);
         self.quiet.adoptions += 1;
         self.placement_position = self.end();
         self.lanes.sync = true;
@@ -168,13 +172,13 @@ impl Engine {
         let (mut missing, mut void) = (Vec::new(), Vec::new());
         for (member, key) in self.hints.iter() {
             let Some(name) = key.key() else { continue };
-            let (hash, is_system) = (name.hash(), name.is_system());
-            let is_refused = !is_system && self.roster.is_removed(self.identity.member);
-            if is_refused || !self.placement.set_of(hash, is_system).contains(member) {
+            let hash = name.hash();
+            let is_refused = !name.is_system() && self.roster.is_removed(self.identity.member);
+            if is_refused || !self.placement.set_of(name, hash).contains(member) {
                 void.push((member, hash));
             }
-            let were = before.set_of(hash, is_system);
-            let new = self.placement.set_of(hash, is_system).owners.iter().map(|owner| owner.member);
+            let were = before.set_of(name, hash);
+            let new = self.placement.set_of(name, hash).owners.iter().map(|owner| owner.member);
             let new = new.filter(|owner| !were.contains(*owner) && *owner != self.identity.member);
             if !were.owners.is_empty() {
                 missing.extend(new.map(|owner| (owner, hash, key.clone())));
@@ -221,6 +225,27 @@ impl Engine {
         Arc::clone(&self.tokens)
     }
 
+    /// Reads the steps of changing the secret anew after one was written.
+    pub(super) fn refresh_rotations(&mut self) {
+        if std::mem::take(&mut self.secrets_changed) {
+            let entries = Self::live_entries(&mut self.records, SECRETS);
+            self.rotations = Arc::new(Rotations::from_records(entries));
+            self.lanes.membership_changed = true;
+        }
+    }
+
+    /// The steps of changing the secret; another one once they have changed.
+    #[must_use]
+    pub const fn rotations(&self) -> &Arc<Rotations> {
+        &self.rotations
+    }
+
+    /// The same with what was written in this turn already.
+    pub fn latest_rotations(&mut self) -> Arc<Rotations> {
+        self.refresh_rotations();
+        Arc::clone(&self.rotations)
+    }
+
     /// All changes of settings, as the records tell them.
     #[must_use]
     pub fn settings_log(&mut self) -> Log {
@@ -231,6 +256,9 @@ impl Engine {
         let mut in_force = self.settings_log().in_force();
         let set_at = in_force.applied.set_at.get("replication_factor").map_or(0, |stamp| stamp.time);
         in_force.settings.replication_factor_time = set_at;
+        let factors = in_force.applied.factors_set_at.iter();
+        in_force.settings.factor_times = factors.map(|(name, stamp)| (name.clone(), stamp.time)).collect();
+        in_force.settings.fit(self.placement.partition_bits());
         in_force
     }
 
@@ -318,42 +346,6 @@ impl Engine {
         let (key, value) = (entry_key(member), entry.encode());
         if let Ok(key) = KeyRef::new(ROSTER, &key) {
             self.write_system(NOBODY, key, Change::Set { value: &value, expiry_ms: None });
-        }
-    }
-
-    fn complete_bits(&self) -> Vec<u8> {
-        let mut bits = vec![0u8; self.complete.len().div_ceil(8)];
-        for (partition, _) in self.complete.iter().enumerate().filter(|(_, complete)| **complete) {
-            if let Some(byte) = bits.get_mut(partition / 8) {
-                *byte |= 1 << (partition % 8);
-            }
-        }
-        bits
-    }
-
-    /// Makes completeness durable.
-    pub(super) fn note_complete(&mut self) {
-        let bits = self.complete_bits();
-        journal::append(&mut self.lanes.journal, &Entry::Complete(&bits));
-    }
-
-    /// Tells one peer, or all, what this member is a complete owner of, and with it that it knows the
-    /// placement. It must know it after a power cut too, so that is told when it is durable.
-    pub(super) fn tell_complete(&mut self, to: Option<MemberId>) {
-        self.untold |= self.positions.synced < self.placement_position;
-        if self.positions.synced < self.placement_position {
-            return;
-        }
-        self.untold &= to.is_some();
-        let notice = Notice::Complete {
-            placement: self.placement.digest(),
-            partitions: self.complete_bits(),
-            catching_up: self.is_catching_up(),
-        };
-        let message = Message::Notice(notice);
-        let members: Vec<MemberId> = to.map_or_else(|| self.linked().collect(), |member| vec![member]);
-        for member in members {
-            self.send_message(member, &message);
         }
     }
 

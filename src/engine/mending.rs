@@ -19,7 +19,7 @@ const PAGE_BYTES: usize = 512 << 10;
 /// Microseconds until a page that could not be read is asked for again.
 const RETRY_US: u64 = 1_000_000;
 
-/// Leaves of partitions: a bit for each leaf.
+/// Leaves of slices, of whatever class: a bit for each leaf.
 pub(super) type LeafSet = BTreeMap<u16, u64>;
 
 /// The walk that is under way.

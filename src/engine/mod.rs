@@ -15,9 +15,11 @@
 //! covers it; every record in the table is in the journal or in redb.
 
 mod anti_entropy;
+mod bounds;
 mod catching_up;
 mod cells;
 mod checkpoint;
+mod classes;
 mod clocks;
 pub mod collections;
 mod convergence;
@@ -52,10 +54,12 @@ mod requests;
 mod scan;
 mod scrub;
 mod settling;
+mod sorting;
 mod table;
 pub mod watch;
 mod write;
 
+pub use bounds::Bounds;
 pub use checkpoint::{Batch, CheckpointStep, Replaced};
 pub use convergence::{PeerConvergence, Superseded, Tombstones};
 pub use counters::Counters;
@@ -70,6 +74,7 @@ pub use scrub::ScrubRound;
 use crate::model::clock::Clock;
 use crate::model::placement::Placement;
 use crate::model::roster::Roster;
+use crate::model::rotation::Rotations;
 use crate::model::settings::Settings;
 use crate::model::settings::log::Applied;
 use crate::model::token::Tokens;
@@ -78,7 +83,7 @@ use hints::Hints;
 use operation::Completion;
 use peer::Peer;
 use records::Records;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Microseconds between two calls of [`Engine::tick`].
 pub const TICK_US: u64 = 50_000;
@@ -92,30 +97,6 @@ pub struct Identity {
     pub incarnation: u64,
     /// Drawn at random at this start.
     pub life: u64,
-}
-
-/// Bounds of one member; they may differ between members.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Memory for records in bytes; beyond it, records that redb holds are evicted.
-    pub table_bytes: usize,
-    /// Bytes in the journal at which a checkpoint starts.
-    pub journal_bytes: u64,
-    /// Records not in redb at which a checkpoint starts.
-    pub dirty_records: usize,
-    /// Bytes that may wait for the disk before writers have to wait.
-    pub unsynced_bytes: u64,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            table_bytes: 1 << 30,
-            journal_bytes: 512 << 20,
-            dirty_records: 4_000_000,
-            unsynced_bytes: 64 << 20,
-        }
-    }
 }
 
 /// Positions in this life's journal, in bytes that were put into [`Lanes::journal`].
@@ -148,7 +129,7 @@ pub struct Lanes {
     pub checkpoint: Option<CheckpointStep>,
     /// Links that must be closed, and why.
     pub close: Vec<(MemberId, &'static str)>,
-    /// Roster or settings changed: gossip and the node want to know.
+    /// Roster, settings or a step of changing the secret changed: gossip and the node want to know.
     pub membership_changed: bool,
 }
 
@@ -231,7 +212,13 @@ pub struct Engine {
     system_changed: bool,
     tokens: std::sync::Arc<Tokens>,
     tokens_changed: bool,
+    rotations: std::sync::Arc<Rotations>,
+    secrets_changed: bool,
     complete: Vec<bool>,
+    /// What the journal told that this member is complete for of classes, before they are known.
+    complete_of: BTreeMap<String, Vec<u8>>,
+    /// The same, until the journal tells that it holds.
+    complete_next: BTreeMap<String, Vec<u8>>,
     copying: copying::Copies,
     anti_entropy: anti_entropy::AntiEntropy,
     foreign: foreign::Foreign,
@@ -247,6 +234,8 @@ pub struct Engine {
     hints: Hints,
     settling: settling::Settling,
     peers: Vec<Peer>,
+    /// Peers whose links speak a protocol without classes.
+    old_peers: BTreeSet<MemberId>,
     peer_index: BTreeMap<MemberId, usize>,
     writes: VecDeque<pending::Pending>,
     progress: bool,
@@ -258,6 +247,7 @@ pub struct Engine {
     pages: pages::Pages,
     scrub: scrub::Scrub,
     mending: mending::Mending,
+    sorting: sorting::Sorting,
     ranges: scan::Ranges,
     checkpoint: checkpoint::State,
     inbox: inbox::Inbox,
@@ -297,6 +287,8 @@ impl Engine {
             roster,
             roster_distrusted: false,
             complete: vec![false; placement.partitions()],
+            complete_of: BTreeMap::new(),
+            complete_next: BTreeMap::new(),
             placement,
             lives: remembered::Lives::default(),
             placement_position: 0,
@@ -304,6 +296,8 @@ impl Engine {
             system_changed: false,
             tokens: std::sync::Arc::default(),
             tokens_changed: false,
+            rotations: std::sync::Arc::default(),
+            secrets_changed: false,
             copying: copying::Copies::default(),
             anti_entropy: anti_entropy::AntiEntropy::default(),
             foreign: foreign::Foreign::default(),
@@ -317,6 +311,7 @@ impl Engine {
             hints: Hints::default(),
             settling: settling::Settling::default(),
             peers: Vec::new(),
+            old_peers: BTreeSet::new(),
             peer_index: BTreeMap::new(),
             writes: VecDeque::new(),
             progress: false,
@@ -327,6 +322,7 @@ impl Engine {
             pages: pages::Pages::default(),
             scrub: scrub::Scrub::default(),
             mending: mending::Mending::default(),
+            sorting: sorting::Sorting::default(),
             ranges: scan::Ranges::default(),
             checkpoint: checkpoint::State::default(),
             inbox: inbox::Inbox::default(),
@@ -351,7 +347,9 @@ impl Engine {
         self.take_writes();
         self.refresh_placement();
         self.refresh_tokens();
+        self.refresh_rotations();
         self.step_checkpoint();
+        self.step_sorting();
         self.step_comparing();
         self.seek_sources();
         self.tell_changes();
@@ -361,7 +359,7 @@ impl Engine {
     /// Whether something can be done at once, without any other event.
     #[must_use]
     pub fn wants_turn(&self) -> bool {
-        self.wants_checkpoint_step() || self.wants_compare_step()
+        self.wants_checkpoint_step() || self.wants_compare_step() || self.wants_sorting()
     }
 
     /// The beginning of `lanes.journal`, up to the end of an entry, in at most `most` bytes: all of it

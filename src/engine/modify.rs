@@ -26,8 +26,8 @@ use super::write::{Encoded, Job, Origin};
 use crate::model::edit::{Edit, Edited, Modify, NewExpiry, Returns, edit};
 use crate::model::merge::restamp_counter;
 use crate::model::placement::{Owner, OwnerSet};
-use crate::model::record::append_value;
-use crate::model::{KeyHash, MemberId, Record, RecordRef, Timestamp};
+use crate::model::record::{LASTING_MS, append_value};
+use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::protocol::message::{Failure, Reply};
 use smallvec::SmallVec;
 
@@ -47,13 +47,14 @@ pub(super) fn preferred(set: &OwnerSet) -> impl Iterator<Item = &Owner> {
 
 impl Engine {
     /// Whom this member takes for a key's home; `None` while no complete owner can be reached.
-    pub(super) fn home(&self, hash: KeyHash) -> Option<MemberId> {
-        let (me, digest) = (self.identity.member, self.placement.digest());
-        let partition = self.placement.partition_of(hash);
-        let is_complete = |member: MemberId| match self.peer(member) {
-            Some(peer) => peer.is_reachable() && peer.is_complete(partition, digest),
-            None => member == me && self.is_complete_for(hash, false),
-        };
+    pub(super) fn home(&self, key: KeyRef<'_>, hash: KeyHash) -> Option<MemberId> {
+        self.home_of(self.placement.partition_of(key, hash))
+    }
+
+    /// Whom this member takes for the home of a partition's keys; `None` while no complete owner can be reached.
+    #[must_use]
+    pub fn home_of(&self, partition: u16) -> Option<MemberId> {
+        let is_complete = |member: MemberId| self.can_reach(member) && self.is_complete_at(member, partition);
         let set = self.placement.set(partition);
         let complete: SmallVec<[MemberId; 4]> =
             preferred(set).map(|owner| owner.member).filter(|member| is_complete(*member)).collect();
@@ -70,17 +71,17 @@ impl Engine {
     /// A peer asks this member, as a home, to look and change.
     pub(super) fn modify_for_peer(&mut self, job: Job<'_>) {
         let me = self.identity.member;
-        match self.home(job.hash) {
+        match self.home(job.key, job.hash) {
             Some(home) if home == me => self.stamp_write(job),
-            Some(home) if self.is_before(home, me, job.hash) => {
+            Some(home) if self.is_before(home, me, &job) => {
                 self.forward_write(job.origin, home, job.request(), job.give_up_us);
             }
             _ => self.reply(job.origin, Reply::Failed(Failure::NotReady)),
         }
     }
 
-    fn is_before(&self, one: MemberId, other: MemberId, hash: KeyHash) -> bool {
-        let set = self.placement.set_of(hash, false);
+    fn is_before(&self, one: MemberId, other: MemberId, job: &Job<'_>) -> bool {
+        let set = self.placement.set_of(job.key, job.hash);
         preferred(set).map(|owner| owner.member).find(|member| *member == one || *member == other)
             == Some(one)
     }
@@ -116,7 +117,8 @@ impl Engine {
         let journal = &mut self.lanes.journal;
         let number = match (edited, counter) {
             (Edited::Value(value, expiry_ms), _) => {
-                append_value(journal, key, timestamp, expiry_ms.or(default_expiry), &value);
+                let expiry_ms = expiry_ms.or(default_expiry).filter(|end| *end != LASTING_MS);
+                append_value(journal, key, timestamp, expiry_ms, &value);
                 i64::try_from(value.len()).unwrap_or(i64::MAX)
             }
             (Edited::Counter(expiry_ms), Some(counter)) => {

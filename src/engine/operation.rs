@@ -32,7 +32,8 @@ pub enum Change<'a> {
     Set {
         /// The value's bytes.
         value: &'a [u8],
-        /// When it counts as deleted.
+        /// When it counts as deleted: `None` as its collection's `default_ttl` says, [`crate::model::record::LASTING_MS`]
+        /// never.
         expiry_ms: Option<u64>,
     },
     /// Leaves a tombstone.

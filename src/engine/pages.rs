@@ -2,7 +2,8 @@
 //!
 //! A walk goes through all records in the order of collection and key. It asks for a page, gets
 //! what its filter wants of the next records, and is told where to go on. What a page shows was
-//! committed when the page was asked for or later; whoever walks knows what the table holds besides.
+//! committed when the page was asked for or later; whoever walks knows what the table holds besides. Who wants nothing but
+//! records of one collection walks through that one only: a page may still show what comes behind it, and then is the last.
 
 use super::Engine;
 use super::anti_entropy::Fetching;
@@ -17,9 +18,11 @@ pub type Name = (String, Vec<u8>);
 /// Which records a page shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageFilter {
-    /// Those of one partition, but those of the system.
-    Partition(u16),
-    /// Those of some leaves, but those of the system: for each partition a bit for each of its leaves.
+    /// Those of one slice, but those of the system.
+    Slice(u16),
+    /// Those of one collection.
+    Collection(String),
+    /// Those of some leaves, but those of the system: for each slice a bit for each of its leaves.
     Leaves(Arc<BTreeMap<u16, u64>>),
     /// Tombstones, and what has expired by this wall clock, but those of the system.
     Dead {
@@ -37,7 +40,7 @@ pub struct PageWanted {
     pub id: u64,
     /// Which records are wanted.
     pub filter: PageFilter,
-    /// The logarithm of the number of partitions.
+    /// The logarithm of the number of slices.
     pub partition_bits: u8,
     /// Only records after this collection and key; both are empty at the beginning.
     pub after: Name,
@@ -53,7 +56,8 @@ impl PageWanted {
         match &self.filter {
             PageFilter::Every => true,
             _ if key.is_system() => false,
-            PageFilter::Partition(partition) => key.hash().partition(self.partition_bits) == *partition,
+            PageFilter::Slice(slice) => key.hash().partition(self.partition_bits) == *slice,
+            PageFilter::Collection(collection) => key.collection() == collection,
             PageFilter::Leaves(leaves) => {
                 let hash = key.hash();
                 let bits = leaves.get(&hash.partition(self.partition_bits)).copied().unwrap_or(0);
@@ -94,6 +98,8 @@ pub(super) enum PageFor {
     Scrub,
     /// Leaves of hash trees are mended.
     Mend,
+    /// A collection is sorted into trees of its own, by the page's number.
+    Sort(u64),
     /// Records of partitions that others own are dropped.
     Foreign,
     /// What is dead is brought into memory.
@@ -105,26 +111,46 @@ pub(super) enum PageFor {
 /// Pages that were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    waiting: BTreeMap<u64, PageFor>,
+    /// Who waits for each, and the only collection that is walked through, if it is one.
+    waiting: BTreeMap<u64, (PageFor, Option<String>)>,
     last: u64,
 }
 
 impl Engine {
     /// Asks redb for the next page of a walk.
     pub(super) fn want_page(&mut self, filter: PageFilter, after: Name, limit_bytes: usize, waiter: PageFor) {
+        self.want_page_of(None, filter, after, limit_bytes, waiter);
+    }
+
+    /// The same of a walk through one collection, if one is given.
+    pub(super) fn want_page_of(
+        &mut self,
+        collection: Option<String>,
+        filter: PageFilter,
+        after: Name,
+        limit_bytes: usize,
+        waiter: PageFor,
+    ) {
+        let begin = collection.as_ref().map(|collection| (collection.clone(), Vec::new()));
+        let after = begin.unwrap_or_default().max(after);
         self.pages.last += 1;
         let id = self.pages.last;
-        self.pages.waiting.insert(id, waiter);
+        self.pages.waiting.insert(id, (waiter, collection));
         let partition_bits = self.placement.partition_bits();
         self.lanes.pages.push(PageWanted { id, filter, partition_bits, after, limit_bytes });
     }
 
     /// A page of redb's records, or `None` when redb could not be read.
     pub fn page_loaded(&mut self, id: u64, mut page: Option<PageFound>) {
-        let Some(waiter) = self.pages.waiting.remove(&id) else { return };
+        let Some((waiter, collection)) = self.pages.waiting.remove(&id) else { return };
         if let Some(page) = &mut page {
+            let is_within = |(other, _): &Name| collection.as_ref().is_none_or(|own| own == other);
+            page.next = page.next.take().filter(is_within);
             self.found_damaged(&page.damaged);
-            self.records.leave_out_void(&mut page.records);
+            // Whoever sorts must see whatever may be in a tree.
+            if !matches!(waiter, PageFor::Sort(_)) {
+                self.records.leave_out_void(&mut page.records);
+            }
         }
         match waiter {
             PageFor::Copy(origin, partition) => self.page_for_copy(origin, partition, page),
@@ -136,6 +162,7 @@ impl Engine {
             PageFor::Rebuild(walk) => self.rebuilt_page(walk, page),
             PageFor::Scrub => self.page_for_scrub(page),
             PageFor::Mend => self.page_for_mending(page),
+            PageFor::Sort(number) => self.page_for_sorting(number, page),
         }
     }
 }
@@ -143,7 +170,10 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{Bounds, Identity};
     use crate::model::{MemberId, Record, Timestamp};
+    use crate::protocol::frame::Frame;
+    use crate::protocol::message::{self, CopyCursor, Message, Reply};
 
     fn wants(filter: PageFilter, collection: &str, record: impl Fn(KeyRef<'_>) -> Record) -> bool {
         let key = KeyRef::new(collection, b"k").unwrap();
@@ -178,11 +208,66 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_a_collection_shows_no_other() {
+        let of = |collection: &str| PageFilter::Collection(collection.to_owned());
+        assert!(wants(of("c"), "c", value(None)));
+        assert!(!wants(of("c"), "cc", value(None)));
+    }
+
+    /// What a peer that copies a partition is told to go on with, when redb's page ends so.
+    fn told_after(engine: &mut Engine, collection: Option<&str>, next: Option<Name>) -> Option<CopyCursor> {
+        let origin = Origin::Peer { member: MemberId(2), link: 1, request: 5 };
+        let (collection, waiter) = (collection.map(str::to_owned), PageFor::Copy(origin, 0));
+        engine.want_page_of(collection, PageFilter::Slice(0), Name::default(), 1, waiter);
+        let wanted = engine.lanes.pages.pop().unwrap();
+        engine.page_loaded(wanted.id, Some(PageFound { next, ..PageFound::default() }));
+        let mut bytes = Vec::new();
+        assert!(engine.take_frame(MemberId(2), &mut bytes));
+        let messages = Frame::parse(&bytes).unwrap().messages();
+        let mut cursors = messages.filter_map(|message| match message::decode(message.unwrap()).unwrap() {
+            Message::Reply(5, Reply::Copied { next, .. }) => Some(next),
+            _ => None,
+        });
+        cursors.next().unwrap()
+    }
+
+    #[test]
+    fn a_walk_through_one_collection_begins_at_it_and_ends_behind_it() {
+        let who = Identity { member: MemberId(1), incarnation: 1, life: 1 };
+        let mut engine = Engine::new(who, Bounds::default(), 0);
+        engine.link_up(MemberId(2), 1);
+        let name = |collection: &str, key: &[u8]| (collection.to_owned(), key.to_vec());
+        for (after, expected) in [
+            (Name::default(), name("c", b"")),
+            (name("b", b"x"), name("c", b"")),
+            (name("c", b"x"), name("c", b"x")),
+            (name("d", b"x"), name("d", b"x")),
+        ] {
+            let of_c = Some("c".to_owned());
+            engine.want_page_of(of_c, PageFilter::Slice(0), after.clone(), 1, PageFor::Mend);
+            assert_eq!(engine.lanes.pages.pop().unwrap().after, expected);
+            engine.want_page(PageFilter::Slice(0), after.clone(), 1, PageFor::Mend);
+            assert_eq!(engine.lanes.pages.pop().unwrap().after, after);
+        }
+        let store = |collection: &str| CopyCursor::Store { collection: collection.to_owned(), key: vec![7] };
+        for (through, end, expected) in
+            [(Some("c"), "c", Some(store("c"))), (Some("c"), "d", None), (None, "d", Some(store("d")))]
+        {
+            assert_eq!(
+                told_after(&mut engine, through, Some(name(end, &[7]))),
+                expected,
+                "{through:?} {end}"
+            );
+        }
+    }
+
+    #[test]
     fn only_a_page_of_every_record_shows_those_of_the_system() {
         let system = crate::model::key::SETTINGS;
         let key = KeyRef::new(system, b"k").unwrap().hash();
         assert!(wants(PageFilter::Every, system, value(None)));
-        assert!(!wants(PageFilter::Partition(key.partition(4)), system, value(None)));
+        assert!(!wants(PageFilter::Slice(key.partition(4)), system, value(None)));
+        assert!(!wants(PageFilter::Collection(system.to_owned()), system, value(None)));
         assert!(!wants(PageFilter::Dead { wall_ms: 9 }, system, |key| Record::tombstone(key, STAMP)));
     }
 }

@@ -4,6 +4,10 @@
 //! fsynced. A link's numbers, queues and marks end with it; what was not fsynced by then becomes
 //! hints.
 
+mod chunks;
+
+pub(super) use chunks::Chunk;
+
 use super::anti_entropy::Compared;
 use super::clocks::Reading;
 use super::followers::Followers;
@@ -15,15 +19,14 @@ use crate::model::{KeyHash, MemberId, RecordRef};
 use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, MAX_EXCEPTIONS, MAX_MESSAGES, Purpose};
 use crate::protocol::message::{self, Message};
-use std::collections::{BTreeSet, VecDeque};
+use chunks::{CHUNK_BYTES, Chunks};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Frames with records that may be unconfirmed at a time: while both are, records wait, so that
 /// batches grow with load.
 const MAX_UNCONFIRMED_FRAMES: usize = 2;
-/// Bytes of records or messages in one frame, if there is more than one of them.
-const CHUNK_BYTES: usize = 512 << 10;
 /// Bytes of records and messages in one frame: the rest is for its header and exceptions.
-const FRAME_ROOM: usize = MAX_FRAME_BYTES - (128 << 10);
+pub(super) const FRAME_ROOM: usize = MAX_FRAME_BYTES - (128 << 10);
 const _: () = assert!(
     FRAME_ROOM > MAX_RECORD_BYTES && frame::overhead_bytes(MAX_EXCEPTIONS) < MAX_FRAME_BYTES - FRAME_ROOM
 );
@@ -33,6 +36,17 @@ pub(super) const MAX_OUTBOX_BYTES: usize = 32 << 20;
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Records that may be unconfirmed after fsync; beyond it further ones become hints.
 const MAX_UNSYNCED: usize = 1 << 21;
+
+/// What a peer said that it is a complete owner of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Digest of its placement.
+    pub(super) placement: u64,
+    /// The slices of class 0, a bit each.
+    pub(super) of_others: Vec<u8>,
+    /// Those of each collection that it knew to be a class.
+    pub(super) classes: BTreeMap<String, Vec<u8>>,
+}
 
 /// A member other than this one.
 #[derive(Debug)]
@@ -61,6 +75,8 @@ pub(super) struct Peer {
     pub(super) clock_time: u64,
     /// The partitions it is a complete owner of, and under which placement it said so.
     pub(super) complete: Option<(u64, Vec<u8>)>,
+    /// The same as it said it.
+    pub(super) told: Option<Told>,
     /// It has just started and may lack what was written meanwhile.
     pub(super) catching_up: bool,
     /// The highest incarnation seen, and its life.
@@ -95,6 +111,7 @@ impl Peer {
             clock: None,
             clock_time: 0,
             complete: None,
+            told: None,
             catching_up: false,
             life: None,
             linked_incarnation: 0,
@@ -133,52 +150,6 @@ impl Peer {
         self.complete.as_ref().is_some_and(|(_, bits)| {
             bits.get(usize::from(partition / 8)).is_some_and(|byte| byte >> (partition % 8) & 1 == 1)
         })
-    }
-}
-
-/// Bytes that go into one frame.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    pub(super) bytes: Vec<u8>,
-    pub(super) count: u32,
-}
-
-/// A queue of bytes for frames.
-#[derive(Debug, Default)]
-struct Chunks {
-    queue: VecDeque<Chunk>,
-    bytes: usize,
-    spare: Vec<u8>,
-}
-
-impl Chunks {
-    /// The chunk that the next item of so many bytes goes into: a large one goes alone.
-    fn open(&mut self, bytes: usize, max_items: u32) -> &mut Chunk {
-        let full = |chunk: &Chunk| {
-            chunk.count > 0 && chunk.bytes.len() + bytes > CHUNK_BYTES || chunk.count >= max_items
-        };
-        if self.queue.back().is_none_or(full) {
-            let bytes = std::mem::take(&mut self.spare);
-            self.queue.push_back(Chunk { bytes, count: 0 });
-        }
-        let last = self.queue.len().saturating_sub(1);
-        #[expect(clippy::indexing_slicing, reason = "a chunk was pushed if there was none")]
-        &mut self.queue[last]
-    }
-
-    /// The next chunk, if it is within `room` bytes.
-    fn take(&mut self, room: usize) -> Option<Chunk> {
-        let chunk = self.queue.pop_front_if(|chunk| chunk.bytes.len() <= room)?;
-        self.bytes -= chunk.bytes.len();
-        Some(chunk)
-    }
-
-    /// Keeps an allocation that was used up, unless it is a huge one.
-    fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() <= 2 * CHUNK_BYTES {
-            bytes.clear();
-            self.spare = bytes;
-        }
     }
 }
 
@@ -324,6 +295,13 @@ impl Link {
         if fits { encoded } else { Err(ProtocolError::Message("it is larger than a frame".to_owned())) }
     }
 
+    /// Partitions are numbered anew: messages that wait go by the numbers of the placement before, and say so when they leave.
+    pub(super) fn end_placement(&mut self, before: u64) {
+        for chunk in &mut self.messages.queue {
+            chunk.placement.get_or_insert(before);
+        }
+    }
+
     /// Whether so many messages wait that the peer seems not to read.
     pub(super) const fn is_overfull(&self) -> bool {
         self.messages.bytes + self.followers.bytes() > MAX_MESSAGE_BYTES
@@ -447,7 +425,10 @@ impl Link {
             Sync::Always => fsynced > self.told_fsynced,
             Sync::Interval => written > self.told_written || fsynced > self.told_fsynced,
         };
-        let records = !hold && self.frames.len() < MAX_UNCONFIRMED_FRAMES && !self.records.queue.is_empty();
+        // What goes by a placement before is alone in its frame.
+        let placement = self.messages.queue.front().and_then(|chunk| chunk.placement).filter(|_| !hold);
+        let may_send = !hold && placement.is_none() && self.frames.len() < MAX_UNCONFIRMED_FRAMES;
+        let records = may_send && !self.records.queue.is_empty();
         let leaving = if records { self.records.queue.front().map_or(0, |chunk| chunk.count) } else { 0 };
         let messages = !hold
             && (!self.messages.queue.is_empty() || self.followers.is_due(self.sent + u64::from(leaving)));
@@ -465,11 +446,11 @@ impl Link {
             self.frames.push_back(self.sent);
         }
         let mut messages_taken = taken.unwrap_or_default();
-        if messages {
+        if messages && placement.is_none() {
             self.followers.take(self.sent, room, &mut messages_taken);
         }
         let messages = messages_taken;
-        Some(Parts { written, fsynced, exceptions, first, records, messages })
+        Some(Parts { written, fsynced, exceptions, first, records, messages, placement })
     }
 
     /// Gives the allocations of a frame's parts back.
@@ -501,6 +482,8 @@ pub(super) struct Parts {
     pub(super) first: u64,
     pub(super) records: Chunk,
     pub(super) messages: Chunk,
+    /// The placement that the messages go by, if it is not the present one.
+    pub(super) placement: Option<u64>,
 }
 
 #[cfg(test)]
@@ -570,6 +553,25 @@ mod tests {
         let large = Message::Reply(1, Reply::Record(Some(vec![0; FRAME_ROOM])));
         assert!(link.push_message(&large).is_err());
         assert!(link.due(Positions::default(), Sync::Always, false).is_none());
+    }
+
+    #[test]
+    fn what_was_queued_before_partitions_were_numbered_anew_leaves_alone_under_the_placement_before() {
+        let mut link = Link::new(1, 0);
+        let reply = Message::Reply(1, Reply::Record(None));
+        link.push_message(&reply).unwrap();
+        link.end_placement(7);
+        link.push_message(&reply).unwrap();
+        link.end_placement(8);
+        link.push_message(&reply).unwrap();
+        push(&mut link, b"a", 1);
+        let held = link.due(Positions::default(), Sync::Always, true);
+        assert!(held.is_none(), "nothing leaves while stamps are held back");
+        let mut frames = Vec::new();
+        while let Some(parts) = link.due(Positions::default(), Sync::Always, false) {
+            frames.push((parts.records.count, parts.messages.count, parts.placement));
+        }
+        assert_eq!(frames, [(0, 1, Some(7)), (0, 1, Some(8)), (1, 1, None)]);
     }
 
     #[test]

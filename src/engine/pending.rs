@@ -271,8 +271,7 @@ impl Engine {
         for write in &mut writes {
             let Some(slot) = self.records.table.find_hash(write.hash) else { continue };
             let Some(key) = self.records.table.record(slot).and_then(|r| r.key_ref().ok()) else { continue };
-            let is_system = key.is_system();
-            let set = Arc::clone(self.placement.set_of(write.hash, is_system));
+            let set = Arc::clone(self.placement.set_of(key, write.hash));
             if set == write.set || set.owners.is_empty() {
                 continue;
             }

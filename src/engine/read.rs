@@ -70,7 +70,7 @@ impl Engine {
     #[must_use]
     pub fn read_now(&mut self, key: KeyRef<'_>, hash: KeyHash) -> Local<'_> {
         self.take_writes();
-        if self.mode != Mode::Serving || !self.is_complete_for(hash, key.is_system()) {
+        if self.mode != Mode::Serving || !self.is_complete_for(key, hash) {
             return Local::Elsewhere;
         }
         match self.records.standing(key, hash) {
@@ -117,7 +117,7 @@ impl Engine {
     }
 
     pub(super) fn read_one(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
-        if self.is_complete_for(hash, key.is_system()) {
+        if self.is_complete_for(key, hash) {
             return match self.records.standing(key, hash) {
                 Standing::Here(id) => self.found(token, self.readable(id)),
                 Standing::Absent => self.found(token, None),
@@ -129,9 +129,9 @@ impl Engine {
 
     /// Asks one complete owner after the other; all that can be reached if none is complete.
     pub(super) fn read_elsewhere(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash) {
-        let partition = self.placement.partition_of(hash);
+        let partition = self.placement.partition_of(key, hash);
         let digest = self.placement.digest();
-        let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
+        let set = Arc::clone(self.placement.set_of(key, hash));
         let is_complete = |member: &MemberId| {
             self.peer(*member).is_some_and(|peer| peer.is_reachable() && peer.is_complete(partition, digest))
         };
@@ -191,7 +191,7 @@ impl Engine {
             token,
             key: HintKey::of(key),
             hash,
-            set: Arc::clone(self.placement.set_of(hash, key.is_system())),
+            set: Arc::clone(self.placement.set_of(key, hash)),
             level,
             disagreed: Vec::new(),
             any: false,
@@ -217,7 +217,7 @@ impl Engine {
     /// Asks every owner that can be reached; at level `one` because none is complete.
     fn gather(&mut self, token: u64, key: KeyRef<'_>, hash: KeyHash, level: Level, deadline_us: u64) {
         let id = self.new_gather(token, key, hash, level, deadline_us);
-        let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
+        let set = Arc::clone(self.placement.set_of(key, hash));
         let any = level == Level::One;
         // What this member holds counts if it owns the key, and is better than nothing if not.
         let holds = set.contains(self.identity.member) || any;
@@ -235,7 +235,7 @@ impl Engine {
         }
         match self.records.standing(key, hash) {
             Standing::Unknown => self.load_then(key, hash, Waiter::Gather(id)),
-            Standing::Absent if self.lacks(hash) => self.read_failed(id),
+            Standing::Absent if self.lacks(key, hash) => self.read_failed(id),
             Standing::Absent => self.gather_own(id, None),
             Standing::Here(slot) => {
                 let own = self.records.table.record(slot).map(Record::copy_of);
@@ -296,10 +296,7 @@ impl Engine {
         let answered = |member: MemberId| gather.answers.iter().any(|(other, _)| *other == member);
         // What an owner does not have it can't tell, unless it is complete. (That of one who joins is
         // vouched for by the old owners, whose side must be met, too.)
-        let partition = self.placement.partition_of(gather.hash);
-        let is_system = gather.key.key().is_some_and(KeyRef::is_system);
-        let knows =
-            |owner: &Owner| is_system || !owner.in_old || self.is_complete_at(owner.member, partition);
+        let knows = |owner: &Owner| !owner.in_old || self.is_vouched_for(gather, owner.member);
         let has = |at: &usize| {
             gather.set.owners.get(*at).is_some_and(|owner| answered(owner.member) && knows(owner))
         };
@@ -318,6 +315,12 @@ impl Engine {
         }
     }
 
+    /// Whether a member is a complete owner of the key that is read.
+    fn is_vouched_for(&self, gather: &Gather, member: MemberId) -> bool {
+        let is_complete = |key| self.is_complete_at(member, self.placement.partition_of(key, gather.hash));
+        gather.key.key().is_some_and(|key| key.is_system() || is_complete(key))
+    }
+
     fn finish_gather(&mut self, id: GatherId, met: bool) {
         let Some(gather) = self.requests.gathers.remove(&id) else { return };
         let token = gather.token;
@@ -325,9 +328,7 @@ impl Engine {
             return self.fail(Origin::Client(token), OperationError::Unreachable);
         }
         // What an incomplete owner has may be older than what was deleted since: it is shown, and not spread.
-        let partition = self.placement.partition_of(gather.hash);
-        let is_system = gather.key.key().is_some_and(KeyRef::is_system);
-        let vouches = |(member, _): &&Answer| is_system || self.is_complete_at(*member, partition);
+        let vouches = |(member, _): &&Answer| self.is_vouched_for(&gather, *member);
         if let Some(vouched) = newest(gather.answers.iter().filter(vouches)) {
             self.repair(&gather, vouched.view());
         }
@@ -410,7 +411,7 @@ impl Engine {
         let hash = key.hash();
         match self.records.standing(key, hash) {
             Standing::Unknown => self.load_then(key, hash, Waiter::Peer(origin)),
-            Standing::Absent if self.lacks(hash) => self.reply(origin, Reply::Failed(Failure::NotReady)),
+            Standing::Absent if self.lacks(key, hash) => self.reply(origin, Reply::Failed(Failure::NotReady)),
             Standing::Absent => self.reply(origin, Reply::Record(None)),
             Standing::Here(id) => {
                 let record = self.records.table.record(id).map(|record| record.bytes().to_vec());
@@ -420,17 +421,17 @@ impl Engine {
     }
 
     /// Whether this member may answer for a key by itself.
-    pub(super) fn is_complete_for(&self, hash: KeyHash, is_system: bool) -> bool {
-        if is_system {
+    pub(super) fn is_complete_for(&self, key: KeyRef<'_>, hash: KeyHash) -> bool {
+        if key.is_system() {
             return true;
         }
-        let partition = self.placement.partition_of(hash);
+        let partition = self.placement.partition_of(key, hash);
         self.is_complete_at(self.identity.member, partition)
     }
 
     /// Whether a key's record was lost here and may still be had from others.
-    fn lacks(&self, hash: KeyHash) -> bool {
-        self.records.is_lost(hash) && !self.is_complete_for(hash, false)
+    fn lacks(&self, key: KeyRef<'_>, hash: KeyHash) -> bool {
+        self.records.is_lost(hash) && !self.is_complete_for(key, hash)
     }
 }
 

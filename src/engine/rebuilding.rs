@@ -105,6 +105,13 @@ impl Rebuilding {
         self.found = found;
     }
 
+    /// Partitions are numbered anew: they are copied anew.
+    pub(super) fn copy_anew(&mut self) {
+        self.copying.clear();
+        self.copied.clear();
+        self.walk = None;
+    }
+
     /// What is there now is believed.
     fn end(&mut self) {
         *self = Self { walks: self.walks, latest: self.latest, ..Self::default() };
@@ -200,7 +207,7 @@ impl Engine {
 
     /// Whether the record in a slot is one that was found, and its partition was not rebuilt yet.
     pub(super) fn is_disbelieved(&self, id: SlotId) -> bool {
-        self.is_found(id) && self.distrusts(self.placement.partition_of(self.records.table.hash(id)))
+        self.is_found(id) && self.distrusts(self.records.partition_at(id))
     }
 
     fn is_found(&self, id: SlotId) -> bool {
@@ -247,7 +254,8 @@ impl Engine {
     fn hint_to_all(&mut self, record: RecordRef<'_>, hash: KeyHash) {
         let Some(slot) = self.records.table.find_like(record, hash) else { return };
         let me = self.identity.member;
-        let owners = Arc::clone(self.placement.set_of(hash, false));
+        let Ok(key) = record.key_ref() else { return };
+        let owners = Arc::clone(self.placement.set_of(key, hash));
         for owner in owners.owners.iter().filter(|owner| owner.member != me) {
             self.note_hint(owner.member, slot, hash);
         }
@@ -261,8 +269,7 @@ impl Engine {
     }
 
     /// Whether a record that was found is one that its owners do not have.
-    fn is_dropped(&self, hash: KeyHash) -> bool {
-        let partition = self.placement.partition_of(hash);
+    fn is_dropped(&self, partition: u16, hash: KeyHash) -> bool {
         let lacks = |copied: &Vec<u64>| copied.binary_search(&hash.0).is_err();
         let is_foreign = !self.placement.set(partition).contains(self.identity.member);
         is_foreign && self.has_complete_owner(partition)
@@ -283,7 +290,8 @@ impl Engine {
 
     /// Drops what complete owners did not have, once everything is copied. Called at each tick.
     pub(super) fn rebuild(&mut self) {
-        if !self.rebuilding.is_active() {
+        // Of which partitions something is held nobody knows before all is in the trees of its own class.
+        if !self.rebuilding.is_active() || self.is_sorting() {
             return;
         }
         let digest = self.placement.digest();
@@ -314,7 +322,7 @@ impl Engine {
             return;
         }
         let hash = self.records.table.hash(id);
-        if !self.is_dropped(hash) {
+        if !self.is_dropped(self.records.partition_at(id), hash) {
             return;
         }
         if self.records.table.has(id, UNRESOLVED) {
@@ -352,12 +360,13 @@ impl Engine {
                 !self.placement.set(*partition).contains(me) || self.rebuilding.is_dropping_from(*partition);
             drops && self.records.was_any_evicted(*partition)
         };
-        let partitions = (0u16..).take(self.placement.partitions()).filter(is_looked_at);
-        let partitions: BTreeMap<u16, u64> = partitions.map(|partition| (partition, u64::MAX)).collect();
-        if partitions.is_empty() {
+        let layout = self.placement.layout();
+        let slices = layout.every().filter(is_looked_at).map(|partition| layout.slice_at(partition));
+        let slices: BTreeMap<u16, u64> = slices.map(|slice| (slice, u64::MAX)).collect();
+        if slices.is_empty() {
             return self.end_walk();
         }
-        let filter = PageFilter::Leaves(Arc::new(partitions));
+        let filter = PageFilter::Leaves(Arc::new(slices));
         self.want_page(filter, after, PAGE_BYTES, PageFor::Rebuild(number));
     }
 
@@ -382,10 +391,12 @@ impl Engine {
             match self.records.table.find_any_like(record, hash) {
                 // It may have come into memory behind the walk.
                 Some(id) => self.drop_if_found(id),
-                None if record.timestamp().time <= until && self.is_dropped(hash) => {
-                    self.give_up_found(record, hash);
+                None => {
+                    let partition = self.records.partition_of(record, hash);
+                    if record.timestamp().time <= until && self.is_dropped(partition, hash) {
+                        self.give_up_found(record, hash);
+                    }
                 }
-                None => {}
             }
         }
         match next {

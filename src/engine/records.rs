@@ -7,9 +7,11 @@
 //! is damaged in redb is *lost*: as good as absent here, until another member's takes its place. Its
 //! element can't be told, so its leaf is wrong until all its records are in memory again, which
 //! `engine::mending` sees to. A settled tombstone and one that is gone are in no tree either; what comes in
-//! on top of them meets nothing. System records are never in redb only.
+//! on top of them meets nothing. System records are never in redb only. Of a collection whose records
+//! are being sorted into trees of its own some are still in those of class 0 (see `sorting`).
 
 mod leaves;
+mod sorting;
 mod void;
 
 use super::collections::NotedCollections;
@@ -18,8 +20,10 @@ use super::watch::Noted;
 use crate::model::hash_tree::HashTrees;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::model::merge::{Merged, joins, merge};
+use crate::model::placement::Layout;
 use crate::model::{KeyHash, KeyRef, Kind, Record, RecordRef, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What merging a record into the table did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub(super) enum Applied {
     Superseded(Timestamp),
 }
 
-/// What is known of a leaf's records that only redb holds.
+/// What is known of the records of a leaf, of whatever class, that only redb holds.
 #[derive(Debug, Clone, Copy, Default)]
 struct Evicted {
     /// At most this many.
@@ -54,6 +58,9 @@ struct Evicted {
 pub(super) struct Records {
     pub(super) table: Table,
     pub(super) trees: HashTrees,
+    layout: Arc<Layout>,
+    /// Classes whose records are not all in their own trees yet, each with the last key that is.
+    unsorted: BTreeMap<String, Vec<u8>>,
     evicted: Vec<Evicted>,
     /// Keys whose records are damaged in redb.
     lost: BTreeSet<KeyHash>,
@@ -85,6 +92,8 @@ impl Records {
         Self {
             table: Table::default(),
             trees: HashTrees::new(partition_bits),
+            layout: Arc::new(Layout::new(partition_bits, std::iter::empty())),
+            unsorted: BTreeMap::new(),
             evicted: vec![Evicted::default(); leaves],
             lost: BTreeSet::new(),
             wrong: 0,
@@ -117,6 +126,11 @@ impl Records {
         self.evicted.iter().any(|leaf| leaf.count > 0)
     }
 
+    /// Whether any record was in redb only at some time of this life.
+    pub(super) fn was_ever_evicted(&self) -> bool {
+        self.evicted.iter().any(|leaf| leaf.ever)
+    }
+
     /// Records in the table and in redb only. One that only redb held and that was overwritten since counts
     /// twice until a checkpoint has met it.
     pub(super) fn count(&self) -> u64 {
@@ -128,26 +142,31 @@ impl Records {
         self.evicted_of(hash).count
     }
 
-    /// Whether any record of these leaves (a bit each, by partition) is in redb only, or was in this life.
+    /// Whether any record of these leaves (a bit each, by slice) is in redb only, or was in this life.
     pub(super) fn has_evicted(&self, leaves: &BTreeMap<u16, u64>) -> bool {
-        leaves.iter().any(|(partition, bits)| {
-            let of_partition = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(*partition));
-            let wanted = of_partition.into_iter().flatten().enumerate();
+        leaves.iter().any(|(slice, bits)| {
+            let of_slice = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(*slice));
+            let wanted = of_slice.into_iter().flatten().enumerate();
             wanted.filter(|(leaf, _)| bits >> leaf & 1 == 1).any(|(_, leaf)| leaf.ever)
         })
     }
 
     /// Whether any record of a partition is here, in memory or in redb.
     pub(super) fn holds_any(&self, partition: u16) -> bool {
-        let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));
-        self.trees.tree(partition).is_some_and(|tree| !tree.is_empty())
-            || leaves.is_some_and(|leaves| leaves.iter().any(|leaf| leaf.count > 0))
+        let in_tree = self.trees.tree(partition).is_some_and(|tree| !tree.is_empty());
+        // Which classes the records of a leaf are of that only redb has nobody counts: then the tree alone tells.
+        let counts = self.layout.classes() == 1;
+        in_tree || counts && self.evicted_in(partition).any(|leaf| leaf.count > 0)
     }
 
-    /// Whether any record of a partition was in redb only at some time of this life.
+    /// Whether any record of a partition, or of its slice of another class, was in redb only at some time of this life.
     pub(super) fn was_any_evicted(&self, partition: u16) -> bool {
-        let leaves = self.evicted.chunks(LEAVES_PER_PARTITION).nth(usize::from(partition));
-        leaves.is_some_and(|leaves| leaves.iter().any(|leaf| leaf.ever))
+        self.evicted_in(partition).any(|leaf| leaf.ever)
+    }
+
+    fn evicted_in(&self, partition: u16) -> impl Iterator<Item = &Evicted> {
+        let slice = usize::from(self.layout.slice_at(partition));
+        self.evicted.chunks(LEAVES_PER_PARTITION).nth(slice).into_iter().flatten()
     }
 
     /// Where a key stands.
@@ -206,7 +225,7 @@ impl Records {
                 let system = if is_system { SYSTEM } else { 0 };
                 let id = self.table.insert(hash, incoming, DIRTY | flags | system);
                 if !unresolved {
-                    self.trees.toggle(hash, is_system, incoming.element());
+                    self.trees.toggle(self.group_of(incoming, is_system), hash, incoming.element());
                     // Nobody sees that nothing is deleted.
                     if self.noted.is_active() && (incoming.kind().is_live() || flags == SHADOW) {
                         self.noted.note(id, incoming.kind());
@@ -250,8 +269,8 @@ impl Records {
         }
         self.table.replace(id, record);
         if !self.table.has(id, UNRESOLVED) {
-            let (hash, is_system) = (self.table.hash(id), self.table.has(id, SYSTEM));
-            self.trees.toggle(hash, is_system, before ^ record.element());
+            let hash = self.table.hash(id);
+            self.trees.toggle(self.group_at(id), hash, before ^ record.element());
         }
     }
 
@@ -259,7 +278,7 @@ impl Records {
     pub(super) fn restore(&mut self, record: RecordRef<'_>, table_bytes: usize) {
         let hash = record.key_hash();
         let is_system = record.key_ref().is_ok_and(KeyRef::is_system);
-        self.trees.toggle(hash, is_system, record.element());
+        self.trees.toggle(self.group_of(record, is_system), hash, record.element());
         if is_system || self.table.bytes() < table_bytes {
             let flags = if is_system { SYSTEM } else { FOUND };
             self.table.insert(hash, record, flags);
@@ -289,7 +308,8 @@ impl Records {
                 self.table.clear_flags(id, UNRESOLVED);
                 self.note_resolved(id);
                 let element = self.tree_element(id);
-                self.trees.toggle(hash, false, element ^ loaded.map_or(0, RecordRef::element));
+                let sum = element ^ loaded.map_or(0, RecordRef::element);
+                self.trees.toggle(self.group_at(id), hash, sum);
                 self.mend(hash);
             }
             (Some(id), Some(old)) => self.unshadow(id, Some(old.element())),
@@ -319,7 +339,7 @@ impl Records {
                 self.table.clear_flags(id, UNRESOLVED);
                 self.note_resolved(id);
                 let element = self.tree_element(id);
-                self.trees.toggle(hash, false, element);
+                self.trees.toggle(self.group_at(id), hash, element);
                 self.forget_damaged(hash);
             }
             Some(id) => self.unshadow(id, None),
@@ -353,7 +373,7 @@ impl Records {
         match element {
             Some(element) => {
                 self.forget_evicted(hash);
-                self.trees.toggle(hash, false, element);
+                self.trees.toggle(self.group_at(id), hash, element);
                 self.mend(hash);
             }
             None => self.forget_damaged(hash),

@@ -6,9 +6,23 @@ use super::journal::{self, Entry, JournalError};
 use super::rebuilding::Found;
 use super::table::FOUND;
 use crate::model::clock::Clock;
+use crate::model::key::SETTINGS;
+use crate::model::placement::Layout;
+use crate::model::settings::log::Log;
 use crate::model::{KeyRef, MemberId, RecordRef};
+use std::sync::Arc;
 
 impl Engine {
+    /// Takes the settings that redb holds, before anything else: they tell which collections are placed by themselves, and so
+    /// into which trees each record goes. What only the journal tells of is sorted out later.
+    pub fn restore_layout<'a>(&mut self, settings: impl Iterator<Item = RecordRef<'a>>) {
+        let live = settings.filter(|record| record.collection() == SETTINGS && record.kind().is_live());
+        let log = Log::from_records(live.map(|record| (record.key(), record.body(), record.timestamp())));
+        let factors = log.in_force().settings.factors_in_force;
+        let bits = self.placement.partition_bits();
+        self.records.lay_out(Arc::new(Layout::new(bits, factors.keys().map(String::as_str))));
+    }
+
     /// Takes one record that redb holds, verified. Before all of the journal.
     pub fn restore_record(&mut self, record: RecordRef<'_>) {
         self.records.restore(record, self.bounds.table_bytes);
@@ -77,6 +91,10 @@ impl Engine {
                         *complete =
                             bits.get(partition / 8).is_some_and(|byte| byte >> (partition % 8) & 1 == 1);
                     }
+                    self.complete_of = std::mem::take(&mut self.complete_next);
+                }
+                Entry::CompleteOf(collection, bits) => {
+                    self.complete_next.insert(collection.to_owned(), bits.to_vec());
                 }
             }
             self.replayed_bytes(own_bytes);
@@ -98,6 +116,7 @@ impl Engine {
     pub fn distrust_roster(&mut self) {
         self.roster_distrusted = true;
         self.complete.fill(false);
+        self.complete_of.clear();
         self.plan_copying();
     }
 
@@ -111,17 +130,21 @@ impl Engine {
     /// need be no more of them than have room; but what this member does not own itself is nowhere else, maybe.
     fn trim_hints(&mut self) {
         let (me, placement) = (self.identity.member, &self.placement);
-        let owns = |key: KeyRef<'_>| placement.set_of(key.hash(), key.is_system()).contains(me);
+        let owns = |key: KeyRef<'_>| placement.set_of(key, key.hash()).contains(me);
         self.hints.trim(self.settings.hint_bytes, owns);
     }
 
     /// Ends the restoring. `journal_bytes` is what the journal still holds; `intact` tells that
     /// nothing was cut off or set aside, else every partition is incomplete until it was copied.
     pub fn restored(&mut self, journal_bytes: u64, intact: bool) {
+        // What was not told to its end never held.
+        self.complete_next.clear();
         self.begin_life();
         // What is stamped from now on is told from what was found by its time.
         self.follow(self.rebuilding.latest_found());
         self.refresh_placement();
+        // It may know fewer classes than redb told of, if the journal took some back.
+        self.records.regroup(Arc::clone(self.placement.layout()));
         self.refresh_tokens();
         if !intact || self.rebuilding.is_active() {
             let alone = self.roster.len() <= 1;

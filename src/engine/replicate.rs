@@ -8,7 +8,7 @@
 use super::journal::{self, Entry};
 use super::loads::Waiter;
 use super::operation::OperationError;
-use super::peer::{Link, OnTheWay};
+use super::peer::{Link, OnTheWay, Told};
 use super::records::{Applied, Standing};
 use super::table::{FOUND, UNRESOLVED};
 use super::{Engine, Mode};
@@ -17,6 +17,7 @@ use crate::protocol::ProtocolError;
 use crate::protocol::frame::{self, Exception, Frame, Header, Messages, Purpose, Records, Verdict};
 use crate::protocol::message::{self, Message, Notice, Request};
 use smallvec::SmallVec;
+use std::collections::BTreeMap;
 
 /// Received records whose keys are looked for together, see [`Table::warm`](super::table::Table::warm).
 const RECORDS_AT_ONCE: usize = 64;
@@ -81,7 +82,7 @@ impl Engine {
     pub fn liveness(&mut self, member: MemberId, alive: bool) {
         let at = self.peer_at(member);
         if let Some(peer) = self.peers.get_mut(at) {
-            peer.dead = !alive;
+            peer.compared.is_needed |= std::mem::replace(&mut peer.dead, !alive) && alive;
         }
         self.progress = true;
         if !alive {
@@ -147,15 +148,12 @@ impl Engine {
                 Message::Request(id, request) => self.take_request(member, link, id, request, same_placement),
                 Message::Reply(id, reply) => self.take_reply(member, id, reply, same_placement),
                 Message::Notice(Notice::Complete { placement, partitions, catching_up }) => {
-                    if let Some(peer) = self.peer_mut(member) {
-                        let told = Some((placement, partitions));
-                        let is_news = peer.complete != told;
-                        peer.complete = told;
-                        peer.catching_up = catching_up;
-                        if is_news && peer.compared.last.is_some() {
-                            self.compare_at_once(member);
-                        }
-                    }
+                    let told = Told { placement, of_others: partitions, classes: BTreeMap::new() };
+                    self.take_complete(member, told, catching_up);
+                }
+                Message::Notice(Notice::CompleteIn { placement, partitions, classes, catching_up }) => {
+                    let told = Told { placement, of_others: partitions, classes };
+                    self.take_complete(member, told, catching_up);
                 }
                 Message::Notice(Notice::Hints { pending }) => {
                     if let Some(peer) = self.peer_mut(member) {
@@ -364,7 +362,10 @@ impl Engine {
         }
         let is_system = record.collection().starts_with(crate::model::key::SYSTEM_PREFIX);
         // What a removed member still sends may be older than what was reclaimed since.
-        let owns = || self.placement.set_of(hash, false).contains(self.identity.member);
+        let owns = || {
+            let key = record.key_ref();
+            key.is_ok_and(|key| self.placement.set_of(key, hash).contains(self.identity.member))
+        };
         if !is_system && (self.roster.is_removed(member) || !owns()) {
             return Some(Verdict::Placement);
         }
@@ -421,12 +422,12 @@ impl Engine {
             wall_ms: self.now.wall_ms,
             placement: self.placement.digest(),
             durable: self.durable_position(),
-            written: 0,
-            fsynced: 0,
+            ..Header::default()
         };
         let Some(link) = self.peer_mut(member).and_then(|peer| peer.link.as_mut()) else { return false };
         let Some(parts) = link.due(positions, sync, hold) else { return false };
-        let header = Header { written: parts.written, fsynced: parts.fsynced, ..header };
+        let placement = parts.placement.unwrap_or(header.placement);
+        let header = Header { placement, written: parts.written, fsynced: parts.fsynced, ..header };
         let records = Records { first: parts.first, count: parts.records.count, bytes: &parts.records.bytes };
         let count = u16::try_from(parts.messages.count).unwrap_or(u16::MAX);
         let messages = Messages { count, bytes: &parts.messages.bytes };

@@ -128,7 +128,7 @@ impl Engine {
             return self.fail(Origin::Client(token), error);
         }
         let limit = scan.limit.clamp(1, MAX_SCAN_LIMIT);
-        let plan = self.plan_parts(&scan.collection, scan.held);
+        let plan = self.plan_parts(Some(&scan.collection), scan.held);
         let Some(plan) = plan else {
             return self.fail(Origin::Client(token), OperationError::Unreachable);
         };
@@ -166,14 +166,20 @@ impl Engine {
         }
     }
 
-    /// Which member is asked for which partitions; `None` when no complete owner of one can be
-    /// reached.
-    pub(super) fn plan_parts(&self, collection: &str, held: bool) -> Option<BTreeMap<MemberId, Vec<u8>>> {
+    /// Which member is asked for which partitions of those that a collection has records in, of all for no collection;
+    /// `None` when no complete owner of one can be reached.
+    pub(super) fn plan_parts(
+        &self,
+        collection: Option<&str>,
+        held: bool,
+    ) -> Option<BTreeMap<MemberId, Vec<u8>>> {
         let (me, digest) = (self.identity.member, self.placement.digest());
-        let count = self.placement.partitions();
-        let all_mine = collection.starts_with(crate::model::key::SYSTEM_PREFIX);
+        let (layout, count) = (self.placement.layout(), self.placement.partitions());
+        let all_mine = collection.is_some_and(|name| name.starts_with(crate::model::key::SYSTEM_PREFIX));
+        let class = collection.map(|name| layout.class_of(name));
+        let is_asked_for = |at: &u16| class.is_none_or(|class| layout.class_at(*at) == class);
         let mut plan: BTreeMap<MemberId, Vec<u8>> = BTreeMap::new();
-        for partition in (0..count).filter_map(|partition| u16::try_from(partition).ok()) {
+        for partition in layout.every().filter(is_asked_for) {
             let mine = all_mine || held || self.is_complete_at(me, partition);
             let is_complete = |member: &MemberId| {
                 self.peer(*member)
@@ -254,6 +260,14 @@ impl Engine {
         }
     }
 
+    /// Partitions are numbered anew: parts that wait for redb are of no use.
+    pub(super) fn fail_ranges(&mut self) {
+        let waiting: Vec<u64> = self.ranges.waiting.keys().copied().collect();
+        for id in waiting {
+            self.range_failed(id);
+        }
+    }
+
     fn finish_own(&mut self, range: RangeFor, stored: Vec<Row>, stored_resume: Option<Vec<u8>>) {
         let part = self.own_part(range.request(), stored, stored_resume);
         self.note_listed(&range.request().collection, &part.rows);
@@ -279,7 +293,7 @@ impl Engine {
     /// Merges what the table has with what redb has; the table's record of a key is the newer one.
     fn own_part(&self, scan: &ScanRequest, stored: Vec<Row>, stored_resume: Option<Vec<u8>>) -> Part {
         let limit = (scan.limit as usize).clamp(1, MAX_SCAN_LIMIT);
-        let until = stored_resume.as_deref();
+        let (until, class) = (stored_resume.as_deref(), self.placement.layout().class_of(&scan.collection));
         let Known { mut rows, hidden, cut_off } = self.known(scan, limit, until, !stored.is_empty());
         if !stored.is_empty() {
             let reverse = scan.reverse;
@@ -292,7 +306,7 @@ impl Engine {
                 is_within
                     && !is_known
                     && row.expiry_ms().is_none_or(|expiry| self.wall_ms < expiry)
-                    && self.is_wanted(scan, KeyHash::of(scan.collection.as_bytes(), key))
+                    && self.is_wanted(scan, class, KeyHash::of(scan.collection.as_bytes(), key))
             };
             let news: Vec<Row> = stored.into_iter().filter(is_news).collect();
             rows.extend(news);
@@ -305,7 +319,7 @@ impl Engine {
     /// What the table has of a scan's next keys, as far as `until`.
     fn known(&self, scan: &ScanRequest, limit: usize, until: Option<&[u8]>, hides: bool) -> Known {
         let (mut known, mut bytes, mut looked_at) = (Known::default(), 0, 0);
-        let table = &self.records.table;
+        let (table, class) = (&self.records.table, self.placement.layout().class_of(&scan.collection));
         let mut ids = table.range(scan.collection.as_bytes(), &scan.keys);
         let mut next = || if scan.reverse { ids.next_back() } else { ids.next() };
         while let Some(id) = next() {
@@ -315,7 +329,7 @@ impl Engine {
                 break;
             }
             looked_at += 1;
-            if self.is_wanted(scan, table.hash(id)) {
+            if self.is_wanted(scan, class, table.hash(id)) {
                 if record.is_readable(self.wall_ms) && !table.has(id, UNRESOLVED) {
                     let row = Row::of(record, scan.keys_only);
                     bytes += row.bytes();
@@ -333,8 +347,8 @@ impl Engine {
     }
 
     /// Whether a key belongs to one of the partitions that a part is about.
-    fn is_wanted(&self, scan: &ScanRequest, hash: KeyHash) -> bool {
-        has_bit(&scan.partitions, self.placement.partition_of(hash))
+    fn is_wanted(&self, scan: &ScanRequest, class: usize, hash: KeyHash) -> bool {
+        has_bit(&scan.partitions, self.placement.layout().partition_in(class, hash))
     }
 
     /// A peer's part arrived.

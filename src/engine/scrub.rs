@@ -123,7 +123,7 @@ impl Engine {
         }
         if is_lost {
             self.counters.damaged_records += 1;
-            self.lose_partition(self.placement.partition_of(hash));
+            self.lose_partition(self.placement.partition_of(key, hash));
         }
     }
 

@@ -14,7 +14,8 @@
 use super::journal::{self, Entry};
 use super::peer::Link;
 use super::{Engine, Mode};
-use crate::model::{KeyHash, KeyRef, MemberId};
+use crate::model::{KeyHash, MemberId};
+use std::sync::Arc;
 
 /// How far a link was filled: member, link, the last record that was queued.
 type Filled = (MemberId, u64, u64);
@@ -101,9 +102,8 @@ impl Engine {
         let me = self.identity.member;
         for hash in self.settling.take_unsettled() {
             let Some(slot) = self.records.table.find_hash(hash) else { continue };
-            let record = self.records.table.record(slot);
-            let is_system = record.and_then(|record| record.key_ref().ok()).is_some_and(KeyRef::is_system);
-            let owners = std::sync::Arc::clone(self.placement.set_of(hash, is_system));
+            let key = self.records.table.record(slot).and_then(|record| record.key_ref().ok());
+            let Some(owners) = key.map(|key| Arc::clone(self.placement.set_of(key, hash))) else { continue };
             for owner in owners.owners.iter().filter(|owner| owner.member != me) {
                 self.note_hint(owner.member, slot, hash);
             }
@@ -129,6 +129,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::engine::remembered::tests::World;
+    use crate::model::KeyRef;
 
     fn key(number: u8) -> KeyHash {
         KeyRef::new("c", &[number]).unwrap().hash()

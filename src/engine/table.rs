@@ -156,6 +156,8 @@ pub(super) struct Table {
     shadows: usize,
     /// Slots that began to shadow something, some of them; they may not do so any more.
     noted_shadows: Vec<SlotId>,
+    /// Where the next others are looked for.
+    shadow_hand: u32,
 }
 
 impl Default for Table {
@@ -171,6 +173,7 @@ impl Default for Table {
             dirty: 0,
             shadows: 0,
             noted_shadows: Vec::new(),
+            shadow_hand: 0,
         }
     }
 }
@@ -369,9 +372,23 @@ impl Table {
         self.shadows
     }
 
-    /// Those that were noted since this was asked last; not all if they were many, and some may be none any more.
-    pub(super) fn take_noted_shadows(&mut self) -> Vec<SlotId> {
-        std::mem::take(&mut self.noted_shadows)
+    /// Slots that shadow something, `most` of them: those that were noted, else what is met among the next `slots` slots.
+    pub(super) fn find_shadows(&mut self, most: usize, slots: usize) -> Vec<SlotId> {
+        let mut found = Vec::new();
+        while found.len() < most
+            && let Some(id) = self.noted_shadows.pop()
+        {
+            if self.has(id, SHADOW) {
+                found.push(id);
+            }
+        }
+        if found.len() < most.min(self.shadows) {
+            let shadows = self.sweep(self.shadow_hand, slots).filter(|id| self.has(*id, SHADOW));
+            found.extend(shadows.take(most - found.len()));
+            let length = self.slots().max(1);
+            self.shadow_hand = ((self.shadow_hand as usize + slots) % length) as u32;
+        }
+        found
     }
 
     /// Notes that a record was handed to a checkpoint.

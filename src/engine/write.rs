@@ -15,9 +15,9 @@ use super::peer::Peer;
 use super::pending::{Copy, Pending, short};
 use super::records::Standing;
 use super::table::{FOUND, GONE, SETTLED, SlotId};
-use crate::model::key::ROSTER;
+use crate::model::key::{ROSTER, SECRETS, SETTINGS};
 use crate::model::merge::{Found, increment};
-use crate::model::record::append_value;
+use crate::model::record::{LASTING_MS, append_value};
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::protocol::frame::Purpose;
@@ -154,7 +154,7 @@ impl Engine {
         };
         // Of kith's own records, members whose clock is off hand on their roster entries.
         let is_system = job.key.is_system();
-        let owns = self.placement.set_of(job.hash, is_system).contains(self.identity.member);
+        let owns = self.placement.set_of(job.key, job.hash).contains(self.identity.member);
         if !same_placement || !owns {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
@@ -162,7 +162,7 @@ impl Engine {
         if !serves || !is_system && !self.takes_writes() || is_system && job.key.collection() != ROSTER {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
-        if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.hash, false) {
+        if matches!(job.change, Change::Increment { .. }) && !self.is_complete_for(job.key, job.hash) {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         match self.check_value(job.change) {
@@ -198,14 +198,14 @@ impl Engine {
             return None;
         }
         if matches!(job.change, Change::Modify(_)) {
-            return self.home(job.hash);
+            return self.home(job.key, job.hash);
         }
         let counts = matches!(job.change, Change::Increment { .. });
-        let partition = self.placement.partition_of(job.hash);
+        let partition = self.placement.partition_of(job.key, job.hash);
         let set = self.placement.set(partition);
         let digest = self.placement.digest();
         let stamps = set.contains(me) && self.may_stamp && !self.is_leaving;
-        let is_complete = set.contains(me) && self.is_complete_for(job.hash, false);
+        let is_complete = set.contains(me) && self.is_complete_for(job.key, job.hash);
         if stamps && is_complete {
             return Some(me);
         }
@@ -280,7 +280,7 @@ impl Engine {
         if !job.key.is_system() && self.unsynced_bytes() > 2 * self.bounds.unsynced_bytes {
             return Err(OperationError::Overloaded);
         }
-        let set = self.placement.set_of(job.hash, job.key.is_system());
+        let set = self.placement.set_of(job.key, job.hash);
         let (member, level) = (self.identity.member, job.level);
         let may_have = |owner: MemberId| owner == member || self.peer(owner).is_none_or(|peer| !peer.dead);
         let alive = set.owners.iter().filter(|owner| may_have(owner.member)).count();
@@ -328,10 +328,12 @@ impl Engine {
             self.lanes.journal.extend_from_slice(record.view().bytes());
             return Ok(Some(record.view().total()));
         }
-        let timestamp = self.stamp_over(self.records.time_of(key, hash), job.after);
+        let held = self.held_time(key, hash);
+        let timestamp = self.stamp_over(held, job.after);
         match job.change {
             Change::Set { value, expiry_ms } => {
                 let expiry_ms = expiry_ms.or_else(|| self.default_expiry(key));
+                let expiry_ms = expiry_ms.filter(|end| *end != LASTING_MS);
                 append_value(&mut self.lanes.journal, key, timestamp, expiry_ms, value);
             }
             Change::Delete | Change::Increment { .. } | Change::Modify(_) => {
@@ -340,6 +342,17 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// The time that a change of a key must exceed: that of the record that it replaces; of settings, that of their last change,
+    /// and of the secret, that of all that were added, whatever clock stamped it: what is asked for later is to hold.
+    fn held_time(&mut self, key: KeyRef<'_>, hash: KeyHash) -> u64 {
+        let held = self.records.time_of(key, hash);
+        match key.collection() {
+            SETTINGS => held.max(self.settings_log().last_time()),
+            SECRETS => held.max(self.latest_rotations().last_added()),
+            _ => held,
+        }
     }
 
     /// When a value ends that is stored in a key's collection without a time to live.
@@ -379,7 +392,7 @@ impl Engine {
                 self.resolve_later(key, hash);
             }
             self.note_system(record);
-            let set = Arc::clone(self.placement.set_of(hash, key.is_system()));
+            let set = Arc::clone(self.placement.set_of(key, hash));
             let copies = set.owners.iter().map(|owner| self.send_copy(owner.member, slot, record, hash));
             let copies: SmallVec<[Copy; 4]> = copies.collect();
             let held = !set.contains(self.identity.member) && copies.iter().all(|copy| *copy == Copy::Lost);
@@ -436,14 +449,18 @@ impl Engine {
 
     pub(super) fn note_hint_of(&mut self, member: MemberId, hash: KeyHash, key: HintKey) {
         // Nobody else takes the record.
-        let is_system = key.key().is_some_and(KeyRef::is_system);
-        let is_refused = !is_system && self.roster.is_removed(self.identity.member);
-        if is_refused || !self.placement.set_of(hash, is_system).contains(member) {
+        let Some(name) = key.key() else { return };
+        let is_refused = !name.is_system() && self.roster.is_removed(self.identity.member);
+        if is_refused || !self.placement.set_of(name, hash).contains(member) {
             return;
         }
-        if self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) == Added::New {
-            self.counters.hints_stored += 1;
-            journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
+        match self.hints.add(member, hash, key.clone(), self.settings.hint_bytes) {
+            Added::New => {
+                self.counters.hints_stored += 1;
+                journal::append(&mut self.lanes.journal, &journal::Entry::Hint(member, key));
+            }
+            Added::NoRoom => self.compare_surely(member),
+            Added::Already => {}
         }
     }
 
@@ -499,5 +516,74 @@ pub(super) fn change_of(change: &WireChange) -> Change<'_> {
         WireChange::Delete => Change::Delete,
         WireChange::Increment(delta) => Change::Increment { delta: *delta },
         WireChange::Modify(modify) => Change::Modify(modify),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::NOBODY;
+    use crate::engine::copying::tests::World;
+    use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
+    use crate::model::key::SETTINGS;
+    use crate::model::rotation::{Envelope, KeyId, Note, SEALED_BYTES, State, Step};
+    use bytes::Bytes;
+
+    #[test]
+    fn a_secret_that_is_added_later_takes_the_place_of_one_that_a_clock_ahead_stamped() {
+        let mut world = World::new(1, 0);
+        let [old, early, late] = [1, 2, 3].map(|byte| KeyId([byte; 8]));
+        let sealed = Envelope { to: [4; SEALED_BYTES], from: [5; SEALED_BYTES] };
+        let state = |to, added| State { number: 1, step: Step::Added, added, to, from: old };
+        let engine = &mut world.engines[0];
+        let member = engine.identity().member;
+        let day_ms = 24 * 60 * 60 * 1_000;
+        let time = crate::model::timestamp::time_of_ms(engine.now().wall_ms + day_ms);
+        // It was used meanwhile, so its own record need not be there any more.
+        let ahead = State { step: Step::Used, ..state(early, Timestamp { time, member }) };
+        for (state, note) in
+            [(ahead, Note::of_step(&ahead)), (state(late, Timestamp::ZERO), Note::of_added(old, &sealed))]
+        {
+            let (key, value) = (state.key(), note.to_bytes());
+            let set = Change::Set { value: &value, expiry_ms: None };
+            engine.write_system(NOBODY, KeyRef::new(SECRETS, &key).unwrap(), set);
+        }
+        let added = engine.peek(KeyRef::new(SECRETS, &state(late, Timestamp::ZERO).key()).unwrap()).unwrap();
+        assert!(added.timestamp().time > time, "{:?}", added.timestamp());
+    }
+
+    #[test]
+    fn a_value_that_is_to_last_has_no_end_where_others_get_the_one_of_their_collection() {
+        let mut world = World::new(1, 0);
+        for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+            world.link(one, other);
+        }
+        world.pass(1_000);
+        let change = KeyRef::new(SETTINGS, b"change/0123456789").unwrap();
+        let hour = br#"{"collections":{"c":{"default_ttl":"1h"}},"member":"m0"}"#;
+        world.engines[0].write_system(NOBODY, change, Change::Set { value: hour, expiry_ms: None });
+        world.carry();
+        let modify = |expiry| {
+            let (condition, edit) = (Condition::Absent, Edit::Set { value: Bytes::from("v"), expiry });
+            Modify { condition, edit, returns: Returns::Nothing }
+        };
+        let (lasting, unsaid) = (modify(NewExpiry::At(LASTING_MS)), modify(NewExpiry::None));
+        let set = |expiry_ms| Change::Set { value: b"v", expiry_ms };
+        let changes = [
+            ("unsaid", set(None), true),
+            ("lasting", set(Some(LASTING_MS)), false),
+            ("modified", Change::Modify(&unsaid), true),
+            ("modified to last", Change::Modify(&lasting), false),
+        ];
+        for (at, (name, change, ends)) in (0..3).flat_map(|at| changes.map(|change| (at, change))) {
+            let name = format!("{name} at {at}");
+            let key = KeyRef::new("c", name.as_bytes()).unwrap();
+            world.engines[at].write(NOBODY, Write { key, change, level: Some(Level::One), after: 0 });
+            world.carry();
+            for engine in &world.engines {
+                let stored = engine.peek(key).unwrap();
+                assert_eq!(stored.expiry_ms().is_some(), ends, "{name}: {:?}", stored.expiry_ms());
+            }
+        }
     }
 }

@@ -66,7 +66,7 @@ pub struct Facts {
     pub placement_digest: u64,
     /// Digest of the roster that it holds.
     pub roster_digest: u64,
-    /// Digest of the settings that it has applied.
+    /// Digest of the log of settings that it has applied.
     pub settings_digest: u64,
     /// The version of the settings that it has applied; 32 bytes at most.
     pub settings_version: String,
@@ -78,6 +78,14 @@ pub struct Facts {
     pub complete_partitions: u32,
     /// Partitions that it owns.
     pub owned_partitions: u32,
+    /// Digest of the step of changing the cluster secret that it took last; 0 when it does not say.
+    pub secret_state: u64,
+    /// Id of the secret that it offers first; 0 when it does not say.
+    pub secret_used: u64,
+    /// Id of the other one that it accepts; 0 for none.
+    pub secret_also: u64,
+    /// Id of the secret in its file; 0 when it does not say.
+    pub secret_file: u64,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -104,6 +112,10 @@ struct Now {
     c: u64,
     cp: u32,
     op: u32,
+    ss: u64,
+    su: u64,
+    sa: u64,
+    sf: u64,
 }
 
 /// Facts that can't be sent, or that were received and are not believed. Nothing has changed.
@@ -175,6 +187,10 @@ impl Facts {
             c: self.clock_wall_ms,
             cp: self.complete_partitions,
             op: self.owned_partitions,
+            ss: self.secret_state,
+            su: self.secret_used,
+            sa: self.secret_also,
+            sf: self.secret_file,
         };
         Ok([(WHO, write(WHO, &who)?), (NOW, write(NOW, &now)?)])
     }
@@ -200,6 +216,10 @@ impl Facts {
             clock_wall_ms: now.c,
             complete_partitions: now.cp,
             owned_partitions: now.op,
+            secret_state: now.ss,
+            secret_used: now.su,
+            secret_also: now.sa,
+            secret_file: now.sf,
         };
         facts.check()?;
         Ok(facts)
@@ -240,6 +260,10 @@ mod tests {
             clock_wall_ms: 4,
             complete_partitions: 5,
             owned_partitions: 6,
+            secret_state: u64::MAX,
+            secret_used: 8,
+            secret_also: 0,
+            secret_file: 9,
         }
     }
 

@@ -10,11 +10,11 @@
 //! A browser that may come here runs the pages of strangers, and these may send requests here. While no token
 //! is needed, whatever a page of another origin sends is refused. Browsers tell it: the request has an `Origin` that is not
 //! this member's, or `Sec-Fetch-Site` says so (an image or a script of that page has no `Origin`). A page whose owner made its
-//! own name point here (DNS rebinding) looks like one of this member, so a client of this machine must
-//! name it by an address or by a name that nobody can make point here. Clients of other machines are served
-//! without tokens only where the member's file says `anyone`; they may use any name, so only tokens help there. A token is
+//! own name point here (DNS rebinding) looks like one of this member, so who shows no token must
+//! name it by an address, by a name that nobody can make point here, or by the host that the member's file advertises. A token is
 //! never sent by a browser of itself, so who shows one is asked nothing further.
 
+use super::START_TIMEOUT;
 use super::connection::Arrival;
 use super::failure::Failure;
 use super::names::collection_in;
@@ -80,6 +80,7 @@ fn need(method: &Method, path: &str) -> Need {
         | "/v1/cluster/convergence"
         | "/v1/settings"
         | "/v1/settings/history"
+        | "/v1/secret"
         | "/metrics"
             if reads =>
         {
@@ -102,9 +103,13 @@ pub(super) async fn admit(
 ) -> Response {
     let need = need(request.method(), request.uri().path());
     if need == Need::Open {
+        // Nobody is refused, but who would be let in is told more.
+        if let Some(caller) = recognize(&shared, &arrival, &request) {
+            request.extensions_mut().insert(caller);
+        }
         return next.run(request).await;
     }
-    shared.access.known().await;
+    _ = tokio::time::timeout(START_TIMEOUT, shared.access.known()).await;
     match judge(&shared, &arrival, &request, &need) {
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
@@ -132,12 +137,27 @@ pub(super) async fn admit(
 
 fn judge(shared: &Shared, arrival: &Arrival, request: &Request, need: &Need) -> Result<Caller, Failure> {
     let shown = shown(request.headers())?;
-    let caller = shared.access.admit(arrival.origin, shown).map_err(refused)?;
-    if matches!(caller, Caller::Anyone | Caller::Observer) {
-        refuse_pages(request.headers(), request.uri(), arrival.origin.local)?;
-    }
+    let caller = shared.access.admit(arrival.origin, shown).map_err(|denied| refused(shared, denied))?;
+    refuse_page_of(&caller, shared, request)?;
     need.check(&caller).inspect_err(|_| shared.access.count_forbidden())?;
     Ok(caller)
+}
+
+/// Who it is, if it would be let in where that is asked for.
+fn recognize(shared: &Shared, arrival: &Arrival, request: &Request) -> Option<Caller> {
+    let shown = shown(request.headers()).ok()?;
+    let caller = shared.access.judge(arrival.origin, shown).ok()?;
+    refuse_page_of(&caller, shared, request).is_ok().then_some(caller)
+}
+
+/// Refuses what a page of another origin sent, unless it shows what no such page has.
+fn refuse_page_of(caller: &Caller, shared: &Shared, request: &Request) -> Result<(), Failure> {
+    match caller {
+        Caller::Anyone | Caller::Observer => {
+            refuse_pages(request.headers(), request.uri(), &shared.advertised)
+        }
+        Caller::Operator(_) | Caller::Token(..) => Ok(()),
+    }
 }
 
 /// Judges a client once more when its body is there: it may have taken its time, and lost its right meanwhile.
@@ -179,12 +199,16 @@ fn shown(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     token.map(Some).ok_or_else(|| Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", message))
 }
 
-fn refused(denied: Denied) -> Failure {
+fn refused(shared: &Shared, denied: Denied) -> Failure {
     let status = match denied {
         Denied::Starting => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::UNAUTHORIZED,
     };
-    Failure::new(status, denied.code(), denied.to_string())
+    let message = match shared.access.step() {
+        Some(step) if denied == Denied::Starting => format!("{denied} (its start is at the step `{step}`)"),
+        _ => denied.to_string(),
+    };
+    Failure::new(status, denied.code(), message)
 }
 
 /// Refuses what takes `role` in a collection to who may not.
@@ -213,32 +237,36 @@ fn forbidden(caller: &Caller, needs: &str) -> Failure {
     Failure::new(StatusCode::FORBIDDEN, "forbidden", format!("this {needs}, {who}"))
 }
 
-/// Refuses what another origin's page sent through a client's browser; `is_local` where that runs on this machine.
-fn refuse_pages(headers: &HeaderMap, uri: &Uri, is_local: bool) -> Result<(), Failure> {
+/// Refuses what another origin's page sent through a client's browser, or what one may have sent to whose name somebody
+/// made point here; `advertised` is the host that the member's file tells clients.
+fn refuse_pages(headers: &HeaderMap, uri: &Uri, advertised: &str) -> Result<(), Failure> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host =
         uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST)).unwrap_or("");
     let of_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
     let is_foreign = text(header::ORIGIN).is_some_and(|origin| !of_origin(origin))
         || text(FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    if is_foreign || is_local && !is_local_name(host) {
+    if is_foreign || !is_own_name(host, advertised) {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
             "foreign_page",
-            "while this cluster has no tokens, requests must name this machine as `localhost` or by its address and not come from another site's page; make a token with `kith token create`",
+            "while this cluster has no tokens, requests must name this member as `localhost`, by its address or as `advertise.http` in its file does, and not come from another site's page; make a token with `kith token create`",
         ));
     }
     Ok(())
 }
 
-/// Whether nobody else can have made a name point here: an address, or a name without a domain.
-fn is_local_name(host: &str) -> bool {
+/// Whether nobody else can have made a name point here: an address, a name without a domain, or the advertised one.
+fn is_own_name(host: &str, advertised: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
     let bare = name.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<std::net::IpAddr>().is_ok() || !name.contains('.') || name.ends_with(".localhost")
+    bare.parse::<std::net::IpAddr>().is_ok()
+        || !name.contains('.')
+        || name.ends_with(".localhost")
+        || name.eq_ignore_ascii_case(advertised)
 }
 
 #[cfg(test)]
@@ -252,6 +280,9 @@ mod tests {
             (Method::GET, "/v1/secrets"),
             (Method::POST, "/v1/status"),
             (Method::PATCH, "/v1/settings"),
+            (Method::POST, "/v1/secret/add"),
+            (Method::POST, "/v1/secret/use"),
+            (Method::POST, "/v1/secret/retire"),
             (Method::POST, "/v1/cluster/leave"),
             (Method::DELETE, "/v1/cluster/members/one"),
             (Method::GET, "/v1/statu%73"),
@@ -274,20 +305,33 @@ mod tests {
 
     #[test]
     fn pages_of_strangers_are_refused_while_everybody_is_served() {
-        let refuses = |headers: &[(HeaderName, &str)], is_local| {
+        let refuses = |headers: &[(HeaderName, &str)]| {
             let headers =
                 headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
-            refuse_pages(&headers.collect(), &Uri::from_static("/v1/status"), is_local).is_err()
+            refuse_pages(&headers.collect(), &Uri::from_static("/v1/status"), "one.example").is_err()
         };
         let judge = |host: &str, origin: Option<&str>| {
             let mut headers = vec![(header::HOST, host)];
             headers.extend(origin.map(|origin| (header::ORIGIN, origin)));
-            !refuses(&headers, true)
+            !refuses(&headers)
         };
-        for host in ["localhost:7401", "127.0.0.1:7401", "[::1]:7401", "member1:7401", "a", "x.localhost"] {
+        for host in [
+            "localhost:7401",
+            "127.0.0.1:7401",
+            "192.0.2.7",
+            "[::1]:7401",
+            "member1:7401",
+            "a",
+            "x.localhost",
+            "One.example:7401",
+        ] {
             assert!(judge(host, None), "{host}");
         }
-        assert!(!judge("rebound.example:7401", None) && !judge("rebound.example", None));
+        for rebound in
+            ["rebound.example:7401", "rebound.example", "two.one.example", "one.example.evil.example"]
+        {
+            assert!(!judge(rebound, None), "{rebound}");
+        }
         assert!(judge("localhost:7401", Some("http://localhost:7401")));
         for origin in ["http://localhost:8080", "https://evil.example", "null"] {
             assert!(!judge("localhost:7401", Some(origin)), "{origin}");
@@ -300,12 +344,8 @@ mod tests {
             ("new", true),
         ] {
             let headers = [(header::HOST, "localhost:7401"), (FETCH_SITE, site)];
-            assert_eq!(refuses(&headers, true), is_foreign, "{site}");
+            assert_eq!(refuses(&headers), is_foreign, "{site}");
         }
-        // From another machine a member may have any name, and pages of others are told all the same.
-        let host = (header::HOST, "one.example:7401");
-        assert!(!refuses(std::slice::from_ref(&host), false));
-        assert!(refuses(&[host.clone(), (header::ORIGIN, "https://evil.example")], false));
-        assert!(refuses(&[host, (FETCH_SITE, "cross-site")], false));
+        assert!(!judge("one.example:7401", Some("https://evil.example")));
     }
 }

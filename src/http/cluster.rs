@@ -9,6 +9,7 @@ use super::query::{Query, QueryError};
 use super::routes::Shared;
 use super::{HEALTH_TIMEOUT, MAX_CONTROL_BYTES};
 use crate::model::key::DEFAULT;
+use crate::node::access::Caller;
 use crate::node::handle::Key;
 use crate::node::handle::convergence::{Convergence, Superseded};
 use crate::node::handle::events::Events;
@@ -16,12 +17,12 @@ use crate::node::handle::read::Object;
 use crate::node::handle::status::{
     Cluster, InitRequest, JoinRequest, Physical, Placement, Removed, Roster, State as MemberState, Status,
 };
-use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -144,6 +145,9 @@ pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
     state: MemberState,
+    /// The step of its start that it is at, while it answers nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'static str>,
 }
 
 fn unhealthy(code: &str, message: impl Into<String>) -> Failure {
@@ -159,18 +163,32 @@ async fn ask(shared: &Shared) -> Result<Status, Failure> {
     }
 }
 
-/// `GET /health/live`: whether the process does its work, whatever its cluster does.
+/// `GET /health/live`: whether the process does its work, whatever its cluster does. While it opens its storage, which may
+/// take minutes, it can't be asked, and lives.
 pub(super) async fn live(State(shared): State<Shared>) -> Result<Json<Health>, Failure> {
-    Ok(Json(Health { state: ask(&shared).await?.state }))
+    let step = shared.access.step();
+    let state = if step.is_some() { MemberState::Starting } else { ask(&shared).await?.state };
+    Ok(Json(Health { state, step }))
 }
 
-/// `GET /health/ready`: whether clients should be sent here.
-pub(super) async fn ready(State(shared): State<Shared>) -> Result<Json<Health>, Failure> {
+/// `GET /health/ready`: whether clients should be sent here. Why not is for who may ask for the status.
+pub(super) async fn ready(
+    State(shared): State<Shared>,
+    caller: Option<Extension<Caller>>,
+) -> Result<Json<Health>, Failure> {
+    if let Some(step) = shared.access.step() {
+        let message = format!("the member is not ready (starting): its start is at the step `{step}`");
+        return Err(unhealthy("not_ready", message));
+    }
     let Status { state, warnings, .. } = ask(&shared).await?;
     if state == MemberState::Ready {
-        return Ok(Json(Health { state }));
+        return Ok(Json(Health { state, step: None }));
     }
-    let why = if warnings.is_empty() { "`kith status` shows more".to_owned() } else { warnings.join("; ") };
+    let why = match caller {
+        None => "`kith status` shows why to who is let in".to_owned(),
+        Some(_) if warnings.is_empty() => "`kith status` shows more".to_owned(),
+        Some(_) => warnings.join("; "),
+    };
     Err(unhealthy("not_ready", format!("the member is not ready ({state}): {why}")))
 }
 

@@ -107,8 +107,11 @@ impl From<ControlError> for Failure {
             | E::NoMajority { .. }
             | E::FirstToken
             | E::TokenExists(_)
-            | E::LastAdminToken(_) => StatusCode::CONFLICT,
-            E::InvalidCluster(_) | E::InvalidSettings(_) | E::InvalidToken(_) => StatusCode::BAD_REQUEST,
+            | E::LastAdminToken(_)
+            | E::SecretStep(_) => StatusCode::CONFLICT,
+            E::InvalidCluster(_) | E::InvalidSettings(_) | E::InvalidToken(_) | E::InvalidSecret(_) => {
+                StatusCode::BAD_REQUEST
+            }
             E::UnknownMember { .. } | E::UnknownToken { .. } | E::UnknownVersion(_) => StatusCode::NOT_FOUND,
             E::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
             E::Refused { .. } | E::Forbidden(_) => StatusCode::FORBIDDEN,

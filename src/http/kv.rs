@@ -6,10 +6,10 @@ use super::names::{after_in, key_in, wall_ms};
 use super::query::{Query, QueryError};
 use super::ranges::{Wanted, wanted};
 use super::routes::Shared;
-use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
+use crate::model::edit::{Condition, Edit, Modify, Returns};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
-use crate::node::handle::documents::Outcome;
+use crate::node::handle::documents::{Outcome, new_expiry};
 use crate::node::handle::{Answer, Key, Operation, OperationError, Stored, readable_bytes};
 use axum::Json;
 use axum::body::Body;
@@ -112,7 +112,7 @@ pub(super) async fn put(
     match condition {
         None => change_now(&shared, Operation::Put { key, value, ttl_ms, level, after }).await,
         Some(condition) => {
-            let expiry = ttl_ms.map_or(NewExpiry::None, |ttl_ms| NewExpiry::At(wall_ms() + ttl_ms));
+            let expiry = new_expiry(ttl_ms, wall_ms());
             let modify = Modify { condition, edit: Edit::Set { value, expiry }, returns: Returns::Nothing };
             change_now(&shared, Operation::Modify { key, modify, level, after }).await
         }

@@ -24,6 +24,7 @@ mod page;
 mod query;
 mod ranges;
 mod routes;
+mod secrets;
 mod settings;
 mod tokens;
 mod watch;
@@ -44,6 +45,8 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take from its head to its answer, its body included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request waits for a member that opens its storage; then it is told so, and nothing was done.
+pub const START_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long health checks and the like wait for the member itself.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes in the body of a batch.
@@ -78,7 +81,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let watched = handle.clone();
-    let router = routes::router(handle, guard.access.clone(), telemetry.clone());
+    let router = routes::router(handle, &guard, telemetry.clone());
     let listener = connection::BoundedListener::new(listener, connections, guard, telemetry);
     let service = router.into_make_service_with_connect_info::<connection::Arrival>();
     let stopping = Arc::new(Notify::new());

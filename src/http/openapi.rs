@@ -6,6 +6,7 @@
 
 mod operations;
 mod people;
+mod secrets;
 mod settings;
 
 use axum::http::{HeaderValue, header};

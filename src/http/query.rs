@@ -7,7 +7,7 @@
 use crate::model::limits::MAX_SCAN_LIMIT;
 use crate::model::settings::Level;
 use crate::model::spelling::nearest;
-use crate::node::handle::documents::parse_ttl;
+use crate::node::handle::documents::parse_life;
 use axum::http::Uri;
 use percent_encoding::percent_decode;
 
@@ -69,9 +69,9 @@ impl Query {
         self.parsed("consistency", |text| text.parse::<Level>().map_err(|error| error.to_string()))
     }
 
-    /// `ttl`, in milliseconds.
+    /// `ttl`, in milliseconds; `none` as [`parse_life`] has it.
     pub(super) fn ttl_ms(&self) -> Result<Option<u64>, QueryError> {
-        self.parsed("ttl", |text| parse_ttl(text).map_err(|error| error.to_string()))
+        self.parsed("ttl", |text| parse_life(text).map_err(|error| error.to_string()))
     }
 
     /// `limit`: keys in a page.

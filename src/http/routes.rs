@@ -6,9 +6,9 @@ use super::connection::Arrival;
 use super::failure::Failure;
 use super::{
     MAX_ANSWER_BYTES_IN_MEMORY, MAX_BODY_BYTES_IN_MEMORY, REQUEST_TIMEOUT, access, batch, cluster, kv,
-    listing, openapi, page, settings, tokens, watch,
+    listing, openapi, page, secrets, settings, tokens, watch,
 };
-use crate::node::access::Access;
+use crate::node::access::{Access, Guard};
 use crate::node::handle::Handle;
 use crate::telemetry::Telemetry;
 use axum::Router;
@@ -27,6 +27,8 @@ pub(super) type Shared = Arc<Parts>;
 pub(super) struct Parts {
     pub(super) handle: Handle,
     pub(super) access: Access,
+    /// The host by which clients are told to reach this member.
+    pub(super) advertised: Arc<str>,
     pub(super) telemetry: Telemetry,
     pub(super) bodies: BodyRoom,
     pub(super) answers: AnswerRoom,
@@ -37,7 +39,7 @@ pub(super) const INDEX: &str = "\
 kith: a key-value store for machines that must stay writable whatever fails.
 
 GET, PUT, DELETE  /v1/kv/{collection}/{key}   raw bytes; the key is percent-encoded
-                      ?consistency=one|available|quorum|all  &ttl=10s (PUT)
+                      ?consistency=one|available|quorum|all  &ttl=10s|none (PUT)
                       request headers  kith-after: TIMESTAMP (follow what was seen), Range: bytes=0-99,
                         If-Match: \"TIMESTAMP\" or *, If-None-Match: * (else 412)
                       answer headers  kith-timestamp, kith-ttl, ETag, kith-copies, kith-superseded
@@ -66,9 +68,12 @@ GET, PATCH  /v1/settings                      ?dry_run=true   {\"settings\": {\"
                       \"collections\": {\"shop\": {\"default_ttl\": \"1h\"}}}; null takes a value back
 GET   /v1/settings/history                    every change that is kept
 POST  /v1/settings/rollback                   ?dry_run=true   {\"version\": \"7f3a9c21d0\"}
+GET   /v1/secret                              how far a change of the cluster secret is on each member
+POST  /v1/secret/add                          {\"secret\": \"...\"}   over TLS or from the member's machine only
+POST  /v1/secret/use  /v1/secret/retire       ?force=true   the further steps, without members that are down
 GET, POST  /v1/tokens                         {\"name\", \"grants\": [{\"role\", \"collections\": \"shop.*\"}]}
 DELETE  /v1/tokens/{name}
-GET   /health/live  /health/ready             200, or 503 with the reason
+GET   /health/live  /health/ready             200, or 503 with the state; why, for who is let in
 GET   /metrics                                for Prometheus
 GET   /v1/openapi.json                        all of this for programs, with every error
 
@@ -78,10 +83,11 @@ Errors are {\"error\": \"code\", \"message\": \"what happened and what to do\"}.
 ";
 
 /// All routes, over one handle.
-pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Router {
+pub(super) fn router(handle: Handle, guard: &Guard, telemetry: Telemetry) -> Router {
     let bodies = BodyRoom::new(MAX_BODY_BYTES_IN_MEMORY);
     let answers = AnswerRoom::new(MAX_ANSWER_BYTES_IN_MEMORY);
-    let shared = Arc::new(Parts { handle, access, telemetry, bodies, answers });
+    let (access, advertised) = (guard.access.clone(), Arc::clone(&guard.advertised));
+    let shared = Arc::new(Parts { handle, access, advertised, telemetry, bodies, answers });
     Router::new()
         .route("/", get(page::index))
         .route("/terminal/style.css", get(page::style))
@@ -107,6 +113,10 @@ pub(super) fn router(handle: Handle, access: Access, telemetry: Telemetry) -> Ro
         .route("/v1/settings", get(settings::show).patch(settings::change))
         .route("/v1/settings/history", get(settings::history))
         .route("/v1/settings/rollback", post(settings::roll_back))
+        .route("/v1/secret", get(secrets::show))
+        .route("/v1/secret/add", post(secrets::add))
+        .route("/v1/secret/use", post(secrets::use_new))
+        .route("/v1/secret/retire", post(secrets::retire))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .route("/v1/openapi.json", get(openapi::serve))
@@ -139,7 +149,7 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 
 /// The pattern of the route that a path takes, as metrics name it; never what a client sent.
 fn route_of(path: &str) -> &'static str {
-    const EXACT: [&str; 24] = [
+    const EXACT: [&str; 28] = [
         "/",
         "/terminal/style.css",
         "/terminal/icon.svg",
@@ -159,6 +169,10 @@ fn route_of(path: &str) -> &'static str {
         "/v1/settings",
         "/v1/settings/history",
         "/v1/settings/rollback",
+        "/v1/secret",
+        "/v1/secret/add",
+        "/v1/secret/use",
+        "/v1/secret/retire",
         "/v1/tokens",
         "/v1/openapi.json",
         "/health/live",

@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::{Extension, Json};
+use serde::de::DeserializeOwned;
 
 /// `GET /v1/settings`
 pub(super) async fn show(State(shared): State<Shared>, uri: Uri) -> Result<Json<Settings>, Failure> {
@@ -35,9 +36,7 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Settings>, Failure> {
-    let dry_run = Query::parse(&uri, &["dry_run"])?.flag("dry_run")?.unwrap_or(false);
-    let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
-    let request: SettingsRequest = json(&body.bytes)?;
+    let (request, dry_run): (SettingsRequest, _) = asked(&shared, &uri, &headers, body).await?;
     Ok(Json(shared.handle.change_settings(request, caller, dry_run).await?))
 }
 
@@ -49,8 +48,18 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Settings>, Failure> {
-    let dry_run = Query::parse(&uri, &["dry_run"])?.flag("dry_run")?.unwrap_or(false);
-    let body = shared.bodies.read(&headers, body, "this request", MAX_CONTROL_BYTES).await?;
-    let request: RollbackRequest = json(&body.bytes)?;
+    let (request, dry_run): (RollbackRequest, _) = asked(&shared, &uri, &headers, body).await?;
     Ok(Json(shared.handle.roll_back_settings(request, caller, dry_run).await?))
+}
+
+/// What is to be changed, and whether it is only to be told what that would change.
+async fn asked<T: DeserializeOwned>(
+    shared: &Shared,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(T, bool), Failure> {
+    let dry_run = Query::parse(uri, &["dry_run"])?.flag("dry_run")?.unwrap_or(false);
+    let body = shared.bodies.read(headers, body, "this request", MAX_CONTROL_BYTES).await?;
+    Ok((json(&body.bytes)?, dry_run))
 }

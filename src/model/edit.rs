@@ -73,11 +73,11 @@ pub enum Edit {
 /// The expiry of a value that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NewExpiry {
-    /// It has none.
+    /// None is asked for: it has that of its collection's `default_ttl`, if there is one.
     None,
     /// That of what is replaced.
     Keep,
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch; [`super::record::LASTING_MS`]: it has none.
     At(u64),
 }
 

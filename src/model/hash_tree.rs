@@ -2,7 +2,8 @@
 //!
 //! A partition has [`LEAVES_PER_PARTITION`] leaves, each the XOR of the elements (128 bits over
 //! key, timestamp, kind and content) of the records whose key hash falls into it; the root is a
-//! hash over the leaves. One more tree covers the system collections, which live on every member.
+//! hash over the leaves. One more tree covers the system collections, which live on every member. A collection that
+//! is placed by itself has trees of its own ([`Layout`]).
 //!
 //! Invariants: the order in which elements come and go leaves no trace, and toggling an element
 //! twice restores the tree; so a tree is a pure function of the set of records. Two unlike leaves
@@ -11,6 +12,7 @@
 
 use super::key::KeyHash;
 use super::limits::{LEAVES_PER_PARTITION, MAX_PARTITION_BITS};
+use super::placement::Layout;
 
 /// The leaves of one tree, as they travel between members.
 pub type Leaves = [u128; LEAVES_PER_PARTITION];
@@ -33,6 +35,13 @@ impl HashTree {
     pub fn toggle(&mut self, leaf: u8, element: u128) {
         if let Some(sum) = self.leaves.get_mut(usize::from(leaf)) {
             *sum ^= element;
+        }
+    }
+
+    /// Adds all elements of another tree; those of both are in none.
+    fn add(&mut self, other: &Self) {
+        for (sum, more) in self.leaves.iter_mut().zip(&other.leaves) {
+            *sum ^= more;
         }
     }
 
@@ -81,16 +90,26 @@ impl std::fmt::Debug for HashTree {
     }
 }
 
+/// Which trees a record belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The one of the system collections.
+    System,
+    /// Those of a class, see [`Layout`].
+    Class(usize),
+}
+
 /// The trees of all partitions, and the one of the system collections.
 #[derive(Debug, Clone)]
 pub struct HashTrees {
     partition_bits: u8,
+    /// Class by class.
     trees: Vec<HashTree>,
     system: HashTree,
 }
 
 impl HashTrees {
-    /// Empty trees for `1 << partition_bits` partitions, 1 KiB each; more bits than
+    /// Empty trees for `1 << partition_bits` partitions of class 0, 1 KiB each; more bits than
     /// [`MAX_PARTITION_BITS`] count as that many.
     #[must_use]
     pub fn new(partition_bits: u8) -> Self {
@@ -100,13 +119,31 @@ impl HashTrees {
     }
 
     /// Adds an element to the tree of its key, or takes it away if it is there.
-    pub fn toggle(&mut self, hash: KeyHash, is_system: bool, element: u128) {
+    pub fn toggle(&mut self, group: Group, hash: KeyHash, element: u128) {
         let leaf = hash.leaf(self.partition_bits);
-        let partition = usize::from(hash.partition(self.partition_bits));
-        let tree = if is_system { Some(&mut self.system) } else { self.trees.get_mut(partition) };
+        let slice = usize::from(hash.partition(self.partition_bits));
+        let tree = match group {
+            Group::System => Some(&mut self.system),
+            Group::Class(class) => self.trees.get_mut(class << self.partition_bits | slice),
+        };
         if let Some(tree) = tree {
             tree.toggle(leaf, element);
         }
+    }
+
+    /// Gives each class of another layout of as many slices its trees. New classes have empty ones; what those had that are
+    /// no classes any more is in those of class 0.
+    pub fn regroup(&mut self, before: &Layout, after: &Layout) {
+        let slices = after.slices();
+        let mut trees = vec![HashTree::default(); after.partitions()];
+        for (class, own) in self.trees.chunks(slices).enumerate() {
+            let place = after.class_like(before, class).unwrap_or(0);
+            let room = trees.chunks_mut(slices).nth(place).into_iter().flatten();
+            for (tree, own) in room.zip(own) {
+                tree.add(own);
+            }
+        }
+        self.trees = trees;
     }
 
     /// A partition's tree; `None` if the cluster has no such partition.
@@ -132,6 +169,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const fn group(is_system: bool) -> Group {
+        if is_system { Group::System } else { Group::Class(0) }
+    }
+
     proptest! {
         #[test]
         fn the_order_of_changes_leaves_no_trace(
@@ -142,16 +183,16 @@ mod tests {
             shuffled.sort_by_key(|(hash, _, element)| hash.wrapping_mul(seed | 1) ^ (*element as u64));
             let (mut left, mut right) = (HashTrees::new(4), HashTrees::new(4));
             for (hash, is_system, element) in elements {
-                left.toggle(KeyHash(hash), is_system, element);
+                left.toggle(group(is_system), KeyHash(hash), element);
             }
             for (hash, is_system, element) in &shuffled {
-                right.toggle(KeyHash(*hash), *is_system, *element);
+                right.toggle(group(*is_system), KeyHash(*hash), *element);
             }
             prop_assert!(left.roots().eq(right.roots()));
             prop_assert_eq!(left.system(), right.system());
 
             for (hash, is_system, element) in shuffled {
-                left.toggle(KeyHash(hash), is_system, element);
+                left.toggle(group(is_system), KeyHash(hash), element);
             }
             prop_assert!(left.roots().all(|root| root == 0));
             prop_assert!(left.system().is_empty());
@@ -165,11 +206,11 @@ mod tests {
         ) {
             let mut left = HashTrees::new(2);
             for (hash, element) in common {
-                left.toggle(KeyHash(hash), false, element);
+                left.toggle(group(false), KeyHash(hash), element);
             }
             let mut right = left.clone();
             let missing = KeyHash(missing);
-            right.toggle(missing, false, element);
+            right.toggle(group(false), missing, element);
             for partition in 0..4 {
                 let (left, right) = (left.tree(partition).unwrap(), right.tree(partition).unwrap());
                 let differing: Vec<u8> = left.differing(right.leaves()).collect();
@@ -188,9 +229,29 @@ mod tests {
     #[test]
     fn system_records_are_in_the_system_tree_alone() {
         let mut trees = HashTrees::new(8);
-        trees.toggle(KeyHash(77), true, 5);
+        trees.toggle(group(true), KeyHash(77), 5);
         assert!(trees.roots().all(|root| root == 0));
         assert!(!trees.system().is_empty());
+    }
+
+    #[test]
+    fn classes_keep_their_trees_by_name_and_what_is_none_any_more_joins_class_0() {
+        let layout = |names: &[&str]| Layout::new(1, names.iter().copied());
+        let root = |trees: &HashTrees, partition| trees.tree(partition).unwrap().root();
+        let alone = |element| {
+            let mut tree = HashTree::default();
+            tree.toggle(0, element);
+            tree.root()
+        };
+        let mut trees = HashTrees::new(1);
+        trees.toggle(Group::Class(0), KeyHash(0), 1);
+        trees.regroup(&layout(&[]), &layout(&["b"]));
+        trees.toggle(Group::Class(1), KeyHash(0), 2);
+        trees.regroup(&layout(&["b"]), &layout(&["a", "b"]));
+        assert_eq!((root(&trees, 0), root(&trees, 2), root(&trees, 4)), (alone(1), 0, alone(2)));
+        trees.toggle(Group::Class(1), KeyHash(0), 4);
+        trees.regroup(&layout(&["a", "b"]), &layout(&["a"]));
+        assert_eq!((root(&trees, 0), root(&trees, 2), trees.roots().len()), (alone(3), alone(4), 4));
     }
 
     #[test]
@@ -209,7 +270,7 @@ mod tests {
     fn a_partition_or_leaf_that_does_not_exist_is_nothing() {
         let mut trees = HashTrees::new(0);
         assert!(trees.tree(0).is_some() && trees.tree(1).is_none());
-        trees.toggle(KeyHash(u64::MAX), false, 1);
+        trees.toggle(group(false), KeyHash(u64::MAX), 1);
         assert_eq!(trees.tree(0).unwrap().leaf(63), 1);
         assert_eq!(HashTrees::new(255).roots().len(), 1 << MAX_PARTITION_BITS);
         let mut tree = HashTree::default();

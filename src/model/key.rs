@@ -14,6 +14,8 @@ pub const ROSTER: &str = "_system_roster";
 pub const SETTINGS: &str = "_system_settings";
 /// One record per token of clients.
 pub const TOKENS: &str = "_system_tokens";
+/// The steps of changing the cluster secret.
+pub const SECRETS: &str = "_system_secrets";
 /// The collection that is used when a client names none.
 pub const DEFAULT: &str = "default";
 

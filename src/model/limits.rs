@@ -19,6 +19,9 @@ pub const MAX_FRAME_BYTES: usize = MAX_RECORD_BYTES + (256 << 10);
 pub const LEAVES_PER_PARTITION: usize = 64;
 /// Bits of the largest number of partitions.
 pub const MAX_PARTITION_BITS: u8 = 12;
+/// Partitions of a cluster, those of all collections that are placed by themselves among them: two members that compare tell the
+/// leaves of each in one frame, and each is looked at for each pass.
+pub const MAX_PARTITIONS: usize = 1 << 13;
 /// Partitions of a cluster that was created without saying: 1 << 8.
 pub const DEFAULT_PARTITION_BITS: u8 = 8;
 /// Copies of a record.

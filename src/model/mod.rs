@@ -1,5 +1,5 @@
-//! Floor 0: keys, records, timestamps, placement, hash trees, roster, settings, tokens, limits, and
-//! their laws.
+//! Floor 0: keys, records, timestamps, placement, hash trees, roster, settings, tokens, the change of
+//! the cluster secret, limits, and their laws.
 //!
 //! Pure values: nothing here reads a clock, draws a random number, spawns, or touches a file or a
 //! socket. Time is passed in as [`Now`]. Everything that is stored or sent has its byte form here
@@ -15,6 +15,7 @@ pub mod merge;
 pub mod placement;
 pub mod record;
 pub mod roster;
+pub mod rotation;
 pub mod settings;
 pub mod spelling;
 pub mod timestamp;

@@ -33,6 +33,9 @@ use super::timestamp::{MemberId, TIME_BOUND, Timestamp};
 pub const FORMAT: u8 = 1;
 /// Bytes before the collection's name.
 pub const HEADER_BYTES: usize = 42;
+/// In the place of a value's time to live, or of its expiry, in milliseconds: it has no end, whatever its collection's
+/// `default_ttl` says. Only who asks for a value to be stored says so: the record that is stored has no expiry at all.
+pub const LASTING_MS: u64 = u64::MAX;
 const HAS_EXPIRY: u8 = 1;
 const HAS_BIRTH: u8 = 2;
 

@@ -21,7 +21,8 @@ pub use table::DEFINITIONS;
 
 use super::spelling::nearest;
 use collection::{
-    COLLECTION_DEFINITIONS, CollectionDefinition, CollectionSettings, MAX_COLLECTIONS, check_name,
+    COLLECTION_DEFINITIONS, CollectionDefinition, CollectionSettings, MAX_COLLECTIONS, MAX_FACTORS,
+    check_name, max_factors,
 };
 use error::{SHOWN_CHARACTERS, shorten};
 use log::Change;
@@ -147,6 +148,12 @@ pub struct Settings {
     pub max_value_bytes: u64,
     /// What collections have of their own; those without anything are not among them.
     pub collections: BTreeMap<String, CollectionSettings>,
+    /// The replication factor that the data of a collection has which ever had one of its own.
+    pub factors_in_force: BTreeMap<String, u8>,
+    /// How many collections may have one: it follows from the number of partitions, see [`Settings::fit`].
+    pub max_factors: usize,
+    /// The hybrid time at which a collection's own factor was set or taken back, as `replication_factor_time`.
+    pub factor_times: BTreeMap<String, u64>,
 }
 
 /// What people write for a value to take it back: the default, or for a collection what the cluster has.
@@ -254,6 +261,9 @@ impl Default for Settings {
             hint_bytes: 0,
             max_value_bytes: 0,
             collections: BTreeMap::new(),
+            factors_in_force: BTreeMap::new(),
+            max_factors: MAX_FACTORS,
+            factor_times: BTreeMap::new(),
         };
         for definition in &DEFINITIONS {
             let applied = definition.set_checked(&mut settings, definition.default);
@@ -285,6 +295,14 @@ impl Settings {
         self.hint_bytes = self.hint_bytes.max(self.least_hint_bytes());
     }
 
+    /// Fits them into a cluster of `1 << partition_bits` partitions: of the factors of collections that are in force the first by
+    /// name count for which there is room. Two sides of a cut may have begun too many: the same ones count everywhere.
+    pub fn fit(&mut self, partition_bits: u8) {
+        self.max_factors = max_factors(partition_bits);
+        let begun = std::mem::take(&mut self.factors_in_force);
+        self.factors_in_force = begun.into_iter().take(self.max_factors).collect();
+    }
+
     /// What a collection has of its own, if it has anything.
     #[must_use]
     pub fn of(&self, collection: &str) -> Option<&CollectionSettings> {
@@ -302,6 +320,28 @@ impl Settings {
     #[must_use]
     pub fn read_level_of(&self, collection: &str) -> Level {
         self.of(collection).and_then(|own| own.read_level).unwrap_or(self.read_level)
+    }
+
+    /// How many members shall hold each record of a collection.
+    #[must_use]
+    pub fn replication_factor_of(&self, collection: &str) -> u8 {
+        self.of(collection).and_then(|own| own.replication_factor).unwrap_or(self.replication_factor)
+    }
+
+    /// Collections that shall have a replication factor of their own and are not placed by themselves yet, by name; only
+    /// those that there is room for.
+    pub fn unplaced(&self) -> impl Iterator<Item = &str> {
+        let own = self.collections.iter().filter(|(_, own)| own.replication_factor.is_some());
+        let names = own.map(|(name, _)| name.as_str());
+        let room = self.max_factors.saturating_sub(self.factors_in_force.len());
+        names.filter(|name| !self.factors_in_force.contains_key(*name)).take(room)
+    }
+
+    /// Collections that have a replication factor of their own or once had one.
+    fn factors(&self) -> usize {
+        let own = self.collections.iter().filter(|(_, own)| own.replication_factor.is_some());
+        let unplaced = own.filter(|(name, _)| !self.factors_in_force.contains_key(*name)).count();
+        self.factors_in_force.len() + unplaced
     }
 
     /// Gives a collection settings, or none of its own any more.
@@ -357,6 +397,10 @@ impl Settings {
         }
         if changed.collections.len() > MAX_COLLECTIONS && changed.collections.len() > self.collections.len() {
             errors.push(SettingError::TooManyCollections(changed.collections.len()));
+        }
+        let (wanted, most) = (changed.factors(), self.max_factors);
+        if wanted > most && wanted > self.factors() {
+            errors.push(SettingError::TooManyFactors { wanted, most });
         }
         errors.extend(changed.check_hints().err());
         if errors.is_empty() { Ok((canonical, changed)) } else { Err(errors) }
@@ -418,19 +462,30 @@ impl Settings {
         DEFINITIONS.iter().map(|known| (known.name, known.text(self)))
     }
 
-    /// 64 bits over the effective values.
+    /// 64 bits over the effective values. What has its default is not in it, so that members of two versions agree while
+    /// nobody has set what only the newer one knows.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut hasher = blake3::Hasher::new_derive_key("kith 2026 settings digest");
-        for (name, value) in self.records() {
-            hasher.update(name.as_bytes()).update(b"=").update(value.as_bytes()).update(b"\n");
+        let mut add = |collection: &str, name: &str, value: &str| {
+            let parts = [collection, "/", name, "=", value, "\n"];
+            parts.into_iter().for_each(|part| _ = hasher.update(part.as_bytes()));
+        };
+        for known in &DEFINITIONS {
+            let value = known.text(self);
+            if value != known.default {
+                add("", known.name, &value);
+            }
         }
         for (collection, own) in &self.collections {
             for known in &COLLECTION_DEFINITIONS {
-                let value = known.text(own).unwrap_or_default();
-                let parts = [collection.as_str(), "/", known.name, "=", &value, "\n"];
-                parts.into_iter().for_each(|part| _ = hasher.update(part.as_bytes()));
+                if let Some(value) = known.text(own) {
+                    add(collection, known.name, &value);
+                }
             }
+        }
+        for (collection, copies) in &self.factors_in_force {
+            hasher.update(collection.as_bytes()).update(b"/in_force=").update(&[*copies]).update(b"\n");
         }
         let head = hasher.finalize().as_bytes().first_chunk().copied();
         u64::from_le_bytes(head.unwrap_or_default())
@@ -532,6 +587,9 @@ mod tests {
             hint_bytes: 256 << 20,
             max_value_bytes: 1 << 20,
             collections: BTreeMap::new(),
+            factors_in_force: BTreeMap::new(),
+            max_factors: MAX_FACTORS,
+            factor_times: BTreeMap::new(),
         };
         assert_eq!(Settings::default(), expected);
     }
@@ -614,6 +672,12 @@ mod tests {
         let known = Settings::default().digest();
         assert_eq!(from(&[("write_timeout", "1000ms"), ("unknown", "1")]).digest(), known);
         assert_ne!(from(&[("write_timeout", "1001ms")]).digest(), known);
+    }
+
+    #[test]
+    fn a_version_that_does_not_know_a_setting_has_the_same_digest_while_it_has_its_default() {
+        let nothing = blake3::Hasher::new_derive_key("kith 2026 settings digest").finalize();
+        assert_eq!(Settings::default().digest().to_le_bytes(), nothing.as_bytes()[..8]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl fmt::Debug for MemberId {
 /// Text that is not a timestamp or member id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not {1}")]
-pub struct NotAnId(String, &'static str);
+pub struct NotAnId(pub(super) String, pub(super) &'static str);
 
 impl FromStr for MemberId {
     type Err = NotAnId;

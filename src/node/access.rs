@@ -19,7 +19,7 @@
 use crate::model::token::{Grant, Role, Token, Tokens};
 use crate::security::limits::GateFull;
 use crate::security::operator;
-use crate::security::secret::Keyring;
+use crate::security::secret::{KeyId, Keyring};
 use crate::security::tls::{ClientStream, Door};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,8 +90,8 @@ pub enum Caller {
     Anyone,
     /// Nobody knows whether a token is needed, and none is shown.
     Observer,
-    /// Who knows the cluster secret.
-    Operator,
+    /// Who knows the cluster secret of this id.
+    Operator(KeyId),
     /// Who has this token.
     Token(String, Arc<Token>),
 }
@@ -101,7 +101,7 @@ impl Caller {
     #[must_use]
     pub fn allows(&self, role: Role, collection: &str) -> bool {
         match self {
-            Self::Anyone | Self::Operator => true,
+            Self::Anyone | Self::Operator(_) => true,
             Self::Observer => false,
             Self::Token(_, token) => token.allows(role, collection),
         }
@@ -111,7 +111,7 @@ impl Caller {
     #[must_use]
     pub fn allows_everywhere(&self, role: Role) -> bool {
         match self {
-            Self::Anyone | Self::Operator => true,
+            Self::Anyone | Self::Operator(_) => true,
             Self::Observer => false,
             Self::Token(_, token) => {
                 token.grants.iter().any(|grant| grant.role >= role && grant.is_everywhere())
@@ -123,7 +123,7 @@ impl Caller {
     #[must_use]
     pub fn is_admin_of_all(&self) -> bool {
         match self {
-            Self::Anyone | Self::Operator => true,
+            Self::Anyone | Self::Operator(_) => true,
             Self::Observer => false,
             Self::Token(_, token) => token.is_admin_of_all(),
         }
@@ -133,7 +133,7 @@ impl Caller {
     #[must_use]
     pub fn governs(&self, grants: &[Grant]) -> bool {
         match self {
-            Self::Anyone | Self::Operator => true,
+            Self::Anyone | Self::Operator(_) => true,
             Self::Observer => false,
             Self::Token(_, token) => token.governs(grants),
         }
@@ -143,7 +143,7 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Anyone | Self::Observer | Self::Operator => None,
+            Self::Anyone | Self::Observer | Self::Operator(_) => None,
             Self::Token(name, _) => Some(name),
         }
     }
@@ -156,6 +156,8 @@ pub struct Guard {
     pub access: Access,
     /// TLS, if the member speaks it with clients; then with all of them.
     pub tls: Option<Arc<Door>>,
+    /// The host by which clients are told to reach this member's HTTP.
+    pub advertised: Arc<str>,
 }
 
 impl Guard {
@@ -195,22 +197,30 @@ impl DeniedCounts {
 /// What the fronts know of the tokens.
 #[derive(Debug, Clone)]
 enum Known {
-    /// Nothing yet.
-    Nothing,
+    /// Nothing yet: the member is at this step of its start.
+    Nothing(&'static str),
     /// There are none, and some may have been lost.
     Unsure,
     /// These hold.
     Tokens(Arc<Tokens>),
 }
 
-/// Publishes the tokens in force to every [`Access`].
+/// Publishes the tokens in force, and the secrets, to every [`Access`].
 #[derive(Debug)]
-pub struct Publisher(watch::Sender<Known>);
+pub struct Publisher {
+    known: watch::Sender<Known>,
+    keyring: watch::Sender<Arc<Keyring>>,
+}
 
 impl Publisher {
+    /// The member is at this step of its start and knows no tokens yet.
+    pub fn publish_step(&self, step: &'static str) {
+        self.known.send_replace(Known::Nothing(step));
+    }
+
     /// These tokens hold from now on.
     pub fn publish(&self, tokens: &Arc<Tokens>) {
-        self.0.send_if_modified(|known| {
+        self.known.send_if_modified(|known| {
             let changed = !matches!(known, Known::Tokens(known) if Arc::ptr_eq(known, tokens));
             if changed {
                 *known = Known::Tokens(Arc::clone(tokens));
@@ -221,11 +231,16 @@ impl Publisher {
 
     /// There are no tokens, and some may have been lost.
     pub fn publish_unsure(&self) {
-        self.0.send_if_modified(|known| {
+        self.known.send_if_modified(|known| {
             let changed = !matches!(known, Known::Unsure);
             *known = Known::Unsure;
             changed
         });
+    }
+
+    /// These secrets are accepted from now on.
+    pub fn publish_keyring(&self, keyring: Keyring) {
+        self.keyring.send_replace(Arc::new(keyring));
     }
 }
 
@@ -233,7 +248,7 @@ impl Publisher {
 #[derive(Debug, Clone)]
 pub struct Access {
     known: watch::Receiver<Known>,
-    keyring: Arc<Keyring>,
+    keyring: watch::Receiver<Arc<Keyring>>,
     /// Whether clients of other machines are served while there are no tokens.
     anyone: bool,
     counts: Arc<DeniedCounts>,
@@ -243,14 +258,25 @@ impl Access {
     /// Access to a member with these keys, to which nobody is let before tokens were published.
     #[must_use]
     pub fn new(keyring: Keyring, anyone: bool) -> (Publisher, Self) {
-        let (sender, known) = watch::channel(Known::Nothing);
-        (Publisher(sender), Self { known, keyring: Arc::new(keyring), anyone, counts: Arc::default() })
+        let (tokens, known) = watch::channel(Known::Nothing("ports"));
+        let (secrets, keyring) = watch::channel(Arc::new(keyring));
+        let publisher = Publisher { known: tokens, keyring: secrets };
+        (publisher, Self { known, keyring, anyone, counts: Arc::default() })
     }
 
     /// Completes once the member knows its tokens, or has ended.
     pub async fn known(&self) {
         // An error means that the member has ended; then nobody is let in.
-        _ = self.known.clone().wait_for(|known| !matches!(known, Known::Nothing)).await;
+        _ = self.known.clone().wait_for(|known| !matches!(known, Known::Nothing(_))).await;
+    }
+
+    /// The step of its start that the member is at, as long as it does not know its tokens.
+    #[must_use]
+    pub fn step(&self) -> Option<&'static str> {
+        match &*self.known.borrow() {
+            Known::Nothing(step) => Some(*step),
+            Known::Unsure | Known::Tokens(_) => None,
+        }
     }
 
     /// Lets a client in that shows `shown`, or says why not.
@@ -265,15 +291,20 @@ impl Access {
         judged
     }
 
-    fn judge(&self, origin: Origin, shown: Option<&str>) -> Result<Caller, Denied> {
+    /// As [`Self::admit`], where nothing depends on it: nobody is refused, so nobody is counted.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn judge(&self, origin: Origin, shown: Option<&str>) -> Result<Caller, Denied> {
         let known = self.known.borrow().clone();
         match (shown, known) {
-            (_, Known::Nothing) => Err(Denied::Starting),
+            (_, Known::Nothing(_)) => Err(Denied::Starting),
             (None, known) => self.without_token(&known, origin),
             (Some(proof), _) if operator::is_proof(proof) => {
                 let read_by_nobody = origin.local || origin.encrypted;
-                let proven = read_by_nobody && operator::verify(&self.keyring, proof, unix_seconds());
-                if proven { Ok(Caller::Operator) } else { Err(Denied::Wrong) }
+                let keyring = Arc::clone(&self.keyring.borrow());
+                let proven = operator::verify(&keyring, proof, unix_seconds()).filter(|_| read_by_nobody);
+                proven.map(Caller::Operator).ok_or(Denied::Wrong)
             }
             (Some(_), Known::Unsure) => Err(Denied::Starting),
             (Some(text), Known::Tokens(tokens)) => match tokens.authenticate(text) {
@@ -285,7 +316,7 @@ impl Access {
 
     fn without_token(&self, known: &Known, origin: Origin) -> Result<Caller, Denied> {
         match known {
-            Known::Nothing => Err(Denied::Starting),
+            Known::Nothing(_) => Err(Denied::Starting),
             Known::Unsure if origin.local => Ok(Caller::Observer),
             Known::Unsure => Err(Denied::Starting),
             Known::Tokens(tokens) if !tokens.is_empty() => Err(Denied::Missing),
@@ -300,28 +331,33 @@ impl Access {
         !matches!(&*self.known.borrow(), Known::Tokens(tokens) if tokens.is_empty())
     }
 
-    /// Whether the tokens have changed since [`Self::review`] was last called on this very value: a load,
+    /// Whether the tokens, or the secrets, have changed since [`Self::review`] was last called on this very value: a load,
     /// no lock.
     #[must_use]
     pub fn has_changed(&self) -> bool {
-        self.known.has_changed().unwrap_or(false)
+        self.known.has_changed().unwrap_or(false) || self.keyring.has_changed().unwrap_or(false)
     }
 
     /// Completes when [`Self::has_changed`] would tell so.
     pub async fn changed(&mut self) {
-        if self.known.changed().await.is_err() {
+        let changed = tokio::select! {
+            known = self.known.changed() => known,
+            keyring = self.keyring.changed() => keyring,
+        };
+        if changed.is_err() {
             // The member has ended, and what it answers ends by itself.
             std::future::pending().await
         }
     }
 
-    /// What a client that was let in before may still do: nothing if its token was revoked or replaced,
+    /// What a client that was let in before may still do: nothing if its token was revoked or replaced, or its secret retired,
     /// or if it came without one and now needs one.
     pub fn review(&mut self, origin: Origin, caller: Option<Caller>) -> Option<Caller> {
         let known = self.known.borrow_and_update().clone();
+        let keyring = Arc::clone(&self.keyring.borrow_and_update());
         match caller {
             None | Some(Caller::Anyone | Caller::Observer) => self.without_token(&known, origin).ok(),
-            Some(Caller::Operator) => Some(Caller::Operator),
+            Some(Caller::Operator(id)) => keyring.find(id).is_some().then_some(Caller::Operator(id)),
             Some(Caller::Token(name, token)) => {
                 let Known::Tokens(tokens) = known else { return None };
                 let same = tokens.get(&name).is_some_and(|now| **now == *token);

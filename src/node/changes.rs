@@ -9,7 +9,11 @@ use crate::engine::Engine;
 use crate::engine::operation::{Change, Outcome};
 use crate::model::placement::Step;
 use crate::model::roster::{MemberState, RosterEntry};
+use crate::model::settings::Settings;
 use crate::model::{KeyRef, MemberId};
+use crate::protocol::CLASSES;
+use crate::protocol::introduction::Refusal;
+use std::collections::BTreeMap;
 
 /// Why a member that has new owners for everything does not leave yet.
 const UNCONFIRMED: &str = "some members have not confirmed all that this one has for them";
@@ -42,9 +46,19 @@ pub(super) async fn write_confirmed(
     result
 }
 
-/// More copies than there are members can't be.
-pub(super) fn check_copies(engine: &Engine, wanted: u8) -> Result<(), ControlError> {
-    let present = engine.settings().replication_factor;
+/// More copies than there are members can't be, of whatever collection; what is so already may stay.
+pub(super) fn check_copies(engine: &Engine, wanted: &Settings) -> Result<(), ControlError> {
+    let present = engine.settings();
+    check_number(engine, wanted.replication_factor, present.replication_factor)?;
+    for (collection, own) in &wanted.collections {
+        if let Some(copies) = own.replication_factor {
+            check_number(engine, copies, present.replication_factor_of(collection))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_number(engine: &Engine, wanted: u8, present: u8) -> Result<(), ControlError> {
     let stays = |(_, entry): &(MemberId, &RosterEntry)| entry.state != MemberState::Leaving;
     let members = holders(engine).filter(stays).count();
     if usize::from(wanted) > members && wanted > present {
@@ -56,6 +70,44 @@ pub(super) fn check_copies(engine: &Engine, wanted: u8) -> Result<(), ControlErr
     Ok(())
 }
 
+/// Who speaks a protocol in which collections can't be placed by themselves must be upgraded before one is. `spoken` is what
+/// the last link to each member spoke: who was never linked may be old.
+pub(super) fn check_versions(
+    engine: &Engine,
+    spoken: &BTreeMap<MemberId, u16>,
+    wanted: &Settings,
+) -> Result<(), ControlError> {
+    let is_news = |name: &str| !engine.settings().unplaced().any(|known| known == name);
+    if !wanted.unplaced().any(is_news) {
+        return Ok(());
+    }
+    let me = engine.identity().member;
+    let others = engine.roster().members().filter(|(member, _)| *member != me);
+    let mut old = others.filter(|(member, _)| spoken.get(member).is_none_or(|spoken| *spoken < CLASSES));
+    let Some((member, known)) = old.next() else { return Ok(()) };
+    let name = &known.entry.name;
+    let why = if spoken.contains_key(&member) {
+        format!("`{name}` runs a version of kith that does not know that; upgrade it first")
+    } else {
+        format!(
+            "which version of kith `{name}` runs is not known, for it could not be reached since this member started; start it, or `kith remove {name}` if it never comes back"
+        )
+    };
+    Err(ControlError::InvalidSettings(format!(
+        "a collection can't have a `replication_factor` of its own yet: {why}"
+    )))
+}
+
+/// Refuses who speaks a protocol in which collections can't be placed by themselves once one is, or shall be.
+pub(super) fn refuse_old(settings: &Settings, protocol: u16) -> Result<(), Refusal> {
+    let is_needed = !settings.factors_in_force.is_empty() || settings.unplaced().next().is_some();
+    if protocol >= CLASSES || !is_needed {
+        return Ok(());
+    }
+    let why = "a collection has a `replication_factor` of its own, which the version of kith of the member that asks does not know; upgrade that member";
+    Err(Refusal::NotReady(why.to_owned()))
+}
+
 /// The members that hold their names.
 fn holders(engine: &Engine) -> impl Iterator<Item = (MemberId, &RosterEntry)> {
     let owners = engine.placement().system().owners.iter().map(|owner| owner.member);
@@ -64,21 +116,27 @@ fn holders(engine: &Engine) -> impl Iterator<Item = (MemberId, &RosterEntry)> {
 
 /// Everything that is changing, what is under way first.
 pub(super) fn transitions(engine: &Engine) -> Vec<Transition> {
-    let settings = engine.settings();
+    let (settings, step) = (engine.settings(), engine.placement().step());
     let mut all = Vec::new();
     if settings.replication_factor != settings.replication_factor_in_force {
         let of = |copies: u8| Some(copies.to_string());
         let (from, to) = (of(settings.replication_factor_in_force), of(settings.replication_factor));
-        all.push(of_step(engine, Transition { from, to, ..blank(Kind::ReplicationFactor) }, None));
+        let is_its = step.and_then(Step::class) == Some(0);
+        all.push(of_step(engine, Transition { from, to, ..blank(Kind::ReplicationFactor) }, is_its));
     }
+    all.extend(of_collections(engine));
     for (member, entry) in holders(engine) {
         let named = |kind| Transition { member: Some(entry.name.clone()), ..blank(kind) };
         match entry.state {
             MemberState::Joining => all.push(of_join(engine, named(Kind::Join), member)),
-            MemberState::Leaving => all.push(of_step(engine, named(Kind::Leave), Some(member))),
+            MemberState::Leaving => {
+                let is_its = step.and_then(Step::member) == Some(member);
+                all.push(of_step(engine, named(Kind::Leave), is_its));
+            }
             MemberState::Active if entry.changes_zone() => {
                 let (from, to) = (Some(entry.zone.clone()), entry.next_zone.clone());
-                all.push(of_step(engine, Transition { from, to, ..named(Kind::Zone) }, Some(member)));
+                let is_its = step.and_then(Step::member) == Some(member);
+                all.push(of_step(engine, Transition { from, to, ..named(Kind::Zone) }, is_its));
             }
             MemberState::Active => {}
         }
@@ -87,10 +145,33 @@ pub(super) fn transitions(engine: &Engine) -> Vec<Transition> {
     all
 }
 
+/// Collections whose replication factor changes, or that are to be placed by themselves first.
+fn of_collections(engine: &Engine) -> Vec<Transition> {
+    let (settings, step) = (engine.settings(), engine.placement().step());
+    let of = |copies: u8| Some(copies.to_string());
+    let named = |collection: &str, in_force: u8| Transition {
+        collection: Some(collection.to_owned()),
+        from: of(in_force),
+        to: of(settings.replication_factor_of(collection)),
+        ..blank(Kind::ReplicationFactor)
+    };
+    let unplaced = settings.unplaced().enumerate().map(|(at, collection)| {
+        let transition = named(collection, settings.replication_factor_in_force);
+        of_step(engine, transition, at == 0 && step == Some(Step::Own))
+    });
+    let moving = settings.factors_in_force.iter().enumerate().filter_map(|(at, (collection, in_force))| {
+        let transition = named(collection, *in_force);
+        let is_its = step.and_then(Step::class) == Some(at + 1);
+        (transition.from != transition.to).then(|| of_step(engine, transition, is_its))
+    });
+    unplaced.chain(moving).collect()
+}
+
 const fn blank(change: Kind) -> Transition {
     Transition {
         change,
         member: None,
+        collection: None,
         from: None,
         to: None,
         waits: false,
@@ -116,14 +197,16 @@ fn of_join(engine: &Engine, transition: Transition, member: MemberId) -> Transit
     Transition { partitions: short(owned.len()), partitions_done: short(done), reason, ..transition }
 }
 
-fn of_step(engine: &Engine, transition: Transition, member: Option<MemberId>) -> Transition {
-    let step = engine.placement().step();
-    if step.and_then(Step::member) != member {
+/// How far a change is that waits for its turn unless the step under way `is_its`.
+fn of_step(engine: &Engine, transition: Transition, is_its: bool) -> Transition {
+    if !is_its {
         let reason = Some("another change is under way".to_owned());
         return Transition { waits: true, reason, ..transition };
     }
     let (done, all) = engine.step_progress();
-    let leaves_here = transition.change == Kind::Leave && member == Some(engine.identity().member);
+    let me = Some(engine.identity().member);
+    let leaves_here =
+        transition.change == Kind::Leave && engine.placement().step().and_then(Step::member) == me;
     let reason = if leaves_here && !engine.may_go() {
         Some("no other member is there to take over; add one".to_owned())
     } else if leaves_here && !engine.has_handed_over() {
@@ -147,4 +230,74 @@ fn held_up(engine: &Engine, waits: &str) -> Option<String> {
             names.join(", ")
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Bounds, Identity};
+    use crate::model::Now;
+    use crate::model::key::ROSTER;
+    use crate::model::roster::entry_key;
+    use crate::model::settings::log;
+
+    fn entry(number: u8) -> RosterEntry {
+        RosterEntry {
+            name: format!("m{number}"),
+            public_key: [number; 32],
+            address: "127.0.0.1:7400".to_owned(),
+            http_address: "127.0.0.1:7401".to_owned(),
+            zone: String::new(),
+            next_zone: None,
+            state: MemberState::Active,
+            admitted: u64::from(number),
+        }
+    }
+
+    /// The first of three members, and the settings that give a collection a factor of its own.
+    fn first() -> (Engine, Settings) {
+        let who = Identity { member: entry(1).id(), incarnation: 1, life: 1 };
+        let mut engine = Engine::new(who, Bounds::default(), 1);
+        engine.advance(Now { wall_ms: 1_800_000_000_000, mono_us: 0 });
+        let records = (1..=3).map(|number| (ROSTER, entry_key(entry(number).id()), entry(number).encode()));
+        engine.create(&records.collect::<Vec<_>>());
+        let values = BTreeMap::from([("replication_factor".to_owned(), Some("2".to_owned()))]);
+        let collections = BTreeMap::from([("c".to_owned(), values)]);
+        let change = log::Change { collections, ..log::Change::default() };
+        let (_, wanted) = engine.settings().check_change(&change).unwrap();
+        (engine, wanted)
+    }
+
+    #[test]
+    fn a_collection_gets_a_factor_of_its_own_once_every_member_is_known_to_understand_it() {
+        let (engine, wanted) = first();
+        let mut spoken = BTreeMap::from([(entry(2).id(), CLASSES)]);
+        let check = |spoken: &BTreeMap<MemberId, u16>| {
+            check_versions(&engine, spoken, &wanted).map_err(|error| error.to_string())
+        };
+        let told = check(&spoken).unwrap_err();
+        assert!(told.contains("`m3`") && told.contains("`kith remove m3`"), "it is away: {told}");
+        spoken.insert(entry(3).id(), CLASSES - 1);
+        let told = check(&spoken).unwrap_err();
+        assert!(told.contains("`m3`") && told.contains("upgrade it first"), "{told}");
+        spoken.insert(entry(3).id(), CLASSES);
+        assert_eq!(check(&spoken), Ok(()));
+        assert!(
+            check_versions(&engine, &BTreeMap::new(), engine.settings()).is_ok(),
+            "nothing of that changes"
+        );
+    }
+
+    #[test]
+    fn who_does_not_understand_factors_of_collections_is_refused_while_there_are_any() {
+        let (engine, wanted) = first();
+        assert_eq!(refuse_old(engine.settings(), CLASSES - 1), Ok(()));
+        let factors_in_force = BTreeMap::from([("c".to_owned(), 3)]);
+        let in_force = Settings { factors_in_force, ..engine.settings().clone() };
+        for settings in [wanted, in_force] {
+            assert_eq!(refuse_old(&settings, CLASSES), Ok(()));
+            let refused = refuse_old(&settings, CLASSES - 1).unwrap_err();
+            assert!(refused.to_string().contains("upgrade that member"), "{refused}");
+        }
+    }
 }

@@ -10,8 +10,8 @@ use super::handle::status::{
 };
 use super::handle::{Control, ControlError, Key, Operation, OperationError, Request, Requests};
 use super::local::{Local, LocalHandle, Mailbox, next, relieved};
-use super::view::View;
-use super::{batch, changes, convergence, departure, events, membership, settings, tokens, watch};
+use super::view::{CUT_OFF, View};
+use super::{batch, changes, convergence, departure, events, membership, secrets, settings, tokens, watch};
 use crate::engine::Mode;
 use crate::engine::operation::Outcome;
 use crate::gossip::{self, Phase};
@@ -106,6 +106,7 @@ fn answer_control(shared: &Rc<Shared>, control: Control) {
         }
         Control::Tokens(control) => tokens::answer(shared, control),
         Control::Settings(control) => settings::answer(shared, control),
+        Control::Secrets(control) => secrets::answer(shared, control),
     }
 }
 
@@ -146,6 +147,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     let (offset_ms, may_stamp) = engine.clock_health();
     let problem = engine.storage_problem().map(str::to_owned);
     let mut warnings: Vec<String> = core.problems.clone();
+    warnings.extend(view.cut_off.then(|| CUT_OFF.to_owned()));
     if state == State::RecordsLost {
         warnings.extend(membership::check_records(shared).err().map(|error| error.to_string()));
     }
@@ -161,6 +163,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     }
     warnings.extend(tls_warning(shared));
     warnings.extend(settings::warnings(&core));
+    warnings.extend(secrets::warnings(shared, &core));
     if dropped > 0 {
         warnings.push(format!(
             "{dropped} hints found no room in `hint_bytes`; bring the missing members back, they compare what they hold"
@@ -181,7 +184,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         clock: ClockStatus { offset_ms, may_stamp },
         sync: engine.settings().sync.to_string(),
         storage: StorageStatus {
-            journal_bytes: engine.positions().written,
+            journal_bytes: engine.journal_bytes(),
             table_records: records as u64,
             table_bytes: bytes as u64,
             records: engine.record_count(),
@@ -237,7 +240,7 @@ fn peers(core: &super::core::Core, view: &View) -> Vec<PeerStatus> {
         .collect();
     let known: BTreeSet<String> =
         peers.iter().flat_map(|peer| [peer.name.clone(), peer.address.clone()]).collect();
-    let strangers = view.refusals.iter().filter(|refused| {
+    let strangers = view.refusals().filter(|refused| {
         !known.contains(&refused.address) && refused.name.as_ref().is_none_or(|name| !known.contains(name))
     });
     peers.extend(strangers.map(|refused| PeerStatus {
@@ -300,11 +303,12 @@ fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
     let cluster = core.cluster.as_ref().ok_or(ControlError::NoCluster)?;
     let engine = &core.engine;
     let identity = engine.identity();
-    let owned = |member: MemberId| {
-        let partitions = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
-        let count = partitions.filter(|at| engine.placement().set(*at).contains(member)).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
-    };
+    let mut owned: BTreeMap<MemberId, u32> = BTreeMap::new();
+    for at in (0u16..).take(engine.placement().partitions()) {
+        for owner in &engine.placement().set(at).owners {
+            *owned.entry(owner.member).or_default() += 1;
+        }
+    }
     let offsets = engine.peer_convergence().filter_map(|peer| Some((peer.member, peer.clock_offset_ms?)));
     let offsets = offsets.chain([(identity.member, engine.clock_health().0)]);
     let offsets: BTreeMap<MemberId, i64> = offsets.collect();
@@ -326,7 +330,7 @@ fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
             version: if mine { Some(env!("CARGO_PKG_VERSION").to_owned()) } else { version() },
             clock_offset_ms: offsets.get(&member).copied(),
             incarnation: if mine { Some(identity.incarnation) } else { facts.map(|facts| facts.incarnation) },
-            partitions: owned(member),
+            partitions: owned.get(&member).copied().unwrap_or(0),
             this_member: mine,
         }
     });
@@ -335,7 +339,7 @@ fn cluster(shared: &Shared) -> Result<Cluster, ControlError> {
     Ok(Cluster {
         id: text_of(cluster.id),
         name: cluster.name.clone(),
-        partitions: u32::try_from(engine.placement().partitions()).unwrap_or(u32::MAX),
+        partitions: u32::try_from(engine.placement().layout().slices()).unwrap_or(u32::MAX),
         replication_factor: engine.settings().replication_factor.into(),
         placement_digest: format!("{:016x}", engine.placement().digest()),
         members,
@@ -364,7 +368,7 @@ fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlErr
     let engine = &core.engine;
     let me = engine.identity().member;
     let wanted =
-        key.and_then(|key| key.key_ref().ok()).map(|key| engine.placement().partition_of(key.hash()));
+        key.and_then(|key| key.key_ref().ok()).map(|key| engine.placement().partition_of(key, key.hash()));
     let names: BTreeMap<MemberId, String> =
         engine.roster().members().map(|(member, known)| (member, known.entry.name.clone())).collect();
     let row = |partition: u16, set: &OwnerSet| {
@@ -380,8 +384,9 @@ fn placement(shared: &Shared, key: Option<&Key>) -> Result<Placement, ControlErr
                 complete: engine.is_complete_at(owner.member, partition),
             })
             .collect();
-        let home = owners.iter().find(|owner| owner.alive).map(|owner| owner.name.clone());
-        PlacementRow { partition: partition.into(), home, owners }
+        let home = engine.home_of(partition).and_then(|home| names.get(&home).cloned());
+        let collection = engine.placement().layout().collection_at(partition).map(str::to_owned);
+        PlacementRow { partition: partition.into(), collection, home, owners }
     };
     let partitions = (0..engine.placement().partitions()).filter_map(|at| u16::try_from(at).ok());
     let rows = partitions.filter(|at| wanted.is_none_or(|wanted| wanted == *at));

@@ -7,8 +7,11 @@ use super::handle::convergence::{Convergence, PeerConvergence, Superseded, Super
 use super::handle::status::State;
 use super::{changes, membership};
 use crate::engine::Engine;
+use crate::model::MemberId;
+use crate::model::roster::Roster;
 use crate::telemetry::names::ConvergenceTotals;
 use crate::telemetry::{Metrics, PeerTotals};
+use std::collections::BTreeMap;
 
 /// Partitions that a member owns, and those of them that it has completed.
 pub(super) fn partitions(engine: &Engine) -> (usize, usize) {
@@ -81,6 +84,7 @@ pub(super) fn of(core: &Core, name: &str, state: State) -> Option<Convergence> {
         changes: short(changes::transitions(engine).len()),
         awaited_partitions: short(awaited(engine)),
         foreign_partitions: short(engine.foreign_partitions().count()),
+        unsorted_collections: short(engine.unsorted_collections()),
         wrong_leaves: engine.wrong_leaves() as u64,
         hints: engine.hint_counts(identity.member).1 as u64,
         tombstones_waiting: tombstones.waiting as u64,
@@ -89,7 +93,7 @@ pub(super) fn of(core: &Core, name: &str, state: State) -> Option<Convergence> {
         superseded_records: engine.counters().superseded_records,
         clock_offset_ms: engine.clock_health().0,
         peers: peers.collect(),
-        roots: std::collections::BTreeMap::new(),
+        roots: BTreeMap::new(),
     })
 }
 
@@ -125,6 +129,7 @@ pub(super) fn publish(engine: &Engine, metrics: &Metrics) {
         incomplete_partitions: gauge(incomplete(engine)),
         awaited_partitions: gauge(awaited(engine)),
         foreign_partitions: gauge(engine.foreign_partitions().count()),
+        unsorted_collections: gauge(engine.unsorted_collections()),
         forgotten: counters.forgotten,
         tombstones_settled: counters.tombstones_settled,
         tombstones_reclaimed: counters.tombstones_reclaimed,
@@ -132,15 +137,52 @@ pub(super) fn publish(engine: &Engine, metrics: &Metrics) {
         settled_tombstones: gauge(tombstones.settled),
         quiet_rounds: counters.quiet_rounds,
     });
-    let name = |member| engine.roster().get(member).map(|known| known.entry.name.clone());
-    let peers = engine.peer_convergence().map(|peer| PeerTotals {
-        member: name(peer.member).unwrap_or_default(),
-        // What was never compared lags for ever.
-        lag_seconds: peer.lag_us.map_or(f64::INFINITY, seconds),
-        records_under_way: gauge(peer.records_under_way),
-        hints: gauge(peer.hints),
-        differing_leaves: gauge(peer.differing_leaves),
-        tombstones_held_back: gauge(peer.tombstones_held_back),
+    let names = names(engine.roster());
+    let peers = engine.peer_convergence().filter_map(|peer| {
+        Some(PeerTotals {
+            member: names.get(&peer.member)?.clone(),
+            // What was never compared lags for ever.
+            lag_seconds: peer.lag_us.map_or(f64::INFINITY, seconds),
+            records_under_way: gauge(peer.records_under_way),
+            hints: gauge(peer.hints),
+            differing_leaves: gauge(peer.differing_leaves),
+            tombstones_held_back: gauge(peer.tombstones_held_back),
+        })
     });
     metrics.peers.publish(peers.collect());
+}
+
+/// What metrics call members. Of two that dispute a name only who holds it has one: no series may be there twice.
+fn names(roster: &Roster) -> BTreeMap<MemberId, String> {
+    let holders = roster.holders();
+    let members = roster.members().filter(|(id, _)| holders.contains(id));
+    members.map(|(id, known)| (id, known.entry.name.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::model::roster::{MemberState, RosterEntry, entry_key};
+
+    #[test]
+    fn of_two_members_that_dispute_a_name_metrics_name_one() {
+        let mut roster = Roster::default();
+        let entries = [(1, "one"), (2, "same"), (3, "same")].map(|(number, name)| RosterEntry {
+            name: name.to_owned(),
+            public_key: [number; 32],
+            address: "127.0.0.1:7400".to_owned(),
+            http_address: "127.0.0.1:7401".to_owned(),
+            zone: String::new(),
+            next_zone: None,
+            state: MemberState::Active,
+            admitted: u64::from(number),
+        });
+        for entry in &entries {
+            roster.apply(&entry_key(entry.id()), Some(&entry.encode()), Timestamp::ZERO);
+        }
+        let [one, holder, _] = entries.map(|entry| entry.id());
+        let named = [(one, "one".to_owned()), (holder, "same".to_owned())];
+        assert_eq!(names(&roster), BTreeMap::from(named));
+    }
 }

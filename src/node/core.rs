@@ -15,13 +15,13 @@ use super::clock::SystemClock;
 use super::disks::{DiskAnswer, Disks, StoreJob};
 use super::local::{Mailbox, RespCounts};
 use super::publish::{Asked, Counts};
+use super::secrets::{Proven, Secrets};
 use crate::config::MemberConfig;
 use crate::engine::operation::Completion;
 use crate::engine::{self, CheckpointStep, Engine};
 use crate::model::settings::Sync;
 use crate::model::{MemberId, Now};
 use crate::protocol::introduction::ClusterFacts;
-use crate::security::Credentials;
 use crate::storage::{Journal, Loaded, MAX_APPEND_BYTES, OsDisk, StorageError};
 use crate::transport::{FrameKind, LinkWriter};
 use std::cell::{Cell, RefCell};
@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 
 /// A mailbox's number in the upper half of a token.
 const PLACE_BITS: u32 = 32;
-/// How long the journal waits after the disk was full.
+/// How long the journal waits after it could not grow: the disk was full, or no file could be opened.
 const JOURNAL_RETRY: Duration = Duration::from_millis(500);
 /// A turn's bytes are appended before its end from this size on: together with what one more event
 /// brings (a largest frame) they must fit into one write of the journal.
@@ -43,10 +43,11 @@ const EARLY_APPEND_BYTES: usize = 16 << 20;
 pub(super) struct Outgoing {
     pub(super) link: u64,
     pub(super) writer: LinkWriter,
-    /// Whether this member dialled.
     pub(super) dialled: bool,
     /// The peer's incarnation and life.
     pub(super) life: (u64, u64),
+    /// What the peer has proved.
+    pub(super) proven: Proven,
     /// Wakes the task that sends what the socket did not take at once.
     pub(super) drain: Option<Waker>,
     /// Tells the link's tasks to end.
@@ -85,7 +86,7 @@ pub(super) struct Shared {
     pub(super) core: RefCell<Core>,
     pub(super) clock: SystemClock,
     pub(super) config: MemberConfig,
-    pub(super) credentials: Credentials,
+    pub(super) secrets: Secrets,
     /// Tells the fronts which tokens are in force, and what they counted.
     pub(super) guard: (Publisher, Guard),
     pub(super) disk: OsDisk,
@@ -236,7 +237,7 @@ impl Core {
                     self.segment = segment;
                     self.engine.lanes.rotate = false;
                 }
-                Err(error) if error.is_full() => return self.disk_full(&error, now_us),
+                Err(error) if error.may_pass() => return self.refuse_writes(&error, now_us),
                 Err(error) => return Err(error),
             }
         }
@@ -249,7 +250,7 @@ impl Core {
             let bytes = part.len();
             match self.journal.append(part) {
                 Ok(()) => {}
-                Err(error) if error.is_full() => return self.disk_full(&error, now_us),
+                Err(error) if error.may_pass() => return self.refuse_writes(&error, now_us),
                 Err(error) => return Err(error),
             }
             self.counts.journal.appends += 1;
@@ -273,9 +274,9 @@ impl Core {
         self.counts.sync_asked(self.engine.positions().written, now_us);
     }
 
-    fn disk_full(&mut self, error: &StorageError, now_us: u64) -> Result<(), StorageError> {
+    fn refuse_writes(&mut self, error: &StorageError, now_us: u64) -> Result<(), StorageError> {
         if self.retry_us == 0 {
-            tracing::error!(%error, "writes are refused until there is room");
+            tracing::error!(%error, "writes are refused until this has passed");
         }
         self.counts.disk_failed("append");
         self.retry_us = now_us + u64::try_from(JOURNAL_RETRY.as_micros()).unwrap_or(u64::MAX);
@@ -463,7 +464,7 @@ impl Shared {
         core: Core,
         clock: SystemClock,
         config: MemberConfig,
-        credentials: Credentials,
+        secrets: Secrets,
         guard: (Publisher, Guard),
         disk: OsDisk,
         view: super::view::View,
@@ -472,7 +473,7 @@ impl Shared {
             core: RefCell::new(core),
             clock,
             config,
-            credentials,
+            secrets,
             guard,
             disk,
             view: RefCell::new(view),

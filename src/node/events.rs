@@ -17,6 +17,7 @@ use crate::gossip::{self, Standing};
 use crate::model::MemberId;
 use crate::model::roster::MemberState;
 use crate::model::settings::Settings;
+use crate::model::settings::log::{Difference, differences};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -60,7 +61,11 @@ pub(super) async fn watch(shared: Rc<Shared>) {
 
 fn look(shared: &Shared) {
     let state = control::state(shared);
-    let mut log = std::mem::take(&mut shared.view.borrow_mut().events);
+    let mut log = {
+        let mut view = shared.view.borrow_mut();
+        view.cut_off = view.cut_off && incomplete(&shared.core.borrow().engine) > 0;
+        std::mem::take(&mut view.events)
+    };
     log.look(&shared.core.borrow(), &shared.view.borrow().seen, state);
     shared.view.borrow_mut().events = log;
 }
@@ -69,7 +74,8 @@ fn look(shared: &Shared) {
 pub(super) fn answer(shared: &Shared, after: u64) -> Events {
     let view = shared.view.borrow();
     let events = view.events.events.iter().filter(|event| event.number > after).cloned().collect();
-    Events { incarnation: shared.core.borrow().engine.identity().incarnation, events }
+    let identity = shared.core.borrow().engine.identity();
+    Events { incarnation: identity.incarnation, life: format!("{:016x}", identity.life), events }
 }
 
 /// What is told of a member's place in the cluster.
@@ -181,6 +187,15 @@ impl Log {
                 self.push(now, Kind::Setting, None, &text);
             }
         }
+        for Difference { collection, name, from, to } in differences(&seen.settings, settings) {
+            if let Some(collection) = collection.filter(|_| is_news) {
+                let told = |text: Option<String>| text.unwrap_or_else(|| "the cluster's".to_owned());
+                let (value, before) = (told(to), told(from));
+                let text =
+                    format!("the setting {name} of the collection {collection} is {value}; it was {before}");
+                self.push(now, Kind::Setting, None, &text);
+            }
+        }
         seen.settings = settings.clone();
     }
 
@@ -248,6 +263,7 @@ mod tests {
     use crate::node::access::Caller;
     use crate::node::handle::settings::SettingsRequest;
     use crate::node::tests::{Plan, until};
+    use crate::security::KeyId;
 
     fn kinds(events: &Events) -> Vec<Kind> {
         events.events.iter().map(|event| event.kind).collect()
@@ -280,16 +296,26 @@ mod tests {
             handle.events(after).await.unwrap()
         };
         let events = noticed(0, Kind::State).await;
-        assert_eq!(events.incarnation, 1);
+        assert_eq!((events.incarnation, events.life.len()), (1, 16));
         assert_eq!(kinds(&events)[0], Kind::Started);
         let last = events.events.last().unwrap().number;
         let settings = BTreeMap::from([("write_timeout".to_owned(), Some("3s".to_owned()))]);
         let change = SettingsRequest { settings, ..SettingsRequest::default() };
-        handle.change_settings(change, Caller::Operator, false).await.unwrap();
+        handle.change_settings(change, Caller::Operator(KeyId::default()), false).await.unwrap();
         let events = noticed(last, Kind::Setting).await;
         let text = &events.events.iter().find(|event| event.kind == Kind::Setting).unwrap().text;
         assert!(text.starts_with("the setting write_timeout is 3s; it was "), "{text}");
         assert!(events.events.iter().all(|event| event.number > last), "{events:?}");
+        let last = events.events.last().unwrap().number;
+        let own = BTreeMap::from([("default_ttl".to_owned(), Some("1h".to_owned()))]);
+        let change = SettingsRequest {
+            collections: BTreeMap::from([("shop".to_owned(), own)]),
+            ..SettingsRequest::default()
+        };
+        handle.change_settings(change, Caller::Operator(KeyId::default()), false).await.unwrap();
+        let events = noticed(last, Kind::Setting).await;
+        let text = &events.events.iter().find(|event| event.kind == Kind::Setting).unwrap().text;
+        assert!(text.starts_with("the setting default_ttl of the collection shop is 1h; it was "), "{text}");
         member.stop().await;
     }
 }

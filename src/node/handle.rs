@@ -19,10 +19,12 @@ mod error;
 pub mod events;
 mod operations;
 pub mod read;
+pub mod secrets;
 pub mod settings;
 pub mod status;
 pub mod tokens;
 mod topology;
+mod ttl;
 
 use super::watch::{Hub, WatchRequest};
 use crate::engine::collections::CollectionPage;
@@ -146,6 +148,8 @@ pub enum Control {
     },
     /// The cluster's settings.
     Settings(settings::Control),
+    /// The cluster's secret.
+    Secrets(secrets::Control),
     /// The tokens of clients.
     Tokens(tokens::Control),
 }

@@ -7,12 +7,14 @@
 //! States of a link: *shaken* (the handshake is done, nothing is believed yet) → *admitted* (the
 //! introduction was judged; the engine has it) or *refused* (with the reason, in both logs).
 
+use super::changes::refuse_old;
 use super::core::{Core, Outgoing, Shared, wake};
+use super::secrets::{self, Proven};
 use super::{departure, membership, outdated};
 use crate::model::MemberId;
 use crate::model::roster::Roster;
 use crate::protocol::introduction::{Control, Introduction, Refusal};
-use crate::security::Role;
+use crate::security::{KeyId, Role};
 use crate::transport::{self, Acceptor, FrameKind, Link, LinkError, LinkReader, LinkWriter, PeerInfo};
 use rand::RngExt as _;
 use std::cell::Cell;
@@ -73,7 +75,8 @@ impl Shared {
                 let role = if membership::is_member(&shared) { Role::Member } else { Role::Joining };
                 let Ok(introduction) = shared.introduction().encode() else { return };
                 shared.core.borrow_mut().counts.pending_handshakes += 1;
-                let shaken = arrival.handshake(&shared.credentials, role, &introduction, DIAL_DEADLINE).await;
+                let credentials = shared.secrets.credentials();
+                let shaken = arrival.handshake(&credentials, role, &introduction, DIAL_DEADLINE).await;
                 shared.core.borrow_mut().counts.pending_handshakes -= 1;
                 match shared.counted(shaken) {
                     Ok(link) => shared.admit(link, Side::Acceptor, from.to_string()).await,
@@ -88,8 +91,8 @@ impl Shared {
     pub(super) async fn dial(&self, address: &str) -> Result<Link, LinkError> {
         let role = if membership::is_member(self) { Role::Member } else { Role::Joining };
         let introduction = self.introduction().encode().unwrap_or_default();
-        let dialled =
-            transport::connect(address, &self.credentials, role, &introduction, DIAL_DEADLINE).await;
+        let credentials = self.secrets.credentials();
+        let dialled = transport::connect(address, &credentials, role, &introduction, DIAL_DEADLINE).await;
         self.counted(dialled)
     }
 
@@ -109,6 +112,10 @@ impl Shared {
             self.core.borrow_mut().counts.rejected("malformed");
             return self.note_refusal(&address, None, "its introduction makes no sense to this version");
         };
+        // The secret may have been retired while the handshake went on. The next one is made without it.
+        if !self.secrets.accepts(link.peer.key) {
+            return self.note_refusal(&address, Some(&theirs.name), "its secret was retired just now");
+        }
         if let Some(refusal) = outdated::refusal(self) {
             return self.tell_refusal(link, refusal).await;
         }
@@ -126,7 +133,10 @@ impl Shared {
             membership::note_caller(self, &theirs);
         }
         match self.judge(&link.peer, &theirs) {
-            Ok(()) => self.carry(link, side, &theirs).await,
+            Ok(()) => {
+                self.view.borrow_mut().forget_refusals(Some(&theirs.name), &address);
+                self.carry(link, side, &theirs).await;
+            }
             Err(refusal) => self.refuse(link, &address, Some(&theirs.name), refusal).await,
         }
     }
@@ -156,6 +166,7 @@ impl Shared {
         if !entered && name_is_taken(roster, peer.member, &theirs.name) {
             return Err(Refusal::NameTaken(theirs.name.clone()));
         }
+        refuse_old(core.engine.settings(), peer.protocol)?;
         let seen = core.engine.check_life(peer.member, theirs.incarnation, theirs.life);
         seen.map_err(|seen| Refusal::OldLife { seen, got: theirs.incarnation })
     }
@@ -196,18 +207,19 @@ impl Shared {
         let end = Rc::new(Notify::new());
         let pulse = self.view.borrow().pulses.of(member);
         pulse.beat(self.clock.now().mono_us);
+        self.view.borrow_mut().protocols.insert(member, peer.protocol);
         let number = self.with(|core| {
             core.drop_link(member);
             let number = core.next_link();
             let dialled = side == Side::Dialler;
-            let outgoing =
-                Outgoing { link: number, writer, dialled, life, drain: None, end: Rc::clone(&end) };
+            let (proven, end) = (Proven::new(&peer), Rc::clone(&end));
+            let outgoing = Outgoing { link: number, writer, dialled, life, proven, drain: None, end };
             core.links.insert(member, outgoing);
             core.counts.links.opened += 1;
+            core.engine.link_speaks(member, peer.protocol);
             core.engine.link_up(member, number);
             number
         });
-        self.view.borrow_mut().forget_refusals(&theirs.name);
         tracing::info!(%member, name = theirs.name, "link up");
         self.view.borrow().gossip_with(member);
         tokio::task::spawn_local(drain(Rc::clone(self), member, number));
@@ -273,12 +285,16 @@ impl Shared {
                         let sent = to_gossip.try_send((member, frame.bytes.to_vec()));
                         self.core.borrow_mut().counts.gossip_dropped += u64::from(sent.is_err());
                     }
-                    FrameKind::Control => {
-                        if let Ok(Control::Refused(refusal)) = Control::decode(frame.bytes) {
+                    FrameKind::Control => match Control::decode(frame.bytes) {
+                        Ok(Control::Refused(refusal)) => {
                             self.refused_by(member, &refusal);
                             return None;
                         }
-                    }
+                        Ok(Control::SecretProof { key, proof }) => {
+                            secrets::take_proof(self, member, link, KeyId(key), &proof);
+                        }
+                        _ => {}
+                    },
                     FrameKind::Goodbye => return Some(String::from_utf8_lossy(frame.bytes).into_owned()),
                 }
                 next = match reader.next_buffered() {

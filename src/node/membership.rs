@@ -9,9 +9,8 @@
 //! - It does not hold its name: two members let in two of one name at the same moment, and the other one's
 //!   admission was earlier. Under another name it is let in anew.
 //!
-//! The interleaving to fear is a seed that is down and knows a cluster: silence therefore means wait.
-//! The other one is two members of which only one knows the other as a seed: so to whoever answers
-//! that it knows no cluster, the one that asked is a seed from then on.
+//! The interleaving to fear is a seed that is down and knows a cluster: silence therefore means wait. The other one is two
+//! members of which only one knows the other as a seed: so to whoever answers that it knows no cluster, the asker is one.
 //!
 //! The cluster's facts are written to disk before anything else of it, and repeating what follows
 //! them (the join) changes nothing; so a crash in between is repaired by the next start.
@@ -22,12 +21,12 @@ use super::handle::ControlError;
 use super::handle::status::InitRequest;
 use super::links::{name_is_taken, next_control, send_control};
 use super::publish::reason_of_failure;
-use super::{departure, outdated};
+use super::{changes, departure, outdated, secrets};
 use crate::model::limits::{MAX_MEMBERS, MAX_PARTITION_BITS};
 use crate::model::roster::{MemberState, RosterEntry};
 use crate::model::{MemberId, timestamp};
 use crate::protocol::introduction::{ClusterFacts, Control, Introduction, Refusal};
-use crate::transport::{self, Link};
+use crate::transport::{self, Link, PeerInfo};
 use rand::RngExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -90,7 +89,10 @@ async fn ask_seeds(shared: &Rc<Shared>) -> bool {
     let seeds = seeds(shared);
     for seed in &seeds {
         match ask(shared, seed, &Control::Join).await {
-            Found::Joined => return false,
+            Found::Joined => {
+                shared.view.borrow_mut().forget_refusals(None, seed);
+                return false;
+            }
             Found::Myself => {}
             Found::NoCluster(member, bootstrap) => first &= !bootstrap || me < member,
             Found::Promised { .. } => first = false,
@@ -273,9 +275,13 @@ pub(super) async fn ask(shared: &Rc<Shared>, address: &str, request: &Control) -
         Some(Control::Promised { callers }) if *request == Control::Claim => {
             Found::Promised { link: Box::new(link), callers }
         }
-        Some(Control::Join | Control::Claim | Control::Promised { .. } | Control::Release) => {
-            Found::Refused("it answered something else".to_owned(), "malformed")
-        }
+        Some(
+            Control::Join
+            | Control::Claim
+            | Control::Promised { .. }
+            | Control::Release
+            | Control::SecretProof { .. },
+        ) => Found::Refused("it answered something else".to_owned(), "malformed"),
         None => Found::Silent("it did not answer".to_owned()),
     }
 }
@@ -312,7 +318,10 @@ fn enter(shared: &Shared, cluster: &ClusterFacts, records: &[u8]) -> Result<(), 
         core.engine.set_partition_bits(cluster.partition_bits);
         core.cluster = Some(cluster.clone());
         core.engine.welcome(records);
+        core.engine.latest_rotations();
     });
+    // Whoever is in has what the others will go by.
+    secrets::follow(shared);
     Ok(())
 }
 
@@ -321,7 +330,7 @@ pub(super) fn own_entry(shared: &Shared, state: MemberState, admitted: u64) -> R
     let introduction = shared.introduction();
     RosterEntry {
         name: introduction.name,
-        public_key: shared.credentials.identity.public_key(),
+        public_key: shared.secrets.credentials().identity.public_key(),
         address: introduction.address,
         http_address: introduction.http_address,
         zone: introduction.zone,
@@ -415,8 +424,7 @@ pub(super) async fn serve_joiner(shared: &Rc<Shared>, mut link: Link, theirs: &I
                 }
             });
             // Another member may have to write it, and nobody may be able to just now.
-            if !is_entered(shared, member).await {
-                let refusal = Refusal::NotReady("it can't change the roster now".to_owned());
+            if let Err(refusal) = is_entered(shared, &link.peer).await {
                 return shared.refuse(link, &address, Some(&theirs.name), refusal).await;
             }
             let (cluster, records) = shared.with(|core| (core.cluster.clone(), core.engine.system_records()));
@@ -434,18 +442,21 @@ fn admission_time(core: &Core) -> u64 {
     core.engine.clock_time().max(timestamp::time_of_ms(core.engine.now().wall_ms))
 }
 
-/// Waits until a member is in the roster under its name; false when it did not come to that in time.
-async fn is_entered(shared: &Shared, member: MemberId) -> bool {
+/// Waits until a member is in the roster under its name; why it can't be welcomed, if it did not come to that.
+async fn is_entered(shared: &Shared, peer: &PeerInfo) -> Result<(), Refusal> {
     let entered = async {
-        while !shared.core.borrow().engine.roster().holds_its_name(member) {
+        while !shared.core.borrow().engine.roster().holds_its_name(peer.member) {
             sleep(ENTRY_POLL).await;
         }
     };
-    tokio::time::timeout(ENTRY_DEADLINE, entered).await.is_ok()
+    let late = |_| Refusal::NotReady("it can't change the roster now".to_owned());
+    tokio::time::timeout(ENTRY_DEADLINE, entered).await.map_err(late)?;
+    secrets::judge(shared, peer.key)
 }
 
 /// Why one can't be let in.
 fn validate(shared: &Shared, link: &Link, theirs: &Introduction) -> Result<(), Refusal> {
+    secrets::judge(shared, link.peer.key)?;
     let mut core = shared.core.borrow_mut();
     let member = link.peer.member;
     if let (Some(ours), Some(other)) = (&core.cluster, &theirs.cluster)
@@ -476,6 +487,7 @@ fn validate(shared: &Shared, link: &Link, theirs: &Introduction) -> Result<(), R
     if offset_ms.unsigned_abs() > allowed_ms {
         return Err(Refusal::Clock { offset_ms, allowed_ms });
     }
+    changes::refuse_old(core.engine.settings(), link.peer.protocol)?;
     let seen = core.engine.check_life(member, theirs.incarnation, theirs.life);
     seen.map_err(|seen| Refusal::OldLife { seen, got: theirs.incarnation })
 }

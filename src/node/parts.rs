@@ -69,6 +69,7 @@ mod tests {
                     drop(handle);
                 })
             }),
+            give_up: Box::new(|| {}),
         };
         super::super::run(config, fronts, std::future::pending()).unwrap_err()
     }

@@ -22,7 +22,7 @@ use crate::security::{self, HandshakeError};
 use crate::storage::{Disk, OsDisk, store::STORE_FILE};
 use crate::telemetry::names::{
     CheckpointTotals, ClockTotals, GossipTotals, HintsTotals, JournalTotals, LinksTotals, ReplicationTotals,
-    RespTotals, RosterTotals, TableTotals, TlsTotals,
+    RespTotals, RosterTotals, SecretsTotals, TableTotals, TlsTotals,
 };
 use crate::telemetry::{
     Latencies, Metrics, OPERATIONS, OUTCOMES, REJECTIONS, STORAGE_ERRORS, Tally, Telemetry,
@@ -222,7 +222,7 @@ pub(super) const fn reason_of_failure(error: &LinkError) -> &'static str {
             match refusal {
                 security::Refusal::WrongCluster { .. } => "wrong_cluster",
                 security::Refusal::IncompatibleProtocol { .. } => "protocol",
-                security::Refusal::UnknownKeyId => "wrong_secret",
+                security::Refusal::UnknownKeyId | security::Refusal::RetiredSecret => "wrong_secret",
                 security::Refusal::Authentication => "authentication",
                 security::Refusal::Timeout => "timeout",
                 security::Refusal::Malformed => "malformed",
@@ -265,7 +265,7 @@ pub(super) fn facts(shared: &Shared) -> Facts {
         Mode::Serving => Phase::Ready,
         Mode::Stopping | Mode::Gone(_) => Phase::Stopping,
     };
-    Facts {
+    let facts = Facts {
         name: introduction.name,
         address: introduction.address,
         http_address: introduction.http_address,
@@ -276,14 +276,16 @@ pub(super) fn facts(shared: &Shared) -> Facts {
         phase,
         placement_digest: engine.placement().digest(),
         roster_digest: engine.roster().digest(),
-        settings_digest: engine.settings().digest(),
+        settings_digest: engine.settings_applied().log,
         settings_version: settings::version(engine),
         settings_refused: u32::try_from(engine.settings_applied().refused.len()).unwrap_or(u32::MAX),
         // To the minute: every change of a fact is gossiped to every member.
         clock_wall_ms: introduction.wall_ms - introduction.wall_ms % 60_000,
         complete_partitions: u32::try_from(complete).unwrap_or(u32::MAX),
         owned_partitions: u32::try_from(owned).unwrap_or(u32::MAX),
-    }
+        ..Facts::default()
+    };
+    shared.secrets.tell(facts)
 }
 
 /// Tells gossip this member's facts, if they changed.
@@ -320,6 +322,11 @@ fn publish(shared: &Shared, telemetry: &Telemetry) {
         pending: gauge(tls.pending),
         expires_seconds: gauge(tls.expires_s),
         stale: f64::from(u8::from(tls.problem.is_some())),
+    });
+    let (accepted, outdated) = shared.secrets.counts();
+    metrics.secrets.publish(&SecretsTotals {
+        accepted: gauge_of_count(accepted),
+        file_outdated: f64::from(u8::from(outdated)),
     });
     let resp = &shared.resp;
     core.watching.publish(&core.engine, resp.refused_listeners.get(), metrics);

@@ -5,7 +5,7 @@
 //! second is checked against the first, though it be in the same turn. Of two that were made at members which did not
 //! know of each other's, the later one holds whole, and of the earlier one what the later does not name.
 
-use super::changes::{check_copies, write_confirmed};
+use super::changes::{check_copies, check_versions, write_confirmed};
 use super::core::{Core, Shared};
 use super::handle::ControlError;
 use super::handle::settings::{
@@ -18,16 +18,16 @@ use crate::engine::{Engine, NOBODY};
 use crate::model::KeyRef;
 use crate::model::key::SETTINGS;
 use crate::model::roster::RosterMember;
-use crate::model::settings::collection::COLLECTION_DEFINITIONS;
-use crate::model::settings::log::{CHANGE_PREFIX, CREATED, Change, Difference, Past, differences};
-use crate::model::settings::{DEFINITIONS, SettingError};
+use crate::model::settings::collection::{COLLECTION_DEFINITIONS, max_factors};
+use crate::model::settings::log::{
+    CHANGE_PREFIX, CREATED, Change, Difference, MAX_CHANGE_BYTES, MAX_ROLLBACK_BYTES, Past, differences,
+};
+use crate::model::settings::{DEFINITIONS, SettingError, Settings as InForce};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Random digits that name a version: short enough to be typed, and two of a cluster's hundreds don't meet.
 const VERSION_DIGITS: usize = 10;
-
-/// Bytes of one change: all that are kept are told to a member that joins in one message.
-const MAX_CHANGE_BYTES: usize = 8 << 10;
 
 /// Answers a question about settings, or begins to.
 pub(super) fn answer(shared: &Rc<Shared>, control: Control) {
@@ -71,7 +71,7 @@ async fn roll_back(
     membership::check_records(shared)?;
     let change = shared.with(|core| {
         let target = core.engine.settings_log().at(&request.version)?;
-        Some(Change::back(&differences(core.engine.latest_settings(), &target), &request.version))
+        Some(Change::back(core.engine.latest_settings(), &target, &request.version))
     });
     let change = change.ok_or_else(|| ControlError::UnknownVersion(request.version.clone()))?;
     carry_out(shared, change, by, dry_run).await
@@ -89,16 +89,12 @@ async fn carry_out(
         let settings = core.engine.latest_settings();
         let (change, after) = settings.check_change(&wanted).map_err(|errors| invalid(&errors))?;
         let differences = differences(settings, &after);
-        check_copies(&core.engine, after.replication_factor)?;
+        check_copies(&core.engine, &after)?;
+        check_versions(&core.engine, &shared.view.borrow().protocols, &after)?;
         let by = by.name().unwrap_or_default().to_owned();
         let bytes = Change { by, member: shared.config.name.clone(), ..change }.to_bytes();
-        if bytes.len() > MAX_CHANGE_BYTES {
-            return Err(ControlError::InvalidSettings(format!(
-                "the change has {} bytes, and {MAX_CHANGE_BYTES} may be changed at once; make several changes of it",
-                bytes.len()
-            )));
-        }
-        Ok((bytes, differences))
+        check_bytes(&wanted, bytes.len())?;
+        Ok::<_, ControlError>((bytes, differences))
     })?;
     if !dry_run && !differences.is_empty() {
         let changed: Vec<String> = differences.iter().map(describe).collect();
@@ -107,6 +103,19 @@ async fn carry_out(
         shared.with(forget_oldest);
     }
     show(shared, Some(differences.into_iter().map(difference).collect()))
+}
+
+fn check_bytes(change: &Change, bytes: usize) -> Result<(), ControlError> {
+    let (most, what_to_do) = if change.back_to.is_some() {
+        (MAX_ROLLBACK_BYTES, "take the settings of some collections back first, with NAME=default")
+    } else {
+        (MAX_CHANGE_BYTES, "make several changes of it")
+    };
+    if bytes <= most {
+        return Ok(());
+    }
+    let text = format!("the change has {bytes} bytes, and {most} may be changed at once; {what_to_do}");
+    Err(ControlError::InvalidSettings(text))
 }
 
 fn new_version() -> String {
@@ -159,30 +168,41 @@ fn show(shared: &Shared, differences: Option<Vec<DifferenceRow>>) -> Result<Sett
         description: known.description.to_owned(),
         managed: known.managed,
     });
-    let collections = settings.collections.iter().map(|(collection, own)| CollectionRow {
-        collection: collection.clone(),
-        entries: COLLECTION_DEFINITIONS
-            .iter()
-            .map(|known| CollectionSettingRow {
-                name: known.name.to_owned(),
-                value: known.text(own),
-                inherited: known.inherited(settings),
-                description: known.description.to_owned(),
-            })
-            .collect(),
-    });
     let refused = applied.refused.iter();
+    let most = max_factors(core.engine.placement().layout().partition_bits());
     Ok(Settings {
-        digest: format!("{:016x}", settings.digest()),
+        digest: format!("{:016x}", applied.log),
         version: version(&core.engine),
         entries: entries.collect(),
-        collections: collections.collect(),
+        collections: collections(settings),
+        most_own_factors: u32::try_from(most).unwrap_or(u32::MAX),
         members: members(shared, &core),
         refused: refused
             .map(|refused| RefusedRow { version: refused.version.clone(), reason: refused.reason.clone() })
             .collect(),
         differences,
     })
+}
+
+/// What collections have of their own, and which factor is in force for those that ever had one.
+fn collections(settings: &InForce) -> Vec<CollectionRow> {
+    let names: BTreeSet<&String> =
+        settings.collections.keys().chain(settings.factors_in_force.keys()).collect();
+    let row = |collection: &String| {
+        let own = settings.of(collection).cloned().unwrap_or_default();
+        let entries = COLLECTION_DEFINITIONS.iter().map(|known| CollectionSettingRow {
+            name: known.name.to_owned(),
+            value: known.text(&own),
+            inherited: known.inherited(settings),
+            description: known.description.to_owned(),
+        });
+        CollectionRow {
+            collection: collection.clone(),
+            entries: entries.collect(),
+            replication_factor_in_force: settings.factors_in_force.get(collection).copied(),
+        }
+    };
+    names.into_iter().map(row).collect()
 }
 
 /// The last change that has effect on this member.
@@ -193,7 +213,7 @@ pub(super) fn version(engine: &Engine) -> String {
 /// What each member has in force: this one by itself, the others as gossip tells.
 fn members(shared: &Shared, core: &Core) -> Vec<AppliedRow> {
     let (engine, view) = (&core.engine, shared.view.borrow());
-    let digest = engine.settings().digest();
+    let log = engine.settings_applied().log;
     let row = |(member, known): (_, &RosterMember)| {
         let name = known.entry.name.clone();
         if member == engine.identity().member {
@@ -204,7 +224,7 @@ fn members(shared: &Shared, core: &Core) -> Vec<AppliedRow> {
         let heard = facts.filter(|_| super::control::alive(&view, member) == Some(true));
         AppliedRow {
             name,
-            applied: heard.map(|facts| facts.settings_digest == digest),
+            applied: heard.map(|facts| facts.settings_digest == log),
             version: heard.map(|facts| facts.settings_version.clone()).filter(|version| !version.is_empty()),
             refused: heard.map_or(0, |facts| facts.settings_refused),
         }
@@ -244,4 +264,23 @@ pub(super) fn warnings(core: &Core) -> impl Iterator<Item = String> {
         format!("this version of kith does not know the settings {}; upgrade this member", names.join(", "))
     });
     refused.chain(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_without_settings_is_told_while_a_factor_of_its_own_is_in_force() {
+        let mut settings = InForce::default();
+        settings.factors_in_force.insert("was".to_owned(), 2);
+        let change = serde_json::from_str(r#"{"collections": {"has": {"write_level": "all"}}}"#).unwrap();
+        (_, settings) = settings.check_change(&change).unwrap();
+        let rows = collections(&settings);
+        let told = rows.iter().map(|row| {
+            let values = row.entries.iter().filter_map(|entry| entry.value.as_deref());
+            (row.collection.as_str(), values.collect::<Vec<_>>(), row.replication_factor_in_force)
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [("has", vec!["all"], None), ("was", vec![], Some(2))]);
+    }
 }

@@ -13,12 +13,14 @@ use super::founding::{self, Belonging};
 use super::handle::Handle;
 use super::local::LocalHandle;
 use super::publish;
-use super::view::View;
+use super::view::{CUT_OFF, View};
 use super::watch as watching;
-use super::{NodeError, events, membership, outdated, state};
+use super::{NodeError, events, found, membership, outdated, secrets, state};
 use crate::config::MemberConfig;
 use crate::engine::{self, Bounds, Engine, Mode};
 use crate::gossip;
+use crate::model::Record;
+use crate::model::key::SETTINGS;
 use crate::model::limits::DEFAULT_PARTITION_BITS;
 use crate::protocol;
 use crate::protocol::introduction::ClusterFacts;
@@ -26,7 +28,7 @@ use crate::security::{
     ClusterKeys, Credentials, Gate, Identity, Keyring, MAX_PENDING_PER_ADDRESS, ProtocolRange, Secret, tls,
 };
 use crate::storage::disk::lock;
-use crate::storage::{Journal, JournalOptions, OsDisk, Recovery, StorageError, Store, small};
+use crate::storage::{Disk, Journal, JournalOptions, OsDisk, StorageError, Store, small};
 use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
 use crate::transport::Acceptor;
 use rand::RngExt as _;
@@ -34,6 +36,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -52,13 +55,21 @@ pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 /// A front's work on any thread.
 pub type SendWork = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Serves clients on the data thread.
+pub type LocalFront = Box<dyn FnOnce(TcpListener, LocalHandle, Guard, Shutdown) -> Work>;
+/// Serves clients on any thread.
+pub type SharedFront = Box<dyn FnOnce(TcpListener, Handle, Guard, Telemetry, Shutdown) -> SendWork>;
+
 /// What serves clients. The node owns their ports and tells them when to end; what they speak is
 /// theirs.
 pub struct Fronts {
     /// Serves on the data thread.
-    pub local: Box<dyn FnOnce(TcpListener, LocalHandle, Guard, Shutdown) -> Work>,
+    pub local: LocalFront,
     /// Serves on the third runtime.
-    pub shared: Box<dyn FnOnce(TcpListener, Handle, Guard, Telemetry, Shutdown) -> SendWork>,
+    pub shared: SharedFront,
+    /// Called when the member shall stop while it opens its storage: by then nobody was served and nothing was begun, and
+    /// nothing interrupts it, so whoever owns the process may just end it. Else the member stops once that is done.
+    pub give_up: Box<dyn FnOnce() + Send>,
 }
 
 impl std::fmt::Debug for Fronts {
@@ -72,7 +83,11 @@ impl std::fmt::Debug for Fronts {
 ///
 /// # Errors
 /// [`NodeError`] when it could not start or had to stop. What was acknowledged is on its disk.
-pub fn run(config: MemberConfig, fronts: Fronts, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub fn run(
+    config: MemberConfig,
+    fronts: Fronts,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), NodeError> {
     let system = |what: &'static str| move |source| NodeError::System { what, source };
     let services = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -87,10 +102,25 @@ pub fn run(config: MemberConfig, fronts: Fronts, stop: impl Future<Output = ()>)
         .build()
         .map_err(system("a runtime"))?;
     let local = LocalSet::new();
-    let result = local.block_on(&data, serve(config, fronts, services.handle().clone(), stop));
+    let opening = Arc::new(AtomicBool::new(true));
+    let Fronts { local: resp, shared: http, give_up } = fronts;
+    // Heard from the first moment on, and on another thread: this one hears nothing while it opens its storage.
+    let stop = services.spawn(heed(stop, Arc::clone(&opening), give_up));
+    let stop = async { _ = stop.await };
+    let result =
+        local.block_on(&data, serve(config, (resp, http), services.handle().clone(), &opening, stop));
     drop(local);
     services.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Completes when the member shall stop.
+async fn heed(stop: impl Future<Output = ()>, opening: Arc<AtomicBool>, give_up: Box<dyn FnOnce() + Send>) {
+    stop.await;
+    if opening.load(Ordering::Relaxed) {
+        tracing::info!("stopping before the storage is open");
+        give_up();
+    }
 }
 
 fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, NodeError> {
@@ -122,11 +152,12 @@ fn open(
     config: &MemberConfig,
     disk: &OsDisk,
     clock: &SystemClock,
+    publisher: &Publisher,
     view: &mut View,
 ) -> Result<Opened, NodeError> {
     let directory = config.data_dir.display().to_string();
     let failed = |source| NodeError::Storage { directory: directory.clone(), source };
-    view.begin_step("identity");
+    begin_step(view, publisher, "identity");
     let identity = open_identity(disk, &failed)?;
     view.outdated = outdated::load(disk).map_err(failed)?;
     let incarnation = match &view.outdated {
@@ -144,28 +175,16 @@ fn open(
     let mut engine = Engine::new(who, bounds, bits);
     engine.advance(clock.now());
 
-    view.begin_step("records");
+    begin_step(view, publisher, "records");
     let wall_ms = clock.now().wall_ms;
     let cache = usize::try_from(config.memory.store_cache_bytes).unwrap_or(usize::MAX);
     let (mut store, found) = Store::open(disk, cache, wall_ms).map_err(failed)?;
+    let settings = store.collection(SETTINGS).map_err(failed)?;
+    engine.restore_layout(settings.iter().map(Record::view));
     let scan = store.for_each(&mut |record| engine.restore_record(record)).map_err(failed)?;
-    let mut problems = Vec::new();
-    if let Some((name, reason)) = &found.set_aside {
-        problems.push(format!(
-            "the record store was set aside as {name} ({reason}); it is rebuilt from the others"
-        ));
-    }
-    if let Some(name) = &scan.set_aside {
-        problems.push(format!(
-            "the record store was damaged and set aside as {name}; what was whole is kept, {} damaged records and \
-             what is gone come from the others",
-            scan.damaged
-        ));
-    } else if !scan.complete && !found.created {
-        problems.push("stored records are gone; they are fetched from the others".to_owned());
-    }
+    let mut problems = found::in_store(&found, &scan);
 
-    view.begin_step("journal");
+    begin_step(view, publisher, "journal");
     let options = JournalOptions {
         wall_ms,
         seed: rand::rng().random(),
@@ -184,9 +203,13 @@ fn open(
         return Err(error.into());
     }
     let (journal, recovery) = opened.map_err(failed)?;
-    problems.extend(journal_problems(&recovery, found.created));
+    problems.extend(found::in_journal(&recovery, found.created));
     for problem in &problems {
         tracing::error!("{problem}");
+    }
+    view.cut_off = recovery.torn_tail;
+    if view.cut_off {
+        tracing::warn!("{CUT_OFF}");
     }
     // A store that was set aside for a bad page may have given all its records.
     let stored = found.set_aside.is_none() && (scan.complete || found.created);
@@ -200,25 +223,19 @@ fn open(
     Ok(Opened { engine, journal, store, identity, cluster, problems })
 }
 
-/// What the journal lacks, in words.
-fn journal_problems(recovery: &Recovery, store_created: bool) -> Vec<String> {
-    let mut problems = Vec::new();
-    if recovery.missing_segments > 0 && store_created && recovery.segments > 0 {
-        // Only a checkpoint drops the segments that are not there, and the store would tell of it.
-        problems.push("the record store is gone; a new one is filled from the others".to_owned());
-    } else if recovery.missing_segments > 0 {
-        problems.push("a part of the journal is gone; what was in it comes from the others".to_owned());
-    }
-    if recovery.damaged {
-        let aside = recovery.set_aside.join(", ");
-        problems.push(format!(
-            "the journal was damaged and set aside as {aside}; what was whole is kept, the rest comes from the others"
-        ));
-    }
-    if recovery.torn_tail {
-        problems.push("the journal's end was cut off; what is missing comes from the others".to_owned());
-    }
-    problems
+/// The data directory, which no other process may use meanwhile.
+fn take_directory(config: &MemberConfig) -> Result<(OsDisk, <OsDisk as Disk>::Lock), NodeError> {
+    let failed = |source| NodeError::Storage { directory: config.data_dir.display().to_string(), source };
+    let disk = OsDisk::new(&config.data_dir);
+    let disk = disk.map_err(|source| failed(StorageError::from_io("making the data directory", source)))?;
+    let lock = lock(&disk).map_err(failed)?;
+    Ok((disk, lock))
+}
+
+/// Begins a step of the start that clients can't see in the status yet.
+fn begin_step(view: &mut View, publisher: &Publisher, name: &'static str) {
+    view.begin_step(name);
+    publisher.publish_step(name);
 }
 
 fn open_identity(disk: &OsDisk, failed: &impl Fn(StorageError) -> NodeError) -> Result<Identity, NodeError> {
@@ -247,12 +264,13 @@ fn guard(
     services: &tokio::runtime::Handle,
 ) -> Result<(Publisher, Guard), NodeError> {
     let (publisher, access) = Access::new(keyring, config.serves_anyone);
+    let advertised = config.advertise_http.rsplit_once(':').map_or("", |(host, _)| host).into();
     if config.serves_anyone {
         tracing::warn!(
             "while the cluster has no tokens, anyone who can connect is served (`clients.without_tokens`)"
         );
     }
-    Ok((publisher, Guard { access, tls: open_tls(config, services)? }))
+    Ok((publisher, Guard { access, tls: open_tls(config, services)?, advertised }))
 }
 
 /// The certificate that clients are shown, if any, which is looked at again and again from then on.
@@ -283,20 +301,32 @@ fn cluster_keys(config: &MemberConfig) -> Result<ClusterKeys, NodeError> {
     Ok(ClusterKeys::derive(&secret, &config.cluster)?)
 }
 
-fn credentials(config: &MemberConfig, identity: Identity, keyring: Keyring) -> Credentials {
+fn credentials(config: &MemberConfig, identity: Identity, keys: &ClusterKeys) -> Credentials {
+    let keyring = Keyring::new(keys.clone(), None);
     let (min, max) = protocol::VERSIONS.into_inner();
     let protocol = ProtocolRange { min, max };
     Credentials { identity, keyring, cluster: config.cluster.clone(), protocol }
 }
 
+async fn listen_to_peers(config: &MemberConfig) -> Result<(Acceptor, SocketAddr), NodeError> {
+    let gate = Arc::new(Gate::new(config.limits.pending_handshakes, MAX_PENDING_PER_ADDRESS));
+    let (min, max) = protocol::VERSIONS.into_inner();
+    let peers = config.listen_peers.to_string();
+    let unheard = |source| NodeError::Listen { address: peers.clone(), purpose: "members", source };
+    let acceptor = Acceptor::bind(&peers, gate, ProtocolRange { min, max }).await.map_err(unheard)?;
+    let address = acceptor.local_address().map_err(unheard)?;
+    Ok((acceptor, address))
+}
+
 async fn serve(
     config: MemberConfig,
-    fronts: Fronts,
+    (resp_front, http_front): (LocalFront, SharedFront),
     services: tokio::runtime::Handle,
+    opening: &AtomicBool,
     stop_wanted: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let keyring = Keyring::new(cluster_keys(&config)?, None);
-    let (publisher, guard) = guard(&config, keyring.clone(), &services)?;
+    let keys = cluster_keys(&config)?;
+    let (publisher, guard) = guard(&config, Keyring::new(keys.clone(), None), &services)?;
     let clock = SystemClock::start();
     let (handle, requests) = Handle::channel();
     let (hub, told_value_bytes) = (Arc::clone(handle.hub()), handle.told_max_value_bytes());
@@ -306,29 +336,25 @@ async fn serve(
 
     let http = listen(config.listen_http, "HTTP")?;
     let resp = config.listen_resp.map(|address| listen(address, "RESP")).transpose()?;
-    let gate = Arc::new(Gate::new(config.limits.pending_handshakes, MAX_PENDING_PER_ADDRESS));
-    let (min, max) = protocol::VERSIONS.into_inner();
-    let peers = config.listen_peers.to_string();
-    let unheard = |source| NodeError::Listen { address: peers.clone(), purpose: "members", source };
-    let acceptor = Acceptor::bind(&peers, gate, ProtocolRange { min, max }).await.map_err(unheard)?;
-    let address = advertised(&config.advertise_peers, acceptor.local_address().map_err(unheard)?);
+    let (acceptor, peers) = listen_to_peers(&config).await?;
+    let address = advertised(&config.advertise_peers, peers);
+    let unheard =
+        |source| NodeError::Listen { address: config.listen_http.to_string(), purpose: "HTTP", source };
     let http_address = advertised(&config.advertise_http, http.local_addr().map_err(unheard)?);
     let mut view = View::new(address, http_address, links.incoming.clone());
     view.told_value_bytes = told_value_bytes;
-    let front = (fronts.shared)(http, handle, guard.clone(), telemetry.clone(), shutdown.clone());
+    let front = http_front(http, handle, guard.clone(), telemetry.clone(), shutdown.clone());
     let mut http_front = Some(services.spawn(front));
 
-    view.begin_step("data directory");
-    let directory = config.data_dir.display().to_string();
-    let disk = OsDisk::new(&config.data_dir).map_err(|source| NodeError::Storage {
-        directory: directory.clone(),
-        source: StorageError::from_io("making the data directory", source),
-    })?;
-    let _lock = lock(&disk).map_err(|source| NodeError::Storage { directory: directory.clone(), source })?;
-    let opened = open(&config, &disk, &clock, &mut view)?;
+    begin_step(&mut view, &publisher, "data directory");
+    let (disk, _lock) = take_directory(&config)?;
+    let opened = open(&config, &disk, &clock, &publisher, &mut view)?;
+    opening.store(false, Ordering::Relaxed);
 
     view.begin_step("security");
-    let credentials = credentials(&config, opened.identity, keyring);
+    let fixed = credentials(&config, opened.identity, &keys);
+    let secrets = secrets::open(&disk, &config, fixed, keys)?;
+    publisher.publish_keyring(secrets.credentials().keyring.clone());
     let (outlet, batches) = hub.channel(config.limits.http_connections);
     services.spawn(watching::run(hub, batches));
     let (disks, answers) = Disks::start(opened.journal.syncer(), opened.store)?;
@@ -336,8 +362,7 @@ async fn serve(
     let mut core = Core::new(opened.engine, opened.journal, disks, facts.clone());
     core.problems = opened.problems;
     core.watching.connect(outlet);
-    let shared =
-        Rc::new(Shared::new(core, clock, config, credentials, (publisher, guard.clone()), disk, view));
+    let shared = Rc::new(Shared::new(core, clock, config, secrets, (publisher, guard.clone()), disk, view));
     shared.publish_tokens(&shared.core.borrow());
 
     shared.view.borrow_mut().begin_step("links");
@@ -355,7 +380,7 @@ async fn serve(
     let watcher = shared.run_part("watching the cluster", &shutdown, watch);
     let mut resp_front = resp.map(|listener| {
         let local = LocalHandle { shared: Rc::clone(&shared) };
-        tokio::task::spawn_local((fronts.local)(listener, local, guard, shutdown))
+        tokio::task::spawn_local(resp_front(listener, local, guard, shutdown))
     });
 
     wait_for_stop(&shared, stop_wanted, [("HTTP", &mut http_front), ("RESP", &mut resp_front)]).await;
@@ -407,6 +432,8 @@ fn spawn_tasks(
     shared.run_part("answering requests", stopping, control::answer_requests(own(), requests));
     shared.run_part("publishing metrics", stopping, publish::publish_metrics(own(), telemetry.clone()));
     shared.run_part("noticing events", stopping, events::watch(own()));
+    shared.run_part("changing the secret", stopping, secrets::tend(own()));
+    shared.run_part("looking at the secret's file", stopping, secrets::watch_file(own()));
     let telemetry = telemetry.clone();
     shared.run_part("keeping metrics small", stopping, async move {
         loop {

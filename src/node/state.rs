@@ -3,7 +3,7 @@
 
 use super::core::Shared;
 use super::handle::status::StepOutcome;
-use super::{NodeError, departure, membership, publish};
+use super::{NodeError, departure, membership, publish, secrets};
 use crate::engine::Mode;
 use crate::gossip::{self, Gossip, GossipConfig, Wires};
 use crate::model::roster::MemberState;
@@ -29,6 +29,7 @@ pub(super) async fn watch(shared: Rc<Shared>, wires: Wires, services: tokio::run
             () = shared.changed.notified() => (),
             () = tokio::time::sleep(WATCH_INTERVAL) => (),
         }
+        secrets::follow(&shared);
         if !membership::is_member(&shared) {
             if joined_at.is_some() {
                 let since = *gone_since.get_or_insert_with(std::time::Instant::now);

@@ -110,6 +110,7 @@ impl Plan {
                 shared.send((handle, telemetry)).unwrap();
                 Box::pin(ended(shutdown))
             }),
+            give_up: Box::new(|| {}),
         };
         let log = Log::default();
         let lines = log.clone();
@@ -191,6 +192,12 @@ impl Stranger {
         Self { credentials, introduction }
     }
 
+    /// The same with a program that speaks no newer version of the protocol.
+    pub(super) fn speaking(mut self, protocol: u16) -> Self {
+        self.credentials.protocol.max = protocol;
+        self
+    }
+
     /// Its wall clock when it was made.
     pub(super) fn made_ms(&self) -> u64 {
         self.introduction.wall_ms
@@ -207,8 +214,8 @@ impl Stranger {
         arrival.handshake(&self.credentials, Role::Joining, &introduction, Duration::from_secs(10)).await
     }
 
-    /// Says something to a member; gives the answer, and the link.
-    pub(super) async fn ask(&self, address: &str, request: &Control) -> (Option<Control>, Link) {
+    /// Makes a link to a member.
+    pub(super) async fn dial(&self, address: &str) -> Link {
         let introduction = self.introduction.encode().unwrap();
         let dialled = transport::connect(
             address,
@@ -217,7 +224,12 @@ impl Stranger {
             &introduction,
             Duration::from_secs(10),
         );
-        let mut link = dialled.await.unwrap();
+        dialled.await.unwrap()
+    }
+
+    /// Says something to a member; gives the answer, and the link.
+    pub(super) async fn ask(&self, address: &str, request: &Control) -> (Option<Control>, Link) {
+        let mut link = self.dial(address).await;
         assert!(super::links::send_control(&mut link.writer, request).await);
         (super::links::next_control(&mut link.reader).await, link)
     }

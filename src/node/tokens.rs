@@ -152,6 +152,7 @@ mod tests {
     use crate::model::token::Role;
     use crate::node::handle::status::State;
     use crate::node::tests::Plan;
+    use crate::security::KeyId;
 
     fn grant(role: Role, names: &str) -> Vec<Grant> {
         vec![Grant { role, collections: names.to_owned() }]
@@ -181,12 +182,12 @@ mod tests {
         let (admin, other) = (token("a", grant(Role::Admin, "*")), token("o", grant(Role::Read, "*")));
         let both = known(&[("a", &admin), ("o", &other)]);
         let last = Err(ControlError::LastAdminToken("a".to_owned()));
-        assert_eq!(may_revoke(&both, "a", &Caller::Operator).map(drop), last);
-        assert!(may_revoke(&both, "o", &Caller::Operator).is_ok());
-        assert!(may_revoke(&known(&[("a", &admin)]), "a", &Caller::Operator).is_ok());
+        assert_eq!(may_revoke(&both, "a", &Caller::Operator(KeyId::default())).map(drop), last);
+        assert!(may_revoke(&both, "o", &Caller::Operator(KeyId::default())).is_ok());
+        assert!(may_revoke(&known(&[("a", &admin)]), "a", &Caller::Operator(KeyId::default())).is_ok());
         let second = token("b", grant(Role::Admin, "*"));
         let three = known(&[("a", &admin), ("b", &second), ("o", &other)]);
-        assert!(may_revoke(&three, "a", &Caller::Operator).is_ok());
+        assert!(may_revoke(&three, "a", &Caller::Operator(KeyId::default())).is_ok());
     }
 
     #[test]
@@ -197,7 +198,7 @@ mod tests {
         let records = [(&b"a"[..], &one[..]), (b"broken", b"no token"), (b"m", &two)];
         let all = Tokens::from_records(records.into_iter());
         let exists = Err(ControlError::TokenExists("broken".to_owned()));
-        assert_eq!(may_make(&all, "broken", &mine, &Caller::Operator), exists);
+        assert_eq!(may_make(&all, "broken", &mine, &Caller::Operator(KeyId::default())), exists);
         let by = Caller::Token("m".to_owned(), Arc::new(mine));
         assert!(matches!(may_revoke(&all, "broken", &by), Err(ControlError::UnknownToken { .. })));
         let names = |by: &Caller| {
@@ -206,7 +207,7 @@ mod tests {
         };
         let named = |name: &str, unreadable| (name.to_owned(), unreadable);
         assert_eq!(names(&by), [named("m", false)]);
-        for by in [Caller::Operator, Caller::Token("a".to_owned(), Arc::new(admin))] {
+        for by in [Caller::Operator(KeyId::default()), Caller::Token("a".to_owned(), Arc::new(admin))] {
             assert_eq!(names(&by), [named("a", false), named("broken", true), named("m", false)]);
             let revoked = may_revoke(&all, "broken", &by).unwrap();
             assert!(revoked.unreadable && revoked.name == "broken" && revoked.created_ms.is_none());
@@ -220,7 +221,7 @@ mod tests {
         member.until(State::Ready).await;
         for number in 0..8 {
             let request = TokenRequest { name: format!("admin-{number}"), grants: grant(Role::Admin, "*") };
-            let ask = || member.handle.create_token(request.clone(), Caller::Operator);
+            let ask = || member.handle.create_token(request.clone(), Caller::Operator(KeyId::default()));
             let answers = <[_; 4]>::from(tokio::join!(ask(), ask(), ask(), ask()));
             let made = answers.iter().filter(|answer| answer.is_ok()).count();
             let exists = Err(ControlError::TokenExists(request.name.clone()));

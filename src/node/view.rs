@@ -10,11 +10,17 @@ use crate::model::MemberId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Refusals that are remembered.
 const MAX_REFUSALS: usize = 256;
+
+/// How long a refusal is told that did not come again: whatever stands is tried far more often.
+const TOLD: Duration = Duration::from_secs(600);
+
+/// What is told of a start after an ordinary crash, until all is compared.
+pub(super) const CUT_OFF: &str = "the journal's end was cut off; what is missing comes from the others";
 
 /// Addresses of which it is remembered who answered there.
 const MAX_ANSWERED: usize = 1_024;
@@ -25,6 +31,8 @@ pub(super) struct Refused {
     pub(super) address: String,
     pub(super) name: Option<String>,
     pub(super) reason: String,
+    /// When it came last.
+    at: Instant,
 }
 
 /// The member's state beside its engine.
@@ -48,17 +56,21 @@ pub(super) struct View {
     pub(super) creating: Creating,
     /// The member that says that this one was removed.
     pub(super) expelled_by: Option<String>,
+    /// The journal's end was cut off, and not all of it is compared with the others yet.
+    pub(super) cut_off: bool,
     /// Why this member's data directory may not be used any more.
     pub(super) outdated: Option<Outdated>,
     /// Who answered last at an address that this member dialled.
     answered: BTreeMap<String, MemberId>,
+    /// The version of the protocol that the last link to each member spoke.
+    pub(super) protocols: BTreeMap<MemberId, u16>,
     pub(super) pulses: Pulses,
     pub(super) to_gossip: mpsc::Sender<(MemberId, Vec<u8>)>,
     pub(super) gossip: Option<Arc<Gossip>>,
     pub(super) seen: gossip::View,
     pub(super) steps: Vec<StartStep>,
     step_began: Option<Instant>,
-    pub(super) refusals: VecDeque<Refused>,
+    refusals: VecDeque<Refused>,
     /// What was noticed lately.
     pub(super) events: events::Log,
 }
@@ -79,8 +91,10 @@ impl View {
             told_value_bytes: Arc::default(),
             creating: Creating::default(),
             expelled_by: None,
+            cut_off: false,
             outdated: None,
             answered: BTreeMap::new(),
+            protocols: BTreeMap::new(),
             pulses: Pulses::default(),
             to_gossip,
             gossip: None,
@@ -124,11 +138,16 @@ impl View {
 
     /// Remembers why there is no link; says whether the same was known.
     pub(super) fn note_refusal(&mut self, address: &str, name: Option<&str>, reason: &str) -> bool {
-        let refused =
-            Refused { address: address.to_owned(), name: name.map(str::to_owned), reason: reason.to_owned() };
-        if self.refusals.contains(&refused) {
+        let at = Instant::now();
+        let is_same = |known: &&mut Refused| {
+            known.address == address && known.name.as_deref() == name && known.reason == reason
+        };
+        if let Some(known) = self.refusals.iter_mut().find(is_same) {
+            known.at = at;
             return true;
         }
+        let (address, reason) = (address.to_owned(), reason.to_owned());
+        let refused = Refused { address, name: name.map(str::to_owned), reason, at };
         // A caller's port changes with every try, so its name is what tells it again.
         self.refusals.retain(|known| {
             known.address != refused.address && (name.is_none() || known.name != refused.name)
@@ -140,9 +159,15 @@ impl View {
         false
     }
 
-    /// A link to the member of this name stands.
-    pub(super) fn forget_refusals(&mut self, name: &str) {
-        self.refusals.retain(|refused| refused.name.as_deref() != Some(name));
+    /// A link to whoever listens at this address stands, and to the member of this name, or it let this one in.
+    pub(super) fn forget_refusals(&mut self, name: Option<&str>, address: &str) {
+        let is_named = |refused: &Refused| name.is_some() && refused.name.as_deref() == name;
+        self.refusals.retain(|refused| refused.address != address && !is_named(refused));
+    }
+
+    /// Why there was no link to somebody lately.
+    pub(super) fn refusals(&self) -> impl DoubleEndedIterator<Item = &Refused> {
+        self.refusals.iter().filter(|refused| refused.at.elapsed() < TOLD)
     }
 
     pub(super) fn gossip_with(&self, member: MemberId) {
@@ -158,6 +183,50 @@ impl View {
 
     pub(super) fn refusal_of(&self, name: &str, address: &str) -> Option<String> {
         let about = |refused: &&Refused| refused.name.as_deref() == Some(name) || refused.address == address;
-        self.refusals.iter().rev().find(about).map(|refused| refused.reason.clone())
+        self.refusals().rev().find(about).map(|refused| refused.reason.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> View {
+        View::new("127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned(), mpsc::channel(1).0)
+    }
+
+    #[test]
+    fn a_refusal_is_told_until_a_link_stands_by_whatever_address() {
+        let mut view = view();
+        for _ in 0..2 {
+            view.note_refusal("seed.example:7400", None, "nobody listens");
+            view.note_refusal("192.0.2.7:7400", Some("two"), "another cluster");
+            view.note_refusal("192.0.2.8", None, "the wrong secret");
+        }
+        assert_eq!(view.refusals().count(), 3);
+        assert_eq!(view.refusal_of("two", "elsewhere").as_deref(), Some("another cluster"));
+        view.forget_refusals(None, "seed.example:7400");
+        assert_eq!(view.refusals().count(), 2);
+        view.forget_refusals(Some("two"), "192.0.2.9:7400");
+        assert_eq!(
+            view.refusals().map(|refused| refused.address.as_str()).collect::<Vec<_>>(),
+            ["192.0.2.8"]
+        );
+    }
+
+    #[test]
+    fn a_refusal_that_came_no_more_for_long_is_not_told() {
+        let mut view = view();
+        for address in ["192.0.2.7", "192.0.2.8"] {
+            assert!(!view.note_refusal(address, None, "the wrong secret"));
+        }
+        let long_ago = Instant::now().checked_sub(TOLD).unwrap();
+        view.refusals.iter_mut().for_each(|refused| refused.at = long_ago);
+        assert_eq!(view.refusals().count(), 0);
+        assert!(view.note_refusal("192.0.2.8", None, "the wrong secret"), "its log line stood already");
+        assert_eq!(
+            view.refusals().map(|refused| refused.address.as_str()).collect::<Vec<_>>(),
+            ["192.0.2.8"]
+        );
     }
 }

@@ -60,6 +60,8 @@ pub enum Compare {
         roots: Vec<(u16, u64)>,
         /// Answer only once all that the answer rests on is fsynced.
         durable: bool,
+        /// Nobody needs this now: who would have to walk through all of redb for it had better refuse.
+        repeats: bool,
     },
     /// The sums of the parts of these leaves.
     Sums {

@@ -66,6 +66,13 @@ pub enum Control {
     },
     /// The claim is over; I created nothing.
     Release,
+    /// On a link between members: I have this secret, too, to which the cluster changes.
+    SecretProof {
+        /// The secret's id.
+        key: [u8; 8],
+        /// What proves it on this link.
+        proof: [u8; 32],
+    },
 }
 
 /// Why a member is refused.

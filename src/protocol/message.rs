@@ -12,6 +12,7 @@ use crate::model::merge::CounterError;
 use crate::model::settings::Level;
 use crate::model::{KeyHash, KeyRange, Timestamp, limits};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a message is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +119,8 @@ impl WriteRequest {
 /// How a key is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WireChange {
-    /// Store a value, with an expiry in milliseconds since the Unix epoch if it has one.
+    /// Store a value, with an expiry in milliseconds since the Unix epoch if one is asked for, or
+    /// [`crate::model::record::LASTING_MS`] if none is wanted.
     Set(Vec<u8>, Option<u64>),
     /// Leave a tombstone.
     Delete,
@@ -310,6 +312,17 @@ pub enum Notice {
     Unwatch {
         /// The sender's name for it.
         watch: u64,
+    },
+    /// As [`Notice::Complete`], where collections are placed by themselves.
+    CompleteIn {
+        /// Digest of the placement.
+        placement: u64,
+        /// Of all other collections: bit p of byte p/8.
+        partitions: Vec<u8>,
+        /// Likewise of each of those, by its name.
+        classes: BTreeMap<String, Vec<u8>>,
+        /// It has just started and may lack what was written meanwhile: nobody reads from it yet.
+        catching_up: bool,
     },
 }
 

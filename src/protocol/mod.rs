@@ -14,7 +14,11 @@ pub mod watch;
 
 /// The versions of this protocol that this build speaks. Two members speak the highest that both
 /// know; without one in common they refuse each other.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=CLASSES;
+
+/// The first version whose members can place a collection by itself. Who speaks an older one would place its records
+/// elsewhere.
+pub const CLASSES: u16 = 2;
 
 /// Bytes that are no frame or message. The link they came on can't be trusted to be in step and
 /// is closed; nothing was changed.

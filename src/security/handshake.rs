@@ -23,7 +23,7 @@
 use super::hello::{Agreement, Hello, ProtocolRange, Refusal, Role, agree, is_cluster_name};
 use super::identity::Identity;
 use super::seal::{Opener, Sealer};
-use super::secret::Keyring;
+use super::secret::{KeyId, Keyring};
 use crate::model::MemberId;
 use ring::digest;
 use snow::{Builder, HandshakeState, StatelessTransportState};
@@ -96,6 +96,10 @@ pub struct Established {
     pub role: Role,
     /// The newest protocol version that both speak.
     pub protocol: u16,
+    /// The secret that both proved.
+    pub key: KeyId,
+    /// Names this session and no other, the same on both sides. Not secret.
+    pub binding: [u8; 32],
     /// What the peer told about itself, authenticated; at most [`MAX_INTRODUCTION_BYTES`].
     pub introduction: Vec<u8>,
     /// Seals what is sent.
@@ -118,7 +122,7 @@ enum Step {
     FirstNoise(Box<HandshakeState>, Agreement, Role),
     SecondNoise(Box<HandshakeState>, Agreement, Role),
     ThirdNoise(Box<HandshakeState>, Agreement, Role),
-    Confirmation(Arc<StatelessTransportState>, [u8; 32], Agreement, Role),
+    Confirmation(Finished, Agreement, Role),
     Over,
 }
 
@@ -213,9 +217,9 @@ impl<'a> Handshake<'a> {
             (Step::ThirdNoise(noise, agreement, role), KIND_NOISE) => {
                 self.take_third(noise, agreement, role, body, out)
             }
-            (Step::Confirmation(cipher, key, agreement, role), KIND_NOISE) => {
-                let introduction = open_introduction(&cipher, body)?;
-                Ok(established(&cipher, key, agreement, role, introduction, (0, 1)))
+            (Step::Confirmation(finished, agreement, role), KIND_NOISE) => {
+                let introduction = open_introduction(&finished.cipher, body)?;
+                Ok(established(&finished, agreement, role, introduction, (0, 1)))
             }
             (
                 Step::Hello
@@ -236,7 +240,8 @@ impl<'a> Handshake<'a> {
         out: &mut Vec<u8>,
     ) -> Result<Progress, HandshakeError> {
         let hello = Hello::decode(body, self.credentials.protocol)?;
-        let agreement = agree(&self.hello, &hello, self.initiates)?;
+        let is_retired = |id| self.credentials.keyring.is_retired(id);
+        let agreement = agree(&self.hello, &hello, self.initiates, is_retired)?;
         let ours = message(KIND_HELLO, |body| self.hello.encode(body));
         let mut noise = self.noise(agreement, &ours, theirs)?;
         self.step = if self.initiates {
@@ -273,8 +278,7 @@ impl<'a> Handshake<'a> {
     ) -> Result<Progress, HandshakeError> {
         read_empty(&mut noise, body)?;
         write_noise(&mut noise, self.introduction, out)?;
-        let (cipher, key) = finish(*noise)?;
-        self.step = Step::Confirmation(cipher, key, agreement, role);
+        self.step = Step::Confirmation(finish(*noise)?, agreement, role);
         Ok(Progress::Continue)
     }
 
@@ -287,11 +291,12 @@ impl<'a> Handshake<'a> {
         out: &mut Vec<u8>,
     ) -> Result<Progress, HandshakeError> {
         let introduction = read_noise(&mut noise, body)?;
-        let (cipher, key) = finish(*noise)?;
+        let finished = finish(*noise)?;
         let mut sealed = vec![0; self.introduction.len() + 16];
-        cipher.write_message(0, self.introduction, &mut sealed).map_err(|_| HandshakeError::Cipher)?;
+        let written = finished.cipher.write_message(0, self.introduction, &mut sealed);
+        written.map_err(|_| HandshakeError::Cipher)?;
         out.extend_from_slice(&message(KIND_NOISE, |body| body.extend_from_slice(&sealed)));
-        Ok(established(&cipher, key, agreement, role, introduction, (1, 0)))
+        Ok(established(&finished, agreement, role, introduction, (1, 0)))
     }
 
     fn noise(
@@ -383,26 +388,40 @@ fn open_introduction(cipher: &StatelessTransportState, body: &[u8]) -> Result<Ve
     if length <= MAX_INTRODUCTION_BYTES { Ok(introduction) } else { Err(Refusal::Malformed) }
 }
 
-fn finish(noise: HandshakeState) -> Result<(Arc<StatelessTransportState>, [u8; 32]), HandshakeError> {
+/// What is left of Noise when its messages are over.
+struct Finished {
+    cipher: Arc<StatelessTransportState>,
+    public_key: [u8; 32],
+    binding: [u8; 32],
+}
+
+fn finish(noise: HandshakeState) -> Result<Finished, HandshakeError> {
     let key = noise.get_remote_static().and_then(|key| key.try_into().ok());
+    let binding = noise.get_handshake_hash().try_into().ok();
     let cipher = noise.into_stateless_transport_mode().map_err(|_| HandshakeError::Cipher)?;
-    Ok((Arc::new(cipher), key.ok_or(HandshakeError::Cipher)?))
+    Ok(Finished {
+        cipher: Arc::new(cipher),
+        public_key: key.ok_or(HandshakeError::Cipher)?,
+        binding: binding.ok_or(HandshakeError::Cipher)?,
+    })
 }
 
 /// The responder's confirmation used nonce 0 of its direction, so frames begin at `(send, receive)`.
 fn established(
-    cipher: &Arc<StatelessTransportState>,
-    public_key: [u8; 32],
+    finished: &Finished,
     agreement: Agreement,
     role: Role,
     introduction: Vec<u8>,
     (send, receive): (u64, u64),
 ) -> Progress {
+    let Finished { cipher, public_key, binding } = finished;
     Progress::Done(Box::new(Established {
-        public_key,
-        member: MemberId::of_public_key(&public_key),
+        public_key: *public_key,
+        member: MemberId::of_public_key(public_key),
         role,
         protocol: agreement.protocol,
+        key: agreement.key,
+        binding: *binding,
         introduction,
         sealer: Sealer::new(Arc::clone(cipher), send),
         opener: Opener::new(Arc::clone(cipher), receive),

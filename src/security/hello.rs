@@ -80,6 +80,11 @@ pub enum Refusal {
     /// The sides have no secret in common.
     #[error("the two sides have different cluster secrets: give both the same one")]
     UnknownKeyId,
+    /// What the sides have in common is retired: one of them knows only a secret that the other accepts no more.
+    #[error(
+        "one of the two sides has only a cluster secret that was retired: put the new one into its file (`secret_file`) and start it again"
+    )]
+    RetiredSecret,
     /// A proof did not hold although the key's id was known.
     #[error("the proof of the cluster secret failed: something on the way alters or imitates handshakes")]
     Authentication,
@@ -113,6 +118,7 @@ impl Refusal {
             Self::Timeout => 5,
             Self::Malformed => 6,
             Self::Busy => 7,
+            Self::RetiredSecret => 8,
         };
         let [a, b] = ours.min.to_be_bytes();
         let [c, d] = ours.max.to_be_bytes();
@@ -132,6 +138,7 @@ impl Refusal {
             4 => Self::Authentication,
             5 => Self::Timeout,
             7 => Self::Busy,
+            8 => Self::RetiredSecret,
             _ => Self::Malformed,
         }
     }
@@ -205,8 +212,14 @@ pub(super) struct Agreement {
     pub key: KeyId,
 }
 
-/// Computes the newest common protocol and the first of the initiator's keys that both have.
-pub(super) fn agree(ours: &Hello, theirs: &Hello, we_initiate: bool) -> Result<Agreement, Refusal> {
+/// Computes the newest common protocol and the first of the initiator's keys that both have. `is_retired` tells secrets
+/// that this side accepted once, so that who comes with one learns why it is refused.
+pub(super) fn agree(
+    ours: &Hello,
+    theirs: &Hello,
+    we_initiate: bool,
+    is_retired: impl Fn(KeyId) -> bool,
+) -> Result<Agreement, Refusal> {
     let protocol = ours
         .protocol
         .agree(theirs.protocol)
@@ -216,7 +229,11 @@ pub(super) fn agree(ours: &Hello, theirs: &Hello, we_initiate: bool) -> Result<A
     }
     let (first, second) = if we_initiate { (ours, theirs) } else { (theirs, ours) };
     let key = first.keys.iter().find(|id| second.keys.contains(id)).copied();
-    Ok(Agreement { protocol, key: key.ok_or(Refusal::UnknownKeyId)? })
+    let unknown = || {
+        let retired = theirs.keys.iter().any(|id| is_retired(*id));
+        if retired { Refusal::RetiredSecret } else { Refusal::UnknownKeyId }
+    };
+    Ok(Agreement { protocol, key: key.ok_or_else(unknown)? })
 }
 
 /// Whether a cluster's name may stand in a hello: 1 to [`MAX_NAME_BYTES`] plain characters.
@@ -301,11 +318,13 @@ mod tests {
     #[test]
     fn both_sides_choose_the_initiators_first_common_key() {
         let other = Hello { keys: vec![KeyId([3; 8]), KeyId([2; 8])], ..hello() };
-        let seen = agree(&hello(), &other, true).unwrap();
-        assert_eq!(seen, agree(&other, &hello(), false).unwrap());
+        let seen = agree(&hello(), &other, true, |_| false).unwrap();
+        assert_eq!(seen, agree(&other, &hello(), false, |_| false).unwrap());
         assert_eq!(seen.key, KeyId([2; 8]));
         let stranger = Hello { keys: vec![KeyId([9; 8])], ..hello() };
-        assert_eq!(agree(&hello(), &stranger, true), Err(Refusal::UnknownKeyId));
+        assert_eq!(agree(&hello(), &stranger, true, |_| false), Err(Refusal::UnknownKeyId));
+        let late = agree(&hello(), &stranger, false, |id| id == KeyId([9; 8]));
+        assert_eq!(late, Err(Refusal::RetiredSecret));
     }
 
     #[test]
@@ -319,6 +338,7 @@ mod tests {
             Refusal::Timeout,
             Refusal::Malformed,
             Refusal::Busy,
+            Refusal::RetiredSecret,
         ] {
             assert_eq!(Refusal::decode(&refusal.encode(theirs), RANGE), refusal);
         }

@@ -10,6 +10,7 @@
 //! are wiped when dropped and never shown by `Debug` or an error.
 
 pub mod handshake;
+pub mod held;
 pub mod hello;
 pub mod identity;
 pub mod limits;
@@ -20,6 +21,7 @@ pub mod tls;
 pub mod trust;
 
 pub use handshake::{Credentials, Established, Handshake, HandshakeError, Progress};
+pub use held::{Ring, RingError};
 pub use hello::{ProtocolRange, Refusal, Role};
 pub use identity::{Identity, IdentityError};
 pub use limits::{Gate, GateFull, HANDSHAKE_DEADLINE, MAX_PENDING_PER_ADDRESS, Permit};

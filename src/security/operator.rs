@@ -7,7 +7,7 @@
 //! nobody reads along (on their own machine, where who can read along could read the secret's file as
 //! well, or inside TLS).
 
-use super::secret::{ClusterKeys, Keyring};
+use super::secret::{ClusterKeys, KeyId, Keyring};
 use ring::hmac;
 
 /// How far a proof's moment may be from a member's clock, in seconds.
@@ -30,15 +30,14 @@ pub fn is_proof(text: &str) -> bool {
     text.starts_with(PREFIX)
 }
 
-/// Whether it is one, by one of these keys, and of now. Takes as long wherever it is wrong.
+/// By which of these keys it is one, and of now, if it is. Takes as long wherever it is wrong.
 #[must_use]
-pub fn verify(keyring: &Keyring, proof: &str, unix_s: u64) -> bool {
-    let Some((moment, tag)) = proof.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')) else {
-        return false;
-    };
-    let Some(tag) = unhex(tag) else { return false };
+pub fn verify(keyring: &Keyring, proof: &str, unix_s: u64) -> Option<KeyId> {
+    let (moment, tag) = proof.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.'))?;
+    let tag = unhex(tag)?;
     let is_of_now = moment.parse::<u64>().is_ok_and(|then| then.abs_diff(unix_s) <= LIFETIME_S);
-    is_of_now && keyring.keys().any(|keys| hmac::verify(&key(keys), moment.as_bytes(), &tag).is_ok())
+    let by = keyring.keys().find(|keys| hmac::verify(&key(keys), moment.as_bytes(), &tag).is_ok());
+    by.map(ClusterKeys::id).filter(|_| is_of_now)
 }
 
 fn key(keys: &ClusterKeys) -> hmac::Key {
@@ -70,17 +69,18 @@ mod tests {
         let (right, old) = (keys("correct horse battery", "c"), keys("an older secret of it", "c"));
         let keyring = Keyring::new(right.clone(), Some(old.clone()));
         let proof = prove(&right, 1_000);
-        assert!(is_proof(&proof) && verify(&keyring, &proof, 1_000 + LIFETIME_S));
-        assert!(verify(&keyring, &prove(&old, 1_000), 1_000 - LIFETIME_S));
-        assert!(!verify(&keyring, &proof, 1_001 + LIFETIME_S));
+        assert!(is_proof(&proof));
+        assert_eq!(verify(&keyring, &proof, 1_000 + LIFETIME_S), Some(right.id()));
+        assert_eq!(verify(&keyring, &prove(&old, 1_000), 1_000 - LIFETIME_S), Some(old.id()));
+        assert_eq!(verify(&keyring, &proof, 1_001 + LIFETIME_S), None);
         for stranger in [keys("another horse battery", "c"), keys("correct horse battery", "d")] {
-            assert!(!verify(&keyring, &prove(&stranger, 1_000), 1_000));
+            assert_eq!(verify(&keyring, &prove(&stranger, 1_000), 1_000), None);
         }
         let later = proof.replacen("1000", "1010", 1);
         let cut = proof.get(..proof.len() - 1).unwrap();
         for wrong in [later.as_str(), cut, &format!("{proof}0"), "kith-operator.", "kith-operator.1000.", "x"]
         {
-            assert!(!verify(&keyring, wrong, 1_000), "{wrong}");
+            assert_eq!(verify(&keyring, wrong, 1_000), None, "{wrong}");
         }
     }
 

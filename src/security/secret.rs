@@ -7,10 +7,15 @@
 //! Invariants: a secret has 16 bytes or more; the secret and the pre-shared key are wiped when
 //! dropped and never appear in `Debug` or errors. Where the text comes from is config's business.
 
+use crate::model::MemberId;
+use crate::model::rotation::{Envelope, SEALED_BYTES, Sealed};
 use argon2::{Algorithm, Argon2, Params, Version};
-use ring::{digest, hkdf};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::{digest, hkdf, hmac};
 use std::fmt;
 use zeroize::{Zeroize, Zeroizing};
+
+pub use crate::model::rotation::KeyId;
 
 /// The shortest secret that is accepted, in bytes.
 pub const MIN_SECRET_BYTES: usize = 16;
@@ -28,6 +33,13 @@ const HKDF_SALT: &[u8] = b"kith 2026 cluster keys";
 const LINK_LABEL: &[u8] = b"link pre-shared key";
 const OPERATOR_LABEL: &[u8] = b"operator of clients' ports";
 const KEY_ID_LABEL: &[u8] = b"key id";
+const SEALING_LABEL: &[u8] = b"sealing of the next secret";
+const PROOF_LABEL: &[u8] = b"proof on a link that stands";
+
+/// Bytes of a stretched secret: all keys come from them, so they are as secret as it is.
+pub const ROOT_BYTES: usize = 32;
+/// Bytes of a proof on a link.
+pub const PROOF_BYTES: usize = 32;
 
 /// Characters of a generated secret: none is taken for another when read aloud or copied by hand.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -102,27 +114,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Tells two secrets of a cluster apart without telling anything about them. Public.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KeyId(pub [u8; 8]);
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0))
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
 /// What a secret becomes for one cluster.
 #[derive(Clone)]
 pub struct ClusterKeys {
+    root: Zeroizing<[u8; ROOT_BYTES]>,
     link: Zeroizing<[u8; 32]>,
     operator: Zeroizing<[u8; 32]>,
+    sealing: Zeroizing<[u8; 32]>,
+    proof: Zeroizing<[u8; 32]>,
     id: KeyId,
 }
 
@@ -137,19 +136,29 @@ impl ClusterKeys {
         salt.update(cluster.as_bytes());
         let salt = salt.finish();
 
-        let params = Params::new(STRETCH_KIB, STRETCH_PASSES, STRETCH_LANES, Some(32))
+        let params = Params::new(STRETCH_KIB, STRETCH_PASSES, STRETCH_LANES, Some(ROOT_BYTES))
             .map_err(|_| SecretError::Stretch)?;
-        let mut stretched = Zeroizing::new([0; 32]);
+        let mut stretched = Zeroizing::new([0; ROOT_BYTES]);
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password_into(&secret.0, salt.as_ref(), stretched.as_mut_slice())
             .map_err(|_| SecretError::Stretch)?;
+        Self::from_root(stretched)
+    }
 
-        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, HKDF_SALT).extract(stretched.as_slice());
+    /// The keys that come from a secret that was stretched before.
+    ///
+    /// # Errors
+    /// [`SecretError::Stretch`] if the keys can't be made.
+    pub fn from_root(root: Zeroizing<[u8; ROOT_BYTES]>) -> Result<Self, SecretError> {
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, HKDF_SALT).extract(root.as_slice());
         let zero = || Zeroizing::new([0; 32]);
-        let mut keys = Self { link: zero(), operator: zero(), id: KeyId([0; 8]) };
-        expand(&root, LINK_LABEL, keys.link.as_mut_slice())?;
-        expand(&root, OPERATOR_LABEL, keys.operator.as_mut_slice())?;
-        expand(&root, KEY_ID_LABEL, &mut keys.id.0)?;
+        let (link, operator, sealing, proof) = (zero(), zero(), zero(), zero());
+        let mut keys = Self { root, link, operator, sealing, proof, id: KeyId([0; 8]) };
+        expand(&extracted, LINK_LABEL, keys.link.as_mut_slice())?;
+        expand(&extracted, OPERATOR_LABEL, keys.operator.as_mut_slice())?;
+        expand(&extracted, SEALING_LABEL, keys.sealing.as_mut_slice())?;
+        expand(&extracted, PROOF_LABEL, keys.proof.as_mut_slice())?;
+        expand(&extracted, KEY_ID_LABEL, &mut keys.id.0)?;
         Ok(keys)
     }
 
@@ -157,6 +166,11 @@ impl ClusterKeys {
     #[must_use]
     pub const fn id(&self) -> KeyId {
         self.id
+    }
+
+    /// The stretched secret, for the file in the data directory only.
+    pub(super) fn root(&self) -> &[u8; ROOT_BYTES] {
+        &self.root
     }
 
     /// The pre-shared key of links.
@@ -168,6 +182,85 @@ impl ClusterKeys {
     pub(super) fn operator(&self) -> &[u8; 32] {
         &self.operator
     }
+
+    /// The next secret's keys, sealed for those who have these; `nonce` are random bytes of the system's generator.
+    ///
+    /// # Errors
+    /// [`SecretError::Stretch`] if the cipher can't be set up.
+    pub fn seal(&self, next: &Self, nonce: [u8; NONCE_LEN]) -> Result<Sealed, SecretError> {
+        let mut body = Zeroizing::new(*next.root());
+        let tag = self.sealing_key()?.seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(self.about(next.id)),
+            body.as_mut_slice(),
+        );
+        let tag = tag.map_err(|_| SecretError::Stretch)?;
+        let mut sealed = [0; SEALED_BYTES];
+        let bytes = nonce.iter().chain(body.iter()).chain(tag.as_ref());
+        sealed.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        Ok(sealed)
+    }
+
+    /// These keys and the next secret's, each sealed under the other.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn envelope(&self, next: &Self, nonces: [[u8; NONCE_LEN]; 2]) -> Result<Envelope, SecretError> {
+        let [one, other] = nonces;
+        Ok(Envelope { to: self.seal(next, one)?, from: next.seal(self, other)? })
+    }
+
+    /// Opens what [`Self::seal`] gave for the secret of this id; `None` if it was altered, or sealed under other keys
+    /// or for another secret.
+    #[must_use]
+    pub fn open(&self, sealed: &Sealed, next: KeyId) -> Option<Self> {
+        let (nonce, body) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let about = Aad::from(self.about(next));
+        let opened = self.sealing_key().ok()?.open_in_place(nonce, about, &mut body).ok()?;
+        let root = Zeroizing::new(<[u8; ROOT_BYTES]>::try_from(&*opened).ok()?);
+        Self::from_root(root).ok().filter(|keys| keys.id == next)
+    }
+
+    fn sealing_key(&self) -> Result<LessSafeKey, SecretError> {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, self.sealing.as_slice());
+        key.map(LessSafeKey::new).map_err(|_| SecretError::Stretch)
+    }
+
+    fn about(&self, next: KeyId) -> [u8; 16] {
+        let mut about = [0; 16];
+        let bytes = self.id.0.iter().chain(&next.0);
+        about.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        about
+    }
+
+    /// What proves on a link that stands, made with another secret perhaps, that `member` at its one end has these keys.
+    /// `binding` names the link, so the proof is worth nothing on another one.
+    #[must_use]
+    pub fn prove(&self, binding: &[u8; 32], member: MemberId) -> [u8; PROOF_BYTES] {
+        let tag = hmac::sign(&self.proof_key(), &proven(binding, member));
+        let mut proof = [0; PROOF_BYTES];
+        proof.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        proof
+    }
+
+    /// Whether `member` at the other end of a link proved that it has these keys. Takes as long wherever it is wrong.
+    #[must_use]
+    pub fn is_proof(&self, proof: &[u8; PROOF_BYTES], binding: &[u8; 32], member: MemberId) -> bool {
+        hmac::verify(&self.proof_key(), &proven(binding, member), proof).is_ok()
+    }
+
+    fn proof_key(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, self.proof.as_slice())
+    }
+}
+
+fn proven(binding: &[u8; 32], member: MemberId) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    let parts = binding.iter().copied().chain(member.0.to_be_bytes());
+    bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+    bytes
 }
 
 impl fmt::Debug for ClusterKeys {
@@ -190,22 +283,26 @@ fn expand(root: &hkdf::Prk, label: &[u8], out: &mut [u8]) -> Result<(), SecretEr
         .map_err(|_| SecretError::Stretch)
 }
 
-/// The secrets that a member accepts: its own, and while the secret is being changed one more.
-///
-/// To change a secret with no member down, start the members one after the other with the new
-/// secret first and the old one second, then once more with only the new one: any two members
-/// share a secret at every moment.
+/// The secrets that a member accepts: one, and while it is being changed one more. How it comes to change is told in
+/// [`crate::model::rotation`].
 #[derive(Debug, Clone)]
 pub struct Keyring {
     current: ClusterKeys,
-    previous: Option<ClusterKeys>,
+    other: Option<ClusterKeys>,
+    retired: Vec<KeyId>,
 }
 
 impl Keyring {
     /// A keyring whose `current` keys are preferred.
     #[must_use]
-    pub const fn new(current: ClusterKeys, previous: Option<ClusterKeys>) -> Self {
-        Self { current, previous }
+    pub const fn new(current: ClusterKeys, other: Option<ClusterKeys>) -> Self {
+        Self { current, other, retired: Vec::new() }
+    }
+
+    /// The same, knowing secrets that were accepted once, to tell those who come with them.
+    #[must_use]
+    pub fn with_retired(self, retired: Vec<KeyId>) -> Self {
+        Self { retired, ..self }
     }
 
     /// The keys of this id, when they are valid here.
@@ -216,7 +313,25 @@ impl Keyring {
 
     /// One or two key sets, the preferred first.
     pub fn keys(&self) -> impl Iterator<Item = &ClusterKeys> {
-        std::iter::once(&self.current).chain(&self.previous)
+        std::iter::once(&self.current).chain(&self.other)
+    }
+
+    /// The keys that are offered first.
+    #[must_use]
+    pub const fn current(&self) -> &ClusterKeys {
+        &self.current
+    }
+
+    /// Secrets that were accepted once, by their ids.
+    #[must_use]
+    pub fn retired(&self) -> &[KeyId] {
+        &self.retired
+    }
+
+    /// Whether a secret was accepted once and is no more.
+    #[must_use]
+    pub fn is_retired(&self, id: KeyId) -> bool {
+        self.retired.contains(&id)
     }
 }
 
@@ -268,6 +383,40 @@ mod tests {
             random[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(Secret::generate(random), text);
         }
+    }
+
+    #[test]
+    fn the_next_secret_is_opened_by_who_has_this_one_and_by_nobody_else() {
+        let derive = |secret: &str| ClusterKeys::derive(&Secret::parse(secret).unwrap(), "c").unwrap();
+        let (old, new, other) = (
+            derive("correct horse battery"),
+            derive("another horse battery"),
+            derive("a third horse battery"),
+        );
+        let sealed = old.seal(&new, [7; NONCE_LEN]).unwrap();
+        assert!(!sealed.windows(8).any(|part| new.root().windows(8).any(|root| root == part)));
+        let opened = old.open(&sealed, new.id()).unwrap();
+        assert_eq!((opened.id(), opened.link(), opened.root()), (new.id(), new.link(), new.root()));
+        assert!(old.open(&sealed, other.id()).is_none() && other.open(&sealed, new.id()).is_none());
+        for bit in 0..8 * SEALED_BYTES {
+            let mut altered = sealed;
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(old.open(&altered, new.id()).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_proof_on_a_link_holds_for_its_keys_link_and_sender_only() {
+        let derive = |secret: &str| ClusterKeys::derive(&Secret::parse(secret).unwrap(), "c").unwrap();
+        let (keys, other) = (derive("correct horse battery"), derive("another horse battery"));
+        let proof = keys.prove(&[1; 32], MemberId(1));
+        assert!(keys.is_proof(&proof, &[1; 32], MemberId(1)));
+        assert!(!keys.is_proof(&proof, &[2; 32], MemberId(1)), "another link");
+        assert!(!keys.is_proof(&proof, &[1; 32], MemberId(2)), "sent back");
+        assert!(!other.is_proof(&proof, &[1; 32], MemberId(1)), "another secret");
+        let mut altered = proof;
+        altered[31] ^= 1;
+        assert!(!keys.is_proof(&altered, &[1; 32], MemberId(1)));
     }
 
     #[test]

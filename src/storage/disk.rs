@@ -111,6 +111,8 @@ const LOCK: &str = "lock";
 #[derive(Debug, Clone)]
 pub struct OsDisk {
     directory: Arc<Path>,
+    /// Held open, so that what was written can be made durable also when no file can be opened any more.
+    opened: Arc<fs::File>,
 }
 
 impl OsDisk {
@@ -121,7 +123,8 @@ impl OsDisk {
     pub fn new(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        Ok(Self { directory: directory.into() })
+        let opened = Arc::new(fs::File::open(&directory)?);
+        Ok(Self { directory: directory.into(), opened })
     }
 
     /// Where the files are.
@@ -160,7 +163,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        fs::File::open(&self.directory)?.sync_all()
+        self.opened.sync_all()
     }
 
     fn lock(&self) -> io::Result<fs::File> {

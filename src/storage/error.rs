@@ -1,7 +1,7 @@
 //! What can go wrong on a disk, told so that somebody can act on it.
 //!
-//! Every variant says whether state changed. [`StorageError::Full`] is the only one after which the
-//! same call may simply be repeated.
+//! Every variant says whether state changed. After [`StorageError::Full`] and [`StorageError::NoFiles`] the same
+//! call may simply be repeated, and after no other.
 
 use std::io;
 
@@ -12,6 +12,14 @@ pub enum StorageError {
     /// No space is left, or less than the reserve. Nothing was changed; the call may be repeated.
     #[error("the disk is full while {doing}: free some space in the data directory, kith resumes by itself")]
     Full {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// No file can be opened any more. Nothing was changed; the call may be repeated.
+    #[error(
+        "no more files can be opened while {doing}: too many are open in this process or on this machine (`ulimit -n`); close connections or raise the bound, kith resumes by itself"
+    )]
+    NoFiles {
         /// What was being done.
         doing: &'static str,
     },
@@ -66,24 +74,46 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Tells a full disk from other errors.
+    /// Tells what passes from other errors.
     #[must_use]
     pub fn from_io(doing: &'static str, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { doing },
+            _ if is_short_of_files(&source) => Self::NoFiles { doing },
             _ => Self::Io { doing, source },
         }
     }
 
     /// Whether the same call may succeed later without any repair.
     #[must_use]
-    pub const fn is_full(&self) -> bool {
-        matches!(self, Self::Full { .. })
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::NoFiles { .. })
     }
 
     /// Damage that the caller found.
     #[must_use]
     pub fn damaged(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Damaged { what: what.into(), detail: detail.into() }
+    }
+}
+
+/// Whether this process, or the machine, has as many files open as it may.
+fn is_short_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_full_disk_and_too_many_open_files_pass_and_nothing_else_does() {
+        let told = |error: Errno| StorageError::from_io("trying", error.into());
+        for passing in [Errno::NOSPC, Errno::MFILE, Errno::NFILE] {
+            assert!(told(passing).may_pass(), "{passing}");
+        }
+        assert!(!told(Errno::IO).may_pass());
     }
 }

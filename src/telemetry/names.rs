@@ -185,6 +185,7 @@ parts! {
         gauge incomplete_partitions = "kith_incomplete_partitions", "Owned partitions that are still copied, and of which nothing is read here.";
         gauge awaited_partitions = "kith_awaited_partitions", "Partitions whose owners to come are not all complete, so that the cluster's change waits.";
         gauge foreign_partitions = "kith_foreign_partitions", "Partitions that others own and of which records are kept here until all of them have these.";
+        gauge unsorted_collections = "kith_unsorted_collections", "Collections that are still brought into hash trees of their own, until when nothing is compared.";
         counter forgotten = "kith_forgotten_records_total", "Records that were dropped because others own them, and tombstones that were reclaimed.";
         counter tombstones_settled = "kith_tombstones_settled_total", "Tombstones that left the hash trees because every owner had them.";
         counter tombstones_reclaimed = "kith_tombstones_reclaimed_total", "Tombstones that were dropped.";
@@ -279,6 +280,12 @@ parts! {
         counter resets = "kith_watch_resets_total", "Times that a watch began with the current state.";
         counter behind = "kith_watch_behind_total", "Those of them because it was read too slowly.";
         counter rejected = "kith_watch_rejected_total", "Watches, and channels and patterns over RESP, that were refused at a bound.";
+    }
+
+    /// The cluster secret.
+    Secrets, SecretsTotals {
+        gauge accepted = "kith_secrets_accepted", "Cluster secrets that this member accepts: 2 while the secret is being changed.";
+        gauge file_outdated = "kith_secret_file_outdated", "1 while the member's file holds a cluster secret that the member does not accept.";
     }
 
     /// The roster as this member has it.
@@ -493,11 +500,15 @@ mod tests {
             TOLD,
             include_str!("../../README.md"),
             include_str!("../../docs/ARCHITECTURE.md"),
+            include_str!("../../docs/CLIENTS.md"),
+            include_str!("../../docs/OPERATING.md"),
             include_str!("../../docs/RESP.md"),
+            include_str!("../../docs/SECRETS.md"),
+            include_str!("../terminal/assets/script/plots.js"),
         ];
         let known: BTreeSet<&str> = PLAIN.iter().chain(FAMILIES).map(|metric| metric.name).collect();
         let fits = |c: char| c.is_ascii_lowercase() || c == '_';
-        for named in pages.iter().flat_map(|page| page.split('`').skip(1).step_by(2)) {
+        for named in pages.iter().flat_map(|page| page.split(['`', '\''])) {
             let name = named.split_once('{').map_or(named, |(name, _)| name);
             let is_metric = name.starts_with("kith_") && name.chars().all(fits);
             assert!(!is_metric || known.contains(name), "`{named}` is no metric");

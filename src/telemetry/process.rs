@@ -75,8 +75,8 @@ fn bytes(text: &str, name: &str) -> u64 {
 /// fields from the third on.
 fn seconds(stat: &str) -> (f64, f64) {
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let mut times = fields.split_whitespace().skip(11).map(|word| word.parse::<u32>().unwrap_or_default());
-    let mut next = || f64::from(times.next().unwrap_or_default()) / TICKS_PER_SECOND;
+    let mut times = fields.split_whitespace().skip(11).map(|word| word.parse::<f64>().unwrap_or_default());
+    let mut next = || times.next().unwrap_or_default() / TICKS_PER_SECOND;
     (next(), next())
 }
 
@@ -88,6 +88,8 @@ mod tests {
     fn what_linux_writes_is_read() {
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 171 0 0 0 250 31 0 0 20 0 1 0 28 2736128 208";
         assert_eq!(seconds(stat), (2.5, 0.31));
+        let years = stat.replace(" 250 31 ", " 5000000000 31 ");
+        assert_eq!(seconds(&years), (50_000_000.0, 0.31), "more ticks than 32 bits count");
         assert_eq!(bytes("VmPeak:\t  9 kB\nVmRSS:\t  1234 kB\n", "VmRSS:"), 1_234 * 1_024);
         let limits = "Max processes  9  9  processes\nMax open files            1024                 524288               files\n";
         assert_eq!(max_files(limits), 1_024);

@@ -135,6 +135,8 @@ pub struct Metrics {
     pub http_rejected: Counter,
     /// Watches.
     pub watch: names::Watch,
+    /// The cluster secret.
+    pub secrets: names::Secrets,
     /// The roster.
     pub roster: names::Roster,
     /// HTTP requests.
@@ -170,6 +172,7 @@ impl Metrics {
                 .gauge(names::HTTP_CONNECTIONS_LIMIT.name, names::HTTP_CONNECTIONS_LIMIT.help),
             http_rejected: registry.counter(names::HTTP_REJECTED.name, names::HTTP_REJECTED.help),
             watch: names::Watch::register(registry),
+            secrets: names::Secrets::register(registry),
             roster: names::Roster::register(registry),
             http: HttpRequests::new(registry),
             operations: Labelled::register(

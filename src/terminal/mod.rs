@@ -50,14 +50,16 @@ macro_rules! scripts {
 static PAGE: Asset = asset!("", "page.html", "text/html");
 static STYLE: Asset = asset!("", "style.css", "text/css");
 static ICON: Asset = asset!("", "icon.svg", "image/svg+xml");
-static SCRIPTS: [Asset; 14] = scripts![
+static SCRIPTS: [Asset; 16] = scripts![
     "api.js",
     "bytes.js",
     "cluster.js",
     "convergence.js",
+    "difference.js",
     "dom.js",
     "events.js",
     "format.js",
+    "history.js",
     "keys.js",
     "main.js",
     "metrics.js",

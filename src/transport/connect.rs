@@ -213,8 +213,9 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
 }
 
 fn finish(stream: TcpStream, established: Established) -> Result<Link, LinkError> {
-    let Established { public_key, member, role, protocol, introduction, sealer, opener } = established;
+    let Established { public_key, member, role, protocol, key, binding, introduction, sealer, opener } =
+        established;
     let address = stream.peer_addr()?;
-    let peer = PeerInfo { member, public_key, role, introduction, protocol, address };
+    let peer = PeerInfo { member, public_key, role, key, binding, introduction, protocol, address };
     Ok(Link::new(peer, stream, sealer, opener))
 }

@@ -12,7 +12,7 @@ use super::{FrameKind, LinkError};
 use crate::model::MemberId;
 use crate::model::limits::MAX_FRAME_BYTES;
 use crate::security::seal::{MAX_SEALED_CHUNK_BYTES, sealed_bytes};
-use crate::security::{Advance, Opener, Role, SealError, Sealer};
+use crate::security::{Advance, KeyId, Opener, Role, SealError, Sealer};
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
@@ -41,6 +41,10 @@ pub struct PeerInfo {
     pub public_key: [u8; 32],
     /// What the peer wants to be in this link.
     pub role: Role,
+    /// The secret that both proved when the link was made.
+    pub key: KeyId,
+    /// Names this link and no other, the same on both sides. Not secret.
+    pub binding: [u8; 32],
     /// What the peer told about itself, authenticated.
     pub introduction: Vec<u8>,
     /// The newest protocol version that both speak.

@@ -83,9 +83,10 @@ impl LinkError {
             return false;
         };
         match refusal {
-            Refusal::WrongCluster { .. } | Refusal::IncompatibleProtocol { .. } | Refusal::UnknownKeyId => {
-                true
-            }
+            Refusal::WrongCluster { .. }
+            | Refusal::IncompatibleProtocol { .. }
+            | Refusal::UnknownKeyId
+            | Refusal::RetiredSecret => true,
             Refusal::Authentication | Refusal::Timeout | Refusal::Malformed | Refusal::Busy => false,
         }
     }

@@ -8,6 +8,9 @@
 //! {"records":2,"ended_ms":…,"blake3":"…"}
 //! ```
 //!
+//! The settings are all that people can set, for what was the default need not be the default where they are restored. A
+//! first line may have `incomplete`, a list of reasons why records may be missing. A record without `expires_ms` lasts.
+//!
 //! The last line's blake3 is over all bytes before that line. Invariants: a file without that line, or with other bytes
 //! before it, is no backup; what this version does not know in a line makes it refuse the file, for it might leave something out.
 
@@ -31,9 +34,12 @@ pub(super) struct Header {
     pub(super) cluster_id: String,
     pub(super) began_ms: u64,
     pub(super) kith: String,
+    /// Why something may be missing that was acknowledged before it began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) incomplete: Vec<String>,
 }
 
-/// The second line: what differs from the defaults.
+/// The second line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Settings {
@@ -80,10 +86,18 @@ impl Stored {
         Entry { collection: Some(collection), key, key_base64, value, value_base64, ..Entry::default() }
     }
 
-    fn check(&self) -> Result<(Bytes, Bytes), DocumentError> {
+    /// Bytes that it takes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [&self.key, &self.key_base64, &self.value, &self.value_base64];
+        let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.collection.len() + texts.into_iter().map(of).sum::<usize>()
+    }
+
+    /// Gives the bytes of its value.
+    fn check(&self) -> Result<Bytes, DocumentError> {
         let entry = self.clone().entry();
         entry.operation(None, 0, 0)?;
-        Ok((entry.key_bytes()?, entry.value_bytes()?))
+        entry.value_bytes()
     }
 }
 
@@ -159,6 +173,8 @@ pub(super) struct Contents {
     pub(super) header: Header,
     pub(super) settings: Settings,
     pub(super) records: u64,
+    /// Bytes of the largest value.
+    pub(super) largest_value: usize,
 }
 
 /// Reads a whole backup and shows each of its records; what is wrong with it is told, and it may be so at its very end.
@@ -166,7 +182,7 @@ pub(super) fn read(
     mut from: impl BufRead,
     mut show: impl FnMut(u64, Stored) -> Result<(), FormatError>,
 ) -> Result<Contents, FormatError> {
-    let (mut line, mut number, mut records) = (Vec::new(), 0, 0);
+    let (mut line, mut number, mut records, mut largest_value) = (Vec::new(), 0, 0, 0);
     let mut hasher = blake3::Hasher::new();
     let header = match next_line(&mut from, &mut line)? {
         true => header_of(&line)?,
@@ -192,13 +208,15 @@ pub(super) fn read(
             if footer.records != records {
                 return Err(FormatError::Damaged("the number of records differs"));
             }
-            if next_line(&mut from, &mut line)? {
+            next_line(&mut from, &mut line)?;
+            if !line.is_empty() {
                 return Err(FormatError::Behind);
             }
-            return Ok(Contents { header, settings, records });
+            return Ok(Contents { header, settings, records, largest_value });
         }
         let record: Stored = serde_json::from_slice(&line).map_err(|error| damaged(number, &error))?;
-        record.check().map_err(|error| damaged(number, &error))?;
+        let value = record.check().map_err(|error| damaged(number, &error))?;
+        largest_value = value.len().max(largest_value);
         hasher.update(&line);
         records += 1;
         show(number, record)?;
@@ -242,6 +260,7 @@ mod tests {
             cluster_id: "id".to_owned(),
             began_ms: 1,
             kith: "0.1.0".to_owned(),
+            incomplete: vec!["m2 does not answer".to_owned()],
         }
     }
 
@@ -281,6 +300,8 @@ mod tests {
         #[test]
         fn what_was_written_is_read(records in prop::collection::vec(any_record(), 0..8)) {
             let (contents, shown) = read_all(&written(&records)).unwrap();
+            let largest = records.iter().map(|record| record.check().unwrap().len()).max();
+            prop_assert_eq!(contents.largest_value, largest.unwrap_or(0));
             prop_assert_eq!(shown, records);
             prop_assert_eq!((contents.header, contents.settings), (header(), settings()));
         }
@@ -318,7 +339,9 @@ mod tests {
         assert!(told(cut.as_bytes()).contains("cut off after line 3"), "{}", told(cut.as_bytes()));
         assert!(told(whole.replace("\"v\"", "\"w\"").as_bytes()).contains("checksum"));
         assert!(told(whole.replace("\"key\":\"k\"", "\"key\":\"\"").as_bytes()).contains("line 3"));
-        assert!(told(format!("{whole}{{}}\n").as_bytes()).contains("follows"));
+        for behind in ["{}\n", "\n", "x"] {
+            assert!(told(format!("{whole}{behind}").as_bytes()).contains("follows"), "{behind:?}");
+        }
         let renamed = whole.replace("\"value\"", "\"values\"");
         assert!(told(renamed.as_bytes()).contains("line 3 is damaged"), "{}", told(renamed.as_bytes()));
     }

@@ -45,6 +45,22 @@ fn one_address_can_not_take_all_places_for_handshakes_by_default() {
 }
 
 #[test]
+fn clients_never_take_the_files_that_a_member_needs_itself() {
+    let limits = parse(GOOD, &[]).unwrap().limits;
+    let all = |limits: Limits| limits.http_connections + limits.resp_connections + limits.pending_handshakes;
+    assert_eq!(limits.within(u64::MAX), limits);
+    assert_eq!(limits.within(all(limits) as u64 + 512), limits);
+    for (files, own) in [(all(limits) + 511, 512), (4_096, 512), (1_024, 512), (256, 100), (64, 16)] {
+        let lowered = limits.within(files as u64);
+        assert!(all(lowered) <= files - own && lowered != limits, "{files}: {lowered:?}");
+        assert!(lowered.http_connections >= 8 && lowered.pending_handshakes >= 8, "{files}: {lowered:?}");
+        assert!(lowered.resp_connections >= lowered.http_connections, "{files}: {lowered:?}");
+    }
+    let few = Limits { http_connections: 1, ..limits };
+    assert_eq!(few.within(256).http_connections, 1, "none is raised");
+}
+
+#[test]
 fn the_environment_wins_over_the_file() {
     let environment = [
         ("KITH_NAME", "other"),
@@ -156,6 +172,15 @@ fn the_secret_is_read_from_its_file_and_never_shown() {
     std::fs::write(directory.path().join("cluster.secret"), "0123456789abcdefgh\n").unwrap();
     let config = load().unwrap();
     assert_eq!(config.secret.expose(), b"0123456789abcdefgh");
+    assert_eq!(
+        config.secret_file,
+        Some(directory.path().join("cluster.secret")),
+        "where it is looked at again"
+    );
+    let environment =
+        |variable: &str| (variable == "KITH_SECRET").then(|| "one of the environment".to_owned());
+    let config_of_environment = MemberConfig::from_text(&text, &path, &environment).unwrap();
+    assert_eq!(config_of_environment.secret_file, None);
     assert!(!format!("{config:?}").contains("0123456789abcdefgh"));
 }
 

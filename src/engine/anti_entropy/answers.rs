@@ -2,10 +2,13 @@
 
 use super::super::pages::PageFor;
 use super::super::write::Origin;
-use super::super::{Engine, PageFilter, PageFound};
+use super::super::{Engine, Name, PageFilter, PageFound};
 use super::ANSWER_US;
 use super::listing::{Content, Listing};
-use crate::model::limits::LEAVES_PER_PARTITION;
+use super::pass::BEGIN;
+use crate::engine::peer::FRAME_ROOM;
+use crate::model::limits::{LEAVES_PER_PARTITION, MAX_PARTITIONS};
+use crate::model::placement::Layout;
 use crate::model::{KeyHash, MemberId};
 use crate::protocol::compare::{Compare, Compared, LeafId, MAX_GRAIN_BITS, pack, unpack};
 use crate::protocol::message::{Failure, Reply};
@@ -20,6 +23,9 @@ const MAX_WAITING: usize = 64;
 pub(super) const MAX_LEAVES: usize = 4_096;
 /// Bytes of a page of redb that a listing takes.
 pub(super) const PAGE_BYTES: usize = 512 << 10;
+
+// The leaves of all partitions, with their numbers and lengths, fit into one answer.
+const _: () = assert!(MAX_PARTITIONS * (LEAVES_PER_PARTITION * 8 + 8) < FRAME_ROOM);
 
 /// A listing for a peer.
 #[derive(Debug)]
@@ -60,21 +66,23 @@ impl Engine {
         if !same_placement {
             return self.reply(origin, Reply::Failed(Failure::Placement));
         }
-        let bits = self.placement.partition_bits();
-        if self.distrusts_any(partitions_of(&question, bits)) {
+        let layout = Arc::clone(self.placement.layout());
+        if self.is_sorting() || self.distrusts_any(partitions_of(&question, &layout)) {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         }
         match question {
-            Compare::Roots { roots, durable } if roots.len() <= self.placement.partitions() => {
-                self.lift_few_shadows();
+            Compare::Roots { repeats: true, .. } if self.has_many_shadows() => {
+                self.reply(origin, Reply::Failed(Failure::NotReady));
+            }
+            Compare::Roots { roots, durable, .. } if roots.len() <= self.placement.partitions() => {
                 let leaves = self.leaves_of_other_roots(&roots);
                 self.reply_durably(origin, Compared::Leaves(leaves), durable);
             }
             Compare::Sums { leaves, grain } if leaves.len() <= MAX_LEAVES && grain.bits <= MAX_GRAIN_BITS => {
-                self.list_for_peer(origin, Listing::sums(leaves.into_iter(), grain, bits), false);
+                self.list_for_peer(origin, Listing::sums(leaves.into_iter(), grain, layout), false);
             }
             Compare::List { parts, grain, durable } if parts.len() <= MAX_LEAVES => {
-                self.list_for_peer(origin, Listing::list(parts.into_iter(), grain, bits), durable);
+                self.list_for_peer(origin, Listing::list(parts.into_iter(), grain, layout), durable);
             }
             Compare::Roots { .. } | Compare::Sums { .. } | Compare::List { .. } => {
                 self.reply(origin, Reply::Failed(Failure::NotReady))
@@ -106,6 +114,13 @@ impl Engine {
         self.anti_entropy.answers.listings.push_back(answer);
     }
 
+    /// Partitions are numbered anew: whoever waits for a listing asks anew.
+    pub(in crate::engine) fn refuse_listings(&mut self) {
+        for answer in std::mem::take(&mut self.anti_entropy.answers.listings) {
+            self.reply(answer.origin, Reply::Failed(Failure::Placement));
+        }
+    }
+
     /// Tells the peer that the first listing is for that it comes on. The others are told nothing: while they wait
     /// for their turn their passes had better go on with somebody else.
     fn tell_working(&mut self) {
@@ -131,11 +146,10 @@ impl Engine {
         if answer.in_store || !answer.listing.walk_table(&self.records) {
             return;
         }
-        let leaves = answer.listing.bitmaps();
-        if self.records.has_evicted(&leaves) {
+        if self.records.has_evicted(&answer.listing.bitmaps()) {
             answer.in_store = true;
-            let number = answer.number;
-            self.want_listed_page(PageFor::Answer(number), leaves, (String::new(), Vec::new()));
+            let (number, walk) = (answer.number, answer.listing.of_store());
+            self.want_listed_page(PageFor::Answer(number), walk, BEGIN);
         } else {
             self.finish_answer();
         }
@@ -144,10 +158,10 @@ impl Engine {
     pub(super) fn want_listed_page(
         &mut self,
         what: PageFor,
-        leaves: BTreeMap<u16, u64>,
-        after: (String, Vec<u8>),
+        (collection, filter): (Option<String>, PageFilter),
+        after: Name,
     ) {
-        self.want_page(PageFilter::Leaves(Arc::new(leaves)), after, PAGE_BYTES, what);
+        self.want_page_of(collection, filter, after, PAGE_BYTES, what);
     }
 
     /// A page of redb for the first listing; none when it could not be read.
@@ -164,8 +178,8 @@ impl Engine {
         answer.listing.take_page(&records, &self.records);
         match next {
             Some(after) => {
-                let leaves = answer.listing.bitmaps();
-                self.want_listed_page(PageFor::Answer(number), leaves, after);
+                let walk = answer.listing.of_store();
+                self.want_listed_page(PageFor::Answer(number), walk, after);
                 self.tell_working();
             }
             None => self.finish_answer(),
@@ -175,7 +189,6 @@ impl Engine {
     fn finish_answer(&mut self) {
         let Some(mut answer) = self.anti_entropy.answers.listings.pop_front() else { return };
         answer.listing.finish();
-        self.lift_shadows(&answer.listing.shadows);
         // It may have begun to distrust itself since it was asked.
         if self.distrusts_any(answer.listing.leaves.keys().map(|(partition, _)| *partition)) {
             return self.reply(answer.origin, Reply::Failed(Failure::NotReady));
@@ -213,7 +226,7 @@ impl Engine {
 }
 
 /// The partitions that are asked about.
-fn partitions_of(question: &Compare, partition_bits: u8) -> impl Iterator<Item = u16> + '_ {
+fn partitions_of<'a>(question: &'a Compare, layout: &'a Layout) -> impl Iterator<Item = u16> + 'a {
     let (mut roots, mut sums, mut lists, mut fetched) = (&[][..], &[][..], &[][..], &[][..]);
     match question {
         Compare::Roots { roots: asked, .. } => roots = asked,
@@ -224,7 +237,7 @@ fn partitions_of(question: &Compare, partition_bits: u8) -> impl Iterator<Item =
     let roots = roots.iter().map(|(partition, _)| *partition);
     let sums = sums.iter().map(|(partition, _)| *partition);
     let lists = lists.iter().map(|((partition, _), _)| *partition);
-    let fetched = unpack(fetched).map(move |hash| KeyHash(hash).partition(partition_bits));
+    let fetched = unpack(fetched).flat_map(move |hash| layout.partitions_with(KeyHash(hash)));
     roots.chain(sums).chain(lists).chain(fetched)
 }
 

@@ -1,8 +1,8 @@
 //! The second half of a pass: what differs is known record by record, and is exchanged.
 
 use super::super::pages::PageFor;
-use super::answers::PAGE_BYTES;
-use super::listing::{bitmaps, leaf_of};
+use super::answers::{MAX_LEAVES, PAGE_BYTES};
+use super::listing::{Listing, bitmaps, slice_leaf_of};
 use super::pass::{BEGIN, Pass, Stage};
 use crate::engine::table::{SETTLED, SYSTEM};
 use crate::engine::{Engine, PageFilter};
@@ -29,16 +29,41 @@ pub(super) fn at_once(answered: u32) -> usize {
 }
 
 impl Engine {
+    /// Goes on with what differs in the present group of leaves, begins with the next group, or ends.
+    pub(super) fn next_group(&mut self, mut pass: Pass) {
+        if !pass.parts.is_empty() {
+            return self.ask_for_lists(pass);
+        }
+        // What is listed tells the hashes of keys, and not which class they are of.
+        let layout = self.placement.layout();
+        let first = pass.left.first().map(|(partition, _)| layout.class_at(*partition));
+        let is_alike = |leaf: &LeafId| Some(layout.class_at(leaf.0)) == first;
+        pass.collection =
+            pass.left.first().and_then(|(partition, _)| layout.collection_at(*partition)).map(str::to_owned);
+        let leaves: Vec<LeafId> = pass.left.iter().copied().take_while(is_alike).take(MAX_LEAVES).collect();
+        if leaves.is_empty() {
+            pass.stage = Stage::Confirm;
+        } else {
+            let parts = leaves.into_iter().map(|leaf| (leaf, Vec::new()));
+            pass.stage = Stage::OwnTable(Listing::list(parts, pass.grain, Arc::clone(layout)));
+        }
+        self.anti_entropy.pass = Some(pass);
+    }
+
     pub(super) fn take_lists(&mut self, mut pass: Pass, leaves: u32, entries: &[u8]) {
         self.anti_entropy.budget.spend(entries.len());
-        let bits = self.placement.partition_bits();
+        let layout = self.placement.layout();
+        let bits = layout.partition_bits();
         let covered: Vec<LeafId> = pass.parts.keys().copied().take(leaves as usize).collect();
         if covered.is_empty() {
             return self.fail_pass(&pass);
         }
+        // All leaves of a group are of one class.
+        let class = covered.first().map_or(0, |(partition, _)| layout.class_at(*partition));
         let mut theirs: BTreeMap<LeafId, BTreeMap<u64, Listed>> = BTreeMap::new();
         for entry in Listed::unpack(entries) {
-            let leaf = leaf_of(KeyHash(entry.hash), bits);
+            let hash = KeyHash(entry.hash);
+            let leaf = (layout.partition_in(class, hash), hash.leaf(bits));
             theirs.entry(leaf).or_default().insert(entry.hash, entry);
         }
         for leaf in covered {
@@ -74,7 +99,8 @@ impl Engine {
             let later = pass.wanted_stored.iter().copied().nth(STORED_HASHES);
             let later = later.map(|first| pass.wanted_stored.split_off(&first)).unwrap_or_default();
             let batch = std::mem::replace(&mut pass.wanted_stored, later);
-            pass.stage = if batch.is_empty() { Stage::Push } else { Stage::FetchStored(batch, BEGIN) };
+            let begin = (pass.collection.clone().unwrap_or_default(), Vec::new());
+            pass.stage = if batch.is_empty() { Stage::Push } else { Stage::FetchStored(batch, begin) };
             return self.resume_pass(pass);
         }
         let hashes = pack(pass.wanted.iter().copied().take(pass.at_once));
@@ -159,8 +185,8 @@ impl Engine {
 
     pub(super) fn want_push_page(&mut self, pass: &Pass, after: (String, Vec<u8>)) {
         let bits = self.placement.partition_bits();
-        let leaves = bitmaps(pass.push_stored.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
+        let leaves = bitmaps(pass.push_stored.iter().map(|hash| slice_leaf_of(KeyHash(*hash), bits)));
         let filter = PageFilter::Leaves(Arc::new(leaves));
-        self.want_page(filter, after, PAGE_BYTES, PageFor::Own(pass.number));
+        self.want_page_of(pass.collection.clone(), filter, after, PAGE_BYTES, PageFor::Own(pass.number));
     }
 }

@@ -1,14 +1,15 @@
 //! Records that a peer lacks, as a list has shown: from memory, and what redb alone has.
 //!
-//! A walk through redb for some records goes on, page by page, until half an answer is full or redb ends. The
-//! peer names what it wants with each question, and that is long: it had better not be asked for each page.
+//! A walk through redb for some records goes on, page by page, until half an answer is full, all of them were found or redb
+//! ends. It begins where the peer says, which knows of which collection they are. The peer names what it wants with each
+//! question, and that is long: it had better not be asked for each page.
 
 use super::super::loads::Waiter;
 use super::super::pages::PageFor;
 use super::super::write::Origin;
 use super::super::{Engine, Name, PageFilter, PageFound};
 use super::answers::{PAGE_BYTES, WORKING_US};
-use super::listing::{bitmaps, leaf_of};
+use super::listing::{bitmaps, slice_leaf_of};
 use crate::engine::table::{SETTLED, SYSTEM, UNRESOLVED};
 use crate::model::merge::{Merged, merge};
 use crate::model::{KeyHash, Record, RecordRef};
@@ -28,6 +29,7 @@ pub(in crate::engine) struct Fetching {
     origin: Origin,
     /// Its number: a later one for the same member takes its place.
     number: u64,
+    /// What was not found yet.
     hashes: BTreeSet<u64>,
     filter: PageFilter,
     /// What was found so far, and after which name it goes on.
@@ -87,7 +89,7 @@ impl Engine {
     pub(super) fn fetch_stored_for_peer(&mut self, origin: Origin, hashes: &[u8], after: Name) {
         let bits = self.placement.partition_bits();
         let hashes: BTreeSet<u64> = unpack(hashes).collect();
-        let leaves = bitmaps(hashes.iter().map(|hash| leaf_of(KeyHash(*hash), bits)));
+        let leaves = bitmaps(hashes.iter().map(|hash| slice_leaf_of(KeyHash(*hash), bits)));
         let filter = PageFilter::Leaves(Arc::new(leaves));
         let told_us = self.now.mono_us;
         self.anti_entropy.last += 1;
@@ -111,9 +113,9 @@ impl Engine {
             return;
         }
         // It may have begun to distrust itself since it was asked.
-        let bits = self.placement.partition_bits();
-        let is_distrusted =
-            self.distrusts_any(fetching.hashes.iter().map(|hash| KeyHash(*hash).partition(bits)));
+        let layout = self.placement.layout();
+        let partitions = fetching.hashes.iter().flat_map(|hash| layout.partitions_with(KeyHash(*hash)));
+        let is_distrusted = self.distrusts_any(partitions);
         let Some(PageFound { records: found, next, .. }) = page.filter(|_| !is_distrusted) else {
             return self.reply(origin, Reply::Failed(Failure::NotReady));
         };
@@ -130,10 +132,11 @@ impl Engine {
                     return self.reply_fetched(fetching, true);
                 }
                 fetching.records.extend_from_slice(bytes);
+                fetching.hashes.remove(&hash.0);
             }
             (rest, before) = (tail, Some(record));
         }
-        let is_more = next.is_some();
+        let is_more = next.is_some() && !fetching.hashes.is_empty();
         fetching.after = next.unwrap_or_default();
         if !is_more || fetching.records.len() >= ANSWER_BYTES / 2 {
             return self.reply_fetched(fetching, is_more);

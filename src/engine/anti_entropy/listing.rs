@@ -9,14 +9,15 @@
 //! Nothing true can be said of a record while redb has to be asked about it first. Those that the walk meets are
 //! being loaded; it waits for them at the table's end, and for no others, so it ends however many more come.
 
+use crate::engine::PageFilter;
 use crate::engine::records::Records;
-use crate::engine::table::{GONE, SETTLED, SHADOW, SlotId, UNRESOLVED};
+use crate::engine::table::{GONE, SETTLED, SlotId, UNRESOLVED};
+use crate::model::placement::Layout;
 use crate::model::{KeyHash, RecordRef};
 use crate::protocol::compare::{Grain, LeafId, Listed};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Shadowing slots that redb is asked about after one listing.
-const MAX_SHADOWS: usize = 256;
 /// Slots that are looked at in one turn, and records of wanted leaves among them: clients wait meanwhile, and
 /// each record that was not touched lately costs waiting for memory.
 const SLOTS: u32 = 8_192;
@@ -39,11 +40,9 @@ pub(super) enum Content {
 pub(super) struct Listing {
     pub(super) leaves: BTreeMap<LeafId, Content>,
     pub(super) grain: Grain,
-    /// Slots that shadow what redb holds: its element is in the tree beside theirs until redb was asked.
-    pub(super) shadows: Vec<SlotId>,
-    /// Every 64 leaves' bits, by partition.
+    /// Every 64 leaves' bits, by slice, of whatever class.
     wanted: Vec<u64>,
-    partition_bits: u8,
+    layout: Arc<Layout>,
     slot: u32,
     is_walked: bool,
     /// Slots that were met while redb had to be asked about them first, and their keys' hashes.
@@ -52,45 +51,41 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn new(leaves: BTreeMap<LeafId, Content>, grain: Grain, partition_bits: u8) -> Self {
-        let mut wanted = vec![0; 1 << partition_bits];
+    pub(super) fn new(leaves: BTreeMap<LeafId, Content>, grain: Grain, layout: Arc<Layout>) -> Self {
+        let mut wanted = vec![0; layout.slices()];
         for (partition, leaf) in leaves.keys() {
-            if let Some(bits) = wanted.get_mut(usize::from(*partition)) {
+            if let Some(bits) = wanted.get_mut(usize::from(layout.slice_at(*partition))) {
                 *bits |= 1 << (leaf % 64);
             }
         }
-        Self {
-            leaves,
-            grain,
-            shadows: Vec::new(),
-            wanted,
-            partition_bits,
-            slot: 0,
-            is_walked: false,
-            unsure: Vec::new(),
-            entries: 0,
-        }
+        Self { leaves, grain, wanted, layout, slot: 0, is_walked: false, unsure: Vec::new(), entries: 0 }
     }
 
     /// Sums of leaves.
-    pub(super) fn sums(leaves: impl Iterator<Item = LeafId>, grain: Grain, partition_bits: u8) -> Self {
+    pub(super) fn sums(leaves: impl Iterator<Item = LeafId>, grain: Grain, layout: Arc<Layout>) -> Self {
         let leaves = leaves.map(|leaf| (leaf, Content::Sums(vec![0; grain.parts()]))).collect();
-        Self::new(leaves, grain, partition_bits)
+        Self::new(leaves, grain, layout)
     }
 
     /// Lists of leaves.
     pub(super) fn list(
         parts: impl Iterator<Item = (LeafId, Vec<u8>)>,
         grain: Grain,
-        partition_bits: u8,
+        layout: Arc<Layout>,
     ) -> Self {
         let leaves = parts.map(|(leaf, parts)| (leaf, Content::List(parts, Vec::new()))).collect();
-        Self::new(leaves, grain, partition_bits)
+        Self::new(leaves, grain, layout)
     }
 
-    /// The leaves by partition, as pages of redb want them.
+    /// The leaves by slice, as pages of redb want them.
     pub(super) fn bitmaps(&self) -> BTreeMap<u16, u64> {
-        bitmaps(self.leaves.keys().copied())
+        bitmaps(self.leaves.keys().map(|(partition, leaf)| (self.layout.slice_at(*partition), *leaf)))
+    }
+
+    /// The collection that redb is walked through, if the leaves are all of one, and what is wanted of it.
+    pub(super) fn of_store(&self) -> (Option<String>, PageFilter) {
+        let collection = self.layout.collection_of(self.leaves.keys().map(|(partition, _)| *partition));
+        (collection.map(str::to_owned), PageFilter::Leaves(Arc::new(self.bitmaps())))
     }
 
     /// Whether nothing of the table is left to be looked at but what is being loaded.
@@ -116,12 +111,13 @@ impl Listing {
             let id = SlotId(self.slot);
             self.slot += 1;
             let hash = records.table.hash(id);
-            if !self.wants(hash) || records.table.is_system_or_empty(id) {
+            if !self.may_want(hash) || records.table.is_system_or_empty(id) {
                 continue;
             }
             looked_at += 1;
-            if records.table.has(id, SHADOW) && self.shadows.len() < MAX_SHADOWS {
-                self.shadows.push(id);
+            let leaf = (records.partition_at(id), hash.leaf(self.layout.partition_bits()));
+            if self.layout.classes() > 1 && !self.leaves.contains_key(&leaf) {
+                continue;
             }
             self.look_at(id, hash, records);
         }
@@ -143,7 +139,7 @@ impl Listing {
         if table.has(id, UNRESOLVED) {
             self.unsure.push((id, hash));
         } else {
-            self.note(leaf_of(hash, self.partition_bits), hash, record, table.has(id, SETTLED));
+            self.note(self.leaf_of(record, hash), hash, record, table.has(id, SETTLED));
         }
     }
 
@@ -153,7 +149,7 @@ impl Listing {
         while let Ok((record, tail)) = RecordRef::parse(rest) {
             rest = tail;
             let hash = record.key_hash();
-            let leaf = leaf_of(hash, self.partition_bits);
+            let leaf = self.leaf_of(record, hash);
             let sums = matches!(self.leaves.get(&leaf), Some(Content::Sums(_)));
             if !sums || records.table.find_any_like(record, hash).is_none() {
                 self.note(leaf, hash, record, false);
@@ -171,14 +167,20 @@ impl Listing {
         }
     }
 
-    fn wants(&self, hash: KeyHash) -> bool {
-        let (partition, leaf) = leaf_of(hash, self.partition_bits);
-        self.wanted.get(usize::from(partition)).is_some_and(|bits| bits >> leaf & 1 == 1)
+    /// Whether a key may be of one of the leaves, if it is of the right class.
+    fn may_want(&self, hash: KeyHash) -> bool {
+        let (slice, leaf) = slice_leaf_of(hash, self.layout.partition_bits());
+        self.wanted.get(usize::from(slice)).is_some_and(|bits| bits >> leaf & 1 == 1)
+    }
+
+    fn leaf_of(&self, record: RecordRef<'_>, hash: KeyHash) -> LeafId {
+        let class = self.layout.class_of(record.collection());
+        (self.layout.partition_in(class, hash), hash.leaf(self.layout.partition_bits()))
     }
 
     fn note(&mut self, leaf: LeafId, hash: KeyHash, record: RecordRef<'_>, settled: bool) {
         let Some(content) = self.leaves.get_mut(&leaf) else { return };
-        let part = self.grain.part(hash.0, self.partition_bits);
+        let part = self.grain.part(hash.0, self.layout.partition_bits());
         let mark = self.grain.mark(record.element());
         match content {
             Content::Sums(_) if settled => {}
@@ -205,23 +207,27 @@ impl Listing {
             if let Content::List(_, entries) = content {
                 self.entries -= entries.len();
             }
-            if let Some(bits) = self.wanted.get_mut(usize::from(partition)) {
+            let slice = self.layout.slice_at(partition);
+            // The leaf of another class may stay.
+            let is_shared =
+                self.leaves.keys().any(|other| (self.layout.slice_at(other.0), other.1) == (slice, leaf));
+            if let Some(bits) = self.wanted.get_mut(usize::from(slice)).filter(|_| !is_shared) {
                 *bits &= !(1 << (leaf % 64));
             }
         }
     }
 }
 
-/// The leaf of a key.
-pub(super) const fn leaf_of(hash: KeyHash, partition_bits: u8) -> LeafId {
+/// The slice of a key, and its leaf there.
+pub(super) const fn slice_leaf_of(hash: KeyHash, partition_bits: u8) -> (u16, u8) {
     (hash.partition(partition_bits), hash.leaf(partition_bits))
 }
 
-/// Leaves by partition, one bit each.
-pub(super) fn bitmaps(leaves: impl Iterator<Item = LeafId>) -> BTreeMap<u16, u64> {
+/// Leaves by slice, one bit each.
+pub(super) fn bitmaps(leaves: impl Iterator<Item = (u16, u8)>) -> BTreeMap<u16, u64> {
     let mut bitmaps = BTreeMap::new();
-    for (partition, leaf) in leaves {
-        *bitmaps.entry(partition).or_insert(0) |= 1u64 << (leaf % 64);
+    for (slice, leaf) in leaves {
+        *bitmaps.entry(slice).or_insert(0) |= 1u64 << (leaf % 64);
     }
     bitmaps
 }

@@ -7,7 +7,8 @@
 //! giving up records that this member does not own any more.
 //!
 //! One pass is under way at a time. Each peer's turn comes at once when a link to it comes up or the placement
-//! changes (if both ends begin, nothing is done twice but the looking), and then every [`ROUND_US`].
+//! changes (if both ends begin, nothing is done twice but the looking), and then every [`ROUND_US`], unless too much of
+//! redb is hidden by memory ([`shadows`]).
 //! What is exchanged is paced by the setting `repair_bytes_per_second`, and so are hints and copies. What hints carry is not
 //! fetched a second time, from whomever: passes with peers whose links have just come up wait while hints come, from
 //! any of them, for [`HINTS_US`] at most; and a peer that has just started compares by itself first.
@@ -27,9 +28,8 @@ pub(super) use fetching::Fetching;
 pub(super) use pass::Ticket;
 
 use super::peer::Peer;
-use super::table::{SHADOW, SlotId};
 use super::{Engine, Mode};
-use crate::model::{MemberId, Record};
+use crate::model::MemberId;
 use pass::Pass;
 use std::collections::BTreeMap;
 
@@ -56,6 +56,8 @@ pub(super) const ANSWER_US: u64 = 30_000_000;
 pub(super) struct Compared {
     /// When its next turn is, in microseconds.
     due_us: u64,
+    /// Something may be missing, here or there, that nothing else brings than a pass that begins from now on.
+    pub(super) is_needed: bool,
     /// The last pass that was completed in this life.
     pub(super) last: Option<Passed>,
     /// Leaves that differed when that was last looked at.
@@ -69,6 +71,8 @@ pub(super) struct Passed {
     pub(super) digest: u64,
     /// When it began, in microseconds.
     pub(super) began_us: u64,
+    /// When it ended, in microseconds.
+    ended_us: u64,
     /// The partitions that were compared, with the roots that they had here when it began: the peer
     /// has all that they were made of, fsynced if this member owns nothing of it or leaves.
     pub(super) roots: BTreeMap<u16, u128>,
@@ -84,7 +88,6 @@ pub(super) struct AntiEntropy {
     /// Numbers of passes and requests, never given twice.
     last: u64,
     budget: Budget,
-    calm: shadows::Calm,
 }
 
 /// What may still be sent and taken now: bytes, fewer than none after a large record.
@@ -131,7 +134,7 @@ impl Engine {
         self.anti_entropy.budget.fill(self.now.mono_us, self.settings.repair_bytes_per_second);
         let now = self.now.mono_us;
         self.wait_for_hints();
-        self.clear_shadows_in_calm();
+        self.lift_shadows();
         // What a removed member sends nobody takes.
         let is_removed = self.roster.is_removed(self.identity.member);
         let rests = self.storage_problem.is_some()
@@ -141,13 +144,13 @@ impl Engine {
         while self.anti_entropy.pass.is_none() && !rests {
             let is_due = |peer: &&Peer| peer.is_reachable() && peer.compared.due_us <= now;
             let due = self.peers.iter().filter(is_due).min_by_key(|peer| peer.compared.due_us);
-            let Some((member, waits)) = due.map(|peer| (peer.member, self.puts_off(peer))) else { break };
-            if waits {
-                self.compare_later(member, RETRY_US);
+            let Some((member, repeats)) = due.map(|peer| (peer.member, self.repeats(peer))) else { break };
+            if repeats && self.has_many_shadows() {
+                self.compare_later(member, ROUND_US);
                 continue;
             }
             self.anti_entropy.began_us = now;
-            self.begin_pass(member);
+            self.begin_pass(member, repeats);
         }
         self.continue_pass();
     }
@@ -193,6 +196,14 @@ impl Engine {
         let due_us = self.now.mono_us + if begins { 0 } else { YIELD_US };
         if let Some(peer) = self.peer_mut(member) {
             peer.compared.due_us = due_us;
+            peer.compared.is_needed = true;
+        }
+    }
+
+    /// A pass with a member is needed, but not sooner than its turn comes.
+    pub(super) fn compare_surely(&mut self, member: MemberId) {
+        if let Some(peer) = self.peer_mut(member) {
+            peer.compared.is_needed = true;
         }
     }
 
@@ -201,18 +212,7 @@ impl Engine {
         let now = self.now.mono_us;
         if let Some(peer) = self.peer_mut(member) {
             peer.compared.due_us = peer.compared.due_us.min(now);
-        }
-    }
-
-    /// Asks redb what these slots shadow: then its element leaves the tree.
-    fn lift_shadows(&mut self, shadows: &[SlotId]) {
-        for id in shadows {
-            let record = self.records.table.record(*id).map(Record::copy_of);
-            if let Some(Ok(key)) = record.as_ref().map(|record| record.view().key_ref())
-                && self.records.table.has(*id, SHADOW)
-            {
-                self.resolve_later(key, key.hash());
-            }
+            peer.compared.is_needed = true;
         }
     }
 
@@ -221,6 +221,7 @@ impl Engine {
         let now = self.now.mono_us;
         for peer in &mut self.peers {
             peer.compared.due_us = peer.compared.due_us.min(now);
+            peer.compared.is_needed = true;
         }
     }
 

@@ -16,7 +16,7 @@
 
 use super::super::pages::PageFor;
 use super::super::requests::Purpose;
-use super::answers::{MAX_LEAVES, differing, lower};
+use super::answers::{differing, lower};
 use super::exchange::{FIRST_HASHES, at_once};
 use super::listing::{Content, Listing, MAX_ENTRIES};
 use super::{AGAIN_US, ANSWER_US, Passed, RETRY_US, ROUND_US};
@@ -77,6 +77,8 @@ pub(super) struct Pass {
     pub(super) digest: u64,
     /// Somebody wants to be sure that the peer has it fsynced.
     pub(super) durable: bool,
+    /// It only repeats an earlier one.
+    repeats: bool,
     pub(super) shares: BTreeMap<u16, Share>,
     pub(super) stage: Stage,
     pub(super) asked: Option<Ticket>,
@@ -84,6 +86,8 @@ pub(super) struct Pass {
     pub(super) moved_us: u64,
     /// Leaves that differ and were not listed yet.
     pub(super) left: BTreeSet<LeafId>,
+    /// The collection that the present group of leaves is of, if that is placed by itself.
+    pub(super) collection: Option<String>,
     pub(super) grain: Grain,
     /// What this member has in the leaves of the present group.
     pub(super) own: BTreeMap<LeafId, Vec<(Listed, bool)>>,
@@ -116,7 +120,10 @@ impl Pass {
 
 impl Engine {
     /// Compares with a peer, unless there is nothing to compare.
-    pub(super) fn begin_pass(&mut self, peer: MemberId) {
+    pub(super) fn begin_pass(&mut self, peer: MemberId, repeats: bool) {
+        if self.is_sorting() {
+            return self.compare_later(peer, RETRY_US);
+        }
         let digest = self.placement.digest();
         let known =
             self.peer(peer).filter(|peer| peer.complete.as_ref().is_some_and(|(told, _)| *told == digest));
@@ -132,11 +139,13 @@ impl Engine {
             number: self.anti_entropy.last,
             digest,
             durable,
+            repeats,
             shares,
             stage: Stage::Confirm,
             asked: None,
             moved_us: self.now.mono_us,
             left: BTreeSet::new(),
+            collection: None,
             grain: Grain { bits: 0, salt: self.anti_entropy.last ^ self.identity.life },
             own: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -147,11 +156,13 @@ impl Engine {
             push_stored: BTreeSet::new(),
             last_pushed: 0,
         };
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.compared.is_needed = false;
+        }
         if pass.shares.is_empty() {
             self.note_differing(peer, 0);
             return self.complete_pass(&pass);
         }
-        self.lift_few_shadows();
         let partitions = pass.shares.keys().copied().collect();
         self.ask_for_leaves(pass, partitions, None);
     }
@@ -202,7 +213,7 @@ impl Engine {
                     }
                     pass.stage = Stage::OwnTable(listing);
                 } else if self.records.has_evicted(&listing.bitmaps()) {
-                    self.want_listed_page(PageFor::Own(pass.number), listing.bitmaps(), BEGIN);
+                    self.want_listed_page(PageFor::Own(pass.number), listing.of_store(), BEGIN);
                     pass.stage = Stage::OwnStore(listing);
                 } else {
                     return self.ask_for_sums(pass, listing);
@@ -252,9 +263,9 @@ impl Engine {
     ) {
         let trees = partitions.into_iter().filter_map(|at| Some((at, self.records.trees.tree(at)?.root())));
         let roots = trees.map(|(partition, root)| (partition, lower(root))).collect();
-        let durable = pass.durable;
+        let (durable, repeats) = (pass.durable, pass.repeats);
         pass.stage = Stage::Roots(before);
-        self.ask_in_pass(pass, Compare::Roots { roots, durable });
+        self.ask_in_pass(pass, Compare::Roots { roots, durable, repeats });
     }
 
     /// The peer answered.
@@ -315,7 +326,10 @@ impl Engine {
     }
 
     pub(super) fn fail_pass(&mut self, pass: &Pass) {
-        self.compare_later(pass.peer, RETRY_US);
+        self.compare_later(pass.peer, if pass.repeats { ROUND_US } else { RETRY_US });
+        if !pass.repeats {
+            self.compare_surely(pass.peer);
+        }
     }
 
     pub(super) fn compare_later(&mut self, peer: MemberId, after_us: u64) {
@@ -338,6 +352,7 @@ impl Engine {
         let passed = Passed {
             digest: pass.digest,
             began_us: self.anti_entropy.began_us,
+            ended_us: self.now.mono_us,
             roots: pass.shares.iter().map(|(partition, share)| (*partition, share.root)).collect(),
         };
         self.compare_later(pass.peer, ROUND_US);
@@ -375,21 +390,6 @@ impl Engine {
         }
     }
 
-    /// Goes on with what differs in the present group of leaves, begins with the next group, or ends.
-    pub(super) fn next_group(&mut self, mut pass: Pass) {
-        if !pass.parts.is_empty() {
-            return self.ask_for_lists(pass);
-        }
-        let leaves: Vec<LeafId> = pass.left.iter().copied().take(MAX_LEAVES).collect();
-        if leaves.is_empty() {
-            pass.stage = Stage::Confirm;
-        } else {
-            let parts = leaves.into_iter().map(|leaf| (leaf, Vec::new()));
-            pass.stage = Stage::OwnTable(Listing::list(parts, pass.grain, self.placement.partition_bits()));
-        }
-        self.anti_entropy.pass = Some(pass);
-    }
-
     /// A page of the own redb for the pass; none when it could not be read.
     pub(in crate::engine) fn own_page(&mut self, number: u64, page: Option<PageFound>) {
         let Some(mut pass) = self.anti_entropy.pass.take_if(|pass| pass.number == number) else { return };
@@ -398,7 +398,7 @@ impl Engine {
             Stage::OwnStore(mut listing) => {
                 listing.take_page(&records, &self.records);
                 if let Some(after) = next {
-                    self.want_listed_page(PageFor::Own(number), listing.bitmaps(), after);
+                    self.want_listed_page(PageFor::Own(number), listing.of_store(), after);
                     pass.stage = Stage::OwnStore(listing);
                     self.anti_entropy.pass = Some(pass);
                 } else {
@@ -440,7 +440,6 @@ impl Engine {
     /// What this member has is known: now the peer's sums.
     fn ask_for_sums(&mut self, mut pass: Pass, mut listing: Listing) {
         listing.finish();
-        self.lift_shadows(&listing.shadows);
         let mut own = BTreeMap::new();
         for (leaf, content) in listing.leaves {
             pass.left.remove(&leaf);

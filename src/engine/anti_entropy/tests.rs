@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::copying::tests::{World, entry, has, record};
 use crate::engine::{PageFound, TICK_US};
 use crate::model::record::Pair;
-use crate::model::{KeyHash, KeyRef, Timestamp};
+use crate::model::{KeyHash, KeyRef, Record, Timestamp};
 use crate::protocol::compare::{Compare, Compared, Grain, pack};
 
 mod hints;
@@ -109,7 +109,7 @@ fn records_before_one_that_is_being_loaded_are_fetched_at_once_and_that_one_when
 fn pass_of(world: &mut World, at: usize, peer: usize) -> Pass {
     let engine = &mut world.engines[at];
     engine.end_pass();
-    engine.begin_pass(entry(peer).id());
+    engine.begin_pass(entry(peer).id(), false);
     let mut pass = engine.anti_entropy.pass.take().unwrap();
     pass.asked = None;
     pass
@@ -356,7 +356,7 @@ fn who_shares_nothing_any_more_differs_in_nothing() {
     peer.compared.differing = 3;
     // It is complete for nothing, as one that began to copy everything.
     peer.complete.as_mut().unwrap().1.fill(0);
-    engine.begin_pass(other);
+    engine.begin_pass(other, false);
     let told = engine.peer_convergence().find(|peer| peer.member == other).unwrap();
     assert_eq!(told.differing_leaves, 0);
 }

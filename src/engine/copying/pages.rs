@@ -10,6 +10,7 @@ use crate::engine::pages::PageFor;
 use crate::engine::table::{GONE, SETTLED, SYSTEM, SlotId, UNRESOLVED};
 use crate::engine::write::Origin;
 use crate::engine::{Engine, PageFilter, PageFound};
+use crate::model::RecordRef;
 use crate::model::limits::LEAVES_PER_PARTITION;
 use crate::protocol::compare::unpack;
 use crate::protocol::message::{CopyCursor, Failure, Reply};
@@ -54,11 +55,15 @@ impl Engine {
                 self.reply(origin, page);
             }
             CopyCursor::Store { collection, key } => {
+                let layout = self.placement.layout();
+                let slice = layout.slice_at(partition);
+                let own = layout.collection_at(partition).map(str::to_owned);
                 let filter = match leaves {
-                    ALL => PageFilter::Partition(partition),
-                    some => PageFilter::Leaves(Arc::new(BTreeMap::from([(partition, some)]))),
+                    ALL => PageFilter::Slice(slice),
+                    some => PageFilter::Leaves(Arc::new(BTreeMap::from([(slice, some)]))),
                 };
-                self.want_page(filter, (collection, key), PAGE_BYTES, PageFor::Copy(origin, partition));
+                let waiter = PageFor::Copy(origin, partition);
+                self.want_page_of(own, filter, (collection, key), PAGE_BYTES, waiter);
             }
         }
     }
@@ -81,12 +86,29 @@ impl Engine {
             self.lose_partition(partition);
         }
         let next = next.map(|(collection, key)| CopyCursor::Store { collection, key });
+        let records = self.of_partition(partition, records);
         self.reply(origin, Reply::Copied { records, settled: Vec::new(), next });
+    }
+
+    /// The records of a partition among those of its slice of all classes.
+    fn of_partition(&self, partition: u16, records: Vec<u8>) -> Vec<u8> {
+        if self.placement.layout().classes() == 1 {
+            return records;
+        }
+        let (mut kept, mut rest) = (Vec::new(), &records[..]);
+        while let Ok((record, tail)) = RecordRef::parse(rest) {
+            rest = tail;
+            if self.records.partition_of(record, record.key_hash()) == partition {
+                kept.extend_from_slice(record.bytes());
+            }
+        }
+        kept
     }
 
     /// The leaves in which a peer that told its own may lack something, one bit each.
     pub(super) fn wanted_leaves(&self, partition: u16, held: &[u8]) -> u64 {
-        let tree = self.records.trees.tree(partition).filter(|_| held.len() == 8 * LEAVES_PER_PARTITION);
+        let tells = held.len() == 8 * LEAVES_PER_PARTITION && !self.is_sorting();
+        let tree = self.records.trees.tree(partition).filter(|_| tells);
         let Some(tree) = tree else { return ALL };
         let pairs = tree.leaves().iter().copied().map(lower).zip(unpack(held)).enumerate();
         pairs.filter(|(_, (own, theirs))| own != theirs).fold(0, |bits, (leaf, _)| bits | 1 << leaf)
@@ -103,7 +125,7 @@ impl Engine {
             let id = SlotId(slot);
             let Some(record) = self.records.table.record(id) else { continue };
             let hash = self.records.table.hash(id);
-            let here = self.placement.partition_of(hash) == partition;
+            let here = self.records.partition_at(id) == partition;
             if !here || self.records.table.has_any(id, SYSTEM | GONE) || distrusts && self.is_disbelieved(id)
             {
                 continue;

@@ -141,8 +141,9 @@ impl World {
     /// Every old owner that a member knows of, among those given, has the partition's records.
     pub(in crate::engine) fn assert_owners_have_all(&self, at: usize, members: &[usize], records: usize) {
         for number in 0..records {
-            let hash = record(number).view().key_hash();
-            let set = self.engines[at].placement().set_of(hash, false);
+            let record = record(number);
+            let key = record.view().key_ref().unwrap();
+            let set = self.engines[at].placement().set_of(key, key.hash());
             for owner in set.old() {
                 let owner = members.iter().find(|member| entry(**member).id() == owner);
                 assert!(owner.is_none_or(|owner| has(&self.engines[*owner], number)), "record {number}");
@@ -609,7 +610,9 @@ fn a_joiner_copies_from_the_second_source_only_what_it_does_not_have_from_the_fi
         Reply::Copied { records, .. } => records,
         other => panic!("{other:?}"),
     };
-    let partition = engine.placement().partition_of(record(7).view().key_hash());
+    let seventh = record(7);
+    let key = seventh.view().key_ref().unwrap();
+    let partition = engine.placement().partition_of(key, key.hash());
     let held = |engine: &Engine| {
         pack(engine.records.trees.tree(partition).unwrap().leaves().iter().copied().map(lower))
     };

@@ -1,8 +1,8 @@
 //! What a member holds for others, shown on engines whose frames are carried by hand.
 
-use crate::engine::NOBODY;
 use crate::engine::copying::tests::World;
 use crate::engine::operation::{Change, Write};
+use crate::engine::{Loaded, NOBODY};
 use crate::model::KeyRef;
 use crate::model::key::SETTINGS;
 use crate::model::settings::{Level, REPLICATION_FACTOR_IN_FORCE};
@@ -25,11 +25,25 @@ fn world() -> (World, usize) {
         world.engines[0].write_system(NOBODY, name, Change::Set { value: b"1", expiry_ms: None });
     }
     world.pass(1_000);
-    let set = world.engines[0].placement().set_of(key().hash(), false);
+    let set = world.engines[0].placement().set_of(key(), key().hash());
     assert_eq!(set.owners.len(), 1);
     let owner = set.owners[0].member;
     let at = (0..3).find(|at| world.engines[*at].identity().member == owner).unwrap();
     (world, at)
+}
+
+#[test]
+fn what_redb_has_to_be_asked_about_first_counts_as_held() {
+    let (mut world, owner) = world();
+    let front = &mut world.engines[(owner + 1) % 3];
+    assert!(front.holds_nothing_foreign());
+    front.resolve_later(key(), key().hash());
+    let partition = front.placement().partition_of(key(), key().hash());
+    assert_eq!(front.foreign_partitions().collect::<Vec<_>>(), [partition]);
+    assert!(!front.holds_nothing_foreign());
+    let load = front.lanes.loads.pop().unwrap();
+    front.loaded(&load, Loaded::Absent);
+    assert!(front.holds_nothing_foreign());
 }
 
 /// A hint may find no room: it may be for somebody who became an owner while there was none, or for a link that

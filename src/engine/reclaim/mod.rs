@@ -120,7 +120,7 @@ impl Engine {
         if table.has_any(id, SYSTEM | GONE | UNRESOLVED) {
             return;
         }
-        let partition = self.placement.partition_of(table.hash(id));
+        let partition = self.records.partition_at(id);
         let set = self.placement.set(partition);
         let me = self.identity.member;
         let complete = self.complete.get(usize::from(partition)) == Some(&true);
@@ -196,7 +196,7 @@ impl Engine {
             if bytes > BATCH_BYTES {
                 break;
             }
-            let partition = self.placement.partition_of(table.hash(id));
+            let partition = self.records.partition_at(id);
             tombs.push(Entombed { record: Record::copy_of(record), partition });
         }
         if tombs.is_empty() {
@@ -248,7 +248,7 @@ impl Engine {
     }
 
     /// Ends the batch; what it was for is found again. `by` held it back.
-    fn end_batch(&mut self, by: Option<MemberId>) {
+    pub(super) fn end_batch(&mut self, by: Option<MemberId>) {
         let Some(batch) = self.reclaim.batch.take() else { return };
         self.reclaim.rest_until_us = self.now.mono_us + REST_US;
         if let Some(member) = by {

@@ -67,7 +67,7 @@ impl Engine {
     /// Settles a tombstone here; says whether this member is clear of it then.
     pub(super) fn settle_one(&mut self, tombstone: RecordRef<'_>) -> bool {
         let (Ok(key), hash) = (tombstone.key_ref(), tombstone.key_hash()) else { return false };
-        if self.complete.get(usize::from(self.placement.partition_of(hash))) != Some(&true) {
+        if self.complete.get(usize::from(self.placement.partition_of(key, hash))) != Some(&true) {
             return false;
         }
         let stamp = tombstone.timestamp();
@@ -146,7 +146,7 @@ impl Engine {
         if self.hints.names(hash) {
             return false;
         }
-        let partition = self.placement.partition_of(hash);
+        let partition = self.placement.partition_of(key, hash);
         if self.complete.get(usize::from(partition)) != Some(&true) {
             return false;
         }

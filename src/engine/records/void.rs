@@ -1,6 +1,6 @@
 //! What is there and counts as nothing: tombstones that settled, and marks of what is gone.
 
-use super::super::table::{DIRTY, GONE, SETTLED, SHADOW, SYSTEM, SlotId, UNRESOLVED};
+use super::super::table::{DIRTY, GONE, SETTLED, SHADOW, SlotId, UNRESOLVED};
 use super::{Applied, Records};
 use crate::model::merge::merge_over_settled;
 use crate::model::{KeyHash, KeyRef, Record, RecordRef, Timestamp};
@@ -88,6 +88,6 @@ impl Records {
             return;
         }
         let element = self.tree_element(id);
-        self.trees.toggle(self.table.hash(id), self.table.has(id, SYSTEM), element);
+        self.trees.toggle(self.group_at(id), self.table.hash(id), element);
     }
 }

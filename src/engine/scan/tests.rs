@@ -86,8 +86,9 @@ fn pages_of_several_owners_join_to_all_keys_in_order_in_both_directions() {
     world.pass(60_000);
     let owners: std::collections::BTreeSet<_> = (0..40)
         .map(|number| {
-            let set = world.engines[0].placement().set_of(record(number).view().key_hash(), false);
-            set.owners[0].member
+            let record = record(number);
+            let key = record.view().key_ref().unwrap();
+            world.engines[0].placement().set_of(key, key.hash()).owners[0].member
         })
         .collect();
     assert!(owners.len() > 1, "no member owns all: {owners:?}");

@@ -387,6 +387,12 @@ impl Engine {
         self.gap_where(Gap::Moved, |feed| !feed.sources.iter().all(owns));
     }
 
+    /// Partitions are numbered anew: whoever is told of changes of some begins anew.
+    pub(super) fn rebegin_feeds(&mut self) {
+        self.end_all_watches();
+        self.gap_where(Gap::Moved, |_| true);
+    }
+
     /// This member serves nobody any more.
     pub(super) fn end_feeds(&mut self) {
         let Some(error) = self.refusal() else { return };

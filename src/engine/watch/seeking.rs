@@ -2,7 +2,7 @@
 //!
 //! When a link is lost many feeds have a gap at once, and each must end its watches at other peers and begin new ones.
 //! So between two ticks only so many watches are ended and begun, and whoever seeks for longest is first. One plan of
-//! who tells of which partitions serves all that seek in a turn.
+//! who tells of which partitions serves all that seek in a turn and watch collections that are placed alike.
 //!
 //! Invariants: a feed that is not begun is in the queue, once; whoever was sought in vain goes behind all that
 //! are due.
@@ -73,13 +73,15 @@ impl Engine {
         if !std::mem::take(&mut self.watches.seeking.is_wanted) {
             return;
         }
-        let (mut of_clients, mut own) = (None, None);
+        let mut plans: BTreeMap<(bool, Option<usize>), Plan> = BTreeMap::new();
         while let Some(id) = self.watches.seeking.pop(self.now.mono_us) {
             let Some(feed) = self.watches.feeds.get(&id) else { continue };
             // Every member has kith's own collections, whoever can't be reached.
-            let collection = feed.interest.collection.as_deref().unwrap_or_default();
-            let plan = if collection.starts_with(SYSTEM_PREFIX) { &mut own } else { &mut of_clients };
-            let plan = plan.get_or_insert_with(|| self.plan_parts(collection, false));
+            let collection = feed.interest.collection.as_deref();
+            let is_system = collection.is_some_and(|name| name.starts_with(SYSTEM_PREFIX));
+            let class = collection.map(|name| self.placement.layout().class_of(name));
+            let plan = plans.entry((is_system, class));
+            let plan = plan.or_insert_with(|| self.plan_parts(collection, false));
             let ended = self.end_sources(id);
             let begun = self.begin_sources(id, plan);
             let seeking = &mut self.watches.seeking;

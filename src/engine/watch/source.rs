@@ -280,7 +280,7 @@ impl Engine {
         for (slot, kind) in changes {
             let Some((record, key)) = named(&self.records.table, *slot) else { continue };
             let (hash, is_system) = (self.records.table.hash(*slot), key.is_system());
-            let partition = self.placement.partition_of(hash);
+            let partition = self.placement.partition_of(key, hash);
             let told = &mut self.watches.told;
             told.interests.find(key, &mut matching);
             let mut is_latest = false;
@@ -320,7 +320,7 @@ impl Engine {
             return;
         }
         let Some((record, key)) = named(&self.records.table, slot) else { return };
-        let partition = self.placement.partition_of(self.records.table.hash(slot));
+        let partition = self.placement.partition_of(key, self.records.table.hash(slot));
         let is_system = key.is_system();
         let told = &mut self.watches.told;
         told.interests.find(key, matching);
@@ -376,6 +376,12 @@ impl Engine {
                 return self.end_watches(&[id], Gap::Overflow);
             }
         }
+    }
+
+    /// Partitions are numbered anew: nobody is told of changes by the former numbers.
+    pub(super) fn end_all_watches(&mut self) {
+        self.watches.unvouched.clear();
+        self.end_watches(&self.watches.told.ids_where(|_| true), Gap::Moved);
     }
 
     /// Tells nothing more to some, but that: to feeds of this member for a reason, peers find out another source.

@@ -43,7 +43,7 @@ fn set(engine: &mut Engine, name: &str, value: &[u8], expiry_ms: Option<u64>) {
 
 /// Who owns a key, in order of preference.
 fn owners(world: &World, name: &str) -> Vec<usize> {
-    let owners = &world.engines[0].placement().set_of(key(name).hash(), false).owners;
+    let owners = &world.engines[0].placement().set_of(key(name), key(name).hash()).owners;
     owners.iter().map(|owner| (0..3).find(|at| entry(*at).id() == owner.member).unwrap()).collect()
 }
 
@@ -201,7 +201,7 @@ fn a_source_that_could_not_vouch_for_a_partition_for_a_moment_ends_its_watches_b
     let mut world = world(1);
     let name = name_owned_by(&world, &[1]);
     let (mut near, mut far) = (Reader::open(&mut world, 1), Reader::open(&mut world, 0));
-    let partition = world.engines[1].placement().partition_of(key(&name).hash());
+    let partition = world.engines[1].placement().partition_of(key(&name), key(&name).hash());
     world.engines[1].lose_partition(partition);
     set(&mut world.engines[1], &name, b"maybe older", None);
     world.engines[1].complete[usize::from(partition)] = true;

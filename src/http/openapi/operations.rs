@@ -126,7 +126,7 @@ fn level(default: &str) -> Value {
 }
 
 fn ttl_schema() -> Value {
-    json!({ "type": "string", "pattern": "^([1-9][0-9]{0,8}(ms|s)?|[1-9][0-9]{0,5}[mh]|[1-9][0-9]{0,3}d)$" })
+    json!({ "type": "string", "pattern": "^([1-9][0-9]{0,8}(ms|s)?|[1-9][0-9]{0,5}[mh]|[1-9][0-9]{0,3}d|none)$" })
 }
 
 fn after() -> Value {
@@ -220,6 +220,7 @@ pub(super) fn describe(api: &mut Api) {
     cluster(api);
     cluster_changes(api);
     super::settings::describe(api);
+    super::secrets::describe(api);
     tokens(api);
     health(api);
 }
@@ -289,7 +290,7 @@ fn changes(api: &mut Api) {
     let ttl = query(
         "ttl",
         ttl_schema(),
-        "How long it lives: seconds, or a number with ms, s, m, h or d; 100 years at most.",
+        "How long it lives: seconds, or a number with ms, s, m, h or d, 100 years at most; `none`: for ever, also where the collection has a `default_ttl`.",
     );
     let change = |operation: Operation| {
         operation
@@ -477,7 +478,10 @@ fn tokens(api: &mut Api) {
 
 fn health(api: &mut Api) {
     let state = api.schema::<State>();
-    let healthy = json!({ "type": "object", "properties": { "state": state }, "required": ["state"] });
+    let step =
+        json!({ "type": "string", "description": "The step of its start, while it answers nothing else." });
+    let healthy =
+        json!({ "type": "object", "properties": { "state": state, "step": step }, "required": ["state"] });
     let text = |id: &str, summary: &str| {
         let schema = json!({ "type": "string" });
         Operation::new(id, HEALTH, summary)

@@ -45,6 +45,16 @@ pub enum SettingError {
         "{0} collections would have settings of their own, and {MAX_COLLECTIONS} may; take some back with NAME={DEFAULT_VALUE}"
     )]
     TooManyCollections(usize),
+    /// Too many collections would have a replication factor of their own.
+    #[error(
+        "{wanted} collections would have a `replication_factor` of their own or once had one, and {most} may in a cluster of so many partitions; let collections share the cluster's"
+    )]
+    TooManyFactors {
+        /// How many there would be.
+        wanted: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// kith sets it by itself.
     #[error("`{0}` is kept by kith itself; change `replication_factor` and it follows")]
     Managed(&'static str),

@@ -33,10 +33,14 @@ fn some_tokens(names: &[&str]) -> (Arc<Tokens>, Vec<String>) {
 
 #[test]
 fn nobody_is_let_in_before_the_tokens_are_known() {
-    let (_publisher, access) = access(true);
+    let (publisher, access) = access(true);
+    publisher.publish_step("records");
     for shown in [None, Some("kith_a_b"), Some(&*operator::prove(&KEYS, unix_seconds()))] {
         assert_eq!(access.admit(HERE, shown), Err(Denied::Starting));
     }
+    assert_eq!(access.step(), Some("records"));
+    publisher.publish(&Arc::default());
+    assert_eq!(access.step(), None);
 }
 
 #[test]
@@ -104,6 +108,22 @@ fn who_is_connected_loses_what_its_token_loses() {
 }
 
 #[test]
+fn who_came_with_a_secret_that_is_retired_may_do_nothing_more() {
+    let (publisher, mut access) = access(false);
+    publisher.publish(&some_tokens(&["one"]).0);
+    let proof = operator::prove(&KEYS, unix_seconds());
+    let operator = access.admit(HERE, Some(&proof)).unwrap();
+    let new = ClusterKeys::derive(&Secret::parse("another secret of some length").unwrap(), "c").unwrap();
+    publisher.publish_keyring(Keyring::new(new.clone(), Some(KEYS.clone())));
+    assert!(access.has_changed());
+    assert_eq!(access.review(HERE, Some(operator.clone())), Some(operator.clone()));
+    assert!(!access.has_changed());
+    publisher.publish_keyring(Keyring::new(new, None));
+    assert_eq!(access.review(HERE, Some(operator)), None);
+    assert_eq!(access.admit(HERE, Some(&proof)), Err(Denied::Wrong));
+}
+
+#[test]
 fn who_may_have_lost_its_tokens_shows_its_state_and_nothing_else() {
     let (publisher, mut access) = access(true);
     publisher.publish_unsure();
@@ -116,7 +136,7 @@ fn who_may_have_lost_its_tokens_shows_its_state_and_nothing_else() {
     assert_eq!(access.admit(elsewhere(true), None), Err(Denied::Starting));
     assert_eq!(access.admit(HERE, Some("kith_app_secret")), Err(Denied::Starting));
     let proof = operator::prove(&KEYS, unix_seconds());
-    assert_eq!(access.admit(HERE, Some(&proof)), Ok(Caller::Operator));
+    assert_eq!(access.admit(HERE, Some(&proof)), Ok(Caller::Operator(KEYS.id())));
     publisher.publish(&Arc::default());
     assert_eq!(access.review(HERE, Some(observer)), Some(Caller::Anyone));
 }

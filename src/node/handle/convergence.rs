@@ -40,6 +40,10 @@ pub struct Convergence {
     pub awaited_partitions: u32,
     /// Partitions of which it holds records without owning them, until all owners have them.
     pub foreign_partitions: u32,
+    /// Collections that it still brings into hash trees of their own. Until that is done it compares with nobody, and may hold
+    /// more for others than it tells.
+    #[serde(default)]
+    pub unsorted_collections: u32,
     /// Leaves of its hash trees that are wrong because records were lost, until they are mended.
     pub wrong_leaves: u64,
     /// Hints that it keeps, for whomever.

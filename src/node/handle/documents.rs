@@ -9,17 +9,16 @@
 
 pub use super::base64::{decode_base64, encode_base64};
 use super::read::{Object, whole};
+use super::ttl::ttl_left;
+pub use super::ttl::{MAX_TTL_MS, Ttl, TtlError, life_text, new_expiry, parse_life, parse_ttl, ttl_left_ms};
 use super::{Answer, Key, Operation, OperationError, Row, Stored, readable_bytes};
-use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
+use crate::model::edit::{Condition, Edit, Modify, Returns};
 use crate::model::key::{DEFAULT, KeyError};
 use crate::model::settings::Level;
 use crate::model::{Kind, Record};
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// The longest time to live, about a hundred years; longer ones are mistakes of units.
-pub const MAX_TTL_MS: u64 = 100 * 366 * 86_400_000;
 
 /// An answer that says why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -63,62 +62,6 @@ pub enum DocumentError {
     /// A bad collection or key.
     #[error(transparent)]
     Key(#[from] KeyError),
-}
-
-/// Text that is no time to live.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no length of time: write seconds or a number with ms, s, m, h or d, more than 0 and at most 100 years"
-)]
-pub struct TtlError(String);
-
-/// Reads a time to live: whole seconds, or a whole number with a unit. Gives milliseconds.
-///
-/// # Errors
-/// [`TtlError`] when it is not that, 0, or beyond [`MAX_TTL_MS`].
-pub fn parse_ttl(text: &str) -> Result<u64, TtlError> {
-    let error = || TtlError(text.chars().take(40).collect());
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(error)?;
-    let factor = match unit {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(error()),
-    };
-    let ttl = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    ttl.filter(|ttl| (1..=MAX_TTL_MS).contains(ttl)).ok_or_else(error)
-}
-
-/// A time to live in JSON: a number of seconds, or text with a unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a time to live is a whole number of seconds, or text such as \"10m\"")]
-pub enum Ttl {
-    /// Seconds.
-    Seconds(#[serde(deserialize_with = "whole::required")] i64),
-    /// A number with a unit.
-    Text(String),
-}
-
-impl Ttl {
-    /// What is left of a record's life, as text.
-    #[must_use]
-    pub fn of_ms(ttl_ms: u64) -> Self {
-        Self::Text(format!("{ttl_ms}ms"))
-    }
-
-    /// Milliseconds.
-    ///
-    /// # Errors
-    /// As [`parse_ttl`].
-    pub fn as_ms(&self) -> Result<u64, TtlError> {
-        match self {
-            Self::Seconds(seconds) => parse_ttl(&seconds.to_string()),
-            Self::Text(text) => parse_ttl(text),
-        }
-    }
 }
 
 /// What a line of a batch asks for.
@@ -173,7 +116,8 @@ pub struct Entry {
     /// The value, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_base64: Option<String>,
-    /// How long the record lives from now on; absent for ever.
+    /// How long the record lives from now on. Absent: in listings for ever, in what is stored as the collection's
+    /// `default_ttl` says. `none`: for ever, whatever that says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
     /// What an increment adds.
@@ -285,7 +229,7 @@ impl Entry {
                 match self.condition()? {
                     None => Operation::Put { key, value, ttl_ms, level, after },
                     Some(condition) => {
-                        let expiry = ttl_ms.map_or(NewExpiry::None, |ttl_ms| NewExpiry::At(wall_ms + ttl_ms));
+                        let expiry = new_expiry(ttl_ms, wall_ms);
                         modify(condition, Edit::Set { value, expiry })
                     }
                 }
@@ -334,17 +278,6 @@ impl Entry {
             None => Ok(()),
         }
     }
-}
-
-/// What is left of a record's life.
-fn ttl_left(expiry_ms: Option<u64>, wall_ms: u64) -> Option<Ttl> {
-    ttl_left_ms(expiry_ms, wall_ms).map(Ttl::of_ms)
-}
-
-/// Milliseconds from `wall_ms` until an expiry: at least 1, and no more than whoever reads this takes.
-#[must_use]
-pub fn ttl_left_ms(expiry_ms: Option<u64>, wall_ms: u64) -> Option<u64> {
-    expiry_ms.map(|at| at.saturating_sub(wall_ms).clamp(1, MAX_TTL_MS))
 }
 
 /// One page of a listing.
@@ -523,16 +456,6 @@ mod tests {
                 after: 0,
             };
             prop_assert_eq!(operation, expected);
-        }
-    }
-
-    #[test]
-    fn a_time_to_live_has_a_unit_and_bounds() {
-        assert_eq!(parse_ttl("10"), Ok(10_000));
-        assert_eq!(parse_ttl("250ms"), Ok(250));
-        assert_eq!(parse_ttl("2d"), Ok(172_800_000));
-        for text in ["", "0", "-1", "1w", "s", "99999999999999999999", "1.5s", "200000d", "1 s"] {
-            assert!(parse_ttl(text).is_err(), "{text}");
         }
     }
 

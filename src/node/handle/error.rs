@@ -176,6 +176,12 @@ pub enum ControlError {
         "`{0}` is the last token with the role `admin` in all collections; revoke the others first, or make another admin"
     )]
     LastAdminToken(String),
+    /// A secret that can't be.
+    #[error("nothing was changed: {0}")]
+    InvalidSecret(String),
+    /// A step of changing the secret that can't be taken now.
+    #[error("nothing was changed: {0}")]
+    SecretStep(String),
     /// Who asks may not do that.
     #[error("{0}")]
     Forbidden(String),
@@ -230,6 +236,8 @@ impl ControlError {
             Self::TokenExists(_) => "token_exists",
             Self::UnknownToken { .. } => "unknown_token",
             Self::LastAdminToken(_) => "last_admin_token",
+            Self::InvalidSecret(_) => "invalid_secret",
+            Self::SecretStep(_) => "secret_step",
             Self::Forbidden(_) => "forbidden",
             Self::Unconfirmed(_) => "unconfirmed",
             Self::Storage(_) => "storage",

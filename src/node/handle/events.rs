@@ -58,6 +58,8 @@ pub struct Event {
 pub struct Events {
     /// Which of the member's lives this is: numbers begin anew with each.
     pub incarnation: u64,
+    /// What that life drew at random at its start: a member that was made anew begins with incarnation 1 again.
+    pub life: String,
     /// The latest events, the last one at the end.
     pub events: Vec<Event>,
 }

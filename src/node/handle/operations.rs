@@ -52,7 +52,8 @@ impl Key {
 pub enum Operation {
     /// Reads a record.
     Get { key: Key, level: Option<Level> },
-    /// Stores a value; it counts as deleted `ttl_ms` milliseconds after it was taken in.
+    /// Stores a value; it counts as deleted `ttl_ms` milliseconds after it was taken in: `None` as its collection's
+    /// `default_ttl` says, [`crate::model::record::LASTING_MS`] never.
     Put { key: Key, value: Bytes, ttl_ms: Option<u64>, level: Option<Level>, after: u64 },
     /// Leaves a tombstone.
     Delete { key: Key, level: Option<Level>, after: u64 },

@@ -10,15 +10,19 @@ use tokio::sync::oneshot;
 /// The settings in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Settings {
-    /// Equal on members that have the same settings in force.
+    /// Equal on members that know the same changes of settings.
     pub digest: String,
     /// The last change that has effect on this member; `created` before the first.
     pub version: String,
     /// Every setting of the cluster, by name.
     pub entries: Vec<SettingRow>,
-    /// Collections that have settings of their own.
+    /// Collections that have settings of their own, or a replication factor in force of their own.
     #[serde(default)]
     pub collections: Vec<CollectionRow>,
+    /// Collections that may have a replication factor of their own, those counted that once had one; 0 where a member of
+    /// an older version does not tell.
+    #[serde(default)]
+    pub most_own_factors: u32,
     /// What each member has in force, as far as this one knows.
     #[serde(default)]
     pub members: Vec<AppliedRow>,
@@ -48,13 +52,17 @@ pub struct SettingRow {
     pub managed: bool,
 }
 
-/// A collection with settings of its own.
+/// A collection with settings of its own, or a replication factor in force of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CollectionRow {
     /// The collection.
     pub collection: String,
     /// Every setting that collections may have, by name.
     pub entries: Vec<CollectionSettingRow>,
+    /// How many members hold each record until a change is carried out; absent for a collection that never had a
+    /// replication factor of its own. It stays when that is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor_in_force: Option<u8>,
 }
 
 /// One setting of a collection.

@@ -154,6 +154,9 @@ pub struct Transition {
     pub change: Change,
     /// The name of the member that it is about, if it is about one.
     pub member: Option<String>,
+    /// The collection that it is about, if it is about one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
     /// The replication factor or zone in force.
     pub from: Option<String>,
     /// The one that is wanted.

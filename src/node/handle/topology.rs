@@ -151,7 +151,8 @@ pub struct RosterRow {
 /// Who owns which partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Placement {
-    /// Slices of the key space.
+    /// All partitions: the slices of the key space, once for most collections and once for each that has, or had, a
+    /// replication factor of its own.
     pub partitions: u32,
     /// Equal on members that would place every record alike.
     pub digest: String,
@@ -164,7 +165,11 @@ pub struct Placement {
 pub struct PlacementRow {
     /// Which partition.
     pub partition: u32,
-    /// Name of the first live owner, if one lives.
+    /// The collection that it is of, if that is placed by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// Name of the owner that looks before it changes, for whoever asks: the first that can be reached, is complete and has a
+    /// right clock, as far as the answering member knows; none while no complete one can be reached.
     pub home: Option<String>,
     /// Its owners, in order of preference.
     pub owners: Vec<OwnerRow>,

@@ -4,10 +4,14 @@ use crate::model::RecordRef;
 use crate::model::key::ROSTER;
 use crate::model::roster::RosterEntry;
 use crate::model::timestamp::time_of_ms;
+use crate::node::access::Caller;
+use crate::node::handle::settings::SettingsRequest;
 use crate::node::handle::status::{InitRequest, State};
 use crate::node::tests::{Plan, Stranger, until};
-use crate::protocol::introduction::Control;
+use crate::protocol::CLASSES;
+use crate::protocol::introduction::{Control, Refusal};
 use crate::telemetry::tests::{parse, value};
+use std::collections::BTreeMap;
 
 #[tokio::test]
 async fn a_member_whose_clock_is_far_off_is_refused_and_both_sides_say_why() {
@@ -64,5 +68,26 @@ async fn the_time_of_an_admission_is_that_of_its_day_however_long_nothing_was_st
         admitted = entry.filter(|entry| entry.name == "stranger").map(|entry| entry.admitted).or(admitted);
     }
     assert!(admitted.unwrap() >= time_of_ms(stranger.made_ms()), "{admitted:?}");
+    member.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_understand_factors_of_collections_is_let_in_only_while_there_are_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let member = Plan::new("member").start(directory.path());
+    member.until(State::NoCluster).await;
+    member.handle.init(InitRequest::default()).await.unwrap();
+    member.until(State::Ready).await;
+    let values = BTreeMap::from([("replication_factor".to_owned(), Some("1".to_owned()))]);
+    let collections = BTreeMap::from([("c".to_owned(), values)]);
+    let change = SettingsRequest { collections, ..SettingsRequest::default() };
+    member.handle.change_settings(change, Caller::Anyone, false).await.unwrap();
+    let address = member.address().await;
+    let old = Stranger::new(1, "old", "127.0.0.1:2").speaking(CLASSES - 1);
+    let (answer, _) = old.ask(&address, &Control::Join).await;
+    let Some(Control::Refused(Refusal::NotReady(reason))) = answer else { panic!("{answer:?}") };
+    assert!(reason.contains("upgrade that member"), "{reason}");
+    let (answer, _) = Stranger::new(2, "new", "127.0.0.1:3").ask(&address, &Control::Join).await;
+    assert!(matches!(answer, Some(Control::Welcome { .. })), "{answer:?}");
     member.stop().await;
 }

@@ -10,6 +10,7 @@ use super::auth::{self, Need};
 use super::{Context, Flow, PROBE, collection_of, note};
 use crate::engine::operation::{Change, Modified, OperationError, Outcome, Read, Stored, Write};
 use crate::model::edit::{Condition, Edit, Modify, NewExpiry, Returns};
+use crate::model::record::LASTING_MS;
 use crate::model::{KeyRef, Record};
 use crate::node::local::Local;
 use crate::resp::parse::Arguments;
@@ -133,7 +134,8 @@ fn store<L: Local>(
     let answer = context.ask(|local, client| {
         let mut digits = [0; DIGITS];
         let value = Bytes::copy_from_slice(readable(record.view(), &mut digits).unwrap_or_default());
-        let expiry = record.view().expiry_ms().map_or(NewExpiry::None, NewExpiry::At);
+        // What had no end has none there either.
+        let expiry = NewExpiry::At(record.view().expiry_ms().unwrap_or(LASTING_MS));
         let modify = Modify { condition, edit: Edit::Set { value, expiry }, returns: Returns::Nothing };
         if let Ok(key) = KeyRef::new(collection, destination) {
             let (change, after) = (Change::Modify(&modify), client.seen);

@@ -13,6 +13,7 @@ use crate::engine::operation::{
 };
 use crate::model::edit::{Edited, Modify, Returns, edit};
 use crate::model::merge::CounterError;
+use crate::model::record::LASTING_MS;
 use crate::model::token::{Grant, Role, Token, Tokens};
 use crate::model::{KeyHash, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use crate::node::access::{Access, Publisher};
@@ -170,6 +171,7 @@ impl State {
             }
             Ok(Edited::Deleted) => (0, None),
             Ok(Edited::Value(value, expiry)) => {
+                let expiry = expiry.filter(|end| *end != LASTING_MS);
                 (value.len(), Some(Record::value(key, timestamp, expiry, &value)))
             }
             Ok(Edited::Counter(expiry)) => {
@@ -323,7 +325,7 @@ impl Port {
         let keyring = Keyring::new(ClusterKeys::derive(&keys, "c").unwrap(), None);
         let (tokens, access) = Access::new(keyring, false);
         tokens.publish(&Arc::default());
-        let guard = Guard { access, tls: None };
+        let guard = Guard { access, tls: None, advertised: "localhost".into() };
         let ended = tokio::task::spawn_local(serve(listener, fake.clone(), guard, limits, shutdown));
         Self { address, fake, tokens, stop, ended }
     }

@@ -316,7 +316,7 @@ impl<D: Disk> Syncer<D> {
                 Ok(()) => segment.prepared.store(prepared + zeros.len() as u64, Ordering::Release),
                 Err(error) => {
                     let error = shared.settle(SYNCING, error);
-                    return if error.is_full() { Ok(()) } else { Err(error) };
+                    return if error.may_pass() { Ok(()) } else { Err(error) };
                 }
             }
         }
@@ -358,7 +358,7 @@ impl<D: Disk> Shared<D> {
     /// A full disk can be tried again; after anything else nobody knows what the disk holds.
     fn settle(&self, doing: &'static str, source: std::io::Error) -> StorageError {
         let error = StorageError::from_io(doing, source);
-        if !error.is_full() {
+        if !error.may_pass() {
             self.failed.store(true, Ordering::Release);
         }
         error

@@ -1,7 +1,7 @@
 //! Reading many records: all of them at a start, pages of them for listings.
 
 use super::{Disk, READING, RecordsTable, STORE_FILE, Store, Totals, from_redb, guarded, intact};
-use crate::model::{KeyRange, KeyRef, RecordRef};
+use crate::model::{KeyRange, KeyRef, Record, RecordRef};
 use crate::storage::error::StorageError;
 use redb::ReadableTable;
 use std::ops::Bound;
@@ -61,6 +61,28 @@ pub struct PageBounds {
 }
 
 impl<D: Disk> Store<D> {
+    /// The whole records of a collection, which must be a small one, in the order of their keys; none if the store is too
+    /// damaged to be read. What is damaged stays for [`Store::for_each`] to find.
+    ///
+    /// # Errors
+    /// `Io` and `Full` as the disk has it.
+    pub fn collection(&mut self, collection: &str) -> Result<Vec<Record>, StorageError> {
+        let opened = readable(self.with_table(|_| Ok(())))?;
+        let Some(table) = self.table.as_ref().filter(|_| opened.is_some()) else { return Ok(Vec::new()) };
+        let start = [collection.as_bytes(), &[0]].concat();
+        let end = [collection.as_bytes(), &[1]].concat();
+        let found = guarded(|| {
+            let mut records = Vec::new();
+            let range = start.as_slice()..end.as_slice();
+            for entry in table.range::<&[u8]>(range).map_err(from_redb(READING))? {
+                let (name, bytes) = entry.map_err(from_redb(READING))?;
+                records.extend(intact(name.value(), bytes.value()).map(Record::copy_of));
+            }
+            Ok(records)
+        });
+        Ok(readable(found)?.unwrap_or_default())
+    }
+
     /// Shows every whole record, in order of collection and key, and looks for damage everywhere
     /// else. A store that has any is rebuilt at once.
     ///

@@ -66,11 +66,11 @@ function makeMember(act) {
   return { node, update };
 }
 
-function changeText({ change: kind, member, from, to }) {
+function changeText({ change: kind, member, collection, from, to }) {
   if (kind === 'join') return `${member} joins`;
   if (kind === 'leave') return `${member} leaves`;
   if (kind === 'zone') return `${member} moves from zone ${from || 'none'} to ${to || 'none'}`;
-  return `replication factor ${from} → ${to}`;
+  return `replication factor${collection ? ` of ${collection}` : ''} ${from} → ${to}`;
 }
 
 function makeTransition() {
@@ -183,7 +183,7 @@ export function makeCluster(app) {
       readouts($('readouts'), figures(now));
       $('joining').hidden = status.state !== 'no_cluster';
       $('changing').hidden = status.transitions.length === 0;
-      keyed($('transitions'), status.transitions, (one) => `${one.change} ${one.member}`, makeTransition);
+      keyed($('transitions'), status.transitions, (one) => `${one.change} ${one.member} ${one.collection}`, makeTransition);
       $('member-list').hidden = !cluster;
       const rows = (cluster?.members ?? []).map((row) => ({ row, status }));
       keyed($('members'), rows, ({ row }) => row.id, () => makeMember((row) => (row.this_member ? leave(row) : remove(row))));

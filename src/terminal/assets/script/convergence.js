@@ -38,6 +38,7 @@ function obstacles(told) {
   note(told.incomplete_partitions, 'partition is incomplete', 'partitions are incomplete');
   note(told.awaited_partitions, 'partition is awaited by a change', 'partitions are awaited by a change');
   note(told.foreign_partitions, 'partition is held for others', 'partitions are held for others');
+  note(told.unsorted_collections, 'collection is being sorted', 'collections are being sorted');
   note(told.wrong_leaves, 'leaf is being mended', 'leaves are being mended');
   note(told.hints, 'hint is kept', 'hints are kept');
   note(sum('differing_leaves'), 'leaf differed', 'leaves differed');

@@ -129,9 +129,15 @@ export function show(dialog) {
   dialog.showModal();
 }
 
+/** Lets a dialog be left, or not. */
+function letGo(dialog, may) {
+  dialog.oncancel = may ? null : (event) => event.preventDefault();
+  for (const button of dialog.querySelectorAll('button.cancel')) button.disabled = !may;
+}
+
 /**
  * Opens a dialog whose form does `act`, which throws to keep it open with the reason, and may
- * give what is to be done once it is closed.
+ * give what is to be done once it is closed. Until it is known what came of `act` the dialog stays.
  */
 export function confirmWith(dialog, act) {
   const form = dialog.querySelector('form');
@@ -141,6 +147,7 @@ export function confirmWith(dialog, act) {
     event.preventDefault();
     setError(error, '');
     busy(form, async () => {
+      letGo(dialog, false);
       try {
         const after = await act();
         // A dialog gives the focus back to where it was.
@@ -148,6 +155,10 @@ export function confirmWith(dialog, act) {
         after?.();
       } catch (failure) {
         setError(error, failure.message);
+        // A browser may close a dialog against its will.
+        if (!dialog.open) announce(failure.message, 'bad');
+      } finally {
+        letGo(dialog, true);
       }
     });
   };

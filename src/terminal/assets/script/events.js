@@ -39,10 +39,10 @@ export function makeEvents() {
     /** What is to be asked for next. */
     path: () => `/v1/events?after=${events.at(-1)?.event.number ?? 0}`,
     take(answer) {
-      if (answer.incarnation !== life) {
+      if (answer.life !== life) {
         // Another life counts from 1 again; what it told so far was asked for with a number of the life before.
         const isFirst = life === null;
-        life = answer.incarnation;
+        life = answer.life;
         if (!isFirst) {
           events = [];
           show();

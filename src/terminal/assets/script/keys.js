@@ -1,11 +1,12 @@
 // Keys and values: browsed, read, written and deleted.
 
-import { Failure, ask, change } from './api.js';
+import { Failure, ask, change, read } from './api.js';
 import { $, announce, busy, cell, confirmWith, el, keyed, setAttribute, setError, setText } from './dom.js';
 import { bytesOf, fieldOf, hexadecimal, ofPercent, percent, shown, textOf } from './bytes.js';
 import { bytes, count, duration, moment, plural, stampMs, ttlMs } from './format.js';
 
 const PAGE = 50;
+const MOST_OFFERED = 500;
 // A value up to here is read whole and may be edited; of a larger one the beginning is shown.
 const MOST_EDITED = 256 * 1024;
 const MOST_SHOWN = 4096;
@@ -110,6 +111,8 @@ function makeEntry(open) {
 
 export function makeKeys() {
   let [listed, opened] = [null, null];
+  // Each opening of a record has a number, so that a late answer does not take the place of a newer one.
+  let asked = 0;
 
   const list = async (collection, prefix, after) => {
     const query = [`limit=${PAGE}`, 'values=false', `prefix=${percent(bytesOf(prefix))}`];
@@ -143,6 +146,16 @@ export function makeKeys() {
       setError($('browse-error'), failure.message);
     }
   };
+  /** Offers the collections of which the member holds records. */
+  const offer = async () => {
+    try {
+      const { collections } = await read(`/v1/kv?limit=${MOST_OFFERED}`);
+      keyed($('collections'), collections, (name) => name, (name) => ({ node: el('option', { value: name }), update() {} }));
+    } catch {
+      // They are a help and no more: a name can be written.
+    }
+  };
+  $('browse-collection').addEventListener('focus', offer);
   const form = $('browse-form');
   form.addEventListener('submit', (event) => {
     event.preventDefault();
@@ -186,24 +199,33 @@ export function makeKeys() {
   const show = (collection, key, record) => {
     const text = record.size > record.value.length ? null : textOf(record.value);
     // A form turns other ends of lines into its own, and would change them unseen.
-    const isEdited = text !== null && !/[\r\0]/.test(text);
+    const isText = text !== null && !/[\r\0]/.test(text);
+    // A counter has no tag: others count on meanwhile, and a value in its place would take away what they count.
+    const isCounter = record.tag === null;
+    const isEdited = isText && !isCounter;
     let why = null;
     if (record.size > record.value.length) why = `too large to be edited here, these are its first ${count(MOST_SHOWN)} bytes`;
+    else if (isCounter) why = 'a counter: it is added to (kith increment) and not edited here';
     else if (!isEdited) why = 'no plain text, so it is shown in hexadecimal digits and can’t be edited here';
     opened = { collection, key, record, why };
     place(shown(key), collection, key, false);
-    valueField.value = isEdited ? text : hexadecimal(record.value, MOST_SHOWN);
+    valueField.value = isText ? text : hexadecimal(record.value, MOST_SHOWN);
     valueField.readOnly = !isEdited;
-    setAttribute(valueField, 'data-binary', !isEdited);
+    setAttribute(valueField, 'data-binary', !isText);
     $('record-save').disabled = !isEdited;
-    $('record-ttl').value = record.ttl ? `${Math.ceil(ttlMs(record.ttl) / 1000)}s` : '';
-    $('record-condition').hidden = record.tag === null;
+    // What lasts stays so when it is edited, whatever its collection's default is.
+    $('record-ttl').value = record.ttl ? `${Math.ceil(ttlMs(record.ttl) / 1000)}s` : 'none';
+    $('record-condition').hidden = isCounter;
     tell();
   };
   const open = async (collection, key) => {
     setError($('browse-error'), '');
+    asked += 1;
+    const number = asked;
     try {
       const record = await readRecord(collection, key);
+      // Something else was opened, or begun, meanwhile.
+      if (number !== asked) return;
       if (record === null) {
         setError($('browse-error'), `there is no record under ${shown(key)} any more`);
         return;
@@ -213,15 +235,17 @@ export function makeKeys() {
       $('title-record').focus();
       $('record').scrollIntoView({ block: 'nearest' });
     } catch (failure) {
-      setError($('browse-error'), failure.message);
+      if (number === asked) setError($('browse-error'), failure.message);
     }
   };
   const close = () => {
+    asked += 1;
     opened = null;
     $('record').hidden = true;
   };
 
   $('new-key').addEventListener('click', () => {
+    asked += 1;
     opened = null;
     place('New key', $('browse-collection').value.trim() || 'default', new Uint8Array(), true);
     keyField.value = $('browse-prefix').value;
@@ -259,6 +283,8 @@ export function makeKeys() {
   editor.addEventListener('submit', (event) => {
     event.preventDefault();
     setError($('record-error'), '');
+    const number = asked;
+    const fail = (text) => (number === asked ? setError($('record-error'), text) : announce(text, 'bad'));
     busy(editor, async () => {
       try {
         const [collection, key] = [collectionIn(collectionField), keyIn()];
@@ -266,17 +292,20 @@ export function makeKeys() {
         const outcome = await writeRecord(collection, key, value, { ttl, level, condition: conditionIn('absent') });
         saw(outcome.timestamp);
         if (outcome.outcome === 'superseded') {
-          setError($('record-error'), 'a newer write of somebody else stands; open the key again to see it');
+          fail('a newer write of somebody else stands; open the key again to see it');
           return;
         }
         const lives = await readRecord(collection, key).catch(() => null);
         const record = lives?.timestamp === outcome.timestamp ? lives
           : { value: bytesOf(value), size: bytesOf(value).length, timestamp: outcome.timestamp, tag: outcome.timestamp, ttl: null };
-        show(collection, key, { ...record, copies: outcome.copies });
+        if (number === asked) {
+          show(collection, key, { ...record, copies: outcome.copies });
+          if (record !== lives) $('record-ttl').value = ttl;
+        }
         announce(`${shown(key)} is stored, durable on ${plural(outcome.copies, 'owner', 'owners')}.`);
         await again();
       } catch (failure) {
-        setError($('record-error'), explained(failure));
+        fail(explained(failure));
       }
     });
   });

@@ -202,10 +202,22 @@ async function poll() {
   for (const view of Object.values(views)) view.update(snapshot);
 }
 
+/** A defect of the page is told, and the page goes on. */
+async function pollAnyhow() {
+  try {
+    await poll();
+    if (wrong.delete('defect')) showNotes();
+  } catch (failure) {
+    console.error(failure);
+    wrong.set('defect', { tone: 'bad', text: `This page could not show all that it was told: ${visible(String(failure))}` });
+    showNotes();
+  }
+}
+
 async function askForEver() {
   for (;;) {
     isWanted = false;
-    if (!document.hidden && !isDenied && !$('token-dialog').open) await poll();
+    if (!document.hidden && !isDenied && !$('token-dialog').open) await pollAnyhow();
     if (!isWanted) await pause(EVERY_MS);
   }
 }

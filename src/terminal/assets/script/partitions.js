@@ -11,7 +11,7 @@ const MOST_ROWS = 1024;
 const MANY = 1024;
 const MANY_EVERY_MS = 10000;
 
-const homeOf = (row) => row.owners.find((owner) => owner.alive)?.id;
+const homeOf = (row) => row.owners.find((owner) => owner.name === row.home)?.id;
 
 function kindOf(row, owner) {
   if (!owner.alive) return 'gone';
@@ -31,11 +31,14 @@ function byMember(placement) {
   return [...members.values()].sort((one, other) => one.name.localeCompare(other.name) || one.id.localeCompare(other.id));
 }
 
-const pathOf = (partitions) => partitions.map((at) => `M${at} 0h1v${HEIGHT}h-1z`).join('');
+// Where in a strip each kind is drawn, from the top: it is told by its place, whatever the colours are.
+const PLACES = { home: [0, HEIGHT], copy: [4, 6], coming: [8, 2], gone: [0, 3] };
+
+const pathOf = (partitions, [top, height]) => partitions.map((at) => `M${at} ${top}h1v${height}h-1z`).join('');
 
 function makeStrip() {
   const [name, told] = [el('strong'), el('span', { class: 'help' })];
-  const paths = ['home', 'copy', 'coming', 'gone'].map((kind) => [kind, drawn('path', { class: kind })]);
+  const paths = Object.keys(PLACES).map((kind) => [kind, drawn('path', { class: kind })]);
   const drawing = drawn('svg', { preserveAspectRatio: 'none', role: 'img' }, ...paths.map(([, path]) => path));
   const node = el('div', { class: 'strip' }, el('p', {}, name, ' ', told), drawing);
   const update = ({ member, partitions }) => {
@@ -46,7 +49,7 @@ function makeStrip() {
     setText(told, parts.join(', '));
     setAttribute(drawing, 'viewBox', `0 0 ${partitions} ${HEIGHT}`);
     setAttribute(drawing, 'aria-label', `Partitions of ${member.name}: ${parts.join(', ')}`);
-    for (const [kind, path] of paths) setAttribute(path, 'd', pathOf(member[kind]));
+    for (const [kind, path] of paths) setAttribute(path, 'd', pathOf(member[kind], PLACES[kind]));
   };
   return { node, update };
 }
@@ -63,12 +66,15 @@ function ownerText(row, owner) {
 
 const ownersText = (row) => row.owners.map((owner) => ownerText(row, owner)).join(', ');
 
+/** A partition's number, and the collection that it is of if that is placed by itself. */
+const nameOf = (row) => (row.collection ? `${row.partition} (${visible(row.collection)})` : String(row.partition));
+
 function makeRow() {
   const [home, owners] = [cell('Home'), cell('Owners')];
   const number = el('th', { scope: 'row' });
   const update = (row) => {
-    setText(number, String(row.partition));
-    setText(home, visible(row.home ?? 'nobody lives'));
+    setText(number, nameOf(row));
+    setText(home, visible(row.home ?? 'no complete owner'));
     setText(owners, ownersText(row));
   };
   return { node: el('tr', {}, number, home, owners), update };
@@ -102,7 +108,7 @@ export function makePartitions() {
       try {
         const found = await read(`/v1/cluster/placement?collection=${encodeURIComponent(collection)}&key=${percent(key)}`);
         const row = found.rows[0];
-        setText(answer, `${shown(key)} lies in partition ${row.partition}: ${ownersText(row)}`);
+        setText(answer, `${shown(key)} lies in partition ${nameOf(row)}: ${ownersText(row)}`);
         answer.hidden = false;
       } catch (failure) {
         setError($('owners-error'), failure.message);

@@ -40,8 +40,8 @@ const PLOTS = [
     title: 'A sync of the journal',
     format: seconds,
     lines: [['mean', (before, now) => {
-      const [busy, syncs] = [rise(before, now, 'kith_journal_sync_busy_seconds'), rise(before, now, 'kith_journal_syncs_total')];
-      return syncs ? busy / syncs : null;
+      const [busy, syncs] = [rise(before, now, 'kith_journal_sync_busy_seconds_total'), rise(before, now, 'kith_journal_syncs_total')];
+      return busy !== null && syncs ? busy / syncs : null;
     }]],
   },
   {
@@ -57,8 +57,8 @@ const PLOTS = [
     base: 1024,
     format: (number) => `${bytes(number)}/s`,
     lines: [
-      ['sent', (before, now, span) => each(before, now, 'kith_link_bytes_sent_total', span)],
-      ['received', (before, now, span) => each(before, now, 'kith_link_bytes_received_total', span)],
+      ['sent', (before, now, span) => each(before, now, 'kith_link_sent_bytes_total', span)],
+      ['received', (before, now, span) => each(before, now, 'kith_link_received_bytes_total', span)],
     ],
   },
   {

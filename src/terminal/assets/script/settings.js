@@ -1,8 +1,10 @@
 // The settings: edited here, shown as a difference, and then applied, all or none.
 
 import { change, read } from './api.js';
-import { $, announce, confirmWith, el, keyed, setAttribute, setError, setProse, setText } from './dom.js';
+import { confirmDifference } from './difference.js';
+import { $, announce, el, keyed, setAttribute, setError, setProse, setText } from './dom.js';
 import { moment, plural, stampMs } from './format.js';
+import { makeHistory } from './history.js';
 
 function makeRow(edited) {
   const input = el('input', { autocomplete: 'off', autocapitalize: 'none', spellcheck: 'false' });
@@ -34,17 +36,6 @@ function makeRow(edited) {
   return { node, update };
 }
 
-const makeDifference = () => {
-  const [name, before, after] = [el('th', { scope: 'row' }), el('del'), el('ins')];
-  const update = (one) => {
-    setText(name, one.name);
-    setText(before, one.before);
-    setText(after, one.after);
-  };
-  const cells = [['Now', before], ['Then', after]].map(([heading, node]) => el('td', { 'data-heading': heading }, node));
-  return { node: el('tr', {}, name, ...cells), update };
-};
-
 export function makeSettings(app) {
   const [form, error] = [$('settings-form'), $('settings-error')];
   let entries = [];
@@ -64,6 +55,10 @@ export function makeSettings(app) {
     keyed($('settings-rows'), entries, (entry) => entry.name, () => makeRow(tellEdited));
     tellEdited();
   };
+  const history = makeHistory((settings) => {
+    show(settings);
+    app.refresh();
+  });
 
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
@@ -80,8 +75,7 @@ export function makeSettings(app) {
       announce('Nothing would change: these values are in force.', 'info');
       return;
     }
-    keyed($('difference'), changes, (one) => one.name, makeDifference);
-    confirmWith($('difference-dialog'), async () => {
+    confirmDifference('The values that were edited are set.', changes, async () => {
       const settings = Object.fromEntries(changes.map((one) => [one.name, one.after]));
       try {
         const applied = await change('PATCH', '/v1/settings', { settings });
@@ -109,11 +103,15 @@ export function makeSettings(app) {
   return {
     update() {},
     async poll() {
+      let settings;
       try {
-        show(await read('/v1/settings'));
+        settings = await read('/v1/settings');
       } catch (failure) {
         if (entries.length === 0) setError(error, failure.message);
+        return;
       }
+      show(settings);
+      await history.poll(settings);
     },
   };
 }
