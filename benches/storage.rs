@@ -17,6 +17,10 @@ const WRITERS: usize = 16;
 const ROUNDS: usize = 3;
 const MEASURED: Duration = Duration::from_secs(2);
 const CACHE_BYTES: usize = 512 << 20;
+/// What a member takes when nobody says.
+const SMALL_CACHE_BYTES: usize = 16 << 20;
+/// Of the records of the last checkpoint, one in so many is written anew.
+const EACH: u32 = 3;
 const OPTIONS: JournalOptions =
     JournalOptions { wall_ms: 0, seed: 1, first_needed: 0, reserve_bytes: 64 << 20, ahead_bytes: 16 << 20 };
 
@@ -30,6 +34,7 @@ fn main() {
     }
     replay(place.path());
     checkpoint_and_read(place.path());
+    checkpoint_here_and_there(place.path());
 }
 
 /// A record of 136 bytes.
@@ -178,7 +183,7 @@ fn checkpoint_and_read(place: &std::path::Path) {
         let (began, mut replaced) = (Instant::now(), Vec::new());
         let mut checkpoint = store.begin().unwrap();
         for batch in records.chunks(RECORD_BYTES * 20_000) {
-            checkpoint.write_batch(batch, &mut replaced).unwrap();
+            store.write_batch(&mut checkpoint, batch, &mut replaced).unwrap();
         }
         store.commit(checkpoint, 1).unwrap();
         let rate = f64::from(RECORDS) / began.elapsed().as_secs_f64();
@@ -211,4 +216,40 @@ fn checkpoint_and_read(place: &std::path::Path) {
             println!("| point read from a warm store, verified | {micros:.2} µs | < 5 µs |");
         }
     }
+}
+
+/// A checkpoint of some of two million records, all over the store, so that every leaf changes, with the small cache that
+/// members have.
+fn checkpoint_here_and_there(place: &std::path::Path) {
+    let disk = disk(place, "sparse");
+    let (mut store, _) = Store::open(&disk, SMALL_CACHE_BYTES, 0).unwrap();
+    for (time, each) in [(1, 1), (2, EACH), (3, EACH), (4, EACH)] {
+        let chosen = |n: &u32| n.wrapping_mul(2_654_435_769).rotate_left(7) % each == 0;
+        let numbers: Vec<u32> = (0..2 * RECORDS).filter(chosen).collect();
+        let records: Vec<u8> =
+            numbers.iter().flat_map(|n| record(*n, time).into_bytes().into_vec()).collect();
+        let (began, mut replaced) = (Instant::now(), Vec::new());
+        let written = written_bytes();
+        let mut checkpoint = store.begin().unwrap();
+        for batch in records.chunks(RECORD_BYTES * 2_000) {
+            store.write_batch(&mut checkpoint, batch, &mut replaced).unwrap();
+        }
+        store.commit(checkpoint, 1).unwrap();
+        let rate = numbers.len() as f64 / began.elapsed().as_secs_f64();
+        assert_eq!(replaced.len(), if time == 1 { 0 } else { numbers.len() });
+        println!(
+            "| checkpoint of {} of 2 M records, a cache of 16 MiB | {:.0} k records/s | |\n\
+             | … bytes that were written for each of them | {:.0} | |",
+            if each == 1 { "all".into() } else { format!("each {each}rd") },
+            rate / 1e3,
+            (written_bytes() - written) as f64 / numbers.len() as f64,
+        );
+    }
+    println!("| … the file afterwards | {:.0} MB | |", store.file_bytes().unwrap() as f64 / 1e6);
+}
+
+/// Bytes that this process gave to the system to write so far.
+fn written_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/io").unwrap();
+    text.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
 }

@@ -12,13 +12,14 @@ use disk::{Operation, SimDisk, pick};
 use kith::model::{KeyRange, KeyRef, MemberId, Record, RecordRef, Timestamp};
 use kith::storage::disk::lock;
 use kith::storage::{
-    Disk, Journal, JournalOptions, Loaded, OsDisk, PageBounds, Recovery, StorageError, Store, StoreRecovery,
-    Syncer, small,
+    Checkpoint, Disk, Journal, JournalOptions, Loaded, OsDisk, PageBounds, Recovery, StorageError, Store,
+    StoreRecovery, Syncer, small,
 };
 use std::collections::BTreeMap;
 use std::io;
 
-const CACHE: usize = 1 << 20;
+/// So little that redb writes pages long before a checkpoint is committed.
+const CACHE: usize = 64 << 10;
 const FIRST: &str = "journal-000001.log";
 const OPTIONS: JournalOptions =
     JournalOptions { wall_ms: 1_234, seed: 99, first_needed: 0, reserve_bytes: 0, ahead_bytes: 0 };
@@ -69,7 +70,7 @@ fn bytes_of(records: impl IntoIterator<Item = Record>) -> Vec<u8> {
 /// One checkpoint with these records.
 fn checkpoint<D: Disk>(store: &mut Store<D>, records: &[u8], journal_from: u64) -> Result<(), StorageError> {
     let mut checkpoint = store.begin()?;
-    checkpoint.write_batch(records, &mut Vec::new())?;
+    store.write_batch(&mut checkpoint, records, &mut Vec::new())?;
     store.commit(checkpoint, journal_from)
 }
 
@@ -465,8 +466,8 @@ fn a_checkpoint_tells_what_it_replaced_and_is_there_after_a_crash() {
     let mut writing = store.begin().unwrap();
     assert!(matches!(store.begin(), Err(StorageError::Busy)));
     let mut replaced = Vec::new();
-    writing.write_batch(&bytes_of([record(7, 6), record(200, 6)]), &mut replaced).unwrap();
-    writing.remove([KeyRef::new("default", &key(8)).unwrap()], &mut replaced).unwrap();
+    store.write_batch(&mut writing, &bytes_of([record(7, 6), record(200, 6)]), &mut replaced).unwrap();
+    store.remove(&mut writing, [KeyRef::new("default", &key(8)).unwrap()], &mut replaced).unwrap();
     let old: Vec<Record> = vec![record(7, 5), record(8, 5)];
     for (replaced, old) in replaced.iter().zip(&old) {
         let was = replaced.was.unwrap();
@@ -491,6 +492,86 @@ fn a_checkpoint_tells_what_it_replaced_and_is_there_after_a_crash() {
     assert_eq!((count, scan.records, scan.damaged, scan.complete), (100, 100, 0, true));
 }
 
+/// Records whose pages redb's cache has no room for.
+const MANY: u32 = 5_000;
+
+/// The time that every record of [`MANY`] has: all have the same one, and nothing is damaged or lacks.
+fn only_time(store: &mut Store<SimDisk>) -> u64 {
+    let mut times = BTreeMap::new();
+    let scan = store.for_each(&mut |record| *times.entry(record.timestamp().time).or_insert(0) += 1).unwrap();
+    assert_eq!((scan.records, scan.damaged, scan.complete), (u64::from(MANY), 0, true));
+    let only = times.into_iter().next().unwrap();
+    assert_eq!(only.1, MANY);
+    only.0
+}
+
+/// Puts all of [`MANY`] into a checkpoint, in batches; loads show the ones before meanwhile.
+fn write_many(store: &mut Store<SimDisk>, time: u64) -> Result<Checkpoint, StorageError> {
+    let mut writing = store.begin()?;
+    let first = key(0);
+    let before = store.load(KeyRef::new("default", &first).unwrap())?;
+    for start in (0..MANY).step_by(500) {
+        let batch = bytes_of((start..start + 500).map(|number| record(number, time)));
+        store.write_batch(&mut writing, &batch, &mut Vec::new())?;
+        assert_eq!(store.load(KeyRef::new("default", &first).unwrap())?, before);
+    }
+    Ok(writing)
+}
+
+#[test]
+fn a_checkpoint_that_the_cache_has_no_room_for_is_there_as_a_whole_or_not_at_all() {
+    let disk = SimDisk::new(12);
+    let mut store = filled_store(&disk, MANY);
+    drop(write_many(&mut store, 6).unwrap());
+    assert_eq!(only_time(&mut store), 5, "one that is dropped");
+    let writing = write_many(&mut store, 7).unwrap();
+    drop(store);
+    drop(writing);
+    let mut store = Store::open(&disk, CACHE, 1).unwrap().0;
+    assert_eq!(only_time(&mut store), 5, "one whose store is closed");
+    let mut first = store.begin().unwrap();
+    disk.fail_next(Operation::Write, io::ErrorKind::StorageFull);
+    let many = bytes_of((0..MANY).map(|number| record(number, 8)));
+    let failed = store.write_batch(&mut first, &many, &mut Vec::new());
+    assert!(matches!(failed, Err(StorageError::Full { .. })), "{failed:?}");
+    assert!(store.commit(first, 9).is_err());
+    assert_eq!(only_time(&mut store), 5, "one that failed");
+    let writing = write_many(&mut store, 9).unwrap();
+    store.commit(writing, 9).unwrap();
+    disk.crash();
+    drop(store);
+    let mut store = Store::open(&disk, CACHE, 1).unwrap().0;
+    assert_eq!(only_time(&mut store), 9);
+    let before = disk.operations();
+    let writing = write_many(&mut store, 10).unwrap();
+    store.commit(writing, 10).unwrap();
+    let operations = disk.operations() - before;
+    for count in (1..operations).step_by(operations as usize / 30) {
+        let disk = disk.copy(count);
+        let mut store = Store::open(&disk, CACHE, 1).unwrap().0;
+        disk.crash_after(count);
+        let done = write_many(&mut store, 11).and_then(|writing| store.commit(writing, 11));
+        drop(store);
+        disk.crash();
+        let mut store = Store::open(&disk, CACHE, 1).unwrap().0;
+        let time = only_time(&mut store);
+        assert!(time == 11 || (time == 10 && done.is_err()), "{time} after {count} operations, {done:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_the_cache_has_no_room_for_writes_each_page_about_once() {
+    let disk = SimDisk::new(13);
+    let mut store = Store::open(&disk, 2 << 20, 1).unwrap().0;
+    let many = |time| bytes_of((0..12_000).map(|number| record_of(number, time, 900)));
+    checkpoint(&mut store, &many(5), 1).unwrap();
+    let pages = disk.content("records.redb").len() as u64 / 4_096;
+    let before = disk.operations();
+    checkpoint(&mut store, &many(6), 2).unwrap();
+    let operations = disk.operations() - before;
+    assert!(operations < pages * 5 / 4, "{operations} operations for {pages} pages");
+}
+
 const EVERYTHING: PageBounds =
     PageBounds { looked_at: usize::MAX, read_bytes: usize::MAX, bytes: usize::MAX };
 
@@ -507,7 +588,7 @@ fn pages_of_a_range_join_to_the_whole_range() {
     let mut store = filled_store(&disk, 50);
     let other = Record::value(KeyRef::new("zebra", b"key-1").unwrap(), Timestamp::ZERO, None, b"");
     let mut writing = store.begin().unwrap();
-    writing.write_batch(other.view().bytes(), &mut Vec::new()).unwrap();
+    store.write_batch(&mut writing, other.view().bytes(), &mut Vec::new()).unwrap();
     store.commit(writing, 3).unwrap();
     let all = usize::MAX;
     for (looked_at, read_bytes, bytes) in
@@ -549,7 +630,7 @@ fn the_records_of_one_collection_are_read_by_themselves() {
     };
     let mut writing = store.begin().unwrap();
     let others: Vec<u8> = ["defaul", "default1"].into_iter().flat_map(of).collect();
-    writing.write_batch(&others, &mut Vec::new()).unwrap();
+    store.write_batch(&mut writing, &others, &mut Vec::new()).unwrap();
     store.commit(writing, 3).unwrap();
     let all: Vec<Record> = (0..20).map(|number| record(number, 5)).collect();
     assert_eq!(store.collection("default").unwrap(), all);
@@ -642,7 +723,7 @@ fn a_damaged_record_that_was_overwritten_meanwhile_is_not_removed() {
     let mut writing = store.begin().unwrap();
     assert_eq!(store.load(damaged).unwrap(), Loaded::Damaged);
     let mut replaced = Vec::new();
-    writing.write_batch(record(11, 6).view().bytes(), &mut replaced).unwrap();
+    store.write_batch(&mut writing, record(11, 6).view().bytes(), &mut replaced).unwrap();
     assert_eq!((replaced.len(), replaced[0].was), (1, None));
     store.commit(writing, 4).unwrap();
     checkpoint(&mut store, &bytes_of([record(0, 6)]), 5).unwrap();
@@ -658,7 +739,7 @@ fn what_a_checkpoint_removes_is_told_and_gone() {
     let (first, absent) = (key(3), key(30));
     let keys = [&first, &absent].map(|name| KeyRef::new("default", name).unwrap());
     let (mut writing, mut removed) = (store.begin().unwrap(), Vec::new());
-    writing.remove(keys, &mut removed).unwrap();
+    store.remove(&mut writing, keys, &mut removed).unwrap();
     store.commit(writing, 4).unwrap();
     let was = record(3, 5);
     assert_eq!(removed.len(), 1);
@@ -756,11 +837,11 @@ fn a_sound_store_is_not_set_aside_however_it_grew_and_shrank() {
             if pick(&mut random, 3) == 0 {
                 let keys: Vec<Vec<u8>> = numbers.map(key).collect();
                 let keys = keys.iter().map(|key| KeyRef::new("default", key).unwrap());
-                writing.remove(keys, &mut Vec::new()).unwrap();
+                store.remove(&mut writing, keys, &mut Vec::new()).unwrap();
             } else {
                 let bytes = [80, 8_000][pick(&mut random, 2) as usize];
                 let records = bytes_of(numbers.map(|number| record_of(number, time, bytes)));
-                writing.write_batch(&records, &mut Vec::new()).unwrap();
+                store.write_batch(&mut writing, &records, &mut Vec::new()).unwrap();
             }
             store.commit(writing, time).unwrap();
             if pick(&mut random, 3) == 0 {

@@ -25,7 +25,7 @@ const EPOCH_MS: u64 = 1_800_000_000_000;
 const BOUNDS: Bounds = Bounds {
     table_bytes: 1 << 30,
     journal_bytes: u64::MAX,
-    dirty_records: usize::MAX,
+    journal_most_bytes: u64::MAX,
     unsynced_bytes: 64 << 20,
     lifts: 64,
 };

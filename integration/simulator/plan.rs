@@ -176,6 +176,10 @@ impl Plan {
             plan.calm_down(&mut more);
         }
         plan.add_factors(seed);
+        if Random::new(!seed.rotate_left(48)).chance(300) {
+            // Journals follow the records.
+            plan.bounds.journal_most_bytes *= 8;
+        }
         // Watches send messages: seeds of defects mean what they meant without them.
         let is_regression = crate::REGRESSIONS.iter().any(|(known, _)| *known == seed);
         plan.watched = !is_regression && Random::new(!seed.rotate_left(32)).chance(400);
@@ -251,6 +255,7 @@ impl Plan {
             self.settings.max_value_bytes = 512 << 10;
             self.settings.hint_bytes = 1 << 20;
             self.bounds.journal_bytes = self.bounds.journal_bytes.max(400_000);
+            self.bounds.journal_most_bytes = self.bounds.journal_most_bytes.max(400_000);
             self.bounds.table_bytes = self.bounds.table_bytes.max(200_000);
             self.bounds.unsynced_bytes = Bounds::default().unsynced_bytes;
             self.faults.extend([Fault::Cut, Fault::Kill]);
@@ -349,7 +354,7 @@ impl Plan {
 
     fn draw_bounds(random: &mut Random) -> Bounds {
         let tiny_table = random.chance(400);
-        Bounds {
+        let mut bounds = Bounds {
             table_bytes: if tiny_table {
                 usize::try_from(random.between(2_000, 20_000)).unwrap_or(9_000)
             } else {
@@ -360,10 +365,18 @@ impl Plan {
             } else {
                 1 << 30
             },
-            dirty_records: if random.chance(200) { 20 } else { 4_000_000 },
-            unsynced_bytes: if random.chance(100) { 2_000 } else { 64 << 20 },
-            lifts: if tiny_table { 2 } else { 64 },
+            ..Bounds::default()
+        };
+        if random.chance(200) {
+            // Some twenty records.
+            bounds.journal_bytes = 2_500;
         }
+        if random.chance(100) {
+            bounds.unsynced_bytes = 2_000;
+        }
+        bounds.lifts = if tiny_table { 2 } else { 64 };
+        bounds.journal_most_bytes = bounds.journal_bytes;
+        bounds
     }
 
     /// Whether a kind of fault is known here.

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Bytes of pages that redb may keep.
-const CACHE_BYTES: usize = 1 << 20;
+/// So little that redb writes pages while a checkpoint is made, though there are few records.
+const CACHE_BYTES: usize = 64 << 10;
 /// Bytes in one answer of a range.
 const RANGE_BYTES: usize = 4 << 20;
 /// Looked at for one page.
@@ -115,11 +116,12 @@ impl Real {
     }
 
     pub fn batch(&mut self, batch: &Batch) -> Result<Vec<Replaced>, String> {
-        let checkpoint = self.storage()?.checkpoint.as_mut().ok_or("no checkpoint was begun")?;
+        let open = self.storage()?;
+        let checkpoint = open.checkpoint.as_mut().ok_or("no checkpoint was begun")?;
         let mut replaced = Vec::new();
-        checkpoint.write_batch(&batch.records, &mut replaced).map_err(told)?;
+        open.store.write_batch(checkpoint, &batch.records, &mut replaced).map_err(told)?;
         let removed = batch.removed.iter().filter_map(|(collection, key)| KeyRef::new(collection, key).ok());
-        checkpoint.remove(removed, &mut replaced).map_err(told)?;
+        open.store.remove(checkpoint, removed, &mut replaced).map_err(told)?;
         let told = |old: &kith::storage::Replaced| Replaced {
             hash: old.hash,
             element: old.was.as_ref().map(|mark| mark.element),

@@ -57,7 +57,12 @@ pub const KEYS: &[Key] = &[
         Some("512MiB"),
         "memory for records; beyond it they are evicted and read from disk",
     ),
-    key("memory.journal_bytes", Some("512MiB"), "size of the journal at which a checkpoint begins"),
+    key(
+        "memory.journal_bytes",
+        None,
+        "size of the journal at which a checkpoint begins; by default as large as the records in memory, but \
+         512 MiB at least and half of `memory.table_bytes` at most",
+    ),
     key("memory.store_cache_bytes", Some("16MiB"), "cache of the store on disk"),
     key("limits.http_connections", Some("1024"), "open HTTP connections"),
     key("limits.resp_connections", Some("10000"), "open RESP connections"),

@@ -30,8 +30,8 @@ pub enum LogFormat {
 pub struct Memory {
     /// Records in memory; beyond it they are evicted.
     pub table_bytes: u64,
-    /// Journal size at which a checkpoint begins.
-    pub journal_bytes: u64,
+    /// Journal size at which a checkpoint begins; `None` if it is to follow the records.
+    pub journal_bytes: Option<u64>,
     /// The store's cache.
     pub store_cache_bytes: u64,
 }
@@ -231,13 +231,9 @@ impl Builder<'_> {
 
     fn memory(&mut self) -> Option<Memory> {
         let table_bytes = self.one("memory.table_bytes", parse::bytes(16 << 20, 1 << 40));
-        let journal_bytes = self.one("memory.journal_bytes", parse::bytes(16 << 20, 64 << 30));
+        let journal_bytes = self.optional("memory.journal_bytes", parse::bytes(16 << 20, 64 << 30));
         let store_cache_bytes = self.one("memory.store_cache_bytes", parse::bytes(1 << 20, 1 << 40));
-        Some(Memory {
-            table_bytes: table_bytes?,
-            journal_bytes: journal_bytes?,
-            store_cache_bytes: store_cache_bytes?,
-        })
+        Some(Memory { table_bytes: table_bytes?, journal_bytes, store_cache_bytes: store_cache_bytes? })
     }
 
     fn limits(&mut self) -> Option<Limits> {

@@ -12,13 +12,16 @@
 use super::hints::HintKey;
 use super::journal::{self, Entry};
 use super::table::{DIRTY, GONE, SETTLED, SHADOW, SlotId, UNRESOLVED};
-use super::{Engine, Name};
+use super::{Bounds, Engine, Name};
 use crate::model::KeyHash;
 
 /// Bytes of records in one batch.
 const BATCH_BYTES: usize = 256 << 10;
 /// Slots looked at for one batch.
 const BATCH_SLOTS: usize = 4_096;
+/// A record that redb does not have asks for a checkpoint as so many bytes of journal do: with its place in the table
+/// and in their order, the smallest one takes no less of the memory.
+const LEAST_DIRTY_BYTES: u64 = 128;
 /// Batches that may be under way at a time.
 const BATCHES_AT_ONCE: u32 = 2;
 
@@ -113,6 +116,13 @@ impl Engine {
         self.end() - self.checkpoint.began_at + self.checkpoint.replayed
     }
 
+    /// Bytes of journal at which the next checkpoint begins; they grow with the records.
+    #[must_use]
+    pub fn journal_limit_bytes(&self) -> u64 {
+        let Bounds { journal_bytes: least, journal_most_bytes: most, .. } = self.bounds;
+        (self.records.table.bytes() as u64).clamp(least, most.max(least))
+    }
+
     /// Whether a checkpoint is under way.
     #[must_use]
     pub const fn is_checkpointing(&self) -> bool {
@@ -153,9 +163,8 @@ impl Engine {
     }
 
     fn begin_checkpoint_when_due(&mut self) {
-        let since = self.end() - self.checkpoint.began_at + self.checkpoint.replayed;
-        let due =
-            since >= self.bounds.journal_bytes || self.records.table.dirty() >= self.bounds.dirty_records;
+        let dirty_bytes = self.records.table.dirty() as u64 * LEAST_DIRTY_BYTES;
+        let due = self.journal_bytes().max(dirty_bytes) >= self.journal_limit_bytes();
         let rests = self.now.mono_us < self.checkpoint.not_before_us;
         if !(due || self.checkpoint.wanted) || rests || self.storage_problem.is_some() {
             return;

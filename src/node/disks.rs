@@ -304,8 +304,8 @@ impl StoreWorker {
         };
         let mut replaced = Vec::new();
         let removed = batch.removed.iter().filter_map(|(collection, key)| KeyRef::new(collection, key).ok());
-        let done = checkpoint.write_batch(&batch.records, &mut replaced);
-        match done.and_then(|()| checkpoint.remove(removed, &mut replaced)) {
+        let done = self.store.write_batch(checkpoint, &batch.records, &mut replaced);
+        match done.and_then(|()| self.store.remove(checkpoint, removed, &mut replaced)) {
             Ok(()) => {
                 let replaced = replaced
                     .iter()

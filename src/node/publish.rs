@@ -369,7 +369,7 @@ fn publish_storage(core: &Core, disk: &OsDisk, metrics: &Metrics) {
         syncs: core.disks.syncs(),
         unsynced_bytes: gauge(engine.unsynced_bytes()),
         size_bytes: gauge(engine.journal_bytes()),
-        limit_bytes: gauge(engine.bounds().journal_bytes),
+        limit_bytes: gauge(engine.journal_limit_bytes()),
         ..counts.journal
     });
     metrics.checkpoint.publish(&CheckpointTotals {

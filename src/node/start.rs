@@ -167,11 +167,8 @@ fn open(
     let cluster = founding::load_cluster(disk).map_err(failed)?;
     let bits = cluster.as_ref().map_or(DEFAULT_PARTITION_BITS, |(cluster, _)| cluster.partition_bits);
     let who = engine::Identity { member: identity.member_id(), incarnation, life: rand::rng().random() };
-    let bounds = Bounds {
-        table_bytes: usize::try_from(config.memory.table_bytes).unwrap_or(usize::MAX),
-        journal_bytes: config.memory.journal_bytes,
-        ..Bounds::default()
-    };
+    let table_bytes = usize::try_from(config.memory.table_bytes).unwrap_or(usize::MAX);
+    let bounds = Bounds::of_memory(table_bytes, config.memory.journal_bytes);
     let mut engine = Engine::new(who, bounds, bits);
     engine.advance(clock.now());
 

@@ -1,15 +1,26 @@
-//! Writing: one checkpoint is one durable transaction.
+//! Writing: one checkpoint becomes durable and visible at once.
 //!
 //! redb takes large sorted batches many times faster than single records, so a checkpoint takes
 //! records as one run of bytes in key order, as often as its caller likes to pause, and becomes
-//! visible and durable at once with its commit. Dropped before, it leaves nothing.
+//! visible and durable with its commit. Dropped before, it leaves nothing.
+//!
+//! Inside, it is many transactions: all but the last are not made durable, and their ends are where redb computes the
+//! checksums of the pages that they wrote. In a single one redb would do that at its end, for pages that its cache has
+//! given to the file long ago: it would read every one of them back, and write it a second time. What such
+//! parts did is forgotten when the file is closed without a commit, and nobody reads it until then, because
+//! the snapshot for loads is opened before the first of them.
 
+use super::backend::Gate;
 use super::{FACTS, POISONED, RECORDS, Store, TOTALS, Totals, encode_key, from_redb, guarded, intact};
 use crate::model::{KeyHash, KeyRef, RecordRef, Timestamp};
 use crate::storage::disk::Disk;
 use crate::storage::error::StorageError;
-use redb::{ReadableTable, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use std::sync::Arc;
+
+/// A part ends when this share of redb's cache was written to the file since the one before ended. Half of the cache
+/// holds what is not written, so the pages of the part are still there.
+const PART_OF_CACHE: usize = 8;
 
 const WRITING: &str = "writing a checkpoint";
 
@@ -38,6 +49,10 @@ pub struct Checkpoint {
     key: Vec<u8>,
     /// How many of the damaged records that the store knows are removed with it.
     removed_damaged: usize,
+    /// The opening of the file that it works on.
+    gate: Arc<Gate>,
+    /// What had been written there when the last part ended.
+    written: u64,
     _writing: Arc<()>,
 }
 
@@ -48,7 +63,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// [`StorageError::Busy`] while another checkpoint lives; else as [`Store::load`].
     pub fn begin(&mut self) -> Result<Checkpoint, StorageError> {
-        if Arc::strong_count(&self.writing) > 1 {
+        if self.is_writing() {
             return Err(StorageError::Busy);
         }
         let transaction = match self.begin_write() {
@@ -64,11 +79,12 @@ impl<D: Disk> Store<D> {
             totals: self.totals,
             key: Vec::new(),
             removed_damaged: self.damaged_keys.len(),
+            gate: Arc::clone(&self.gate),
+            written: self.gate.written(),
             _writing: Arc::clone(&self.writing),
         };
         let damaged = &self.damaged_keys;
-        checkpoint.run(|transaction, totals, _| {
-            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
+        checkpoint.run(|table, totals, _| {
             for key in damaged {
                 let old = table.get(&**key).map_err(from_redb(WRITING))?;
                 // An earlier checkpoint may have put a whole one in its place.
@@ -84,13 +100,80 @@ impl<D: Disk> Store<D> {
     }
 
     fn begin_write(&mut self) -> Result<WriteTransaction, StorageError> {
-        let database = self.database()?;
-        guarded(|| {
-            let mut transaction = database.begin_write().map_err(from_redb(WRITING))?;
-            // Opening after a crash then needn't walk the whole file.
-            transaction.set_quick_repair(true);
-            Ok(transaction)
+        // The snapshot of before: loads must not see what is not committed.
+        self.with_table(|_| Ok(()))?;
+        begin_part(self.database()?)
+    }
+
+    /// Puts canonical records, one behind the other and sorted by collection and key, into a
+    /// checkpoint, and appends to `out` what they replace. They are not verified again.
+    ///
+    /// # Errors
+    /// The checkpoint is lost, and nothing was changed. [`StorageError::Full`] may pass by itself.
+    pub fn write_batch(
+        &mut self,
+        checkpoint: &mut Checkpoint,
+        records: &[u8],
+        out: &mut Vec<Replaced>,
+    ) -> Result<(), StorageError> {
+        let part_bytes = (self.cache_bytes / PART_OF_CACHE) as u64;
+        let mut rest = records;
+        while !rest.is_empty() {
+            if checkpoint.gate.written() - checkpoint.written >= part_bytes {
+                self.end_part(checkpoint)?;
+            }
+            let (gate, written) = (Arc::clone(&checkpoint.gate), checkpoint.written);
+            checkpoint.run(|table, totals, key| {
+                while !rest.is_empty() && gate.written() - written < part_bytes {
+                    let not_one = |error| StorageError::damaged("a batch of records", format!("{error}"));
+                    let (record, after) = RecordRef::parse(rest).map_err(not_one)?;
+                    rest = after;
+                    encode_key(key, record.collection_bytes(), record.key());
+                    let old = table.insert(key.as_slice(), record.bytes()).map_err(from_redb(WRITING))?;
+                    out.extend(old.map(|old| totals.take(key, old.value(), record.key_hash())));
+                    totals.add(record);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes keys out of the store with a checkpoint, and appends to `out` what was there.
+    ///
+    /// # Errors
+    /// As [`Store::write_batch`].
+    pub fn remove<'k>(
+        &mut self,
+        checkpoint: &mut Checkpoint,
+        keys: impl IntoIterator<Item = KeyRef<'k>>,
+        out: &mut Vec<Replaced>,
+    ) -> Result<(), StorageError> {
+        checkpoint.run(|table, totals, name| {
+            for key in keys {
+                encode_key(name, key.collection().as_bytes(), key.key());
+                if let Some(old) = table.remove(name.as_slice()).map_err(from_redb(WRITING))? {
+                    out.push(totals.take(name, old.value(), key.hash()));
+                }
+            }
+            Ok(())
         })
+    }
+
+    /// Has redb finish the pages that were written so far, and goes on in a new transaction.
+    fn end_part(&mut self, checkpoint: &mut Checkpoint) -> Result<(), StorageError> {
+        let begun = checkpoint.take_transaction(&self.gate).and_then(|mut transaction| {
+            let database = self.database.as_ref().ok_or(POISONED)?;
+            self.tentative = true;
+            guarded(|| {
+                transaction.set_durability(Durability::None).map_err(from_redb(WRITING))?;
+                transaction.commit().map_err(from_redb(WRITING))
+            })?;
+            begin_part(database)
+        });
+        checkpoint.transaction = Some(begun.inspect_err(|_| self.disconnect())?);
+        checkpoint.written = checkpoint.gate.written();
+        Ok(())
     }
 
     /// Makes a checkpoint durable and visible. `journal_from` is the first journal segment with
@@ -103,73 +186,41 @@ impl<D: Disk> Store<D> {
     pub fn commit(&mut self, mut checkpoint: Checkpoint, journal_from: u64) -> Result<(), StorageError> {
         checkpoint.totals.journal_from = journal_from;
         let totals = checkpoint.totals;
-        checkpoint.run(|transaction, _, _| write_totals(transaction, totals))?;
         // The snapshot would keep the pages that this commit frees.
         self.table = None;
-        let Some(transaction) = checkpoint.transaction.take() else { return Err(POISONED) };
-        let committed = guarded(|| transaction.commit().map_err(from_redb(WRITING)));
-        if let Err(error) = committed {
-            self.disconnect();
-            return Err(error);
-        }
-        self.totals = totals;
+        let committed = checkpoint.take_transaction(&self.gate).and_then(|mut transaction| {
+            guarded(|| {
+                // Opening after a crash then needn't walk the whole file.
+                transaction.set_quick_repair(true);
+                write_totals(&transaction, totals)?;
+                transaction.commit().map_err(from_redb(WRITING))
+            })
+        });
+        committed.inspect_err(|_| self.disconnect())?;
+        (self.totals, self.tentative) = (totals, false);
         self.damaged_keys.drain(..checkpoint.removed_damaged.min(self.damaged_keys.len()));
         Ok(())
     }
 }
 
+fn begin_part(database: &Database) -> Result<WriteTransaction, StorageError> {
+    guarded(|| database.begin_write().map_err(from_redb(WRITING)))
+}
+
+type Records<'a> = Table<'a, &'static [u8], &'static [u8]>;
+
 impl Checkpoint {
-    /// Puts canonical records, one behind the other and sorted by collection and key, into the
-    /// checkpoint, and appends to `out` what they replace. They are not verified again.
-    ///
-    /// # Errors
-    /// The checkpoint is lost, and nothing was changed. [`StorageError::Full`] may pass by itself.
-    pub fn write_batch(&mut self, records: &[u8], out: &mut Vec<Replaced>) -> Result<(), StorageError> {
-        self.run(|transaction, totals, key| {
-            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
-            let mut rest = records;
-            while !rest.is_empty() {
-                let not_one = |error| StorageError::damaged("a batch of records", format!("{error}"));
-                let (record, after) = RecordRef::parse(rest).map_err(not_one)?;
-                rest = after;
-                encode_key(key, record.collection_bytes(), record.key());
-                let old = table.insert(key.as_slice(), record.bytes()).map_err(from_redb(WRITING))?;
-                out.extend(old.map(|old| totals.take(key, old.value(), record.key_hash())));
-                totals.add(record);
-            }
-            Ok(())
-        })
-    }
-
-    /// Takes a key out of the store, and appends to `out` what was there.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::write_batch`].
-    pub fn remove<'k>(
-        &mut self,
-        keys: impl IntoIterator<Item = KeyRef<'k>>,
-        out: &mut Vec<Replaced>,
-    ) -> Result<(), StorageError> {
-        self.run(|transaction, totals, name| {
-            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
-            for key in keys {
-                encode_key(name, key.collection().as_bytes(), key.key());
-                if let Some(old) = table.remove(name.as_slice()).map_err(from_redb(WRITING))? {
-                    out.push(totals.take(name, old.value(), key.hash()));
-                }
-            }
-            Ok(())
-        })
-    }
-
     /// One step; a failed one ends the transaction, because redb lets nothing follow it.
     fn run(
         &mut self,
-        step: impl FnOnce(&WriteTransaction, &mut Totals, &mut Vec<u8>) -> Result<(), StorageError>,
+        step: impl FnOnce(&mut Records<'_>, &mut Totals, &mut Vec<u8>) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let Some(transaction) = &self.transaction else { return Err(POISONED) };
         let (totals, key) = (&mut self.totals, &mut self.key);
-        let done = guarded(|| step(transaction, totals, key));
+        let done = guarded(|| {
+            let mut table = transaction.open_table(RECORDS).map_err(from_redb(WRITING))?;
+            step(&mut table, totals, key)
+        });
         if done.is_err() {
             let failed = self.transaction.take();
             // Aborting touches the disk that just failed.
@@ -179,6 +230,12 @@ impl Checkpoint {
             });
         }
         done
+    }
+
+    /// Takes the transaction if it is one of this opening of the file.
+    fn take_transaction(&mut self, gate: &Arc<Gate>) -> Result<WriteTransaction, StorageError> {
+        let transaction = self.transaction.take().ok_or(POISONED)?;
+        if Arc::ptr_eq(&self.gate, gate) { Ok(transaction) } else { Err(POISONED) }
     }
 }
 

@@ -15,6 +15,7 @@
 //! - After a failed write redb refuses everything until it is reopened; that happens by itself, and
 //!   what was committed is still there.
 
+mod backend;
 mod checkpoint;
 mod rebuild;
 mod scan;
@@ -25,11 +26,11 @@ pub use scan::{NamedPage, Page, PageBounds, Scan};
 use super::disk::{Disk, File};
 use super::error::StorageError;
 use crate::model::{KeyRef, Record, RecordRef};
+use backend::{Backend, Gate};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The file's name.
 pub const STORE_FILE: &str = "records.redb";
@@ -49,8 +50,10 @@ pub struct Store<D: Disk> {
     cache_bytes: usize,
     wall_ms: u64,
     database: Option<Database>,
-    /// What redb may do to the file.
-    access: Arc<AtomicU8>,
+    /// What redb may do to the file since it was opened last.
+    gate: Arc<Gate>,
+    /// Redb shows parts of a checkpoint that is not committed, see [`Checkpoint`].
+    tentative: bool,
     /// A snapshot, opened when it is first needed after a commit.
     table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     totals: Totals,
@@ -149,7 +152,8 @@ impl<D: Disk> Store<D> {
             cache_bytes,
             wall_ms,
             database: None,
-            access: Arc::new(AtomicU8::new(OPEN)),
+            gate: Arc::default(),
+            tentative: false,
             table: None,
             totals: Totals::default(),
             damaged_keys: Vec::new(),
@@ -217,7 +221,8 @@ impl<D: Disk> Store<D> {
             Err(error) => return Err(failed(error)),
         };
         let file = self.disk.open(STORE_FILE, true).map_err(failed)?;
-        let backend = Backend { file, access: Arc::clone(&self.access), unsynced: AtomicUsize::new(0) };
+        self.gate = Arc::default();
+        let backend = Backend::new(file, Arc::clone(&self.gate));
         let (database, totals) = open_database(backend, self.cache_bytes)?;
         if fresh {
             self.disk.sync_dir().map_err(failed)?;
@@ -226,8 +231,12 @@ impl<D: Disk> Store<D> {
         Ok(fresh)
     }
 
+    /// Closes the file. What no commit made durable is forgotten.
     fn disconnect(&mut self) {
         let (table, database) = (self.table.take(), self.database.take());
+        if std::mem::take(&mut self.tentative) {
+            self.gate.shut();
+        }
         // Closing writes; it may fail or panic on a bad disk, and a reopening repairs what it left.
         let _ = catch_unwind(AssertUnwindSafe(|| drop((table, database))));
     }
@@ -245,6 +254,9 @@ impl<D: Disk> Store<D> {
     }
 
     fn database(&mut self) -> Result<&Database, StorageError> {
+        if self.tentative && !self.is_writing() {
+            self.disconnect();
+        }
         if self.database.is_none() {
             self.connect()?;
         }
@@ -287,6 +299,11 @@ impl<D: Disk> Store<D> {
                 Ok(value) => return Ok(value),
             }
         }
+    }
+
+    /// Whether a checkpoint lives.
+    fn is_writing(&self) -> bool {
+        Arc::strong_count(&self.writing) > 1
     }
 
     fn remember_damaged(&mut self, key: &[u8]) {
@@ -391,68 +408,5 @@ fn from_redb<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> Storage
         },
         redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::TransactionPoisoned => POISONED,
         error => StorageError::damaged(STORE_FILE, error.to_string()),
-    }
-}
-
-/// Redb writes a whole checkpoint before it syncs. A disk that has so much to do at once lets the journal's syncs
-/// wait until all of it is done; so it is given to the disk in pieces.
-const MOST_UNSYNCED_BYTES: usize = 1 << 20;
-
-/// All is passed on to the file.
-const OPEN: u8 = 0;
-/// Writes are let fall: redb checks the file, and what it would repair must stay as it is.
-const SEALED: u8 = 1;
-/// Everything fails: a handle that was sealed is closed. It would write and read back what was let fall, and its
-/// panics over that may come two at a time, which ends the process.
-const SHUT: u8 = 2;
-
-/// Lets redb work on a file of the port.
-#[derive(Debug)]
-struct Backend<F> {
-    file: F,
-    access: Arc<AtomicU8>,
-    /// Bytes that were written since the last sync.
-    unsynced: AtomicUsize,
-}
-
-impl<F> Backend<F> {
-    fn look<T>(&self, look: impl FnOnce(&F) -> io::Result<T>) -> io::Result<T> {
-        match self.access.load(Ordering::Acquire) {
-            SHUT => Err(io::Error::other("the file was shut")),
-            _ => look(&self.file),
-        }
-    }
-
-    fn change(&self, change: impl FnOnce(&F) -> io::Result<()>) -> io::Result<()> {
-        match self.access.load(Ordering::Acquire) {
-            SEALED => Ok(()),
-            _ => self.look(change),
-        }
-    }
-}
-
-impl<F: File> redb::StorageBackend for Backend<F> {
-    fn len(&self) -> io::Result<u64> {
-        self.look(File::length)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.look(|file| file.read(offset, out))
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.change(|file| file.set_len(length))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.unsynced.store(0, Ordering::Relaxed);
-        self.change(File::sync_data)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.unsynced.fetch_add(bytes.len(), Ordering::Relaxed) >= MOST_UNSYNCED_BYTES {
-            self.sync_data()?;
-        }
-        self.change(|file| file.write(offset, bytes))
     }
 }

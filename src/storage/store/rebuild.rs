@@ -6,12 +6,11 @@
 
 use super::scan::visit_all;
 use super::{
-    Backend, Disk, File, OPEN, OPENING, READING, RECORDS, SEALED, SHUT, STORE_FILE, Store, Totals,
-    checkpoint, from_redb, guarded, open_database,
+    Backend, Disk, File, OPENING, READING, RECORDS, STORE_FILE, Store, Totals, checkpoint, from_redb,
+    guarded, open_database,
 };
 use crate::storage::error::StorageError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 const FRESH_FILE: &str = "records.redb.new";
 const REBUILDING: &str = "rebuilding the record store";
@@ -24,7 +23,7 @@ impl<D: Disk> Store<D> {
     /// The store stays as it is. [`StorageError::Busy`] while a checkpoint lives; `Full` when there
     /// is no space for a copy.
     pub fn rebuild(&mut self) -> Result<String, StorageError> {
-        if Arc::strong_count(&self.writing) > 1 {
+        if self.is_writing() {
             return Err(StorageError::Busy);
         }
         // The snapshot is all that is needed; it may itself fail to open, and then nothing is saved.
@@ -52,8 +51,7 @@ impl<D: Disk> Store<D> {
         let failed = |error| StorageError::from_io(REBUILDING, error);
         let file = self.disk.open(FRESH_FILE, true).map_err(failed)?;
         file.set_len(0).map_err(failed)?;
-        let backend = Backend { file, access: Arc::new(AtomicU8::new(OPEN)), unsynced: AtomicUsize::new(0) };
-        let (database, _) = open_database(backend, self.cache_bytes)?;
+        let (database, _) = open_database(Backend::new(file, Arc::default()), self.cache_bytes)?;
         let journal_from = self.totals.journal_from;
         guarded(|| {
             let mut transaction = database.begin_write().map_err(from_redb(REBUILDING))?;
@@ -96,15 +94,14 @@ impl<D: Disk> Store<D> {
         self.table = None;
         self.database()?;
         let Some(mut database) = self.database.take() else { return Ok(false) };
-        self.access.store(SEALED, Ordering::Release);
+        self.gate.seal();
         let sound = guarded(|| database.check_integrity().map_err(from_redb(READING)));
-        self.access.store(SHUT, Ordering::Release);
+        self.gate.shut();
         // How it ends says nothing about the file.
         let _ = guarded(|| {
             drop(database);
             Ok(())
         });
-        self.access.store(OPEN, Ordering::Release);
         match sound {
             Err(StorageError::Damaged { .. } | StorageError::Poisoned { .. }) => Ok(false),
             checked => checked,
