@@ -530,10 +530,11 @@ fn a_checkpoint_that_the_cache_has_no_room_for_is_there_as_a_whole_or_not_at_all
     let mut store = Store::open(&disk, CACHE, 1).unwrap().0;
     assert_eq!(only_time(&mut store), 5, "one whose store is closed");
     let mut first = store.begin().unwrap();
-    disk.fail_next(Operation::Write, io::ErrorKind::StorageFull);
     let many = bytes_of((0..MANY).map(|number| record(number, 8)));
+    disk.set_errors_per_mille(1_000);
     let failed = store.write_batch(&mut first, &many, &mut Vec::new());
-    assert!(matches!(failed, Err(StorageError::Full { .. })), "{failed:?}");
+    disk.set_errors_per_mille(0);
+    assert!(matches!(failed, Err(StorageError::Io { .. })), "{failed:?}");
     assert!(store.commit(first, 9).is_err());
     assert_eq!(only_time(&mut store), 5, "one that failed");
     let writing = write_many(&mut store, 9).unwrap();

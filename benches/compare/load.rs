@@ -89,7 +89,7 @@ pub fn fill(target: &Target<'_>, keys: Range<u64>) -> Result<()> {
     rest(target)
 }
 
-/// Waits until a server has nothing to do any more.
+/// Waits until a server has nothing to do any more; says so and goes on if that takes too long.
 pub fn rest(target: &Target<'_>) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < REST_PATIENCE {
@@ -100,7 +100,12 @@ pub fn rest(target: &Target<'_>) -> Result<()> {
             return Ok(());
         }
     }
-    bail!("{} still works {} s after its load", target.name, REST_PATIENCE.as_secs())
+    eprintln!(
+        "{} still works {} s after its load: what comes next is measured beside that",
+        target.name,
+        REST_PATIENCE.as_secs()
+    );
+    Ok(())
 }
 
 /// `"test","rps","avg_latency_ms","min…","p50…","p95…","p99…","max…"`, then a line of figures.

@@ -68,8 +68,11 @@ async fn run(column: usize, members: u64, time: Duration, report: &mut Report) -
     for gossip in &all {
         ports.keys().for_each(|member| gossip.gossip_with(*member));
     }
+    let cpu = processor_seconds()?;
     wait_until_seen(&all).await?;
     report.note(column, "gossip: all see all after", seconds(origin.elapsed().as_secs_f64()));
+    let cpu = (processor_seconds()? - cpu) / members as f64;
+    report.add(column, "gossip: processor time of a member until then", seconds(cpu), cpu);
     tokio::time::sleep(REST).await;
     let look = || {
         [&counted.messages, &counted.bytes, &counted.dropped]

@@ -41,8 +41,9 @@ const MAX_SAMPLE_INTERVALS: u32 = 4;
 const DEAD_LIFE_GRACE: Duration = Duration::from_secs(120);
 /// Time before chitchat is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
-/// Members that are heard on a link but not yet live in gossip, to gossip with per round.
-const NUDGES: usize = 8;
+/// Members that are heard on a link but not yet live in gossip, to gossip with per round. Few, for whoever answers tells of all
+/// others, too.
+const NUDGES: usize = 4;
 /// Bits of the generation that count restarts.
 const RESTART_BITS: u32 = 16;
 const QUEUE_COMMANDS: usize = 256;
@@ -136,6 +137,7 @@ impl Gossip {
         let (ended_sender, ended) = watch::channel(None);
         let pulses = Pulses::default();
         let counters = Arc::new(GossipCounters::default());
+        let own = config.member;
         let silence_us = u64::try_from(config.silence.as_micros()).unwrap_or(u64::MAX);
         let runner = Runner {
             transport: LinkTransport::new(wires, Arc::clone(&counters)),
@@ -147,6 +149,8 @@ impl Gossip {
             pulses: pulses.clone(),
             counters: Arc::clone(&counters),
             restarts: 0,
+            // Each member begins the turns behind itself.
+            nudged: own,
         };
         tokio::spawn(async move {
             let reason = runner.run().await;
@@ -247,6 +251,8 @@ struct Runner {
     pulses: Pulses,
     counters: Arc<GossipCounters>,
     restarts: u16,
+    /// The last member that was nudged. They take turns, or many members would ask the same few at once.
+    nudged: MemberId,
 }
 
 impl Runner {
@@ -358,8 +364,9 @@ impl Runner {
         for (member, standing) in self.detector.observe(mono_us) {
             tracing::info!(%member, ?standing, "a member's standing changed");
         }
-        for member in self.unseen().take(NUDGES) {
+        for member in self.next_unseen() {
             handle.gossip(address_of(member)).map_err(|error| format!("{error:#}"))?;
+            self.nudged = member;
         }
         let next = compose(&self.view.borrow(), lives, &self.detector);
         self.view.send_if_modified(|view| {
@@ -370,11 +377,14 @@ impl Runner {
         Ok(())
     }
 
-    /// Members that send frames while chitchat does not call them live.
-    fn unseen(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.detector.members().filter(|member| {
+    /// Some of the members that send frames while chitchat does not call them live: those whose turn it is.
+    fn next_unseen(&self) -> Vec<MemberId> {
+        let is_unseen = |member: &MemberId| {
             self.detector.standing(*member) == Standing::Alive && !self.detector.live_by_phi(*member)
-        })
+        };
+        let unseen: Vec<MemberId> = self.detector.members().filter(is_unseen).collect();
+        let (before, behind) = unseen.split_at(unseen.partition_point(|member| *member <= self.nudged));
+        behind.iter().chain(before).take(NUDGES).copied().collect()
     }
 }
 

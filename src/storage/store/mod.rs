@@ -44,6 +44,10 @@ const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 const TOTALS: &str = "totals";
 const POISONED: StorageError = StorageError::Poisoned { what: "record store" };
 
+/// Bytes of the cache in which writes are gathered, at most half of it. They take their memory only while a checkpoint is
+/// made.
+const MOST_GATHERED_BYTES: usize = 8 << 20;
+
 /// The record store of one member.
 pub struct Store<D: Disk> {
     disk: D,
@@ -222,8 +226,7 @@ impl<D: Disk> Store<D> {
         };
         let file = self.disk.open(STORE_FILE, true).map_err(failed)?;
         self.gate = Arc::default();
-        let backend = Backend::new(file, Arc::clone(&self.gate));
-        let (database, totals) = open_database(backend, self.cache_bytes)?;
+        let (database, totals) = open_database(file, Arc::clone(&self.gate), self.cache_bytes)?;
         if fresh {
             self.disk.sync_dir().map_err(failed)?;
         }
@@ -332,12 +335,15 @@ impl<D: Disk> std::fmt::Debug for Store<D> {
 type RecordsTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 fn open_database<F: File>(
-    backend: Backend<F>,
+    file: F,
+    gate: Arc<Gate>,
     cache_bytes: usize,
 ) -> Result<(Database, Totals), StorageError> {
+    let room = (cache_bytes / 2).min(MOST_GATHERED_BYTES);
+    let backend = Backend::new(file, gate, room);
     guarded(|| {
         let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes);
+        builder.set_cache_size(cache_bytes - room);
         let database = builder.create_with_backend(backend).map_err(from_redb(OPENING))?;
         let totals = read_totals(&database)?;
         Ok((database, totals))

@@ -6,8 +6,8 @@
 
 use super::scan::visit_all;
 use super::{
-    Backend, Disk, File, OPENING, READING, RECORDS, STORE_FILE, Store, Totals, checkpoint, from_redb,
-    guarded, open_database,
+    Disk, File, OPENING, READING, RECORDS, STORE_FILE, Store, Totals, checkpoint, from_redb, guarded,
+    open_database,
 };
 use crate::storage::error::StorageError;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl<D: Disk> Store<D> {
         let failed = |error| StorageError::from_io(REBUILDING, error);
         let file = self.disk.open(FRESH_FILE, true).map_err(failed)?;
         file.set_len(0).map_err(failed)?;
-        let (database, _) = open_database(Backend::new(file, Arc::default()), self.cache_bytes)?;
+        let (database, _) = open_database(file, Arc::default(), self.cache_bytes)?;
         let journal_from = self.totals.journal_from;
         guarded(|| {
             let mut transaction = database.begin_write().map_err(from_redb(REBUILDING))?;
