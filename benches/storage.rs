@@ -183,7 +183,7 @@ fn checkpoint_and_read(place: &std::path::Path) {
         let (began, mut replaced) = (Instant::now(), Vec::new());
         let mut checkpoint = store.begin().unwrap();
         for batch in records.chunks(RECORD_BYTES * 20_000) {
-            store.write_batch(&mut checkpoint, batch, &mut replaced).unwrap();
+            store.write_batch(&mut checkpoint, batch, Some(&mut replaced)).unwrap();
         }
         store.commit(checkpoint, 1).unwrap();
         let rate = f64::from(RECORDS) / began.elapsed().as_secs_f64();
@@ -232,7 +232,7 @@ fn checkpoint_here_and_there(place: &std::path::Path) {
         let written = written_bytes();
         let mut checkpoint = store.begin().unwrap();
         for batch in records.chunks(RECORD_BYTES * 2_000) {
-            store.write_batch(&mut checkpoint, batch, &mut replaced).unwrap();
+            store.write_batch(&mut checkpoint, batch, Some(&mut replaced)).unwrap();
         }
         store.commit(checkpoint, 1).unwrap();
         let rate = numbers.len() as f64 / began.elapsed().as_secs_f64();

@@ -70,7 +70,7 @@ fn bytes_of(records: impl IntoIterator<Item = Record>) -> Vec<u8> {
 /// One checkpoint with these records.
 fn checkpoint<D: Disk>(store: &mut Store<D>, records: &[u8], journal_from: u64) -> Result<(), StorageError> {
     let mut checkpoint = store.begin()?;
-    store.write_batch(&mut checkpoint, records, &mut Vec::new())?;
+    store.write_batch(&mut checkpoint, records, None)?;
     store.commit(checkpoint, journal_from)
 }
 
@@ -466,8 +466,8 @@ fn a_checkpoint_tells_what_it_replaced_and_is_there_after_a_crash() {
     let mut writing = store.begin().unwrap();
     assert!(matches!(store.begin(), Err(StorageError::Busy)));
     let mut replaced = Vec::new();
-    store.write_batch(&mut writing, &bytes_of([record(7, 6), record(200, 6)]), &mut replaced).unwrap();
-    store.remove(&mut writing, [KeyRef::new("default", &key(8)).unwrap()], &mut replaced).unwrap();
+    store.write_batch(&mut writing, &bytes_of([record(7, 6), record(200, 6)]), Some(&mut replaced)).unwrap();
+    store.remove(&mut writing, [KeyRef::new("default", &key(8)).unwrap()], Some(&mut replaced)).unwrap();
     let old: Vec<Record> = vec![record(7, 5), record(8, 5)];
     for (replaced, old) in replaced.iter().zip(&old) {
         let was = replaced.was.unwrap();
@@ -512,7 +512,7 @@ fn write_many(store: &mut Store<SimDisk>, time: u64) -> Result<Checkpoint, Stora
     let before = store.load(KeyRef::new("default", &first).unwrap())?;
     for start in (0..MANY).step_by(500) {
         let batch = bytes_of((start..start + 500).map(|number| record(number, time)));
-        store.write_batch(&mut writing, &batch, &mut Vec::new())?;
+        store.write_batch(&mut writing, &batch, None)?;
         assert_eq!(store.load(KeyRef::new("default", &first).unwrap())?, before);
     }
     Ok(writing)
@@ -532,7 +532,7 @@ fn a_checkpoint_that_the_cache_has_no_room_for_is_there_as_a_whole_or_not_at_all
     let mut first = store.begin().unwrap();
     let many = bytes_of((0..MANY).map(|number| record(number, 8)));
     disk.set_errors_per_mille(1_000);
-    let failed = store.write_batch(&mut first, &many, &mut Vec::new());
+    let failed = store.write_batch(&mut first, &many, None);
     disk.set_errors_per_mille(0);
     assert!(matches!(failed, Err(StorageError::Io { .. })), "{failed:?}");
     assert!(store.commit(first, 9).is_err());
@@ -589,7 +589,7 @@ fn pages_of_a_range_join_to_the_whole_range() {
     let mut store = filled_store(&disk, 50);
     let other = Record::value(KeyRef::new("zebra", b"key-1").unwrap(), Timestamp::ZERO, None, b"");
     let mut writing = store.begin().unwrap();
-    store.write_batch(&mut writing, other.view().bytes(), &mut Vec::new()).unwrap();
+    store.write_batch(&mut writing, other.view().bytes(), None).unwrap();
     store.commit(writing, 3).unwrap();
     let all = usize::MAX;
     for (looked_at, read_bytes, bytes) in
@@ -631,7 +631,7 @@ fn the_records_of_one_collection_are_read_by_themselves() {
     };
     let mut writing = store.begin().unwrap();
     let others: Vec<u8> = ["defaul", "default1"].into_iter().flat_map(of).collect();
-    store.write_batch(&mut writing, &others, &mut Vec::new()).unwrap();
+    store.write_batch(&mut writing, &others, None).unwrap();
     store.commit(writing, 3).unwrap();
     let all: Vec<Record> = (0..20).map(|number| record(number, 5)).collect();
     assert_eq!(store.collection("default").unwrap(), all);
@@ -724,7 +724,7 @@ fn a_damaged_record_that_was_overwritten_meanwhile_is_not_removed() {
     let mut writing = store.begin().unwrap();
     assert_eq!(store.load(damaged).unwrap(), Loaded::Damaged);
     let mut replaced = Vec::new();
-    store.write_batch(&mut writing, record(11, 6).view().bytes(), &mut replaced).unwrap();
+    store.write_batch(&mut writing, record(11, 6).view().bytes(), Some(&mut replaced)).unwrap();
     assert_eq!((replaced.len(), replaced[0].was), (1, None));
     store.commit(writing, 4).unwrap();
     checkpoint(&mut store, &bytes_of([record(0, 6)]), 5).unwrap();
@@ -740,7 +740,7 @@ fn what_a_checkpoint_removes_is_told_and_gone() {
     let (first, absent) = (key(3), key(30));
     let keys = [&first, &absent].map(|name| KeyRef::new("default", name).unwrap());
     let (mut writing, mut removed) = (store.begin().unwrap(), Vec::new());
-    store.remove(&mut writing, keys, &mut removed).unwrap();
+    store.remove(&mut writing, keys, Some(&mut removed)).unwrap();
     store.commit(writing, 4).unwrap();
     let was = record(3, 5);
     assert_eq!(removed.len(), 1);
@@ -838,11 +838,11 @@ fn a_sound_store_is_not_set_aside_however_it_grew_and_shrank() {
             if pick(&mut random, 3) == 0 {
                 let keys: Vec<Vec<u8>> = numbers.map(key).collect();
                 let keys = keys.iter().map(|key| KeyRef::new("default", key).unwrap());
-                store.remove(&mut writing, keys, &mut Vec::new()).unwrap();
+                store.remove(&mut writing, keys, None).unwrap();
             } else {
                 let bytes = [80, 8_000][pick(&mut random, 2) as usize];
                 let records = bytes_of(numbers.map(|number| record_of(number, time, bytes)));
-                store.write_batch(&mut writing, &records, &mut Vec::new()).unwrap();
+                store.write_batch(&mut writing, &records, None).unwrap();
             }
             store.commit(writing, time).unwrap();
             if pick(&mut random, 3) == 0 {

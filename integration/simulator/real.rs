@@ -119,9 +119,11 @@ impl Real {
         let open = self.storage()?;
         let checkpoint = open.checkpoint.as_mut().ok_or("no checkpoint was begun")?;
         let mut replaced = Vec::new();
-        open.store.write_batch(checkpoint, &batch.records, &mut replaced).map_err(told)?;
+        open.store
+            .write_batch(checkpoint, &batch.records, batch.hides.then_some(&mut replaced))
+            .map_err(told)?;
         let removed = batch.removed.iter().filter_map(|(collection, key)| KeyRef::new(collection, key).ok());
-        open.store.remove(checkpoint, removed, &mut replaced).map_err(told)?;
+        open.store.remove(checkpoint, removed, batch.hides.then_some(&mut replaced)).map_err(told)?;
         let told = |old: &kith::storage::Replaced| Replaced {
             hash: old.hash,
             element: old.was.as_ref().map(|mark| mark.element),

@@ -44,6 +44,8 @@ pub struct Batch {
     pub records: Vec<u8>,
     /// To be removed, with whatever is stored under these names.
     pub removed: Vec<Name>,
+    /// Some of them hide what redb has: what the batch replaces must be told. Else the engine knows it.
+    pub hides: bool,
 }
 
 /// An older record that redb held before a batch.
@@ -236,6 +238,7 @@ impl Engine {
                 }
             } else if table.has(*id, DIRTY) {
                 if table.has(*id, SHADOW) {
+                    batch.hides = true;
                     self.checkpoint.shadows.push(*id);
                 }
                 table.hand_out(*id, self.checkpoint.number);
@@ -270,7 +273,7 @@ impl Engine {
         }
     }
 
-    /// A batch is in redb's transaction; these are the older records that it replaced or removed.
+    /// A batch is in redb's transaction; these are the older records that it replaced or removed, unless it hides none.
     pub fn checkpoint_batch(&mut self, replaced: &[Replaced]) {
         self.checkpoint.under_way = self.checkpoint.under_way.saturating_sub(1);
         for old in replaced {

@@ -304,8 +304,10 @@ impl StoreWorker {
         };
         let mut replaced = Vec::new();
         let removed = batch.removed.iter().filter_map(|(collection, key)| KeyRef::new(collection, key).ok());
-        let done = self.store.write_batch(checkpoint, &batch.records, &mut replaced);
-        match done.and_then(|()| self.store.remove(checkpoint, removed, &mut replaced)) {
+        let told = batch.hides.then_some(&mut replaced);
+        let done = self.store.write_batch(checkpoint, &batch.records, told);
+        let told = batch.hides.then_some(&mut replaced);
+        match done.and_then(|()| self.store.remove(checkpoint, removed, told)) {
             Ok(()) => {
                 let replaced = replaced
                     .iter()

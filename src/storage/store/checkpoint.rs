@@ -106,7 +106,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Puts canonical records, one behind the other and sorted by collection and key, into a
-    /// checkpoint, and appends to `out` what they replace. They are not verified again.
+    /// checkpoint. They are not verified again. What they replace is verified and appended to `out`, if there is one.
     ///
     /// # Errors
     /// The checkpoint is lost, and nothing was changed. [`StorageError::Full`] may pass by itself.
@@ -114,7 +114,7 @@ impl<D: Disk> Store<D> {
         &mut self,
         checkpoint: &mut Checkpoint,
         records: &[u8],
-        out: &mut Vec<Replaced>,
+        mut out: Option<&mut Vec<Replaced>>,
     ) -> Result<(), StorageError> {
         let part_bytes = (self.cache_bytes / PART_OF_CACHE) as u64;
         let mut rest = records;
@@ -130,7 +130,9 @@ impl<D: Disk> Store<D> {
                     rest = after;
                     encode_key(key, record.collection_bytes(), record.key());
                     let old = table.insert(key.as_slice(), record.bytes()).map_err(from_redb(WRITING))?;
-                    out.extend(old.map(|old| totals.take(key, old.value(), record.key_hash())));
+                    if let Some(old) = old {
+                        totals.take(key, old.value(), record.key_hash(), out.as_deref_mut());
+                    }
                     totals.add(record);
                 }
                 Ok(())
@@ -139,7 +141,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Takes keys out of the store with a checkpoint, and appends to `out` what was there.
+    /// Takes keys out of the store with a checkpoint. What was there is verified and appended to `out`, if there is one.
     ///
     /// # Errors
     /// As [`Store::write_batch`].
@@ -147,13 +149,13 @@ impl<D: Disk> Store<D> {
         &mut self,
         checkpoint: &mut Checkpoint,
         keys: impl IntoIterator<Item = KeyRef<'k>>,
-        out: &mut Vec<Replaced>,
+        mut out: Option<&mut Vec<Replaced>>,
     ) -> Result<(), StorageError> {
         checkpoint.run(|table, totals, name| {
             for key in keys {
                 encode_key(name, key.collection().as_bytes(), key.key());
                 if let Some(old) = table.remove(name.as_slice()).map_err(from_redb(WRITING))? {
-                    out.push(totals.take(name, old.value(), key.hash()));
+                    totals.take(name, old.value(), key.hash(), out.as_deref_mut());
                 }
             }
             Ok(())
@@ -247,11 +249,14 @@ impl std::fmt::Debug for Checkpoint {
 
 impl Totals {
     /// Takes an old version out.
-    fn take(&mut self, name: &[u8], old: &[u8], hash: KeyHash) -> Replaced {
-        // Its element left the disk long after it was last verified.
-        let was = intact(name, old).map(|old| Mark { element: old.element(), timestamp: old.timestamp() });
+    fn take(&mut self, name: &[u8], old: &[u8], hash: KeyHash, out: Option<&mut Vec<Replaced>>) {
+        if let Some(out) = out {
+            // Its element left the disk long after it was last verified.
+            let was =
+                intact(name, old).map(|old| Mark { element: old.element(), timestamp: old.timestamp() });
+            out.push(Replaced { hash, was });
+        }
         self.forget(old);
-        Replaced { hash, was }
     }
 
     /// Takes bytes out that were counted when they were written. A damaged record's element is where it was
