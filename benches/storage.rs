@@ -224,7 +224,7 @@ fn checkpoint_here_and_there(place: &std::path::Path) {
     let disk = disk(place, "sparse");
     let (mut store, _) = Store::open(&disk, SMALL_CACHE_BYTES, 0).unwrap();
     for (time, each) in [(1, 1), (2, EACH), (3, EACH), (4, EACH)] {
-        let chosen = |n: &u32| n.wrapping_mul(2_654_435_769).rotate_left(7) % each == 0;
+        let chosen = |n: &u32| n.wrapping_mul(2_654_435_769).rotate_left(7).is_multiple_of(each);
         let numbers: Vec<u32> = (0..2 * RECORDS).filter(chosen).collect();
         let records: Vec<u8> =
             numbers.iter().flat_map(|n| record(*n, time).into_bytes().into_vec()).collect();
