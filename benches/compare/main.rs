@@ -35,8 +35,6 @@ const STORE: &str = "table_bytes = \"16MiB\"\nstore_cache_bytes = \"1GiB\"\njour
 
 /// Bytes of kith's table that have all records of the part that lasts.
 const ALL_IN_MEMORY: &str = "table_bytes = \"4GiB\"";
-/// kith with the memory that it takes when nobody says.
-const KITH_BY_DEFAULT: &str = "kith, 512 MiB of records";
 
 fn main() -> ExitCode {
     support::program::main("compare", options::HELP, Options::parse, |options| run(options).map(|()| true))
@@ -49,7 +47,8 @@ fn run(options: &Options) -> Result<()> {
         text.push_str(&match part {
             Part::Interval => interval(options)?,
             Part::Always => always(options)?,
-            Part::Sustained => sustained(options)?,
+            Part::Sustained => sustained(options, ALL_IN_MEMORY, ", sustained", Some((1.2, REDIS)))?,
+            Part::Evicting => sustained(options, "", ", sustained, 512 MiB of them in kith's memory", None)?,
             Part::Memory => memory(options)?,
             Part::Store => store(options)?,
             Part::Http => web::compare(options.rounds, options.seconds)?,
@@ -129,22 +128,18 @@ fn always(options: &Options) -> Result<String> {
     Ok(report.table())
 }
 
-/// Writes that go on for many checkpoints: of Redis, of kith with all records in memory as Redis has them, and of kith
-/// as it is when nobody sets its memory.
-fn sustained(options: &Options) -> Result<String> {
+/// Writes that go on for many checkpoints.
+fn sustained(
+    options: &Options,
+    memory: &str,
+    note: &'static str,
+    target: Option<(f64, &'static str)>,
+) -> Result<String> {
     let directory = directory()?;
     let redis = Redis::start(directory.path(), Fsync::Interval)?;
-    let kith = Kith::start(directory.path(), Fsync::Interval, ALL_IN_MEMORY)?;
-    let by_default = self::directory()?;
-    let small = Kith::start(by_default.path(), Fsync::Interval, "")?;
-    let targets = [redis.target(), kith.target()?, small.target()?.named(KITH_BY_DEFAULT)];
-    let case = Case {
-        test: "set",
-        pipeline: 16,
-        keys: options.sustained_keys,
-        target: Some((1.2, REDIS)),
-        note: ", sustained",
-    };
+    let kith = Kith::start(directory.path(), Fsync::Interval, memory)?;
+    let targets = [redis.target(), kith.target()?];
+    let case = Case { test: "set", pipeline: 16, keys: options.sustained_keys, target, note };
     let mut report = Report::new(Fsync::Interval, targets.iter().map(|target| target.name).collect());
     for target in &targets {
         let measured = load::measure(target, &case, options.sustained)?;

@@ -13,14 +13,17 @@ Starts kith, Redis 7 and a server that only answers OK, asks all of them the sam
   --parts LIST      interval  fsync once a second: throughput, latency at half of
                               the load that each can take, processor time
                     always    fsync before each answer
-                    sustained SETs of 16 in flight for many checkpoints
+                    sustained SETs of 16 in flight for many checkpoints, all records
+                              in memory
+                    evicting  the same with the memory that kith takes when nobody
+                              says, where most records are on disk only
                     memory    what records take
                     store     reads of records that kith has on disk only
                     http      kith's HTTP beside etcd's put and get
-                               [interval,always,sustained,memory,store,http]
+                               [interval,always,sustained,evicting,memory,store,http]
   --rounds N        rounds of each case; their medians are compared       [5]
   --seconds N       how long a round lasts, about                         [10]
-  --sustained N     SETs of the part that lasts                   [20000000]
+  --sustained N     SETs of the parts that last                  [20000000]
   --sustained-keys N  of so many keys                              [5000000]
   --keys N          keys of all other cases, drawn at random              [1000000]
   --out FILE        write the tables there, too";
@@ -49,16 +52,18 @@ pub enum Part {
     Interval,
     Always,
     Sustained,
+    Evicting,
     Memory,
     Store,
     Http,
 }
 
 /// Their names on the command line, in the order of the report.
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("interval", Part::Interval),
     ("always", Part::Always),
     ("sustained", Part::Sustained),
+    ("evicting", Part::Evicting),
     ("memory", Part::Memory),
     ("store", Part::Store),
     ("http", Part::Http),

@@ -26,13 +26,6 @@ pub struct Target<'a> {
     kind: Kind<'a>,
 }
 
-impl Target<'_> {
-    /// The same under another name in the tables.
-    pub const fn named(self, name: &'static str) -> Self {
-        Self { name, ..self }
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     Limit,

@@ -49,3 +49,19 @@ impl Default for Bounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_of_no_given_size_follows_the_records_up_to_half_of_their_memory() {
+        let range = |table: usize, journal| {
+            let bounds = Bounds::of_memory(table, journal);
+            (bounds.journal_bytes, bounds.journal_most_bytes)
+        };
+        assert_eq!(range(512 << 20, None), (512 << 20, 512 << 20));
+        assert_eq!(range(4 << 30, None), (512 << 20, 2 << 30));
+        assert_eq!(range(4 << 30, Some(16 << 20)), (16 << 20, 16 << 20), "what is given is kept to");
+    }
+}

@@ -309,3 +309,56 @@ impl Engine {
         self.checkpoint.not_before_us = self.now.mono_us + 1_000_000;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::copying::tests::record;
+    use crate::engine::operation::{Change, Write};
+    use crate::engine::watch::tests::{alone_with, turn};
+    use crate::model::KeyRef;
+    use crate::model::settings::Level;
+
+    const BOUNDS: (u64, u64) = (4_000, 20_000);
+    /// Bytes of journal that a write takes, at most.
+    const WRITE: u64 = 300;
+
+    /// How long the journal was, but for the last write, when a checkpoint began, with so many records in memory, of which writes of so many bytes
+    /// change `keys`; and the bytes of all records then.
+    fn begins_at(records: usize, keys: usize, bytes: usize) -> (u64, u64) {
+        let (journal_bytes, journal_most_bytes) = BOUNDS;
+        let bounds = Bounds { journal_bytes, journal_most_bytes, ..Bounds::default() };
+        let mut engine = alone_with(bounds, (0..records).map(record));
+        let value = vec![7; bytes];
+        for number in (0..keys).cycle() {
+            let key = format!("key {number}");
+            let key = KeyRef::new("default", key.as_bytes()).unwrap();
+            let change = Change::Set { value: &value, expiry_ms: None };
+            engine.write(1, Write { key, change, level: Some(Level::One), after: 0 });
+            let (journal, records) = (engine.journal_bytes(), engine.records.table.bytes() as u64);
+            turn(&mut engine);
+            if engine.is_checkpointing() {
+                return (journal, records);
+            }
+        }
+        unreachable!("a journal grows for ever")
+    }
+
+    #[test]
+    fn the_journal_becomes_as_long_as_the_records_in_memory_within_its_bounds() {
+        let (least, most) = BOUNDS;
+        let (short, _) = begins_at(0, 1, 100);
+        assert!(short.abs_diff(least) < WRITE, "{short}");
+        let (middle, records) = begins_at(150, 1, 100);
+        assert!((2 * least..most).contains(&records), "a number of records that shows something: {records}");
+        assert!(middle.abs_diff(records) < WRITE, "{middle} for {records}");
+        let (long, _) = begins_at(2_000, 1, 100);
+        assert!(long.abs_diff(most) < WRITE, "{long}");
+    }
+
+    #[test]
+    fn many_small_records_ask_for_a_checkpoint_before_the_journal_is_long() {
+        let (journal, _) = begins_at(0, 1_000, 0);
+        assert!(journal < BOUNDS.0, "{journal}");
+    }
+}

@@ -34,6 +34,7 @@ fn a_small_file_is_filled_up_with_the_defaults() {
     assert_eq!(config.listen_resp, Some("127.0.0.1:7402".parse().unwrap()));
     assert_eq!((config.advertise_peers.as_str(), config.cluster.as_str()), ("127.0.0.1:7400", "kith"));
     assert_eq!((config.memory.table_bytes, config.create.partition_bits), (512 << 20, 8));
+    assert_eq!(config.memory.journal_bytes, None, "it follows the records");
     assert!(!config.bootstrap && config.seeds.is_empty() && config.create.settings.is_empty());
 }
 
